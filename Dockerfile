@@ -1,0 +1,30 @@
+# One image for the API, the workers and housekeeping; the command says which (docker-compose.yml).
+# On Linux the lock's torch is the CUDA build. For an image with the smaller CPU build, point pip at an index that has it:
+#   docker build --build-arg PIP_ARGS="--extra-index-url <index of CPU builds>" .
+
+# The full image has a compiler, for platforms where a dependency ships no wheel.
+FROM python:3.11 AS build
+ARG PIP_ARGS=""
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+RUN python -m venv /opt/windrow
+ENV PATH=/opt/windrow/bin:$PATH
+WORKDIR /src
+COPY requirements/lock.txt requirements/lock.txt
+RUN pip install ${PIP_ARGS} -r requirements/lock.txt
+COPY pyproject.toml README.md LICENSE ./
+COPY scheduler scheduler
+COPY worker worker
+COPY api api
+COPY windrow windrow
+RUN pip install --no-deps --no-build-isolation .
+
+FROM python:3.11-slim
+RUN useradd --uid 10001 --create-home windrow && install --directory --owner windrow --group windrow /models
+COPY --from=build /opt/windrow /opt/windrow
+# A container is reached from outside it, so it listens on every address; publish the port where it should be seen.
+ENV PATH=/opt/windrow/bin:$PATH PYTHONUNBUFFERED=1 WINDROW_HOST=0.0.0.0 PORT=8000 HF_HOME=/models
+# A windrow.toml mounted here is read at the start.
+WORKDIR /app
+USER windrow
+EXPOSE 8000
+CMD ["gunicorn", "-c", "python:api.gunicorn_conf", "api:create_app()"]

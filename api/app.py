@@ -1,0 +1,46 @@
+"""Where the application is wired: settings and Redis in, a Flask application out."""
+
+from __future__ import annotations
+
+from flask import Flask
+from redis import BlockingConnectionPool, Redis
+
+from api import docs, errors, operations, predictions
+from api.service import Service
+from scheduler.queue.connection import connect
+from scheduler.settings import Settings, load_settings
+
+#: Connections of one process; a command holds one for a fraction of a millisecond, a waiting client holds none.
+MAX_CONNECTIONS = 32
+#: How long a request waits for one of them, in seconds.
+CONNECTION_WAIT_S = 5.0
+#: Where the application keeps its `Service`.
+EXTENSION = "windrow"
+
+
+def build_app(settings: Settings | None = None, redis: Redis | None = None) -> Flask:
+    """Build the application; see `api.create_app`."""
+    settings = settings or load_settings()
+    service = Service(settings, redis or connect_pool(settings.redis_url))
+    app = Flask("windrow.api", static_folder=None, template_folder=None)
+    # No redirect and no OPTIONS page: both would be HTML.
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
+    app.url_map.merge_slashes = False
+    app.extensions[EXTENSION] = service
+    errors.register(app)
+    predictions.register(app, service)
+    operations.register(app, service)
+    docs.register(app)
+    return app
+
+
+def connect_pool(url: str) -> Redis:
+    """A client as `connect` makes it, whose callers wait for a connection instead of opening one each."""
+    plain = connect(url).connection_pool
+    pool = BlockingConnectionPool(
+        max_connections=MAX_CONNECTIONS,
+        timeout=CONNECTION_WAIT_S,
+        connection_class=plain.connection_class,
+        **plain.connection_kwargs,
+    )
+    return Redis(connection_pool=pool)

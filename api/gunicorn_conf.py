@@ -1,0 +1,42 @@
+"""gunicorn's configuration: ``gunicorn -c python:api.gunicorn_conf 'api:create_app()'``.
+
+``WINDROW_HOST``, ``PORT`` and ``WEB_CONCURRENCY`` (gunicorn's own) say where and how many.
+The worker class was chosen by measurement: docs/api-server.md.
+"""
+
+from __future__ import annotations
+
+import resource
+
+from scheduler.core.errors import InvalidSetting
+from scheduler.settings import load_settings
+
+try:
+    _settings = load_settings()
+except InvalidSetting as error:
+    raise SystemExit(f"windrow: {error.detail}") from None
+
+_soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+# Every waiting client is an open file, and many systems start processes with 1,024.
+_wanted = 65_536 if _hard == resource.RLIM_INFINITY else min(65_536, _hard)
+if _soft != resource.RLIM_INFINITY and _soft < _wanted:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_wanted, _hard))
+
+bind = f"[{_settings.host}]:{_settings.port}" if ":" in _settings.host else f"{_settings.host}:{_settings.port}"
+worker_class = "api.gunicorn_worker.Worker"
+#: Connections of one process, waiting clients included.
+worker_connections = 4096
+backlog = 2048
+
+#: Also how long a client may take to send a request's head, and how long an unread body is drained, in seconds.
+keepalive = 5
+timeout = 30
+#: Waiting clients are answered 202 at once when the server stops, so this is for the slowest response to be sent.
+graceful_timeout = 30
+
+limit_request_line = 4094
+limit_request_fields = 64
+limit_request_field_size = 8190
+
+accesslog = None
+control_socket_disable = True

@@ -1,0 +1,44 @@
+"""Prometheus metrics, read from Redis at the scrape: every API process reports the same, whoever is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from scheduler.queue import RedisQueue
+
+ENDED = ("succeeded", "failed", "canceled", "expired")
+
+
+class QueueCollector(Collector):
+    """Counts and depths of every model's queue."""
+
+    def __init__(self, queues: Mapping[str, RedisQueue]) -> None:
+        self._queues = queues
+
+    def describe(self) -> list[Metric]:
+        """Nothing: so that registering it does not ask Redis."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """One `RedisQueue.depth` a model; Redis errors pass through, and the scrape fails as it should."""
+        requests = CounterMetricFamily("windrow_requests", "Requests that ended", labels=["model", "status"])
+        waiting = GaugeMetricFamily("windrow_requests_waiting", "Requests that wait for a worker", labels=["model"])
+        running = GaugeMetricFamily("windrow_requests_running", "Requests that a worker holds", labels=["model"])
+        rejections = CounterMetricFamily(
+            "windrow_rejections", "Requests refused at the submit", labels=["model", "reason"]
+        )
+        redeliveries = CounterMetricFamily(
+            "windrow_redeliveries", "Requests given to another worker after a lost lease", labels=["model"]
+        )
+        for name, queue in self._queues.items():
+            depth = queue.depth()
+            for status in ENDED:
+                requests.add_metric([name, status], depth.counts.get(status, 0))
+            waiting.add_metric([name], depth.waiting)
+            running.add_metric([name], depth.running)
+            rejections.add_metric([name, "queue_full"], depth.counts.get("rejected", 0))
+            redeliveries.add_metric([name], depth.counts.get("redelivered", 0))
+        yield from (requests, waiting, running, rejections, redeliveries)

@@ -1,0 +1,168 @@
+"""The OpenAPI 3.1 document, made from the pydantic models and the error table.
+
+Written here and not by flask-openapi3: that reads and checks the body itself, before the limits on size, time and
+nesting can be applied; builds the JSON schema of headers and queries again for every request; and adds its own 422.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from api import schemas
+from api.errors import TABLE
+from api.headers import MAX_WAIT_S
+from scheduler.core import errors as core
+
+REF = "#/components/schemas/{model}"
+RESPONSES = (schemas.Prediction, schemas.Predictions, schemas.Models, schemas.Health, schemas.Problem)
+REQUESTS = (schemas.PredictionRequest, schemas.BatchRequest)
+
+READING = (core.UnknownPrediction, core.PredictionGone, core.RedisUnavailable)
+SUBMITTING = (
+    core.MalformedRequest, core.UnknownModel, core.PayloadTooLarge, core.InvalidInput, core.InputTooLong,
+    core.IdempotencyConflict, core.QueueFull, core.ModelUnusable, core.NoWorker, core.RedisUnavailable,
+)  # fmt: skip
+
+TEXT = {"type": "string"}
+WAIT = {"type": "integer", "minimum": 0, "maximum": MAX_WAIT_S}
+RETRY_AFTER = {"Retry-After": {"description": "Seconds, from the measured queue.", "schema": {"type": "integer"}}}
+LOCATION = {"Location": {"description": "Where the prediction is read.", "schema": TEXT}}
+APPLIED = {"Preference-Applied": {"description": "The wait that was honoured.", "schema": TEXT}}
+SUBMIT_HEADERS = [
+    {
+        "name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+        "description": "The same key and body again: the same prediction. Another body: 422.",
+    },
+    {
+        "name": "Cancel-After", "in": "header", "schema": TEXT, "example": "1m",
+        "description": "Not started by then: expired. The smaller of it and deadline_ms counts.",
+    },
+]  # fmt: skip
+PREFER = {
+    "name": "Prefer", "in": "header", "schema": TEXT, "example": "wait=10",
+    "description": f"wait=N: answer 200 when it ends within N seconds (to {MAX_WAIT_S}; bare wait is {MAX_WAIT_S}).",
+}  # fmt: skip
+ID = {"name": "id", "in": "path", "required": True, "schema": TEXT}
+WAIT_QUERY = {"name": "wait", "in": "query", "schema": WAIT, "description": "Seconds to wait for its end."}
+
+
+@cache
+def document() -> dict[str, Any]:
+    """The whole document, as JSON types."""
+    _, definitions = models_json_schema(
+        [*((model, "validation") for model in REQUESTS), *((model, "serialization") for model in RESPONSES)],
+        ref_template=REF,
+    )
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Windrow",
+            "version": _version(),
+            "description": "Batch inference on Flask, Celery and Redis. Errors are application/problem+json.",
+        },
+        "paths": _paths(),
+        "components": {"schemas": definitions["$defs"]},
+    }
+
+
+def _paths() -> dict[str, Any]:
+    prediction, many = schemas.Prediction, schemas.Predictions
+    return {
+        "/v1/predictions": {
+            "post": _operation(
+                "create", "Ask for one prediction",
+                {
+                    "200": _json(prediction, "It ended while the client waited.", LOCATION | APPLIED),
+                    "202": _json(prediction, "It is queued.", LOCATION | RETRY_AFTER | APPLIED),
+                },
+                SUBMITTING, parameters=[PREFER, *SUBMIT_HEADERS], body=schemas.PredictionRequest, more=(406,),
+            ),
+        },
+        "/v1/predictions:batch": {
+            "post": _operation(
+                "create_batch", "Ask for many predictions at once",
+                {"202": _json(many, "All are queued, in the order of the inputs.", RETRY_AFTER)},
+                SUBMITTING, parameters=SUBMIT_HEADERS, body=schemas.BatchRequest, more=(406,),
+            ),
+        },
+        "/v1/predictions/{id}": {
+            "get": _operation(
+                "get", "Read a prediction", {"200": _json(prediction, "What is known of it.", RETRY_AFTER)},
+                (core.MalformedRequest, *READING), parameters=[ID, WAIT_QUERY], more=(406,),
+            ),
+        },
+        "/v1/predictions/{id}/cancel": {
+            "post": _operation(
+                "cancel", "Cancel a prediction", {"200": _json(prediction, "It is canceled, or had ended before.")},
+                READING, parameters=[ID],
+            ),
+        },
+        "/v1/models": {"get": _operation("models", "List the models", {"200": _json(schemas.Models, "All of them.")})},
+        "/healthz": {"get": _operation("healthz", "Alive", {"200": _json(schemas.Health, "The process answers.")})},
+        "/readyz": {
+            "get": _operation(
+                "readyz", "Ready", {"200": _json(schemas.Health, "A worker serves every model.")},
+                (core.NoWorker, core.RedisUnavailable),
+            ),
+        },
+        "/metrics": {
+            "get": _operation(
+                "metrics", "Prometheus metrics",
+                {"200": {"description": "Prometheus text.", "content": {"text/plain": {"schema": TEXT}}}},
+                (core.RedisUnavailable,),
+            ),
+        },
+    }  # fmt: skip
+
+
+def _operation(
+    name: str,
+    summary: str,
+    responses: dict[str, Any],
+    errors: Sequence[type[core.WindrowError]] = (),
+    *,
+    parameters: Sequence[dict[str, Any]] = (),
+    body: type[BaseModel] | None = None,
+    more: Sequence[int] = (),
+) -> dict[str, Any]:
+    """One operation; ``errors`` become its problem responses, and ``more`` are statuses of HTTP's own."""
+    by_status: dict[int, list[str]] = {status: ["not_acceptable"] for status in more}
+    for error in (*errors, core.WindrowError):
+        by_status.setdefault(TABLE[error].status, []).append(error.code)
+    problems = {str(status): _problem(status, codes) for status, codes in sorted(by_status.items())}
+    operation: dict[str, Any] = {"operationId": name, "summary": summary, "responses": responses | problems}
+    if parameters:
+        operation["parameters"] = list(parameters)
+    if body is not None:
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": _ref(body)}}}
+    return operation
+
+
+def _json(model: type[BaseModel], description: str, headers: dict[str, Any] | None = None) -> dict[str, Any]:
+    response = {"description": description, "content": {"application/json": {"schema": _ref(model)}}}
+    return response | {"headers": headers} if headers else response
+
+
+def _problem(status: int, codes: Sequence[str]) -> dict[str, Any]:
+    response = {
+        "description": f"Code {' or '.join(codes)}.",
+        "content": {"application/problem+json": {"schema": _ref(schemas.Problem)}},
+    }
+    return response | {"headers": RETRY_AFTER} if status in (429, 503) else response
+
+
+def _ref(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": REF.format(model=model.__name__)}
+
+
+def _version() -> str:
+    try:
+        return version("windrow")
+    except PackageNotFoundError:
+        return "0"

@@ -1,0 +1,52 @@
+"""The routes that operators and clients ask before they send work: models, health, readiness, metrics."""
+
+from __future__ import annotations
+
+import time
+
+import orjson
+from flask import Flask, Response
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+
+from api.metrics import QueueCollector
+from api.service import Service
+from scheduler.core.errors import NoWorker
+
+#: A worker says every few seconds that it is there; silent for so long, it does not count for readiness. In seconds.
+READY_WITHIN_S = 15.0
+
+
+def register(app: Flask, service: Service) -> None:
+    """Add the routes to ``app``."""
+    registry = CollectorRegistry()
+    registry.register(QueueCollector(service.queues))
+    created = int(time.time())
+    data = [
+        {"id": name, "object": "model", "created": created, "owned_by": "windrow", "task": model.task}
+        for name, model in service.settings.models.items()
+    ]
+
+    def models() -> Response:
+        return _json({"object": "list", "data": data})
+
+    def healthz() -> Response:
+        return _json({"status": "ok"})
+
+    def readyz() -> Response:
+        missing = [name for name in service.queues if not service.has_worker(name, READY_WITHIN_S)]
+        if missing:
+            raise NoWorker(f"no worker has been heard of in the last {READY_WITHIN_S:.0f} s for {', '.join(missing)}")
+        return _json({"status": "ready"})
+
+    def metrics() -> Response:
+        return Response(generate_latest(registry), content_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+    app.add_url_rule("/v1/models", "models", models, methods=["GET"])
+    app.add_url_rule("/healthz", "healthz", healthz, methods=["GET"])
+    app.add_url_rule("/readyz", "readyz", readyz, methods=["GET"])
+    app.add_url_rule("/metrics", "metrics", metrics, methods=["GET"])
+
+
+def _json(value: object) -> Response:
+    return Response(orjson.dumps(value), content_type="application/json")

@@ -1,0 +1,108 @@
+"""The routes under ``/v1/predictions``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+from flask import Flask, Response, request
+
+from api.body import read_object
+from api.errors import whole_seconds
+from api.headers import parse_cancel_after, parse_idempotency_key, parse_prefer, parse_wait, refuse_event_stream
+from api.render import prediction_json
+from api.schemas import BatchRequest, PredictionRequest, parse_request
+from api.service import Call, Service
+from api.tenants import current_tenant
+from scheduler.core.errors import InvalidInput
+from scheduler.queue import Prediction
+
+
+def register(app: Flask, service: Service) -> None:
+    """Add the routes to ``app``."""
+    settings = service.settings
+
+    def create() -> Response:
+        refuse_event_stream(request.headers.get("Accept"))
+        wait_s = parse_prefer(request.headers.get("Prefer"))
+        body = parse_request(PredictionRequest, read_object(request.environ, settings.max_body_bytes))
+        found = _create(service, _call(body, [body.input], is_batch=False), wait_s or 0)
+        response = _answer(service, found, 200 if found.is_ended and wait_s else 202)
+        response.headers["Location"] = f"/v1/predictions/{found.id}"
+        if wait_s is not None:
+            response.headers["Preference-Applied"] = f"wait={wait_s}"
+        return response
+
+    def create_batch() -> Response:
+        refuse_event_stream(request.headers.get("Accept"))
+        body = parse_request(BatchRequest, read_object(request.environ, settings.max_body_bytes))
+        if len(body.inputs) > settings.max_batch_inputs:
+            raise InvalidInput(f"inputs: {len(body.inputs)} inputs; at most {settings.max_batch_inputs} in one batch")
+        call, tenant = _call(body, body.inputs, is_batch=True), current_tenant()
+        costs = service.check(call)
+        ids = service.submit(call, tenant, service.new_ids(tenant, len(costs)), costs)
+        base = _base_url()
+        rendered = [prediction_json(found, base) for found in service.accepted(call, tenant, ids)]
+        response = _json({"predictions": rendered}, 202)
+        response.headers["Retry-After"] = whole_seconds(service.wait_s(call.model))
+        return response
+
+    def get(id: str) -> Response:
+        refuse_event_stream(request.headers.get("Accept"))
+        text = request.args.get("wait")
+        wait_s = 0 if text is None else parse_wait(text, "wait")
+        return _answer(service, service.find_ended(id, current_tenant(), wait_s), 200)
+
+    def cancel(id: str) -> Response:
+        return _answer(service, service.cancel(id, current_tenant()), 200)
+
+    app.add_url_rule("/v1/predictions", "create", create, methods=["POST"])
+    app.add_url_rule("/v1/predictions:batch", "create_batch", create_batch, methods=["POST"])
+    app.add_url_rule("/v1/predictions/<id>", "get", get, methods=["GET"])
+    app.add_url_rule("/v1/predictions/<id>/cancel", "cancel", cancel, methods=["POST"])
+
+
+def _create(service: Service, call: Call, wait_s: float) -> Prediction:
+    """Submit the one input of ``call`` and wait for its end as long as that is asked for."""
+    tenant = current_tenant()
+    costs = service.check(call)
+    (id,) = service.new_ids(tenant, 1)
+    if wait_s <= 0:
+        (id,) = service.submit(call, tenant, [id], costs)
+        return service.accepted(call, tenant, [id])[0]
+    # The waiter stands before the request can end.
+    with service.waiters.expect(id) as waiter:
+        (first,) = service.submit(call, tenant, [id], costs)
+        if first == id:
+            return waiter.wait(wait_s) or service.accepted(call, tenant, [id])[0]
+    return service.find_ended(first, tenant, wait_s)
+
+
+def _call(body: PredictionRequest | BatchRequest, inputs: Sequence[object], *, is_batch: bool) -> Call:
+    after_s = parse_cancel_after(request.headers.get("Cancel-After"))
+    deadlines = [after_s, None if body.deadline_ms is None else body.deadline_ms / 1000]
+    return Call(
+        model=body.model,
+        inputs=inputs,
+        truncate=body.parameters is not None and body.parameters.truncate,
+        priority=body.priority or "normal",
+        deadline_s=min((deadline for deadline in deadlines if deadline is not None), default=None),
+        idempotency_key=parse_idempotency_key(request.headers.get("Idempotency-Key")),
+        is_batch=is_batch,
+    )
+
+
+def _answer(service: Service, found: Prediction, status: int) -> Response:
+    response = _json(prediction_json(found, _base_url()), status)
+    if not found.is_ended:
+        response.headers["Retry-After"] = whole_seconds(service.wait_s(found.model))
+    return response
+
+
+def _json(value: dict[str, Any], status: int) -> Response:
+    return Response(orjson.dumps(value), status, content_type="application/json")
+
+
+def _base_url() -> str:
+    return request.host_url.rstrip("/")

@@ -1,0 +1,193 @@
+"""What the API knows of one model and of Redis, and the calls its routes make: submit, find, cancel, wait."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import orjson
+from redis import Redis
+from redis.exceptions import RedisError
+
+from api.inputs import InputCheck
+from api.waiting import Waiters
+from scheduler.core.errors import NoWorker, PredictionGone, UnknownModel, UnknownPrediction
+from scheduler.core.fairness import PRIORITY_WEIGHTS, flow_name
+from scheduler.queue import Prediction, RedisQueue, Submission, finished_channel
+from scheduler.queue.ids import is_issued, make_id, shared_secret
+from scheduler.queue.redis_queue import find_prediction, find_predictions
+from scheduler.settings import Settings
+
+#: How old an answer about workers and queue depth may be, in seconds.
+FRESH_S = 1.0
+#: How long the signing secret is trusted to be that of everybody else, in seconds: Redis may have been emptied.
+SECRET_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One submit, checked: inputs for one model and what applies to all of them."""
+
+    model: str
+    inputs: Sequence[object]
+    truncate: bool = False
+    priority: str = "normal"
+    deadline_s: float | None = None
+    idempotency_key: str | None = None
+    #: True for the batch route, which names inputs by their index and never equals a call of the other.
+    is_batch: bool = False
+
+    def fingerprint(self) -> str:
+        """The same for the same call, whatever the order and spelling of its JSON."""
+        what = [self.is_batch, self.model, self.inputs, self.truncate, self.priority, self.deadline_s]
+        return hashlib.sha256(orjson.dumps(what)).hexdigest()
+
+
+@dataclass(slots=True)
+class _Pulse:
+    """When a model was last looked at, and what was seen."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    seen_at_s: float = float("-inf")
+    has_worker: bool = False
+    wait_s: float | None = None
+
+
+class Service:
+    """One per process, shared by all its requests. `redis.exceptions.RedisError` passes through."""
+
+    def __init__(self, settings: Settings, redis: Redis) -> None:
+        self.settings = settings
+        self.redis = redis
+        self.queues = {
+            name: RedisQueue(redis, name, result_ttl_s=settings.result_ttl_s, max_attempts=settings.max_attempts)
+            for name in settings.models
+        }
+        self.waiters = Waiters(redis, [finished_channel(name) for name in settings.models])
+        self._checks = {name: InputCheck(model) for name, model in settings.models.items()}
+        self._pulses = {name: _Pulse() for name in settings.models}
+        self._secret = b""
+        self._secret_at_s = float("-inf")
+
+    def check(self, call: Call) -> list[int]:
+        """Return what each input costs in tokens, or raise what is wrong with the first that cannot be served."""
+        if call.model not in self.queues:
+            raise UnknownModel(f"no model {call.model[:64]!r} is served here; there are {', '.join(self.queues)}")
+        check = self._checks[call.model]
+        costs = [
+            check.cost_tokens(value, truncate=call.truncate, where=f"inputs.{at}" if call.is_batch else "input")
+            for at, value in enumerate(call.inputs)
+        ]
+        if not self._pulse(call.model).has_worker:
+            raise NoWorker(f"no worker has served model {call.model!r} in the last {self.settings.worker_grace_s:g} s")
+        return costs
+
+    def new_ids(self, tenant: str, count: int) -> list[str]:
+        """Ids that only this deployment can have made."""
+        secret = self._shared_secret()
+        return [make_id(secret, tenant) for _ in range(count)]
+
+    def submit(self, call: Call, tenant: str, ids: Sequence[str], costs: Sequence[int]) -> list[str]:
+        """Queue every input under its id, or none, in one round trip; an idempotent repeat returns the first ids."""
+        model = self.settings.models[call.model]
+        parameters = {"truncate": True} if call.truncate else {}
+        submissions = [
+            Submission(
+                id=id,
+                payload=orjson.dumps({"model": call.model, "input": value, "parameters": parameters}),
+                cost_tokens=cost,
+                deadline_s=call.deadline_s,
+            )
+            for id, value, cost in zip(ids, call.inputs, costs, strict=True)
+        ]
+        key = call.idempotency_key
+        return self.queues[call.model].submit(
+            submissions,
+            flow=flow_name(tenant, call.priority),
+            weight=PRIORITY_WEIGHTS[call.priority],
+            max_depth=model.max_depth,
+            max_bytes=model.max_queue_bytes,
+            idempotency=(f"{tenant}:{key}", call.fingerprint()) if key else None,
+        )
+
+    def accepted(self, call: Call, tenant: str, ids: Sequence[str]) -> list[Prediction]:
+        """The predictions of a submit that was taken in.
+
+        Where Redis cannot be asked any more they are told from the call: they were taken in, and the client needs ids.
+        """
+        try:
+            found = find_predictions(self.redis, call.model, ids)
+        except RedisError:
+            found = [None] * len(ids)
+        return [known or _as_submitted(call, tenant, id, at) for at, (id, known) in enumerate(zip(ids, found, strict=True))]
+
+    def find(self, id: str, tenant: str) -> Prediction:
+        """The prediction of that id; raises `UnknownPrediction` or `PredictionGone`."""
+        found = find_prediction(self.redis, list(self.queues), id) if len(id) <= 64 else None
+        if found is not None and found.tenant == tenant:
+            return found
+        if found is None and is_issued(self._shared_secret(), tenant, id):
+            raise PredictionGone(f"prediction {id} has ended and its result is no longer kept")
+        raise UnknownPrediction(f"there is no prediction {id[:64]!r}")
+
+    def find_ended(self, id: str, tenant: str, wait_s: float) -> Prediction:
+        """The prediction of that id, once it has ended or ``wait_s`` have passed."""
+        if wait_s <= 0:
+            return self.find(id, tenant)
+        with self.waiters.expect(id) as waiter:
+            found = self.find(id, tenant)
+            if found.is_ended:
+                return found
+            return waiter.wait(wait_s) or self.find(id, tenant)
+
+    def cancel(self, id: str, tenant: str) -> Prediction:
+        """End the prediction as canceled, unless it has ended already."""
+        found = self.find(id, tenant)
+        if found.is_ended or found.model not in self.queues:
+            return found
+        self.queues[found.model].cancel(id)
+        return self.find(id, tenant)
+
+    def wait_s(self, model: str) -> float | None:
+        """Measured seconds until a request submitted now would end; None while unknown."""
+        try:
+            return self._pulse(model).wait_s if model in self._pulses else None
+        except RedisError:
+            return None
+
+    def has_worker(self, model: str, within_s: float) -> bool:
+        """Whether a worker of ``model`` was heard of in the last ``within_s`` seconds."""
+        return bool(self.queues[model].workers(within_s=within_s))
+
+    def _pulse(self, model: str) -> _Pulse:
+        """Workers and depth of ``model``, looked up by one request at a time while others use what was seen last."""
+        pulse = self._pulses[model]
+        if time.monotonic() - pulse.seen_at_s < FRESH_S:
+            return pulse
+        is_mine = pulse.lock.acquire(blocking=False)
+        if not is_mine and pulse.seen_at_s > 0:
+            return pulse
+        try:
+            pulse.has_worker = self.has_worker(model, self.settings.worker_grace_s)
+            pulse.wait_s = self.queues[model].depth().wait_s
+            pulse.seen_at_s = time.monotonic()
+        finally:
+            if is_mine:
+                pulse.lock.release()
+        return pulse
+
+    def _shared_secret(self) -> bytes:
+        if time.monotonic() - self._secret_at_s >= SECRET_S:
+            self._secret = shared_secret(self.redis)
+            self._secret_at_s = time.monotonic()
+        return self._secret
+
+
+def _as_submitted(call: Call, tenant: str, id: str, at: int) -> Prediction:
+    return Prediction(
+        id=id, model=call.model, status="queued", tenant=tenant, priority=call.priority, input=call.inputs[at],
+        parameters={}, output=None, error=None, metrics={}, created_s=time.time(), started_s=None, completed_s=None,
+    )  # fmt: skip

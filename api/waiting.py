@@ -1,0 +1,143 @@
+"""Waiting for results: one Redis subscription a process, however many clients wait.
+
+Workers publish the ids of a batch in one message. The listener looks which of them anybody here waits for and reads
+those results in one MGET. A message is only a hint: after every (re)connect, and about once a second, it looks for all
+that are waited for, so a lost message costs a second and never an answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, cast
+
+from redis import Redis
+from redis.client import PubSub
+from redis.exceptions import RedisError
+
+from scheduler.queue import Prediction, result_key
+from scheduler.queue.records import ended_prediction
+
+log = logging.getLogger("windrow.api")
+
+RECHECK_S = 1.0
+RECONNECT_S = 0.5
+#: Results read at once; a result is a few kilobytes.
+RESULTS_PER_READ = 128
+#: Messages taken together before their results are read.
+MESSAGES_PER_TURN = 64
+
+
+class Waiter:
+    """One client's wait for one result."""
+
+    __slots__ = ("_document", "_event")
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._document: bytes | None = None
+
+    def wait(self, timeout_s: float) -> Prediction | None:
+        """The ended prediction; None when it did not end in time, or the server stops."""
+        self._event.wait(timeout_s)
+        return None if self._document is None else ended_prediction(self._document)
+
+    def wake(self, document: bytes | None) -> None:
+        """End the wait, with the result document or without."""
+        self._document = document
+        self._event.set()
+
+
+class Waiters:
+    """Everybody in this process who waits for a result, and the one thread that listens for them all.
+
+    The thread starts at the first wait, so that it comes after a fork.
+    """
+
+    def __init__(self, redis: Redis, channels: Sequence[str]) -> None:
+        self._redis = redis
+        self._channels = channels
+        self._waiting: dict[str, list[Waiter]] = {}
+        self._lock = threading.Lock()
+        self._listener_pid: int | None = None
+        self._is_closed = False
+
+    def __len__(self) -> int:
+        return sum(map(len, list(self._waiting.values())))
+
+    @contextmanager
+    def expect(self, id: str) -> Iterator[Waiter]:
+        """A waiter for ``id``, from now to the end of the block; enter it before the request can end."""
+        waiter = Waiter()
+        with self._lock:
+            self._waiting.setdefault(id, []).append(waiter)
+            if self._listener_pid != os.getpid():
+                self._listener_pid = os.getpid()
+                threading.Thread(target=self._listen, name="windrow-listener", daemon=True).start()
+            is_closed = self._is_closed
+        try:
+            if is_closed:
+                waiter.wake(None)
+            yield waiter
+        finally:
+            with self._lock:
+                left = [other for other in self._waiting[id] if other is not waiter]
+                if left:
+                    self._waiting[id] = left
+                else:
+                    del self._waiting[id]
+
+    def close(self) -> None:
+        """The server stops: nobody waits any longer."""
+        self._is_closed = True
+        for waiters in list(self._waiting.values()):
+            for waiter in waiters:
+                waiter.wake(None)
+
+    def _listen(self) -> None:
+        while not self._is_closed:
+            try:
+                with self._redis.pubsub() as messages:
+                    messages.subscribe(*self._channels)
+                    self._follow(messages)
+            except RedisError as error:
+                log.warning("listening for results: %s: %s", type(error).__name__, error)
+            except Exception:
+                log.exception("listening for results")
+            time.sleep(RECONNECT_S)
+
+    def _follow(self, messages: PubSub) -> None:
+        recheck_s = time.monotonic()
+        while not self._is_closed:
+            ended = self._take(messages, max(0.0, recheck_s - time.monotonic()))
+            if time.monotonic() >= recheck_s:
+                ended = list(self._waiting)
+                recheck_s = time.monotonic() + RECHECK_S
+            self._deliver([id for id in ended if id in self._waiting])
+
+    def _take(self, messages: PubSub, timeout_s: float) -> Collection[str]:
+        """Ids of the messages that are there, after waiting for the first."""
+        ended: set[str] = set()
+        for _ in range(MESSAGES_PER_TURN):
+            message = cast(dict[str, Any] | None, messages.get_message(timeout=timeout_s))
+            if message is None:
+                break
+            if message["type"] == "message":
+                ended.update(message["data"].decode().split())
+            timeout_s = 0.0
+        return ended
+
+    def _deliver(self, ids: Sequence[str]) -> None:
+        left = iter(ids)
+        while some := list(islice(left, RESULTS_PER_READ)):
+            documents = cast(list[bytes | None], self._redis.mget([result_key(id) for id in some]))
+            for id, document in zip(some, documents, strict=True):
+                # Another Celery task's result would carry no windrow object.
+                if document is not None and b'"windrow":{' in document:
+                    for waiter in self._waiting.get(id, ()):
+                        waiter.wake(document)

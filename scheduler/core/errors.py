@@ -1,0 +1,133 @@
+"""The one error tree. Each class carries a stable ``code`` and whether the same call may succeed later."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class WindrowError(Exception):
+    """Base of every error that Windrow reports.
+
+    ``detail`` is the sentence a user reads: what was wrong and what is accepted.
+    ``retry_after_s`` is set where the queue knows when a retry may succeed, in seconds.
+    """
+
+    code: ClassVar[str] = "internal"
+    #: True when the same call, unchanged, may succeed later.
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, detail: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.retry_after_s = retry_after_s
+
+
+class MalformedRequest(WindrowError):
+    """The request could not be read at all: not JSON, NaN, nested too deep, a body shorter than announced."""
+
+    code = "malformed_request"
+
+
+class InvalidInput(WindrowError):
+    """The request was read, but a field is missing, of the wrong type or out of range."""
+
+    code = "invalid_input"
+
+
+class InputTooLong(InvalidInput):
+    """The input has more tokens than the model takes, and ``parameters.truncate`` was not asked for."""
+
+    code = "input_too_long"
+
+
+class IdempotencyConflict(InvalidInput):
+    """The idempotency key was used before with another body."""
+
+    code = "idempotency_conflict"
+
+
+class PayloadTooLarge(WindrowError):
+    """The body is larger than ``max_body_bytes``."""
+
+    code = "payload_too_large"
+
+
+class UnknownModel(WindrowError):
+    """No model of that name is configured."""
+
+    code = "unknown_model"
+
+
+class UnknownPrediction(WindrowError):
+    """The id was never issued, or belongs to another tenant."""
+
+    code = "unknown_prediction"
+
+
+class PredictionGone(WindrowError):
+    """The id was issued, and its result has outlived its TTL."""
+
+    code = "prediction_gone"
+
+
+class QueueFull(WindrowError):
+    """The model's queue holds as many requests or bytes as it may."""
+
+    code = "queue_full"
+    retryable = True
+
+
+class NoWorker(WindrowError):
+    """No worker has served the model lately."""
+
+    code = "no_worker"
+    retryable = True
+
+
+class RedisUnavailable(WindrowError):
+    """Redis did not answer."""
+
+    code = "redis_unavailable"
+    retryable = True
+
+
+class ModelFailed(WindrowError):
+    """The model raised on this input, alone in its batch."""
+
+    code = "model_failed"
+
+
+class OutOfMemory(WindrowError):
+    """The device ran out of memory on this input, alone in its batch."""
+
+    code = "out_of_memory"
+
+
+class AttemptsExhausted(WindrowError):
+    """The worker died or lost its lease on every attempt."""
+
+    code = "attempts_exhausted"
+
+
+class DeadlineExceeded(WindrowError):
+    """The request was not started before its deadline."""
+
+    code = "deadline_exceeded"
+
+
+class Canceled(WindrowError):
+    """The request was canceled by its owner."""
+
+    code = "canceled"
+
+
+class ModelUnusable(WindrowError):
+    """The model cannot be served: not found, not safetensors, or of another task."""
+
+    code = "model_unusable"
+
+
+class InvalidSetting(WindrowError):
+    """A setting is unknown or malformed; the detail names it and what it takes."""
+
+    code = "invalid_setting"

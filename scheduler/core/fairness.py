@@ -1,0 +1,26 @@
+"""Weighted fair queueing over (tenant, priority) flows, by virtual finish time.
+
+Start-time and finish-time tags as in self-clocked fair queueing (Golestani, INFOCOM 1994): the virtual time is the tag
+of the request served last. The queue's submit script computes the same tag; the contract tests hold the two together.
+"""
+
+from __future__ import annotations
+
+#: A priority's share of the device when all three have work waiting.
+PRIORITY_WEIGHTS: dict[str, float] = {"high": 16.0, "normal": 4.0, "low": 1.0}
+
+
+def flow_name(tenant: str, priority: str) -> str:
+    """The flow a request queues in; FIFO holds within a flow."""
+    return f"{tenant}:{priority}"
+
+
+def finish_tag(virtual_time: float, last_tag: float | None, cost_tokens: int, weight: float) -> float:
+    """The request's place in the queue: ``max(V, last) + cost / weight``, smaller first."""
+    start = virtual_time if last_tag is None else max(virtual_time, last_tag)
+    return start + max(1, cost_tokens) / weight
+
+
+def estimate_cost_tokens(characters: int) -> int:
+    """Tokens that a text of so many characters is charged for; about four characters make one token in English text."""
+    return max(1, (characters + 3) // 4)

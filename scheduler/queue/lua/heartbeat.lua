@@ -1,0 +1,10 @@
+-- A worker serves this model, and what it serves; workers silent for stale_us are forgotten.
+-- ARGV: worker, info JSON, stale_us
+redis.call('ZADD', WORKERS, int(now_us), ARGV[1])
+redis.call('HSET', INFO, ARGV[1], ARGV[2])
+local silent = redis.call('ZRANGEBYSCORE', WORKERS, '-inf', int(now_us - tonumber(ARGV[3])))
+if #silent > 0 then
+  redis.call('ZREM', WORKERS, unpack(silent))
+  redis.call('HDEL', INFO, unpack(silent))
+end
+return #silent

@@ -1,0 +1,14 @@
+-- claimed -> ready, without counting an attempt: a worker that stops gives back what it has not started.
+-- ARGV: per request, in the order they were claimed: id, token. Returns how many were given back.
+local ids = {}
+for at = 1, #ARGV, 2 do ids[#ids + 1] = ARGV[at] end
+local mine = {}
+for i, owner in ipairs(redis.call('HMGET', OWNERS, unpack(ids))) do
+  if owner == ARGV[2 * i] then mine[#mine + 1] = ids[i] end
+end
+if #mine > 0 then
+  redis.call('HDEL', OWNERS, unpack(mine))
+  redis.call('ZREM', LEASES, unpack(mine))
+  to_front(mine)
+end
+return #mine

@@ -1,0 +1,39 @@
+"""Where a model's files are: a folder, an installed Python package, or the hub's cache."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from scheduler.core.errors import ModelUnusable
+
+#: Only what inference reads; never pickled weights, never code.
+FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*/config.json"]
+
+
+def resolve_source(source: str) -> Path:
+    """Return the folder of ``source``: a folder, ``package:<module>/<folder>``, or a hub id (downloaded once).
+
+    Raises `ModelUnusable` naming what was looked for.
+    """
+    if source.startswith("package:"):
+        module, _, inside = source.removeprefix("package:").partition("/")
+        spec = importlib.util.find_spec(module)
+        if spec is None or not spec.submodule_search_locations:
+            raise ModelUnusable(f"source {source!r}: no Python package {module!r} is installed")
+        folder = Path(spec.submodule_search_locations[0]) / inside
+        if not folder.is_dir():
+            raise ModelUnusable(f"source {source!r}: the package has no folder {inside!r}")
+        return folder
+    if Path(source).is_dir():
+        return Path(source)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(snapshot_download(source, allow_patterns=FILES))
+    except (OSError, ValueError, HFValidationError) as error:
+        raise ModelUnusable(
+            f"source {source!r}: not a folder, and the hub did not give it ({type(error).__name__}); "
+            "it takes a folder, package:<module>/<folder> or a hub id"
+        ) from error

@@ -1,0 +1,82 @@
+"""Counting tokens without torch: the cost that fair queueing charges and the limit that the API checks."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from tokenizers.normalizers import Lowercase, Sequence
+
+from scheduler.core.errors import ModelUnusable
+from scheduler.sources import resolve_source
+
+
+@dataclass(frozen=True, slots=True)
+class TextLimit:
+    """A model's tokenizer and the longest input it takes."""
+
+    tokenizer: Tokenizer
+    #: In tokens, special tokens included.
+    max_input_tokens: int
+    #: Special tokens that every input gets.
+    added_tokens: int
+
+    def count(self, text: str) -> int:
+        """Tokens of ``text``, special tokens included."""
+        return len(self.tokenizer.encode(text))
+
+
+def load_text_limit(source: str, max_input_tokens: int | None = None) -> TextLimit:
+    """Load ``tokenizer.json`` and the model's limit; ``max_input_tokens`` lowers the limit, it cannot raise it.
+
+    Raises `ModelUnusable` where there is no fast tokenizer, or the wish is above what the model takes.
+    """
+    folder = resolve_source(source)
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        raise ModelUnusable(f"source {source!r}: no tokenizer.json; save the model with its fast tokenizer")
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    if _read(folder / "sentence_bert_config.json").get("do_lower_case") is True:
+        steps = [Lowercase()] if tokenizer.normalizer is None else [Lowercase(), tokenizer.normalizer]
+        tokenizer.normalizer = Sequence(steps)
+    limit = _model_limit(folder)
+    if max_input_tokens is not None and limit is not None and max_input_tokens > limit:
+        raise ModelUnusable(f"source {source!r}: max_input_tokens {max_input_tokens} is above the model's {limit}")
+    return TextLimit(
+        tokenizer=tokenizer,
+        max_input_tokens=max_input_tokens or limit or 512,
+        added_tokens=tokenizer.num_special_tokens_to_add(is_pair=False),
+    )
+
+
+def _model_limit(folder: Path) -> int | None:
+    """The smallest limit the model's own files state, in tokens; None where they state none."""
+    limits = [
+        _read(folder / "sentence_bert_config.json").get("max_seq_length"),
+        _read(folder / "tokenizer_config.json").get("model_max_length"),
+        _position_limit(_read(folder / "config.json")),
+    ]
+    # Tokenizers without a limit write 1e30.
+    return min((int(n) for n in limits if isinstance(n, (int, float)) and 0 < n < 1e9), default=None)
+
+
+def _position_limit(config: dict[str, object]) -> int | None:
+    positions = config.get("max_position_embeddings")
+    if not isinstance(positions, int) or positions < 1:
+        return None
+    # RoBERTa and MPNet count positions from pad_token_id + 1, so that many are never used.
+    if config.get("model_type") in {"roberta", "xlm-roberta", "camembert", "mpnet"}:
+        pad = config.get("pad_token_id", 1)
+        return positions - (pad if isinstance(pad, int) else 1) - 1
+    return positions
+
+
+def _read(file: Path) -> dict[str, object]:
+    if not file.is_file():
+        return {}
+    value = json.loads(file.read_text(encoding="utf-8"))
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,32 @@
+"""Fixtures that every ring of tests may use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from redis import Redis
+
+from tests.support.redis_server import RedisServer
+
+
+@pytest.fixture(scope="session")
+def redis_process() -> Iterator[RedisServer]:
+    """One real Redis for the whole run. Missing Redis is a failure, never a skip."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_server(redis_process: RedisServer) -> Iterator[str]:
+    """The URL of a real and empty Redis."""
+    with redis_process.client() as client:
+        client.flushall()
+    yield redis_process.url
+
+
+@pytest.fixture
+def redis_client(redis_server: str) -> Iterator[Redis]:
+    """A client of a real and empty Redis."""
+    with Redis.from_url(redis_server) as client:
+        yield client

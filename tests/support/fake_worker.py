@@ -1,0 +1,74 @@
+"""A worker without a model: a thread that claims through `RedisQueue` and answers what a function says."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from redis import Redis
+
+from scheduler.core.outcomes import Done, Outcome
+from scheduler.queue import Ending, RedisQueue
+
+
+def echo(call: dict[str, Any]) -> Outcome:
+    """The length of the input, as an embedding would stand there."""
+    return Done({"embedding": [float(len(call["input"]))]})
+
+
+class FakeWorker:
+    """Heartbeats at the start, then answers whatever comes, until the block ends.
+
+    ``pause()`` stops it from claiming, and ``resume()`` lets it go on.
+    """
+
+    def __init__(self, url: str, model: str, answer: Callable[[dict[str, Any]], Outcome] = echo) -> None:
+        self._redis = Redis.from_url(url)
+        self.queue = RedisQueue(self._redis, model)
+        self._answer = answer
+        self._runs = threading.Event()
+        self._stops = threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._runs.set()
+
+    def beat(self) -> None:
+        """Say that it is there."""
+        self.queue.heartbeat("worker@test", b"{}", stale_s=60)
+
+    def pause(self) -> None:
+        """Claim no more."""
+        self._runs.clear()
+
+    def resume(self) -> None:
+        """Claim again."""
+        self._runs.set()
+
+    def __enter__(self) -> FakeWorker:
+        self.beat()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stops.set()
+        self._runs.set()
+        self._thread.join()
+        self._redis.close()
+
+    def _work(self) -> None:
+        while not self._stops.is_set():
+            if not self._runs.wait(0.05):
+                continue
+            claim = self.queue.claim(64, lease_s=30)
+            self.queue.finish(
+                [
+                    Ending(item.id, item.token, self._answer(item.call()), started_s=claim.now_s)
+                    for item in claim.requests
+                ],
+                busy_s=0.001 * len(claim.requests),
+            )
+            if not claim.requests:
+                self._stops.wait(0.005)

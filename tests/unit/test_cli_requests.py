@@ -1,0 +1,178 @@
+"""The client commands, run in this process against a small HTTP server that speaks the REST contract."""
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from windrow.cli import app
+
+EMBEDDING = [index / 1000 for index in range(384)]
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Model ``minilm`` answers, ``broken`` fails, ``slow`` never ends, any other is unknown."""
+
+    requests: list[tuple[str, dict[str, Any]]]
+
+    def do_GET(self) -> None:
+        if self.path == "/v1/models":
+            return self._answer(200, {"object": "list", "data": [{"id": "minilm", "object": "model", "task": "embed"}]})
+        self._predict(self.path.split("/")[3].split("?")[0])
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if body:
+            self.requests.append((self.path, json.loads(body)))
+            return self._predict(json.loads(body)["model"])
+        self._predict("minilm", "canceled")
+
+    def _predict(self, model: str, status: str = "succeeded") -> None:
+        prediction: dict[str, Any] = {"id": model, "model": model, "status": status, "input": "hay"}
+        if model == "minilm":
+            prediction |= {"output": {"embedding": EMBEDDING}, "metrics": {"queue_ms": 1.25, "batch_size": 4}}
+        elif model == "broken":
+            prediction |= {"status": "failed", "error": {"code": "model_failed", "detail": "it raised"}}
+        elif model == "slow":
+            prediction |= {"status": "processing"}
+        else:
+            problem = {"title": "t", "status": 404, "detail": f"no {model}", "code": "unknown_model"}
+            return self._answer(404, problem)
+        self._answer(200, prediction)
+
+    def _answer(self, status: int, body: Any) -> None:
+        content = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Server:
+    def __init__(self) -> None:
+        self.handler = type("Recording", (Handler,), {"requests": []})
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self.handler)
+        self.url = f"http://127.0.0.1:{self._http.server_port}"
+        threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
+
+    def run(self, *arguments: str, **options: Any) -> Any:
+        return CliRunner(env={"WINDROW_URL": self.url}).invoke(app, list(arguments), **options)
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    running = Server()
+    yield running
+    running.close()
+
+
+def test_predict_abbreviates_a_vector_for_people(server: Server) -> None:
+    done = server.run("predict", "minilm", "hay")
+    assert done.exit_code == 0, done.output
+    assert "0.0030, ... 384 in all" in done.stdout
+    assert "queue 1.25 ms, batch_size 4" in done.stdout
+
+
+def test_predict_prints_the_whole_vector_as_json(server: Server) -> None:
+    done = server.run("predict", "minilm", "hay", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["output"]["embedding"] == EMBEDDING
+
+
+def test_predict_reads_stdin_and_sends_its_options(server: Server) -> None:
+    options = ("-p", "truncate=true", "-p", "note=x y", "--priority", "high", "--deadline-ms", "500")
+    done = server.run("predict", "minilm", "-", *options, input="from stdin")
+    assert done.exit_code == 0, done.output
+    assert server.handler.requests == [
+        (
+            "/v1/predictions",
+            {
+                "model": "minilm",
+                "input": "from stdin",
+                "priority": "high",
+                "parameters": {"truncate": True, "note": "x y"},
+                "deadline_ms": 500.0,
+            },
+        )
+    ]
+
+
+def test_a_failed_prediction_exits_with_1(server: Server) -> None:
+    done = server.run("predict", "broken", "hay")
+    assert done.exit_code == 1
+    assert "it raised (model_failed)" in done.stdout
+
+
+def test_a_prediction_that_takes_too_long_names_its_id(server: Server) -> None:
+    done = server.run("predict", "slow", "hay", "--wait", "0.01")
+    assert done.exit_code == 1
+    assert "windrow get slow --wait 60" in done.stderr
+
+
+def test_predict_without_a_wait_only_queues(server: Server) -> None:
+    done = server.run("predict", "slow", "hay", "--wait", "0", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["id"] == "slow"
+
+
+def test_get_cancel_and_models_print(server: Server) -> None:
+    assert server.run("get", "minilm").exit_code == 0
+    assert server.run("get", "broken").exit_code == 1
+    assert "canceled" in server.run("cancel", "minilm").stdout
+    assert "minilm  task=embed" in server.run("models").stdout
+    assert json.loads(server.run("models", "--json").stdout)[0]["id"] == "minilm"
+
+
+def test_a_refusal_exits_with_1_and_its_code(server: Server) -> None:
+    done = server.run("predict", "nothing", "hay")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr == "windrow: no nothing (unknown_model)\n"
+    as_json = server.run("predict", "nothing", "hay", "--json")
+    assert json.loads(as_json.stderr)["error"] == {"code": "unknown_model", "detail": "no nothing"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("predict", "minilm"),
+        ("predict", "minilm", "hay", "--priority", "urgent"),
+        ("predict", "minilm", "hay", "-p", "truncate"),
+        ("get", "id", "--wait", "-1"),
+        ("models", "--url", "localhost"),
+        ("nonsense",),
+    ],
+)
+def test_a_wrong_command_line_exits_with_2(server: Server, arguments: tuple[str, ...]) -> None:
+    done = server.run(*arguments)
+    assert done.exit_code == 2, done.output
+    assert "Traceback" not in done.output
+
+
+def test_an_unreachable_server_exits_with_3() -> None:
+    with socket.socket() as unused:  # bound, and not listening
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        done = CliRunner().invoke(app, ["models", "--url", url])
+    assert done.exit_code == 3
+    assert f"no server answers at {url}" in done.stderr
+    assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize("module", ["windrow", "windrow.cli", "windrow.serve", "windrow.demo.run"])
+def test_torch_is_not_imported(module: str) -> None:
+    code = f"import sys, {module}; sys.exit(int(any(name in sys.modules for name in ('torch', 'celery', 'flask'))))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,126 @@
+"""``windrow predict | get | cancel | models``: the client commands."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from windrow.cli.output import FAILED, errors_reported, fail, print_json, show_prediction
+
+if TYPE_CHECKING:
+    from windrow.client import Client
+
+Url = Annotated[
+    str, typer.Option("--url", envvar="WINDROW_URL", help="The server.", show_default="http://127.0.0.1:8000")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds for a call and its retries.")]
+NO_URL = ""
+
+
+def predict(
+    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    text: Annotated[str, typer.Argument(help="The input; '-' reads it from stdin.")],
+    parameter: Annotated[
+        list[str] | None, typer.Option("--parameter", "-p", help="NAME=VALUE, the value in JSON or plain text.")
+    ] = None,
+    priority: Annotated[str, typer.Option(help="high, normal or low.")] = "normal",
+    deadline_ms: Annotated[float | None, typer.Option(min=1, help="Not started by then: expired.")] = None,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the end; 0 only queues it.")] = 60.0,
+    idempotency_key: Annotated[str | None, typer.Option(help="The same key and input: the same prediction.")] = None,
+    url: Url = NO_URL,
+    timeout: Timeout = 60.0,
+    as_json: Json = False,
+) -> None:
+    """Send one request and print its answer."""
+    with errors_reported(as_json):
+        options: dict[str, Any] = {
+            "parameters": read_parameters(parameter or []),
+            "priority": read_priority(priority),
+            "deadline_ms": deadline_ms,
+            "idempotency_key": idempotency_key,
+        }
+        value = sys.stdin.read() if text == "-" else text
+        with connect(url, timeout) as client:
+            if wait == 0:
+                return show_prediction(client.submit(model, value, **options), as_json)
+            prediction = client.predict(model, value, wait_s=wait, **options)
+        show_prediction(prediction, as_json)
+        if not prediction.is_ended:
+            detail = f"not ended after {wait:g} s; ask again with: windrow get {prediction.id} --wait 60"
+            fail("pending", detail, FAILED, as_json)
+        if prediction.status != "succeeded":
+            raise typer.Exit(FAILED)
+
+
+def get(
+    id: Annotated[str, typer.Argument(help="Id of the prediction.")],
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the end.")] = 0.0,
+    url: Url = NO_URL,
+    timeout: Timeout = 60.0,
+    as_json: Json = False,
+) -> None:
+    """Print a prediction; exits with 1 when it failed."""
+    with errors_reported(as_json):
+        with connect(url, timeout) as client:
+            prediction = client.wait(id, wait) if wait else client.get(id)
+        show_prediction(prediction, as_json)
+        if prediction.is_ended and prediction.status != "succeeded":
+            raise typer.Exit(FAILED)
+
+
+def cancel(
+    id: Annotated[str, typer.Argument(help="Id of the prediction.")],
+    url: Url = NO_URL,
+    timeout: Timeout = 60.0,
+    as_json: Json = False,
+) -> None:
+    """Cancel a prediction that has not ended, and print it."""
+    with errors_reported(as_json), connect(url, timeout) as client:
+        show_prediction(client.cancel(id), as_json)
+
+
+def models(url: Url = NO_URL, timeout: Timeout = 60.0, as_json: Json = False) -> None:
+    """List the models that the server has."""
+    with errors_reported(as_json):
+        with connect(url, timeout) as client:
+            listed = client.models()
+        if as_json:
+            return print_json(listed)
+        for model in listed:
+            more = "  ".join(
+                f"{name}={value}" for name, value in model.items() if name not in ("id", "object", "created")
+            )
+            print(f"{model.get('id')}  {more}".rstrip())
+
+
+def connect(url: str, timeout_s: float) -> Client:
+    """A client of ``url``, or of the default server."""
+    from windrow.client import Client
+    from windrow.transport import DEFAULT_URL
+
+    return Client(url or DEFAULT_URL, timeout_s=timeout_s)
+
+
+def read_priority(text: str) -> str:
+    """Check a priority. Raises `ValueError` naming what it takes."""
+    if text not in ("high", "normal", "low"):
+        raise ValueError(f"--priority: takes high, normal or low (got {text!r})")
+    return text
+
+
+def read_parameters(pairs: list[str]) -> dict[str, Any] | None:
+    """Read ``NAME=VALUE`` pairs; a value that is not JSON is text. Raises `ValueError` for one without ``=``."""
+    parameters: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not name or not equals:
+            raise ValueError(f"--parameter: takes NAME=VALUE, for example truncate=true (got {pair!r})")
+        try:
+            parameters[name] = json.loads(text)
+        except json.JSONDecodeError:
+            parameters[name] = text
+    return parameters or None

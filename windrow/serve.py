@@ -1,0 +1,196 @@
+"""The whole stack on one machine, for development and the demo: Redis, one API, one worker, one housekeeping worker."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO
+
+import httpx
+
+from scheduler.core.errors import InvalidSetting, RedisUnavailable
+from scheduler.settings import Settings, load_settings
+from windrow.embedded import find_redis_server, free_port, redis_answers, redis_command, without_password
+from windrow.supervise import POLL_S, Interrupted, Interrupts, Program, ProgramEnded, Supervisor, tail
+
+#: Redis reading its append-only file; workers importing torch and loading models on a slow machine.
+REDIS_START_S, READY_S = 60.0, 300.0
+#: Between TERM and KILL. A worker drains for up to 30 s before it leaves.
+API_GRACE_S, WORKER_GRACE_S, REDIS_GRACE_S = 15.0, 40.0, 15.0
+#: Who stops first; Redis, which all need to the end, is what is left.
+STOP_PHASES = (["api"], ["worker", "housekeeping"])
+#: Settings that the stack decides; their values reach the children as PORT and CELERY_BROKER_URL.
+DECIDED_HERE = ("WINDROW_PORT", "WINDROW_REDIS_URL")
+WORKER = [sys.executable, "-m", "celery", "-A", "worker", "worker", "--concurrency", "1", "--loglevel", "INFO"]
+
+Say = Callable[[str], None]
+
+
+class NotReady(Exception):
+    """The programs run, but requests are not served."""
+
+
+class Stack:
+    """Enter it to have everything started and ready, leave it to have everything stopped.
+
+    ``folder`` holds data and logs, and is locked meanwhile. ``environ`` is what the settings are read from and what
+    the programs inherit. Raises `InvalidSetting`, `RedisUnavailable`, `NotReady`, `ProgramEnded` and `Interrupted`.
+    """
+
+    def __init__(
+        self, folder: Path, environ: Mapping[str, str], interrupts: Interrupts, say: Say, *, is_verbose: bool = False
+    ) -> None:
+        self._folder = folder.resolve()
+        self._settings = load_settings(environ)
+        self._say = say
+        self._supervisor = Supervisor(
+            interrupts, (lambda name, line: say(f"{name:>12} | {line}")) if is_verbose else None
+        )
+        host = self._settings.host
+        self._port = checked_port(host, self._settings.port)
+        self.url = f"http://{reachable_host(host)}:{self._port}"
+        has_redis = "redis_url" in self._settings.model_fields_set
+        self._redis_port = None if has_redis else free_port()
+        self.redis_url = self._settings.redis_url if has_redis else f"redis://127.0.0.1:{self._redis_port}/0"
+        self._environ = {name: value for name, value in environ.items() if name not in DECIDED_HERE} | {
+            "PORT": str(self._port),
+            "CELERY_BROKER_URL": self.redis_url,
+            "PYTHONUNBUFFERED": "1",
+        }
+        self._exits = ExitStack()
+
+    @property
+    def settings(self) -> Settings:
+        """What the stack was started with."""
+        return self._settings
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the programs' logs."""
+        return self._folder / "logs"
+
+    def check(self) -> None:
+        """Raise where it is time to stop; to be called a few times a second."""
+        self._supervisor.check()
+
+    def __enter__(self) -> Stack:
+        with ExitStack() as exits:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            exits.callback(locked(self._folder).close)
+            exits.callback(self._stop)
+            self._start()
+            self._exits = exits.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._exits.close()
+
+    def _start(self) -> None:
+        started_s = time.monotonic()
+        self._start_redis()
+        gunicorn = [sys.executable, "-m", "gunicorn", "-c", "python:api.gunicorn_conf", "api:create_app()"]
+        schedule = str(self._folder / "celerybeat-schedule")
+        self._run("api", gunicorn, API_GRACE_S)
+        self._run("worker", [*WORKER, "-Q", "windrow", "-n", "worker@%h"], WORKER_GRACE_S)
+        housekeeping = ["-B", "-Q", "windrow.housekeeping", "-n", "housekeeping@%h", "--schedule", schedule]
+        self._run("housekeeping", [*WORKER, *housekeeping], WORKER_GRACE_S)
+        self._say(f"starting the API, a worker and a housekeeping worker; logs in {self.logs}")
+        if not self._supervisor.wait_until(self._is_ready, READY_S):
+            raise NotReady(
+                f"not ready after {READY_S:g} s; /readyz says: {self._readiness()}\n"
+                f"the end of {self.logs / 'worker.log'}:\n{tail(self.logs / 'worker.log')}"
+            )
+        self._say(f"ready after {time.monotonic() - started_s:.1f} s")
+
+    def _start_redis(self) -> None:
+        if self._redis_port is None:
+            if not redis_answers(self.redis_url):
+                raise RedisUnavailable(
+                    f"CELERY_BROKER_URL: no Redis answers at {without_password(self.redis_url)}; "
+                    "start it, or unset the variable to use one of our own"
+                )
+            return
+        data = self._folder / "redis"
+        data.mkdir(exist_ok=True)
+        self._run("redis", redis_command(find_redis_server(), self._redis_port, data), REDIS_GRACE_S)
+        self._say(f"starting Redis on {self.redis_url}")
+        if not self._supervisor.wait_until(lambda: redis_answers(self.redis_url), REDIS_START_S):
+            raise NotReady(f"Redis does not answer after {REDIS_START_S:g} s; {tail(self.logs / 'redis.log')}")
+
+    def _run(self, name: str, command: list[str], grace_s: float) -> None:
+        self._supervisor.start(Program(name, command, self._environ, self.logs / f"{name}.log", grace_s))
+
+    def _stop(self) -> None:
+        self._say("stopping: the API, the workers, Redis")
+        for name in self._supervisor.stop(*STOP_PHASES):
+            self._say(f"{name} did not stop and was killed")
+
+    def _is_ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/readyz", timeout=5, trust_env=False).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def _readiness(self) -> str:
+        try:
+            return httpx.get(f"{self.url}/readyz", timeout=5, trust_env=False).text[:500]
+        except httpx.HTTPError as error:
+            return f"nothing ({type(error).__name__})"
+
+
+def serve(folder: Path, say: Say, *, on_ready: Callable[[Stack], None], is_verbose: bool = False) -> int:
+    """Serve until a signal; returns the exit code: 0 when asked to stop, 1 when a program ended or never got ready."""
+    with Interrupts() as interrupts:
+        try:
+            with Stack(folder, os.environ, interrupts, say, is_verbose=is_verbose) as stack:
+                on_ready(stack)
+                while True:
+                    stack.check()
+                    time.sleep(POLL_S)
+        except Interrupted:
+            return 0
+        except (ProgramEnded, NotReady) as error:
+            say(str(error))
+            return 1
+
+
+def checked_port(host: str, port: int) -> int:
+    """``port``, or a free one for 0. Raises `InvalidSetting` where another program has it."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror as error:
+        raise InvalidSetting(f"host: {host!r} is no address of this machine: {error}") from None
+    with socket.socket(family, kind) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            raise InvalidSetting(
+                f"PORT: cannot listen on port {port} of {host} ({error.strerror}); "
+                f"it takes a free one, for example PORT={free_port()}"
+            ) from None
+        return int(probe.getsockname()[1])
+
+
+def reachable_host(host: str) -> str:
+    """The host to put into a URL for a server that listens on ``host``."""
+    if host in ("0.0.0.0", "::"):
+        return "127.0.0.1" if host == "0.0.0.0" else "[::1]"
+    return f"[{host}]" if ":" in host else host
+
+
+def locked(folder: Path) -> IO[str]:
+    """Lock ``folder`` until the file is closed or this process ends. Raises `InvalidSetting` where it is locked."""
+    file = (folder / "lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise InvalidSetting(f"another windrow runs in {folder}; stop it, or start this one elsewhere") from None
+    return file

@@ -1,0 +1,56 @@
+"""What the resident loop asks of a model, whatever the model is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from scheduler.core.outcomes import Failed, Outcome
+from scheduler.core.planning import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What a loaded model says of itself; shown by ``windrow models`` and ``GET /v1/models``."""
+
+    model: str
+    task: str
+    #: The strategy in effect, which may differ from the one asked for.
+    strategy: str
+    #: Why it differs; None where it does not.
+    strategy_note: str | None
+    device: str
+    dtype: str
+    max_input_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """One input made ready for the device."""
+
+    #: Length in tokens, special tokens included; what plans and budgets count.
+    tokens: int
+    #: Whatever `Engine.forward` of the same engine needs, such as token ids.
+    data: Any
+
+
+class Engine(Protocol):
+    """One loaded model. `prepare` and `collect` may run beside `forward`, each in a thread of its own."""
+
+    info: EngineInfo
+
+    def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
+        """Check and tokenise; same length and order as ``inputs``. A bad input is a `Failed`, never a raise."""
+        ...
+
+    def forward(self, prepared: Sequence[Prepared], batch: Batch) -> Any:
+        """Run one pass over ``prepared`` (the requests of ``batch``, in its order) and return a handle for `collect`.
+
+        Called by one thread only. Raises whatever the framework raises; the caller bisects.
+        """
+        ...
+
+    def collect(self, handle: Any) -> list[Outcome]:
+        """Wait for the device if need be, and turn the handle into outputs, in the order of the pass."""
+        ...

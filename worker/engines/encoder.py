@@ -1,0 +1,205 @@
+"""What every model that reads a text in one pass shares: tokens in, one row of numbers a text out, padded or packed."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scheduler.core.errors import ModelFailed
+from scheduler.core.outcomes import Done, Failed, Outcome
+from scheduler.core.planning import Batch
+from scheduler.settings import ModelSettings
+from scheduler.sources import resolve_source
+from scheduler.tokens import TextLimit, load_text_limit
+from worker.engines.attention import PACKED, PackedLayout
+from worker.engines.base import EngineInfo, Prepared
+from worker.engines.text import TextPreparer
+from worker.engines.weights import load_weights, pick_device, pick_dtype
+
+logger = logging.getLogger(__name__)
+
+Ids = NDArray[np.int64]
+
+#: What replaces ``packed`` for a model that cannot pack.
+FALLBACK = "bucket"
+#: Lengths that the self-check packs together: one token, and more than a sliding window of 128 sees.
+CHECK_LENGTHS = (1, 9, 33, 300)
+#: Largest relative error that the self-check takes for rounding.
+TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-2}
+#: A packed pass on the CPU runs in pieces of about this many tokens, whose activations stay in the cache.
+CPU_PIECE_TOKENS = 1024  # MiniLM, one core: 35, 44, 44 and 41 texts/s with 128, 512, 1024 and no limit
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """Rows on their way to the host."""
+
+    #: (sequences, width), float32, in host memory once ``arrived`` is over.
+    rows: Tensor
+    #: None where the rows are there already.
+    arrived: torch.cuda.Event | None
+
+
+class EncoderEngine(ABC):
+    """An `Engine` for encoders. A task adds how the hidden states become a row, and a row an output."""
+
+    task: ClassVar[str]
+    #: The class of ``transformers`` that loads the weights.
+    auto_class: ClassVar[str]
+
+    def __init__(self, name: str, settings: ModelSettings) -> None:
+        """Load the model and, for ``packed``, check that it packs. Raises `ModelUnusable`."""
+        self._folder = resolve_source(settings.source)
+        limit = load_text_limit(settings.source, settings.max_input_tokens)
+        self._device = pick_device()
+        dtype = pick_dtype(settings.dtype, self._device)
+        self._texts = TextPreparer(limit, self._folder)
+        self._weights = load_weights(self._folder, self.auto_class, dtype, self._device)
+        self._max_tokens = limit.max_input_tokens
+        self._set_up()
+        note = self._reason_not_to_pack(limit, TOLERANCES[dtype]) if settings.strategy == "packed" else None
+        if note:
+            logger.warning("model %s: strategy packed is replaced by %s: %s", name, FALLBACK, note)
+        self._packs = settings.strategy == "packed" and note is None
+        self.info = EngineInfo(
+            model=name,
+            task=self.task,
+            strategy=FALLBACK if note else settings.strategy,
+            strategy_note=note,
+            device=self._device.type,
+            dtype=str(dtype).removeprefix("torch."),
+            max_input_tokens=limit.max_input_tokens,
+        )
+
+    @abstractmethod
+    def _set_up(self) -> None:
+        """Read what the task needs beside the weights. Raises `ModelUnusable`."""
+
+    @abstractmethod
+    def _padded_rows(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """(sequences, length) ids -> (sequences, width) rows; no mask means no padding."""
+
+    @abstractmethod
+    def _packed_rows(self, input_ids: Tensor, position_ids: Tensor, layout: PackedLayout) -> Tensor:
+        """(1, tokens) ids -> (sequences, width) rows."""
+
+    @abstractmethod
+    def _output(self, row: NDArray[np.float32]) -> dict[str, Any]:
+        """(width,) of one text -> the output object of the task."""
+
+    def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
+        """Check and tokenise; see `TextPreparer.prepare`."""
+        return self._texts.prepare(inputs, parameters)
+
+    def forward(self, prepared: Sequence[Prepared], batch: Batch) -> _Pending:
+        """Start one pass; does not wait for a CUDA device."""
+        texts = [one.data for one in prepared]
+        with torch.inference_mode():
+            if batch.padded_length is None and self._packs:
+                rows = self._run_packed(texts)
+            else:
+                rows = self._run_padded(texts, batch.padded_length or 0)
+            if rows.device.type != "cuda":
+                return _Pending(rows.float(), None)
+            # Into pinned memory, with an event of its own: collect waits for this pass, not for those after it.
+            host = rows.float().to("cpu", non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record()
+            return _Pending(host, arrived)
+
+    def collect(self, handle: _Pending) -> list[Outcome]:
+        """Outputs in the order of the pass; a row with NaN or infinity is a `Failed` of that text alone."""
+        if handle.arrived is not None:
+            handle.arrived.synchronize()
+        rows = handle.rows.numpy()
+        finite = np.isfinite(rows).all(axis=1)
+        return [
+            Done(self._output(row)) if sound else Failed(ModelFailed("the model answered with NaN or infinity"))
+            for row, sound in zip(rows, finite, strict=True)
+        ]
+
+    def _run_padded(self, texts: Sequence[Ids], wished_length: int) -> Tensor:
+        # A rectangle wider than the position table would fail, one narrower than its longest text cannot be.
+        length = max(min(wished_length, self._max_tokens), *(len(text) for text in texts), 1)
+        ids = np.full((len(texts), length), self._weights.pad_id, dtype=np.int64)
+        mask = np.zeros((len(texts), length), dtype=np.int64)
+        for row, text in enumerate(texts):
+            ids[row, : len(text)] = text
+            mask[row, : len(text)] = 1
+        # Weights are shared: another entry may have left the packed attention in place.
+        self._weights.module.config._attn_implementation = self._weights.padded_attention
+        return self._padded_rows(self._on_device(ids), None if mask.all() else self._on_device(mask))
+
+    def _run_packed(self, texts: Sequence[Ids]) -> Tensor:
+        self._weights.module.config._attn_implementation = PACKED
+        pieces = _pieces(texts, CPU_PIECE_TOKENS) if self._device.type == "cpu" else [texts]
+        return torch.cat([self._run_piece(piece) for piece in pieces])
+
+    def _run_piece(self, texts: Sequence[Ids]) -> Tensor:
+        lengths = [len(text) for text in texts]
+        ids = np.concatenate(texts)
+        layout = PackedLayout.of(lengths, self._device)
+        positions = restarting_positions(ids, lengths, self._weights.position_pad_id)
+        rows = self._packed_rows(self._on_device(ids[None]), self._on_device(positions[None]), layout)
+        if not layout.uses:
+            raise NotImplementedError(f"{type(self._weights.module).__name__} has an attention of its own")
+        return rows
+
+    def _on_device(self, array: Ids) -> Tensor:
+        tensor = torch.from_numpy(array)
+        # Copies from pageable memory make the host wait.
+        return tensor.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else tensor
+
+    def _reason_not_to_pack(self, limit: TextLimit, tolerance: float) -> str | None:
+        """Run a few texts packed and one by one; say why the model must not pack, or None where it may."""
+        special = set(limit.tokenizer.get_added_tokens_decoder()) | {self._weights.pad_id}
+        plain = [token for token in range(limit.tokenizer.get_vocab_size()) if token not in special] or [0]
+        draw = np.random.default_rng(0)
+        lengths = [min(length, self._max_tokens) for length in CHECK_LENGTHS]
+        texts = [draw.choice(np.array(plain, dtype=np.int64), length) for length in lengths]
+        with torch.inference_mode():
+            alone = torch.cat([self._run_padded([text], len(text)) for text in texts]).float()
+            try:
+                packed = self._run_packed(texts).float()
+            except Exception as error:  # Whatever a model raises here, it can still serve padded.
+                return f"the packed pass raised {type(error).__name__}: {error}"
+        # Against the mean size of a row: a single logit may be near zero by chance.
+        difference = ((packed - alone).norm(dim=1).max() / alone.norm(dim=1).mean()).item()
+        if difference <= tolerance:
+            return None
+        return f"packed and one by one differ by {difference:.1e}, more than rounding ({tolerance:.0e})"
+
+
+def restarting_positions(ids: Ids, lengths: Sequence[int], position_pad_id: int | None) -> Ids:
+    """(tokens,) position of each token in its own sequence, as the model itself would count it.
+
+    With ``position_pad_id`` that is RoBERTa's rule: from that id + 1, and a padding token (which a text can spell out)
+    keeps the id itself and is not counted.
+    """
+    # No id is negative.
+    counted = (ids != (-1 if position_pad_id is None else position_pad_id)).astype(np.int64)
+    running = np.cumsum(counted)
+    starts = np.cumsum([0, *lengths[:-1]])
+    before = np.repeat(running[starts] - counted[starts], lengths)
+    if position_pad_id is None:
+        return running - before - 1
+    return (running - before) * counted + position_pad_id
+
+
+def _pieces(texts: Sequence[Ids], max_tokens: int) -> Iterator[Sequence[Ids]]:
+    """Cut in order where the next text would pass ``max_tokens``; a longer text is a piece of its own."""
+    start = tokens = 0
+    for index, text in enumerate(texts):
+        if index > start and tokens + len(text) > max_tokens:
+            yield texts[start:index]
+            start, tokens = index, 0
+        tokens += len(text)
+    yield texts[start:]

@@ -1,0 +1,38 @@
+"""From a model's settings to a loaded engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from scheduler.core.errors import ModelUnusable
+from scheduler.core.planning import BatchLimits
+from scheduler.settings import ModelSettings
+from worker.engines.base import Engine
+from worker.engines.classify import ClassifyEngine
+from worker.engines.embed import EmbedEngine
+
+#: Task -> what loads its engine.
+ENGINES: dict[str, Callable[[str, ModelSettings], Engine]] = {"embed": EmbedEngine, "classify": ClassifyEngine}
+
+
+def load_engine(name: str, settings: ModelSettings) -> Engine:
+    """Load the model ``name``; in the pool process only, since it may initialise CUDA.
+
+    Raises `ModelUnusable` where the source is not there, holds no safetensors or is of another task.
+    """
+    if settings.task not in ENGINES:
+        raise ModelUnusable(f"model {name!r}: no engine for task {settings.task!r}; there are {', '.join(ENGINES)}")
+    return ENGINES[settings.task](name, settings)
+
+
+def batch_limits(settings: ModelSettings, max_input_tokens: int) -> BatchLimits:
+    """The planner's limits for a loaded model (``max_input_tokens`` of its `EngineInfo`).
+
+    No bucket is longer than the model's positions, and ``static`` pads to exactly its limit.
+    """
+    return BatchLimits(
+        max_batch_size=settings.max_batch_size,
+        max_batch_tokens=settings.max_batch_tokens,
+        buckets=tuple(sorted({min(bucket, max_input_tokens) for bucket in settings.buckets})),
+        static_length=max_input_tokens,
+    )

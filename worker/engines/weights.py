@@ -1,0 +1,84 @@
+"""Weights in memory: safetensors only, loaded once a process and shared by every model entry that names them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from torch import nn
+
+from scheduler.core.errors import ModelUnusable
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """One loaded model, in eval mode on its device."""
+
+    module: nn.Module
+    #: The attention transformers chose for it; what padded passes use.
+    padded_attention: str
+    #: Where position ids count from this id + 1 and skip it (RoBERTa and its kin); None where they count from 0.
+    position_pad_id: int | None
+    pad_id: int
+
+
+def pick_device() -> torch.device:
+    """CUDA where there is some, else the CPU. Call it in the pool process only: it may initialise CUDA."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def pick_dtype(wish: str, device: torch.device) -> torch.dtype:
+    """``wish`` is the setting; "auto" is bfloat16 on CUDA and float32 on the CPU."""
+    if wish == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = getattr(torch, wish)
+    assert isinstance(dtype, torch.dtype)
+    return dtype
+
+
+@cache
+def load_weights(folder: Path, auto_class: str, dtype: torch.dtype, device: torch.device) -> Weights:
+    """Load ``folder`` with ``transformers.<auto_class>``; a second call with the same arguments shares the first's.
+
+    Raises `ModelUnusable` where there is no safetensors file, or the files are of another task or damaged.
+    ``load_weights.cache_clear()`` makes the next call read the files again.
+    """
+    if not any(folder.glob("*.safetensors")):
+        raise ModelUnusable(
+            f"{folder}: no *.safetensors file; Windrow never reads pickled weights. "
+            "Convert with model.save_pretrained(folder) and serve that folder"
+        )
+    try:
+        module, report = getattr(transformers, auto_class).from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True,
+            output_loading_info=True,
+        )  # fmt: skip
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        raise ModelUnusable(f"{folder}: {auto_class} cannot load it: {error}") from error
+    # transformers fills what is missing with random numbers. Only the pooler may be missing, and only where its
+    # output is not used: sentence-transformers checkpoints often leave it out.
+    missing = [key for key in report["missing_keys"] if auto_class != "AutoModel" or "pooler" not in key]
+    if missing:
+        raise ModelUnusable(
+            f"{folder}: the files lack {len(missing)} tensors that {auto_class} needs "
+            f"({', '.join(sorted(missing)[:3])}); is it a model of another task?"
+        )
+    config = module.config
+    return Weights(
+        module=module.eval().requires_grad_(False).to(device),
+        padded_attention=config._attn_implementation,
+        position_pad_id=_position_pad_id(module),
+        pad_id=config.pad_token_id if isinstance(config.pad_token_id, int) else 0,
+    )
+
+
+def _position_pad_id(module: nn.Module) -> int | None:
+    """A position table with a padding row belongs to a model that counts positions past that row."""
+    for name, part in module.named_modules():
+        if name.endswith("position_embeddings") and isinstance(part, nn.Embedding):
+            return part.padding_idx
+    return None

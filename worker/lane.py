@@ -1,0 +1,128 @@
+"""One model in one worker process: its queue, its engine, and what it holds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from scheduler.core.errors import ModelFailed
+from scheduler.core.outcomes import Failed, Outcome
+from scheduler.core.planning import BatchLimits
+from scheduler.core.window import WindowLimits
+from scheduler.queue import Claimed, Ending, RedisQueue
+from scheduler.queue.redis_queue import MAX_REQUESTS_PER_CALL, expired
+from worker.engines.base import Engine
+from worker.passes import Pass
+from worker.rows import Waiting
+
+#: How long a claim blocks for work before it looks around again, in seconds.
+CLAIM_BLOCK_S = 1.0
+
+
+@dataclass(slots=True)
+class Lane:
+    """Claims, prepares and finishes for one model. Its methods are called by different threads."""
+
+    queue: RedisQueue
+    engine: Engine
+    limits: BatchLimits
+    max_wait_s: float
+    lease_s: float
+    worker: str
+    #: id -> attempt token of everything claimed and not yet finished; what the keeper renews.
+    held: dict[str, str] = field(default_factory=dict)
+    #: Redis time minus `time.monotonic`, as of the last claim.
+    redis_offset_s: float = 0.0
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return self.queue.model
+
+    @property
+    def window(self) -> WindowLimits:
+        """What closes this model's window."""
+        return WindowLimits(self.limits.max_batch_size, self.limits.max_batch_tokens, self.max_wait_s)
+
+    def redis_now_s(self) -> float:
+        """Redis time, in seconds since the epoch, without asking."""
+        return time.monotonic() + self.redis_offset_s
+
+    def claim(self, room: int, blocking: bool) -> list[Claimed]:
+        """Take up to ``room`` requests; block up to `CLAIM_BLOCK_S` for the first if ``blocking``."""
+        if blocking:
+            self.queue.wait_for_work(CLAIM_BLOCK_S)
+        claim = self.queue.claim(room, lease_s=self.lease_s)
+        self.redis_offset_s = claim.now_s - time.monotonic()
+        self.held.update((request.id, request.token) for request in claim.requests)
+        return claim.requests
+
+    def prepare(self, requests: Sequence[Claimed]) -> tuple[list[Waiting], list[Ending]]:
+        """Decode and tokenise; return what can run, and the ends of what cannot."""
+        if not requests:
+            return [], []
+        claimed_s = time.monotonic()
+        calls = [request.call() for request in requests]
+        prepared = self.engine.prepare(
+            [call.get("input") for call in calls], [call.get("parameters") or {} for call in calls]
+        )
+        waiting, ended = [], []
+        for request, ready in zip(requests, prepared, strict=True):
+            if isinstance(ready, Failed):
+                ended.append(Ending(request.id, request.token, ready, self.redis_now_s()))
+            else:
+                waiting.append(Waiting(request, ready, request.created_s - self.redis_offset_s, claimed_s))
+        return waiting, ended
+
+    def split_late(self, waiting: Sequence[Waiting]) -> tuple[list[Waiting], list[Ending]]:
+        """Part what may still start from what is past its deadline."""
+        now_s = self.redis_now_s()
+        late = [one for one in waiting if one.request.deadline_s is not None and one.request.deadline_s <= now_s]
+        ends = [Ending(one.request.id, one.request.token, expired()) for one in late]
+        return [one for one in waiting if one not in late] if late else list(waiting), ends
+
+    def endings(self, done: Pass) -> list[Ending]:
+        """Wait for the pass and say how each of its requests ended."""
+        outcomes: list[Outcome] = [done.error] if done.error else self.engine.collect(done.handle)
+        if len(outcomes) != len(done.members):
+            wrong = f"the engine gave {len(outcomes)} outputs for {len(done.members)} inputs"
+            outcomes = [Failed(ModelFailed(wrong))] * len(done.members)
+        ended_s = time.monotonic()
+        return [
+            self._ending(one, outcome, done, ended_s) for one, outcome in zip(done.members, outcomes, strict=True)
+        ]
+
+    def renew(self) -> None:
+        """Extend the leases of everything held; what was lost meanwhile will find its finish refused."""
+        held = dict(self.held)
+        for start in range(0, len(held), MAX_REQUESTS_PER_CALL):
+            part = dict(list(held.items())[start : start + MAX_REQUESTS_PER_CALL])
+            self.queue.renew(part, lease_s=self.lease_s)
+
+    def finish(self, endings: Sequence[Ending], busy_s: float = 0.0) -> None:
+        """Store the ends, and let go of the requests."""
+        self.queue.finish(endings, busy_s=busy_s)
+        for ending in endings:
+            self.held.pop(ending.id, None)
+
+    def _ending(self, one: Waiting, outcome: Outcome, done: Pass, ended_s: float) -> Ending:
+        request, batch = one.request, done.batch
+        started_s = done.started_s + self.redis_offset_s
+        metrics = {
+            "queue_ms": _ms(one.claimed_s - one.arrived_s),
+            "batch_wait_ms": _ms(done.started_s - one.claimed_s),
+            "compute_ms": _ms(ended_s - done.started_s),
+            "total_ms": _ms(ended_s - one.arrived_s),
+            "batch_size": len(batch.indices),
+            "batch_tokens": batch.tokens,
+            "padding_ratio": round(batch.padding_ratio, 4),
+            "attempts": request.attempt,
+            "worker": self.worker,
+            "batch_id": f"{self.worker}-{done.number}",
+        }
+        return Ending(request.id, request.token, outcome, started_s, metrics)
+
+
+def _ms(seconds: float) -> float:
+    return round(max(0.0, seconds) * 1e3, 3)

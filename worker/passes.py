@@ -1,0 +1,65 @@
+"""Forward passes, and what happens when one raises: it is split until the culprit stands alone."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scheduler.core.errors import ModelFailed, OutOfMemory
+from scheduler.core.outcomes import Failed
+from scheduler.core.planning import Batch, BatchLimits, plan_batches
+from worker.engines.base import Engine
+from worker.rows import Waiting
+
+log = logging.getLogger(__name__)
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One forward pass that was started, or one request that failed alone."""
+
+    batch: Batch
+    members: list[Waiting]
+    #: For `Engine.collect`; None where ``error`` is set.
+    handle: Any
+    error: Failed | None
+    #: `time.monotonic` when the device got it.
+    started_s: float
+    #: Counted from 1 in this process.
+    number: int
+
+
+def run_row(engine: Engine, waiting: Sequence[Waiting], limits: BatchLimits) -> Iterator[Pass]:
+    """Plan ``waiting`` by the engine's strategy and run it, yielding each pass as soon as it was started.
+
+    A pass that raises is run again as two halves, so that one bad request costs its neighbours time and nothing else.
+    """
+    lengths = [one.prepared.tokens for one in waiting]
+    for batch in plan_batches(engine.info.strategy, lengths, limits):
+        members = [waiting[index] for index in batch.indices]
+        started_s = time.monotonic()
+        try:
+            handle = engine.forward([one.prepared for one in members], batch)
+        except Exception as error:
+            if len(members) == 1:
+                log.warning("request %s failed alone: %s", members[0].request.id, error)
+                yield Pass(batch, members, None, _failed(error), started_s, next(_numbers))
+            else:
+                log.warning("a batch of %d raised %s: running its halves", len(members), type(error).__name__)
+                middle = len(members) // 2
+                for half in (members[:middle], members[middle:]):
+                    yield from run_row(engine, half, limits)
+        else:
+            yield Pass(batch, members, handle, None, started_s, next(_numbers))
+
+
+def _failed(error: Exception) -> Failed:
+    # torch.OutOfMemoryError is matched by name: this module is read before torch is.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return Failed(OutOfMemory("the device ran out of memory on this input alone; send a shorter one"))
+    return Failed(ModelFailed(f"the model raised {type(error).__name__} on this input"))

@@ -1,0 +1,89 @@
+"""What one pool process does: take its share of the machine, load the models, run the resident loop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Mapping
+
+import billiard
+
+from scheduler.core.errors import ModelUnusable
+from scheduler.queue import RedisQueue
+from scheduler.queue.connection import connect
+from scheduler.settings import Settings, load_settings
+from worker.lane import Lane
+from worker.resident import Resident
+
+log = logging.getLogger(__name__)
+#: Set once, at shutdown; made before the fork, so that every pool process sees it.
+STOP = billiard.Value("b", 0, lock=False)
+
+
+def run_resident(slot: int, slots: int, worker: str) -> None:
+    """Serve every configured model on device ``slot`` of ``slots`` until the worker stops or is gone.
+
+    Ends the process where anything fails: the pool starts a clean one.
+    """
+    # Celery stops its pool processes by the flag; a TERM sent to the whole process group must not cut a batch short.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    parent = os.getppid()
+
+    def stopping() -> bool:
+        return bool(STOP.value) or os.getppid() != parent
+
+    try:
+        take_share(slot, slots)
+        lanes = open_lanes(load_settings(), f"{worker}/{slot}")
+        log.info("slot %d serves %s", slot, ", ".join(lanes))
+        Resident(lanes, stopping).run()
+    except BaseException:
+        log.exception("slot %d failed", slot)
+        os._exit(1)
+    if not STOP.value:  # the parent is gone, and nobody waits for the outcome
+        os._exit(0)
+
+
+def take_share(slot: int, slots: int, environ: Mapping[str, str] = os.environ) -> None:
+    """Give this process its device and its part of the CPU threads."""
+    devices = visible_devices(environ)
+    if devices:
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
+    import torch
+
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // slots))
+
+
+def visible_devices(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """The CUDA devices this worker may use, found without touching CUDA: it must not start before the fork."""
+    named = environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name.strip() for name in named.split(",") if name.strip() and name.strip() != "-1"]
+    try:
+        return [str(number) for number in range(len(os.listdir("/proc/driver/nvidia/gpus")))]
+    except OSError:
+        return []
+
+
+def open_lanes(settings: Settings, worker: str) -> dict[str, Lane]:
+    """Load every model that loads; raise `ModelUnusable` where none does."""
+    from worker.engines.loading import batch_limits, load_engine
+
+    redis = connect(settings.redis_url)
+    lanes = {}
+    for name, model in settings.models.items():
+        began_s = time.monotonic()
+        try:
+            engine = load_engine(name, model)
+        except ModelUnusable as error:
+            log.error("model %s is not served: %s", name, error.detail)
+            continue
+        log.info("model %s loaded in %.1f s: %s", name, time.monotonic() - began_s, engine.info)
+        queue = RedisQueue(redis, name, result_ttl_s=settings.result_ttl_s, max_attempts=settings.max_attempts)
+        limits = batch_limits(model, engine.info.max_input_tokens)
+        lanes[name] = Lane(queue, engine, limits, model.max_wait_ms / 1e3, settings.lease_s, worker)
+    if not lanes:
+        raise ModelUnusable("none of the configured models could be loaded")
+    return lanes

@@ -1,0 +1,32 @@
+"""The tasks that travel through Celery: predictions sent by Celery callers, and housekeeping."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from scheduler.queue import RedisQueue
+from scheduler.queue.connection import connect
+from worker.celery import app, settings
+
+
+@app.task(name="windrow.predict", Strategy="worker.strategy:put_on_the_queue", ignore_result=True)
+def predict(**call: Any) -> None:
+    """Put one request on the same queue as everybody else's: ``model, input, parameters, priority, deadline_ms``.
+
+    The worker's parent process handles the message itself (worker/strategy.py); the pool never runs this body, and
+    the result is stored under the task's id when the batch is done.
+    """
+    raise RuntimeError("windrow.predict is taken by its strategy; start the worker with 'celery -A worker worker'")
+
+
+@app.task(name="windrow.janitor", ignore_result=True)
+def janitor() -> int:
+    """Bring back the requests of workers that are gone, and end what is past its deadline; return how many."""
+    redis = connect(settings.redis_url)
+    try:
+        return sum(
+            RedisQueue(redis, model, result_ttl_s=settings.result_ttl_s, max_attempts=settings.max_attempts).reap()
+            for model in settings.models
+        )
+    finally:
+        redis.close()
