@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import gevent
-from gunicorn.http import errors as http
-from gunicorn.workers.ggevent import GeventWorker
+from gunicorn.http import errors as http  # type: ignore[import-untyped]
+from gunicorn.workers.ggevent import GeventWorker  # type: ignore[import-untyped]
 
 #: How long a connection that is given up is still read, so that the client gets to read the answer. In seconds.
 LINGER_S = 2.0
@@ -40,8 +40,9 @@ class Worker(GeventWorker):
     def load_wsgi(self) -> None:
         """Load the application and let it close connections."""
         super().load_wsgi()
-        self.service = self.wsgi.extensions["windrow"]
-        self.wsgi = closing(self.wsgi)
+        app: Any = self.wsgi
+        self.service = app.extensions["windrow"]
+        self.wsgi: Application = closing(app)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Stop: clients that wait are told that their request is queued."""
@@ -58,6 +59,7 @@ class Worker(GeventWorker):
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer a request that gunicorn could not read, or that failed outside the application."""
+        # gunicorn's master imports this module, and must not import Flask before a worker has patched the sockets.
         from api.errors import problem_json
 
         status, reason, code = next(STATUSES[kind] for kind in type(exc).__mro__ if kind in STATUSES)

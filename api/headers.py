@@ -16,7 +16,7 @@ MAX_DEADLINE_S = 7 * 86_400.0
 WAIT = re.compile(r"wait(?:\s*=\s*(?P<value>.*))?", re.IGNORECASE)
 #: RFC 9110: optional white space round the commas of a list.
 COMMA = re.compile(r"[ \t]*,[ \t]*")
-DURATION = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?(?:(\d{1,9})ms)?")
+DURATION = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?(?:(\d{1,9})ms)?", re.ASCII)
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 

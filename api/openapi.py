@@ -25,7 +25,7 @@ REQUESTS = (schemas.PredictionRequest, schemas.BatchRequest)
 
 READING = (core.UnknownPrediction, core.PredictionGone, core.RedisUnavailable)
 SUBMITTING = (
-    core.MalformedRequest, core.UnknownModel, core.PayloadTooLarge, core.InvalidInput, core.InputTooLong,
+    core.MalformedRequest, core.UnknownModel, core.PredictionGone, core.PayloadTooLarge, core.InvalidInput, core.InputTooLong,
     core.IdempotencyConflict, core.QueueFull, core.ModelUnusable, core.NoWorker, core.RedisUnavailable,
 )  # fmt: skip
 
@@ -133,7 +133,8 @@ def _operation(
 ) -> dict[str, Any]:
     """One operation; ``errors`` become its problem responses, and ``more`` are statuses of HTTP's own."""
     by_status: dict[int, list[str]] = {status: ["not_acceptable"] for status in more}
-    for error in (*errors, core.WindrowError):
+    kinds: list[type[core.WindrowError]] = [*errors, core.WindrowError]
+    for error in kinds:
         by_status.setdefault(TABLE[error].status, []).append(error.code)
     problems = {str(status): _problem(status, codes) for status, codes in sorted(by_status.items())}
     operation: dict[str, Any] = {"operationId": name, "summary": summary, "responses": responses | problems}

@@ -81,7 +81,9 @@ class Prediction(BaseModel):
     model: str
     status: Status
     input: Any
-    output: Any = Field(description="null until succeeded; `{embedding}` for embed, `{label, score, scores}` for classify.")
+    output: Any = Field(
+        description="null until succeeded; `{embedding}` for embed, `{label, score, scores}` for classify."
+    )
     error: PredictionError | None
     metrics: dict[str, Any] = Field(description="queue_ms, compute_ms, batch_size and the like, once it has ended.")
     created_at: str = Field(json_schema_extra={"format": "date-time"})

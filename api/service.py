@@ -23,6 +23,8 @@ from scheduler.settings import Settings
 
 #: How old an answer about workers and queue depth may be, in seconds.
 FRESH_S = 1.0
+#: Inputs of a batch that are counted before other clients of this process get a turn.
+INPUTS_PER_TURN = 16
 #: How long the signing secret is trusted to be that of everybody else, in seconds: Redis may have been emptied.
 SECRET_S = 30.0
 
@@ -76,11 +78,12 @@ class Service:
         """Return what each input costs in tokens, or raise what is wrong with the first that cannot be served."""
         if call.model not in self.queues:
             raise UnknownModel(f"no model {call.model[:64]!r} is served here; there are {', '.join(self.queues)}")
-        check = self._checks[call.model]
-        costs = [
-            check.cost_tokens(value, truncate=call.truncate, where=f"inputs.{at}" if call.is_batch else "input")
-            for at, value in enumerate(call.inputs)
-        ]
+        check, costs = self._checks[call.model], []
+        for at, value in enumerate(call.inputs):
+            where = f"inputs.{at}" if call.is_batch else "input"
+            costs.append(check.cost_tokens(value, truncate=call.truncate, where=where))
+            if at % INPUTS_PER_TURN == INPUTS_PER_TURN - 1:
+                time.sleep(0)
         if not self._pulse(call.model).has_worker:
             raise NoWorker(f"no worker has served model {call.model!r} in the last {self.settings.worker_grace_s:g} s")
         return costs
@@ -121,8 +124,12 @@ class Service:
         try:
             found = find_predictions(self.redis, call.model, ids)
         except RedisError:
-            found = [None] * len(ids)
-        return [known or _as_submitted(call, tenant, id, at) for at, (id, known) in enumerate(zip(ids, found, strict=True))]
+            return [_as_submitted(call, tenant, id, at) for at, id in enumerate(ids)]
+        if None in found:
+            raise PredictionGone(
+                "this Idempotency-Key was used before, and the result is no longer kept; use a new key"
+            )
+        return [known for known in found if known is not None]
 
     def find(self, id: str, tenant: str) -> Prediction:
         """The prediction of that id; raises `UnknownPrediction` or `PredictionGone`."""

@@ -100,13 +100,17 @@ class Waiters:
                 waiter.wake(None)
 
     def _listen(self) -> None:
+        is_away = False
         while not self._is_closed:
             try:
                 with self._redis.pubsub() as messages:
                     messages.subscribe(*self._channels)
+                    is_away = False
                     self._follow(messages)
             except RedisError as error:
-                log.warning("listening for results: %s: %s", type(error).__name__, error)
+                if not is_away:
+                    log.warning("listening for results: %s: %s; trying again", type(error).__name__, error)
+                is_away = True
             except Exception:
                 log.exception("listening for results")
             time.sleep(RECONNECT_S)

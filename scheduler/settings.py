@@ -33,7 +33,7 @@ def _increasing(buckets: tuple[int, ...]) -> tuple[int, ...]:
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
 
 
 class ModelSettings(_Frozen):

@@ -18,7 +18,10 @@ def resolve_source(source: str) -> Path:
     """
     if source.startswith("package:"):
         module, _, inside = source.removeprefix("package:").partition("/")
-        spec = importlib.util.find_spec(module)
+        try:
+            spec = importlib.util.find_spec(module)
+        except (ImportError, ValueError):  # a parent that is missing, a relative or an empty name
+            spec = None
         if spec is None or not spec.submodule_search_locations:
             raise ModelUnusable(f"source {source!r}: no Python package {module!r} is installed")
         folder = Path(spec.submodule_search_locations[0]) / inside

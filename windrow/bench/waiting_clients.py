@@ -1,4 +1,4 @@
-"""How many waiting clients one API process holds, and what a request costs it: ``python -m windrow.bench.waiting_clients``.
+"""``python -m windrow.bench.waiting_clients``: how many waiting clients one API process holds, and a request's cost.
 
 Starts a Redis, one API process and a worker that has no model (every answer is the same 384 floats), then
 ``clients`` connections that each ask for one prediction with ``Prefer: wait=60``. Once all of them wait, the worker

@@ -16,6 +16,7 @@ from windrow.demo.scenes import Answer
 
 #: Terminals below this show fewer columns.
 WIDE = 78
+TEXT_WIDTH = 18
 
 #: ``start(strategy, total)`` -> what to call at each answer.
 Start = Callable[[str, int], Callable[[], None]]
@@ -28,7 +29,7 @@ def show_arrivals(console: Console, answers: Sequence[Answer], batches: Sequence
     if is_wide:
         table = _table("client", "text", "total ms", "queue", "batch wait", "compute", "batch", "size")
     else:
-        table = _table("client", "total", "queue", "wait", "comp.", "batch")
+        table = _table("#", "total", "queue", "wait", "run", "batch")
     for place, answer in enumerate(answers):
         metrics = answer.prediction.metrics if answer.prediction else {}
         split = [_ms(metrics.get(name)) for name in ("queue_ms", "batch_wait_ms", "compute_ms")]
@@ -38,7 +39,7 @@ def show_arrivals(console: Console, answers: Sequence[Answer], batches: Sequence
     for number, batch in enumerate(batches, 1):
         clients = ", ".join(str(place + 1) for place in batch.places)
         console.print(
-            f"  batch {number}: clients {clients} in one forward pass of {batch.tokens} tokens, "
+            f"  batch {number}: clients {clients} in one pass of {batch.tokens} tokens, "
             f"{batch.padding_ratio:.0%} padding, {batch.compute_ms:.1f} ms",
             highlight=False,
         )
@@ -50,9 +51,10 @@ def show_summary(console: Console, summaries: Sequence[Summary]) -> None:
     if is_wide:
         table = _table("strategy", "batches", "mean size", "padding", "median ms", "req/s", "speed-up", "cosine")
     else:
-        table = _table("strategy", "size", "pad", "req/s", "up", "cosine")
+        table = _table("plan", "size", "pad", "req/s", "up")
     best = max((summary.requests_per_s for summary in summaries), default=0.0)
     for summary in summaries:
+        cosine = "-" if summary.least_cosine is None else f"{summary.least_cosine:.5f}"
         row = [
             summary.strategy,
             *([str(summary.batches)] if is_wide else []),
@@ -61,13 +63,18 @@ def show_summary(console: Console, summaries: Sequence[Summary]) -> None:
             *([f"{summary.median_ms:.0f}"] if is_wide else []),
             f"{summary.requests_per_s:.1f}",
             "-" if summary.speedup is None else f"{summary.speedup:.2f}x",
-            "-" if summary.least_cosine is None else f"{summary.least_cosine:.5f}",
+            *([cosine] if is_wide else []),
         ]
         table.add_row(*row, style="bold green" if summary.requests_per_s == best else "")
     console.print(table)
     console.print(
-        "  Speed-up is against one by one (none). Cosine is the least between an answer and the one-by-one answer to "
-        f"the same text; {LEAST_COSINE} or more counts as the same.",
+        f"  {'Speed-up' if is_wide else 'Up'} is against one by one (none)."
+        + (
+            " Cosine is the least between an answer and the one-by-one answer to the same text; "
+            f"{LEAST_COSINE} or more counts as the same."
+            if is_wide
+            else ""
+        ),
         highlight=False,
     )
 
@@ -106,9 +113,9 @@ def _table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), collapse_padding=True)
     for column in columns:
         if column == "text":
-            table.add_column(column, no_wrap=True, overflow="ellipsis", ratio=1)
+            table.add_column(column, no_wrap=True, overflow="ellipsis", max_width=TEXT_WIDTH)
         else:
-            table.add_column(column, justify="left" if column == "strategy" else "right")
+            table.add_column(column, justify="left" if column in ("strategy", "plan") else "right", no_wrap=True)
     return table
 
 

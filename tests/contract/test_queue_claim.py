@@ -1,0 +1,188 @@
+"""ready -> claimed: in fair order, each to one worker only."""
+
+import threading
+from collections import Counter
+
+import pytest
+from redis import Redis
+
+from scheduler.queue import RedisQueue
+from tests.support.queue_calls import LEASE_S, MODEL, claim, finish, ids_of, status_of, submit
+
+
+def test_a_claim_takes_no_more_than_it_asked_for(queue: RedisQueue) -> None:
+    submit(queue, "a", "b", "c")
+    assert ids_of(claim(queue, 2)) == ["a", "b"]
+    assert ids_of(claim(queue, 2)) == ["c"]
+    assert claim(queue, 2) == []
+
+
+def test_a_claim_of_nothing_still_says_what_time_it_is(queue: RedisQueue, redis: Redis) -> None:
+    before_s = redis.time()[0]
+    assert queue.claim(1, lease_s=1).now_s >= before_s
+
+
+def test_what_is_claimed_is_leased_until_the_lease_is_over(queue: RedisQueue, redis: Redis) -> None:
+    submit(queue, "a")
+    now_s = queue.claim(1, lease_s=60).now_s
+    assert redis.zscore(f"windrow:{MODEL}:leases", "a") == pytest.approx((now_s + 60) * 1e6, abs=1)
+
+
+def test_each_claim_has_a_token_of_its_own(queue: RedisQueue) -> None:
+    submit(queue, "a", "b")
+    assert claim(queue, 1)[0].token != claim(queue, 1)[0].token
+
+
+def test_a_claim_says_when_the_request_came_and_when_it_is_too_late(queue: RedisQueue) -> None:
+    submit(queue, "a", deadline_s=30)
+    submit(queue, "b")
+    one, other = claim(queue)
+    assert one.deadline_s == pytest.approx(one.created_s + 30, abs=1e-5)
+    assert other.deadline_s is None
+
+
+def test_models_do_not_see_each_others_requests(redis: Redis) -> None:
+    one, other = RedisQueue(redis, "one"), RedisQueue(redis, "other")
+    submit(one, "a")
+    assert claim(other) == []
+    assert ids_of(claim(one)) == ["a"]
+
+
+def test_flooding_priorities_share_a_thousand_claims_by_their_weights(queue: RedisQueue) -> None:
+    for priority in ("low", "normal", "high"):
+        submit(queue, *(f"{priority}-{number}" for number in range(1000)), priority=priority)
+    served = Counter(id.partition("-")[0] for id in ids_of(claim(queue, 1000)))
+    assert served["high"] == pytest.approx(762, abs=2)  # 1,000 * 16 / 21
+    assert served["normal"] == pytest.approx(190, abs=2)  # 1,000 * 4 / 21
+    assert served["low"] == pytest.approx(48, abs=2)  # 1,000 * 1 / 21
+
+
+def test_two_flooding_tenants_of_one_priority_take_turns(queue: RedisQueue) -> None:
+    submit(queue, *(f"x{number}" for number in range(1000)), tenant="x")
+    submit(queue, *(f"y{number}" for number in range(1000)), tenant="y")
+    served = Counter(id[0] for id in ids_of(claim(queue, 1000)))
+    assert served == {"x": pytest.approx(500, abs=1), "y": pytest.approx(500, abs=1)}
+
+
+def test_a_tenant_of_long_texts_gets_no_more_tokens_than_one_of_short_ones(queue: RedisQueue) -> None:
+    submit(queue, *(f"long-{number}" for number in range(500)), tenant="x", cost=10)
+    submit(queue, *(f"short-{number}" for number in range(500)), tenant="y", cost=1)
+    served = Counter(id.partition("-")[0] for id in ids_of(claim(queue, 440)))
+    assert served == {"long": pytest.approx(40, abs=1), "short": pytest.approx(400, abs=1)}
+
+
+def test_a_late_low_priority_request_is_served_while_high_ones_flood(queue: RedisQueue) -> None:
+    submit(queue, *(f"high-{number}" for number in range(500)), priority="high")
+    claim(queue, 100)
+    submit(queue, "low", priority="low")
+    for number in range(10):
+        submit(queue, *(f"more-{number}-{other}" for other in range(50)), priority="high")
+    # One token of weight 1 is worth 16 of weight 16.
+    assert "low" in ids_of(claim(queue, 17))
+
+
+def test_a_tenant_that_comes_late_is_not_behind_the_backlog_of_another(queue: RedisQueue) -> None:
+    submit(queue, *(f"x{number}" for number in range(1000)), tenant="x")
+    claim(queue, 10)
+    submit(queue, "y", tenant="y")
+    assert "y" in ids_of(claim(queue, 2))
+
+
+def test_the_tags_of_flows_are_dropped_once_everything_was_served(queue: RedisQueue, redis: Redis) -> None:
+    for tenant in "xyz":
+        submit(queue, *(f"{tenant}{number}" for number in range(20)), tenant=tenant, cost=ord(tenant))
+    while claim(queue, 7):
+        pass
+    assert not redis.exists(f"windrow:{MODEL}:flows")
+
+
+def test_the_tags_of_flows_are_dropped_when_the_rest_was_canceled(queue: RedisQueue, redis: Redis) -> None:
+    submit(queue, "a", tenant="x")
+    submit(queue, "b", tenant="y", cost=100)
+    finish(queue, claim(queue, 1))
+    assert queue.cancel("b")
+    assert not redis.exists(f"windrow:{MODEL}:flows")
+
+
+def test_waiting_for_work_ends_when_there_is_some(queue: RedisQueue) -> None:
+    submit(queue, "a")
+    queue.wait_for_work(60)
+    assert ids_of(claim(queue)) == ["a"]
+
+
+def test_waiting_for_work_ends_for_a_second_worker_while_some_is_left(queue: RedisQueue) -> None:
+    submit(queue, "a", "b")
+    queue.wait_for_work(60)
+    claim(queue, 1)
+    queue.wait_for_work(60)
+    assert ids_of(claim(queue, 1)) == ["b"]
+
+
+def test_waiting_for_work_is_only_a_hint(queue: RedisQueue) -> None:
+    submit(queue, "a")
+    claim(queue)
+    queue.wait_for_work(60)  # the token of what another worker has claimed meanwhile
+    assert claim(queue) == []
+
+
+def test_at_most_one_wake_up_waits_however_much_was_submitted(queue: RedisQueue, redis: Redis) -> None:
+    for number in range(20):
+        submit(queue, f"{number}")
+    assert redis.llen(f"windrow:{MODEL}:wake") == 1
+
+
+def test_concurrent_workers_never_get_the_same_request(real_url: str) -> None:
+    ids = [f"{number}" for number in range(2000)]
+    with Redis.from_url(real_url) as client:
+        queue = RedisQueue(client, MODEL)
+        for start in range(0, len(ids), 500):
+            submit(queue, *ids[start : start + 500])
+        got: list[str] = []
+        start_together = threading.Barrier(4)
+
+        def work() -> None:
+            start_together.wait()
+            while requests := claim(queue, 7):
+                got.extend(ids_of(requests))
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(got) == sorted(ids)
+        assert queue.depth().running == len(ids)
+
+
+def test_workers_that_finish_while_others_submit_lose_nothing_and_end_nothing_twice(real_url: str) -> None:
+    ids = [f"{number}" for number in range(1000)]
+    ended: list[bool] = []
+    with Redis.from_url(real_url) as client:
+        queue = RedisQueue(client, MODEL)
+
+        def feed() -> None:
+            for start in range(0, len(ids), 20):
+                submit(queue, *ids[start : start + 20])
+
+        def work() -> None:
+            while len(ended) < len(ids):
+                if requests := claim(queue, 16, lease_s=LEASE_S):
+                    ended.extend(finish(queue, requests))
+                else:
+                    queue.wait_for_work(0.05)
+
+        threads = [threading.Thread(target=target) for target in (feed, work, work, work)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert ended == [True] * len(ids)
+        assert {status_of(queue, id) for id in ids} == {"succeeded"}
+
+
+def test_scripts_that_the_server_has_forgotten_are_sent_again(queue: RedisQueue, redis: Redis) -> None:
+    submit(queue, "a")
+    redis.script_flush()
+    requests = claim(queue)
+    redis.script_flush()
+    assert finish(queue, requests) == [True]

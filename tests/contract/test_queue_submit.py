@@ -1,0 +1,168 @@
+"""submit -> ready: all of a call is queued, or none of it."""
+
+import pytest
+from redis import Redis
+
+from scheduler.core.errors import IdempotencyConflict, QueueFull
+from scheduler.core.fairness import PRIORITY_WEIGHTS, finish_tag
+from scheduler.queue import RedisQueue
+from scheduler.queue.redis_queue import MAX_REQUESTS_PER_CALL
+from tests.support.queue_calls import MODEL, claim, finish, ids_of, request, status_of, submit
+
+
+def test_a_request_that_was_submitted_can_be_claimed(queue: RedisQueue) -> None:
+    assert submit(queue, "a") == ["a"]
+    (claimed,) = claim(queue)
+    assert (claimed.id, claimed.attempt, claimed.flow) == ("a", 1, "acme:normal")
+    assert claimed.call() == {"model": MODEL, "input": "hay", "parameters": {}}
+
+
+def test_requests_of_one_flow_are_claimed_in_the_order_of_the_call(queue: RedisQueue) -> None:
+    ids = [f"{number % 7}-{number}" for number in range(50)]
+    submit(queue, *ids)
+    assert ids_of(claim(queue)) == ids
+
+
+def test_requests_of_one_flow_are_claimed_in_the_order_of_the_calls_whatever_they_cost(queue: RedisQueue) -> None:
+    for id, cost in (("c", 500), ("a", 1), ("b", 30)):
+        submit(queue, id, cost=cost)
+    assert ids_of(claim(queue)) == ["c", "a", "b"]
+
+
+def test_as_many_requests_as_a_call_may_hold_are_queued_claimed_and_finished(queue: RedisQueue) -> None:
+    ids = [f"{number:04}" for number in range(MAX_REQUESTS_PER_CALL)]
+    submit(queue, *ids)
+    requests = claim(queue, MAX_REQUESTS_PER_CALL)
+    assert ids_of(requests) == ids
+    assert finish(queue, requests) == [True] * MAX_REQUESTS_PER_CALL
+
+
+def test_more_requests_than_a_call_may_hold_are_refused_before_anything_is_queued(queue: RedisQueue) -> None:
+    with pytest.raises(ValueError, match="1001 requests in one call; at most 1000"):
+        submit(queue, *(f"{number}" for number in range(MAX_REQUESTS_PER_CALL + 1)))
+    assert queue.depth().waiting == 0
+
+
+def test_a_call_that_would_pass_the_depth_is_refused_whole(queue: RedisQueue) -> None:
+    submit(queue, "a", "b", max_depth=3)
+    with pytest.raises(QueueFull, match="2 requests wait for model 'm', 2 more came, and 3 may wait") as raised:
+        submit(queue, "c", "d", max_depth=3)
+    assert raised.value.retry_after_s is not None
+    assert raised.value.retry_after_s >= 1
+    assert ids_of(claim(queue)) == ["a", "b"]
+    assert status_of(queue, "c") is None
+
+
+def test_a_call_that_just_fits_the_depth_is_taken(queue: RedisQueue) -> None:
+    submit(queue, "a", max_depth=3)
+    submit(queue, "b", "c", max_depth=3)
+    assert queue.depth().waiting == 3
+
+
+def test_a_call_that_would_pass_the_bytes_is_refused_whole(queue: RedisQueue) -> None:
+    size = len(request("a").payload)
+    submit(queue, "a", max_bytes=3 * size)
+    with pytest.raises(QueueFull, match="would hold more than") as raised:
+        submit(queue, "b", "c", "d", max_bytes=3 * size)
+    assert raised.value.retry_after_s is not None
+    assert queue.depth().payload_bytes == size
+    submit(queue, "b", "c", max_bytes=3 * size)
+    assert ids_of(claim(queue)) == ["a", "b", "c"]
+
+
+def test_bytes_are_held_until_the_end_and_not_only_while_waiting(queue: RedisQueue) -> None:
+    size = len(request("a").payload)
+    submit(queue, "a", max_bytes=size)
+    requests = claim(queue)
+    with pytest.raises(QueueFull):
+        submit(queue, "b", max_bytes=size)
+    finish(queue, requests)
+    submit(queue, "b", max_bytes=size)
+
+
+def test_a_full_queue_says_to_come_back_when_half_of_the_wait_is_over(queue: RedisQueue) -> None:
+    submit(queue, "measured")
+    requests = claim(queue)
+    from scheduler.core.outcomes import Done
+    from scheduler.queue import Ending
+
+    queue.finish([Ending("measured", requests[0].token, Done(1))], busy_s=2.0)
+    submit(queue, *"abcdefghi")
+    with pytest.raises(QueueFull) as raised:
+        submit(queue, "j", max_depth=9)
+    assert raised.value.retry_after_s == pytest.approx(10.0)  # (9 waiting + 1) * 2 s, halved
+
+
+def test_what_was_refused_is_counted(queue: RedisQueue) -> None:
+    with pytest.raises(QueueFull):
+        submit(queue, "a", "b", max_depth=1)
+    submit(queue, "a")
+    assert queue.depth().counts == {"rejected": 2, "submitted": 1}
+
+
+def test_the_same_key_and_body_again_gives_the_ids_of_the_first_call(queue: RedisQueue) -> None:
+    assert submit(queue, "a", "b", idempotency=("key", "print")) == ["a", "b"]
+    assert submit(queue, "c", "d", idempotency=("key", "print")) == ["a", "b"]
+    assert ids_of(claim(queue)) == ["a", "b"]
+
+
+def test_the_same_key_again_is_answered_even_when_the_queue_is_full(queue: RedisQueue) -> None:
+    submit(queue, "a", max_depth=1, idempotency=("key", "print"))
+    assert submit(queue, "b", max_depth=1, idempotency=("key", "print")) == ["a"]
+
+
+def test_the_same_key_with_another_body_is_a_conflict(queue: RedisQueue) -> None:
+    submit(queue, "a", idempotency=("key", "print"))
+    with pytest.raises(IdempotencyConflict):
+        submit(queue, "b", idempotency=("key", "other"))
+    assert ids_of(claim(queue)) == ["a"]
+
+
+def test_a_key_whose_call_was_refused_is_free_again(queue: RedisQueue) -> None:
+    with pytest.raises(QueueFull):
+        submit(queue, "a", max_depth=0, idempotency=("key", "print"))
+    assert submit(queue, "b", idempotency=("key", "other")) == ["b"]
+
+
+def test_a_key_is_remembered_as_long_as_the_results(redis: Redis) -> None:
+    queue = RedisQueue(redis, MODEL, result_ttl_s=100)
+    submit(queue, "a", idempotency=("key", "print"))
+    assert 0 < redis.ttl("windrow:idempotency:key") <= 100
+
+
+def test_an_id_that_already_waits_is_queued_once_and_its_bytes_are_counted_once(queue: RedisQueue) -> None:
+    submit(queue, "a", "b")
+    submit(queue, "a", "c")  # as when a Celery message is delivered twice
+    assert ids_of(requests := claim(queue)) == ["a", "b", "c"]
+    finish(queue, requests)
+    assert queue.depth().payload_bytes == 0
+
+
+def test_an_id_that_is_being_worked_on_is_not_queued_again(queue: RedisQueue) -> None:
+    submit(queue, "a")
+    requests = claim(queue)
+    submit(queue, "a")
+    assert claim(queue) == []
+    assert finish(queue, requests) == [True]
+    assert queue.depth().payload_bytes == 0
+
+
+@pytest.mark.parametrize("virtual_time", [0.0, 12345.0625, 1e9 / 3])
+def test_the_scripts_tag_is_the_finish_tag_of_the_core(redis: Redis, virtual_time: float) -> None:
+    queue = RedisQueue(redis, MODEL)
+    redis.hset(f"windrow:{MODEL}:state", "vtime", repr(virtual_time))
+    last: dict[str, float] = {}
+    calls = [("high", 1), ("low", 700), ("normal", 3), ("high", 33), ("low", 0), ("normal", 1)]
+    for number, (priority, cost) in enumerate(calls):
+        submit(queue, f"{number}", priority=priority, cost=cost)
+        expected = finish_tag(virtual_time, last.get(priority), cost, PRIORITY_WEIGHTS[priority])
+        assert redis.zscore(f"windrow:{MODEL}:ready", f"{number}") == expected
+        last[priority] = expected
+
+
+def test_a_tag_starts_from_the_virtual_time_once_its_flow_has_been_served(redis: Redis) -> None:
+    queue = RedisQueue(redis, MODEL)
+    submit(queue, "a", "b", cost=8)
+    claim(queue)
+    submit(queue, "c", cost=4)
+    assert redis.zscore(f"windrow:{MODEL}:ready", "c") == finish_tag(4.0, None, 4, 4.0)  # V = 2 * 8 / 4

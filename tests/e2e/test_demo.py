@@ -1,0 +1,130 @@
+"""``windrow demo`` as a real process: what people see first has to work."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from windrow import Client
+from windrow.embedded import free_port
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+ROOT = Path(__file__).parents[2]
+LIMIT_S = 240.0
+STRATEGIES = ["none", "static", "dynamic", "bucket", "packed"]
+
+
+class Demo:
+    """A running demonstration, and every process that it ever had."""
+
+    def __init__(self, folder: Path, *arguments: str, **environ: str) -> None:
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("WINDROW_") and name != "CELERY_BROKER_URL"
+        }
+        self.port = free_port()
+        self.output = (folder / "output.txt").open("w+")
+        self.errors = (folder / "errors.txt").open("w+")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "windrow", "demo", *arguments],
+            cwd=folder,
+            env={**kept, "PYTHONPATH": str(ROOT), "PORT": str(self.port), "TMPDIR": str(folder), **environ},
+            stdout=self.output,
+            stderr=self.errors,
+        )
+        self.family: set[psutil.Process] = set()
+
+    def text(self) -> str:
+        self.output.seek(0)
+        return self.output.read()
+
+    def follow_until(self, word: str | None = None) -> None:
+        """Wait for the end, or for ``word`` in the output, noting every process meanwhile."""
+        end_s = time.monotonic() + LIMIT_S
+        while self.process.poll() is None and not (word is not None and word in self.text()):
+            assert time.monotonic() < end_s, self.text()
+            try:
+                self.family |= set(psutil.Process(self.process.pid).children(recursive=True))
+            except psutil.NoSuchProcess:
+                break
+            time.sleep(0.2)
+
+    def left(self) -> list[psutil.Process]:
+        alive = []
+        for process in self.family:
+            try:
+                if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                    alive.append(process)
+            except psutil.NoSuchProcess:
+                continue
+        return alive
+
+    def close(self) -> None:
+        for process in self.left():
+            process.kill()
+        self.process.kill()
+        self.process.wait()
+        self.output.close()
+        self.errors.close()
+
+
+@pytest.fixture
+def demos() -> Iterator[list[Demo]]:
+    started: list[Demo] = []
+    yield started
+    for demo in started:
+        demo.close()
+
+
+def test_the_demonstration_runs_reports_and_leaves_nothing(tmp_path: Path, demos: list[Demo]) -> None:
+    demos.append(demo := Demo(tmp_path, "--json", "--requests", "40"))
+    demo.follow_until()
+    demo.errors.seek(0)
+    assert demo.process.wait() == 0, demo.errors.read()
+    report = json.loads(demo.text())
+    assert report["ok"] is True
+    assert len(report["arrivals"]) == 10
+    assert sum(len(batch["places"]) for batch in report["batches"]) == 10
+    assert max(batch["size"] for batch in report["batches"]) <= 4
+    assert [row["strategy"] for row in report["strategies"]] == STRATEGIES
+    assert all(row["requests"] == 40 and row["failed"] == 0 for row in report["strategies"])
+    none, *batched = report["strategies"]
+    assert none["batches"] == 40
+    assert all(row["batches"] < 40 for row in batched)
+    assert report["strategies"][-1]["padding_ratio"] == 0
+    assert demo.family
+    assert demo.left() == []
+    assert list(tmp_path.glob("windrow-demo-*")) == []
+
+
+def test_kept_it_serves_until_it_is_interrupted(tmp_path: Path, demos: list[Demo]) -> None:
+    demos.append(demo := Demo(tmp_path, "--keep", "--requests", "5", COLUMNS="50"))
+    demo.follow_until("until Ctrl-C. Try:")
+    assert demo.process.poll() is None, demo.text()
+    assert f"curl -s http://127.0.0.1:{demo.port}/v1/predictions" in demo.text()
+    with Client(f"http://127.0.0.1:{demo.port}") as client:
+        assert client.predict("minilm", "hay").status == "succeeded"
+    demo.process.send_signal(signal.SIGINT)
+    demo.follow_until()
+    assert demo.process.wait() == 0, demo.text()
+    assert demo.left() == []
+
+
+def test_interrupted_in_the_middle_it_says_so_and_leaves_nothing(tmp_path: Path, demos: list[Demo]) -> None:
+    demos.append(demo := Demo(tmp_path, "--requests", "20000"))
+    demo.follow_until("2. 20000 texts")
+    demo.process.send_signal(signal.SIGTERM)
+    demo.follow_until()
+    assert demo.process.wait() == 130
+    demo.errors.seek(0)
+    assert "Traceback" not in demo.errors.read()
+    assert demo.left() == []

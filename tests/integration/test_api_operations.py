@@ -1,0 +1,76 @@
+"""What operators ask: models, health, readiness, metrics."""
+
+import pytest
+
+from api import create_app
+from scheduler.core.errors import ModelFailed
+from scheduler.core.outcomes import Done, Failed, Outcome
+from tests.support.api_client import ApiClient, assert_problem
+from tests.support.api_fixtures import NewClient, make_settings
+from tests.support.fake_worker import FakeWorker
+
+pytestmark = pytest.mark.integration
+
+
+def test_models_are_listed_in_openais_shape(client: ApiClient) -> None:
+    listed = client.get("/v1/models").json
+    assert listed["object"] == "list"
+    assert [(model["id"], model["object"], model["task"]) for model in listed["data"]] == [("minilm", "model", "embed")]
+
+
+def test_it_is_alive_without_a_worker_but_not_ready(redis_server: str, new_client: NewClient) -> None:
+    client = new_client(redis_server)
+    assert client.get("/healthz").json == {"status": "ok"}
+    assert "minilm" in assert_problem(client.get("/readyz"), 503, "no_worker")
+    with FakeWorker(redis_server, "minilm"):
+        assert client.get("/readyz").json == {"status": "ready"}
+
+
+def test_metrics_count_every_end_and_what_waits(redis_server: str, new_client: NewClient) -> None:
+    def answer(call: dict[str, object]) -> Outcome:
+        return Failed(ModelFailed("no")) if call["input"] == "bad" else Done(1)
+
+    with FakeWorker(redis_server, "minilm", answer) as worker:
+        client = new_client(redis_server)
+        for text in ("good", "good", "bad"):
+            client.predict(text, headers={"Prefer": "wait=20"})
+        worker.pause()
+        client.post(f"/v1/predictions/{client.predict().json['id']}/cancel")
+        client.predict()
+        lines = client.get("/metrics").text.splitlines()
+    assert 'windrow_requests_total{model="minilm",status="succeeded"} 2.0' in lines
+    assert 'windrow_requests_total{model="minilm",status="failed"} 1.0' in lines
+    assert 'windrow_requests_total{model="minilm",status="canceled"} 1.0' in lines
+    assert 'windrow_requests_total{model="minilm",status="expired"} 0.0' in lines
+    assert 'windrow_requests_waiting{model="minilm"} 1.0' in lines
+    assert 'windrow_requests_running{model="minilm"} 0.0' in lines
+    assert 'windrow_rejections_total{model="minilm",reason="queue_full"} 0.0' in lines
+    assert 'windrow_redeliveries_total{model="minilm"} 0.0' in lines
+    assert {line.partition("{")[0].partition(" ")[0] for line in lines if not line.startswith("#")} == {
+        "windrow_requests_total",
+        "windrow_requests_waiting",
+        "windrow_requests_running",
+        "windrow_rejections_total",
+        "windrow_redeliveries_total",
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/", 404, "unknown_route"),
+        ("GET", "/v1/nothing", 404, "unknown_route"),
+        ("GET", "/v1//predictions/x", 404, "unknown_route"),
+        ("GET", "/healthz/", 404, "unknown_route"),
+        ("GET", "/v1/predictions/<script>/x", 404, "unknown_route"),
+        ("GET", "/v1/predictions", 405, "method_not_allowed"),
+        ("DELETE", "/v1/predictions/x", 405, "method_not_allowed"),
+        ("OPTIONS", "/v1/predictions", 405, "method_not_allowed"),
+        ("TRACE", "/healthz", 405, "method_not_allowed"),
+        ("POST", "/metrics", 405, "method_not_allowed"),
+    ],
+)
+def test_what_is_not_there_is_a_problem_too(redis_server: str, method: str, path: str, status: int, code: str) -> None:
+    response = create_app(make_settings(redis_server)).test_client().open(path, method=method)
+    assert_problem(response, status, code)
+    assert ("Allow" in response.headers) == (status == 405)

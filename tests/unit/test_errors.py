@@ -1,0 +1,41 @@
+"""The error tree: what callers may rely on."""
+
+import pytest
+
+from scheduler.core import errors
+from scheduler.core.errors import WindrowError
+
+CLASSES = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, WindrowError)]
+CONCRETE = [error for error in CLASSES if error is not WindrowError]
+
+
+def test_every_error_has_a_code_of_its_own() -> None:
+    codes = [error.code for error in CLASSES]
+    assert len(codes) == len(set(codes))
+
+
+@pytest.mark.parametrize("error", CLASSES)
+def test_a_code_is_one_lower_case_word_with_underscores(error: type[WindrowError]) -> None:
+    assert error.code.replace("_", "").isalpha()
+    assert error.code == error.code.lower()
+
+
+@pytest.mark.parametrize("error", CONCRETE)
+def test_every_error_says_what_it_means(error: type[WindrowError]) -> None:
+    assert error.__doc__
+    assert error.__doc__ != WindrowError.__doc__
+
+
+def test_only_what_may_pass_by_itself_is_worth_repeating() -> None:
+    assert {error.code for error in CLASSES if error.retryable} == {"queue_full", "no_worker", "redis_unavailable"}
+
+
+@pytest.mark.parametrize("error", CLASSES)
+def test_an_error_carries_its_sentence_and_when_to_come_back(error: type[WindrowError]) -> None:
+    raised = error("what was wrong", retry_after_s=2.5)
+    assert (raised.detail, str(raised), raised.retry_after_s) == ("what was wrong", "what was wrong", 2.5)
+
+
+@pytest.mark.parametrize("error", CLASSES)
+def test_an_error_can_be_made_from_its_sentence_alone_as_celery_does(error: type[WindrowError]) -> None:
+    assert error(*["what was wrong"]).retry_after_s is None

@@ -1,0 +1,164 @@
+"""Passes that raise are split until the culprit stands alone; its neighbours notice nothing but time."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduler.core.errors import ModelFailed, OutOfMemory
+from scheduler.core.outcomes import Done, Failed, Outcome
+from scheduler.core.planning import PLANNERS, Batch, BatchLimits
+from scheduler.queue import Claimed
+from worker.engines.base import EngineInfo, Prepared
+from worker.passes import run_row
+from worker.rows import Waiting
+
+LIMITS = BatchLimits(max_batch_size=16, max_batch_tokens=200)
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch names its own."""
+
+
+class FakeEngine:
+    """Answers each request with its own data, and raises what ``check`` raises for a pass."""
+
+    def __init__(self, strategy: str = "packed", check: Callable[[list[Any]], None] = lambda data: None) -> None:
+        self.info = EngineInfo("m", "embed", strategy, None, "cpu", "float32", 512)
+        self.passes: list[list[Any]] = []
+        self._check = check
+
+    def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
+        return [Prepared(len(str(one)), one) for one in inputs]
+
+    def forward(self, prepared: Sequence[Prepared], batch: Batch) -> Any:
+        data = [one.data for one in prepared]
+        assert len(data) == len(batch.indices)
+        assert batch.asked_tokens == sum(one.tokens for one in prepared)
+        self.passes.append(data)
+        self._check(data)
+        return data
+
+    def collect(self, handle: Any) -> list[Outcome]:
+        return [Done(one) for one in handle]
+
+
+def waiting(number: int, tokens: int = 10) -> Waiting:
+    return Waiting(Claimed(f"{number}", "token", 1, 0.0, None, "t:normal", b"{}"), Prepared(tokens, number), 0.0, 0.0)
+
+
+def refuse(*bad: int, error: Exception | None = None) -> Callable[[list[Any]], None]:
+    def check(data: list[Any]) -> None:
+        if set(bad) & set(data):
+            raise error or ValueError("bad input")
+
+    return check
+
+
+def outcomes(engine: FakeEngine, row: list[Waiting], limits: BatchLimits = LIMITS) -> dict[str, Outcome]:
+    """Request id -> how it ended; fails where one ends twice."""
+    ends: dict[str, Outcome] = {}
+    for done in run_row(engine, row, limits):
+        made = [done.error] if done.error else engine.collect(done.handle)
+        for one, outcome in zip(done.members, made, strict=True):
+            assert one.request.id not in ends
+            ends[one.request.id] = outcome
+    return ends
+
+
+@given(
+    st.sampled_from(sorted(PLANNERS)),
+    st.lists(st.integers(1, 300), max_size=60),
+    st.sets(st.integers(0, 59)),
+)
+def test_every_request_ends_once_and_fails_only_where_it_is_the_culprit(
+    strategy: str, lengths: list[int], bad: set[int]
+) -> None:
+    row = [waiting(number, tokens) for number, tokens in enumerate(lengths)]
+    ends = outcomes(FakeEngine(strategy, refuse(*bad)), row)
+    assert set(ends) == {f"{number}" for number in range(len(lengths))}
+    for number in range(len(lengths)):
+        if number in bad:
+            assert isinstance(ends[f"{number}"], Failed)
+        else:
+            assert ends[f"{number}"] == Done(number)  # its own output, not a neighbour's
+
+
+def test_one_bad_request_among_many_fails_alone() -> None:
+    ends = outcomes(FakeEngine(check=refuse(5)), [waiting(number) for number in range(16)])
+    assert [id for id, outcome in ends.items() if isinstance(outcome, Failed)] == ["5"]
+
+
+def test_the_culprit_is_found_by_halving_and_not_one_by_one() -> None:
+    engine = FakeEngine(check=refuse(5))
+    outcomes(engine, [waiting(number) for number in range(16)])
+    assert len(engine.passes) == 9  # 16 fails; then two halves at each of 8, 4, 2 and 1
+
+
+def test_a_failure_names_the_kind_of_error_and_repeats_nothing_of_the_input() -> None:
+    error = ValueError("secret text of a customer")
+    ends = outcomes(FakeEngine(check=refuse(0, error=error)), [waiting(0)])
+    failed = ends["0"]
+    assert isinstance(failed, Failed)
+    assert isinstance(failed.error, ModelFailed)
+    assert failed.error.detail == "the model raised ValueError on this input"
+
+
+@pytest.mark.parametrize("error", [OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_a_request_that_does_not_fit_the_device_alone_is_out_of_memory(error: Exception) -> None:
+    ends = outcomes(FakeEngine(check=refuse(1, error=error)), [waiting(number) for number in range(4)])
+    failed = ends["1"]
+    assert isinstance(failed, Failed)
+    assert isinstance(failed.error, OutOfMemory)
+    assert [id for id, outcome in ends.items() if isinstance(outcome, Done)] == ["0", "2", "3"]
+
+
+def test_a_pass_that_is_too_large_together_succeeds_in_parts() -> None:
+    def check(data: list[Any]) -> None:
+        if len(data) > 3:
+            raise OutOfMemoryError("CUDA out of memory")
+
+    ends = outcomes(FakeEngine(check=check), [waiting(number) for number in range(16)])
+    assert ends == {f"{number}": Done(number) for number in range(16)}
+
+
+def test_a_pass_that_fails_once_and_not_again_costs_nobody_anything() -> None:
+    failures = [ValueError("a hiccup")]
+
+    def check(data: list[Any]) -> None:
+        if failures:
+            raise failures.pop()
+
+    ends = outcomes(FakeEngine(check=check), [waiting(number) for number in range(4)])
+    assert ends == {f"{number}": Done(number) for number in range(4)}
+
+
+def test_each_pass_is_handed_over_before_the_next_one_starts() -> None:
+    engine = FakeEngine("none")
+    passes = run_row(engine, [waiting(number) for number in range(3)], LIMITS)
+    next(passes)
+    assert engine.passes == [[0]]
+
+
+def test_passes_are_planned_by_the_strategy_in_effect() -> None:
+    row = [waiting(0, 10), waiting(1, 100), waiting(2, 10)]
+    for strategy, expected in (("packed", [[0, 1, 2]]), ("none", [[0], [1], [2]]), ("bucket", [[0, 2], [1]])):
+        engine = FakeEngine(strategy)
+        outcomes(engine, row)
+        assert engine.passes == expected
+
+
+def test_passes_are_numbered_so_that_a_batch_can_be_named() -> None:
+    numbers = [one.number for one in run_row(FakeEngine("none"), [waiting(number) for number in range(3)], LIMITS)]
+    assert numbers == [numbers[0], numbers[0] + 1, numbers[0] + 2]
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+def test_an_order_to_stop_is_obeyed_and_not_taken_for_a_bad_input(stop: type[BaseException]) -> None:
+    def check(data: list[Any]) -> None:
+        raise stop
+
+    with pytest.raises(stop):
+        outcomes(FakeEngine(check=check), [waiting(0), waiting(1)])

@@ -1,0 +1,171 @@
+"""Planning as properties: whatever comes, every request is run once and no pass is over its limits."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduler.core.planning import PLANNERS, Batch, BatchLimits, bucket_length, plan_batches
+
+LENGTHS = st.lists(st.integers(1, 600), max_size=200)
+LIMITS = st.builds(
+    BatchLimits,
+    max_batch_size=st.integers(1, 64),
+    max_batch_tokens=st.integers(1, 20_000),
+    buckets=st.sets(st.integers(1, 512), min_size=1, max_size=6).map(lambda sizes: tuple(sorted(sizes))),
+    static_length=st.integers(1, 512),
+)
+STRATEGIES = st.sampled_from(sorted(PLANNERS))
+
+
+def plan(strategy: str, *lengths: int, size: int = 8, tokens: int = 100) -> list[tuple[int, ...]]:
+    limits = BatchLimits(size, tokens, buckets=(10, 20, 40), static_length=30)
+    return [batch.indices for batch in plan_batches(strategy, lengths, limits)]
+
+
+@given(STRATEGIES, LENGTHS, LIMITS)
+def test_every_request_is_planned_exactly_once(strategy: str, lengths: list[int], limits: BatchLimits) -> None:
+    planned = [index for batch in plan_batches(strategy, lengths, limits) for index in batch.indices]
+    assert sorted(planned) == list(range(len(lengths)))
+
+
+@given(STRATEGIES, LENGTHS, LIMITS)
+def test_no_pass_is_empty_or_holds_more_requests_than_it_may(
+    strategy: str, lengths: list[int], limits: BatchLimits
+) -> None:
+    for batch in plan_batches(strategy, lengths, limits):
+        assert 1 <= len(batch.indices) <= limits.max_batch_size
+
+
+@given(STRATEGIES, LENGTHS, LIMITS)
+def test_only_a_single_request_may_be_over_the_token_budget(
+    strategy: str, lengths: list[int], limits: BatchLimits
+) -> None:
+    for batch in plan_batches(strategy, lengths, limits):
+        assert batch.tokens <= limits.max_batch_tokens or len(batch.indices) == 1
+
+
+@given(STRATEGIES, LENGTHS, LIMITS)
+def test_the_tokens_that_were_asked_for_are_those_of_the_requests(
+    strategy: str, lengths: list[int], limits: BatchLimits
+) -> None:
+    batches = plan_batches(strategy, lengths, limits)
+    assert sum(batch.asked_tokens for batch in batches) == sum(lengths)
+    for batch in batches:
+        assert batch.asked_tokens == sum(lengths[index] for index in batch.indices)
+        assert batch.asked_tokens <= batch.tokens
+        assert 0 <= batch.padding_ratio < 1
+
+
+@given(st.sampled_from(["none", "static", "dynamic", "bucket"]), LENGTHS, LIMITS)
+def test_a_padded_pass_is_a_rectangle_that_every_request_fits(
+    strategy: str, lengths: list[int], limits: BatchLimits
+) -> None:
+    for batch in plan_batches(strategy, lengths, limits):
+        assert batch.padded_length is not None
+        assert batch.tokens == batch.padded_length * len(batch.indices)
+        assert all(lengths[index] <= batch.padded_length for index in batch.indices)
+
+
+@given(LENGTHS, LIMITS)
+def test_packed_passes_have_no_padding_at_all(lengths: list[int], limits: BatchLimits) -> None:
+    for batch in plan_batches("packed", lengths, limits):
+        assert batch.padded_length is None
+        assert batch.tokens == batch.asked_tokens
+        assert batch.padding_ratio == 0
+
+
+@given(LENGTHS, LIMITS)
+def test_bucket_pads_each_request_to_the_smallest_bucket_that_fits_or_to_its_own_length(
+    lengths: list[int], limits: BatchLimits
+) -> None:
+    for batch in plan_batches("bucket", lengths, limits):
+        for index in batch.indices:
+            fitting = [size for size in limits.buckets if size >= lengths[index]]
+            assert batch.padded_length == (min(fitting) if fitting else lengths[index])
+
+
+@given(LENGTHS, LIMITS)
+def test_dynamic_pads_to_the_longest_of_the_pass(lengths: list[int], limits: BatchLimits) -> None:
+    for batch in plan_batches("dynamic", lengths, limits):
+        assert batch.padded_length == max(lengths[index] for index in batch.indices)
+
+
+@given(LENGTHS, LIMITS)
+def test_static_pads_to_the_fixed_length_or_to_the_longest_where_that_is_longer(
+    lengths: list[int], limits: BatchLimits
+) -> None:
+    for batch in plan_batches("static", lengths, limits):
+        assert batch.padded_length == max(limits.static_length, *(lengths[index] for index in batch.indices))
+
+
+@given(st.sampled_from(["none", "static", "dynamic", "packed"]), LENGTHS, LIMITS)
+def test_arrival_order_is_kept_across_the_whole_row(strategy: str, lengths: list[int], limits: BatchLimits) -> None:
+    planned = [index for batch in plan_batches(strategy, lengths, limits) for index in batch.indices]
+    assert planned == list(range(len(lengths)))
+
+
+@given(LENGTHS, LIMITS)
+def test_arrival_order_is_kept_within_a_bucket(lengths: list[int], limits: BatchLimits) -> None:
+    by_size: dict[int | None, list[int]] = {}
+    for batch in plan_batches("bucket", lengths, limits):
+        by_size.setdefault(batch.padded_length, []).extend(batch.indices)
+    assert all(indices == sorted(indices) for indices in by_size.values())
+
+
+@given(st.sampled_from(["static", "dynamic", "packed"]), LENGTHS, LIMITS)
+def test_a_pass_ends_only_where_one_more_request_would_be_too_much(
+    strategy: str, lengths: list[int], limits: BatchLimits
+) -> None:
+    batches = plan_batches(strategy, lengths, limits)
+    for batch, following in itertools.pairwise(batches):
+        grown = [*batch.indices, following.indices[0]]
+        merged = plan_batches(strategy, [lengths[index] for index in grown], limits)
+        assert len(merged) == 2
+
+
+@pytest.mark.parametrize(
+    ("strategy", "lengths", "expected"),
+    [
+        ("none", (10, 10), [(0,), (1,)]),
+        ("packed", (40, 40, 20, 1), [(0, 1, 2), (3,)]),  # 40 + 40 + 20 = 100; one more is 101
+        ("packed", (101, 1), [(0,), (1,)]),  # 101 > 100 runs alone
+        ("dynamic", (10, 50, 51), [(0, 1), (2,)]),  # 2 * 50 = 100; 3 * 51 = 153
+        ("static", (1, 1, 1, 1), [(0, 1, 2), (3,)]),  # 3 * 30 = 90; 4 * 30 = 120
+        ("bucket", (5, 15, 10, 50, 20), [(0, 2), (1, 4), (3,)]),  # 10: 5, 10; 20: 15, 20; 50 is over 40
+    ],
+)
+def test_a_row_is_cut_where_the_budget_says(
+    strategy: str, lengths: tuple[int, ...], expected: list[tuple[int, ...]]
+) -> None:
+    assert plan(strategy, *lengths) == expected
+
+
+def test_a_full_pass_is_cut_by_its_number_of_requests() -> None:
+    assert plan("packed", *[1] * 5, size=2) == [(0, 1), (2, 3), (4,)]
+
+
+@pytest.mark.parametrize("strategy", sorted(PLANNERS))
+def test_an_empty_row_has_no_passes(strategy: str) -> None:
+    assert plan(strategy) == []
+
+
+def test_an_unknown_strategy_is_refused_with_the_names_that_exist() -> None:
+    with pytest.raises(ValueError, match="unknown strategy 'fast'; there are none, static, dynamic, bucket, packed"):
+        plan("fast", 1)
+
+
+@pytest.mark.parametrize("length", [0, -1])
+def test_a_length_below_one_token_is_refused(length: int) -> None:
+    with pytest.raises(ValueError, match="at least one token"):
+        plan("packed", 1, length)
+
+
+@pytest.mark.parametrize(("length", "expected"), [(1, 10), (10, 10), (11, 20), (20, 20), (21, 21)])
+def test_a_length_goes_into_the_smallest_bucket_that_holds_it(length: int, expected: int) -> None:
+    assert bucket_length(length, (10, 20)) == expected
+
+
+def test_the_padding_ratio_is_the_share_of_computed_tokens_nobody_asked_for() -> None:
+    assert Batch((0, 1), 20, tokens=40, asked_tokens=30).padding_ratio == 0.25

@@ -1,0 +1,151 @@
+"""The two formats that Redis keeps: a record while a request waits, Celery's result once it has ended."""
+
+import json
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduler.core.errors import Canceled, DeadlineExceeded, ModelFailed, OutOfMemory, WindrowError
+from scheduler.core.outcomes import Done, Failed
+from scheduler.queue.records import (
+    Ending,
+    Prediction,
+    encode_ending,
+    encode_exception,
+    encode_run,
+    ended_prediction,
+    parse_claim,
+    parse_record,
+    waiting_prediction,
+)
+
+PAYLOAD = b'{"model":"minilm","input":"hay","parameters":{"truncate":true}}'
+RECORD = b"1|1700000000000001|1700000005000000|7|acme:high|" + PAYLOAD
+
+
+def prediction(status: str) -> Prediction:
+    return waiting_prediction("p1", RECORD, status)
+
+
+def result(ending: Ending, *, flow: str = "acme:high") -> bytes:
+    """The document that the scripts build from an ending."""
+    celery_status, value, status, run = encode_ending(ending)
+    return orjson.dumps(
+        {
+            "task_id": ending.id,
+            "status": celery_status,
+            "result": orjson.Fragment(value),
+            "kwargs": orjson.Fragment(PAYLOAD),
+            "windrow": {
+                "status": status,
+                "flow": flow,
+                "created_at": 10.0,
+                "completed_at": 12.5,
+                "run": orjson.Fragment(run),
+            },
+        }
+    )
+
+
+def test_a_record_is_read_back_as_it_was_written() -> None:
+    assert parse_record(RECORD) == (1700000000.000001, 1700000005.0, 7, "acme:high", PAYLOAD)
+
+
+def test_a_record_without_a_deadline_says_none_and_not_zero() -> None:
+    assert parse_record(b"1|1000000|0|1|acme:low|{}")[1] is None
+
+
+@given(st.binary(max_size=200))
+def test_a_payload_may_hold_any_bytes_the_separator_too(payload: bytes) -> None:
+    assert parse_record(b"1|1000000|0|1|acme:low|" + payload)[4] == payload
+
+
+def test_a_record_of_another_version_is_refused_rather_than_misread() -> None:
+    with pytest.raises(ValueError, match="this release reads version 1"):
+        parse_record(b"2|1000000|0|1|acme:low|{}")
+
+
+def test_a_claim_is_read_in_the_order_it_was_handed_out() -> None:
+    claim = parse_claim("token", [b"1700000001000000", b"a", b"0", RECORD, b"b", b"2", RECORD])
+    assert claim.now_s == 1700000001.0
+    assert [(one.id, one.attempt, one.token) for one in claim.requests] == [("a", 1, "token"), ("b", 3, "token")]
+    assert claim.requests[0].call() == {"model": "minilm", "input": "hay", "parameters": {"truncate": True}}
+
+
+def test_a_claim_of_nothing_still_says_what_time_it_is() -> None:
+    claim = parse_claim("token", [b"1700000001000000"])
+    assert (claim.now_s, claim.requests) == (1700000001.0, [])
+
+
+@pytest.mark.parametrize(
+    ("outcome", "celery_status", "status"),
+    [
+        (Done({"embedding": [1.0]}), "SUCCESS", "succeeded"),
+        (Failed(ModelFailed("no")), "FAILURE", "failed"),
+        (Failed(DeadlineExceeded("late")), "REVOKED", "expired"),
+    ],
+)
+def test_each_outcome_has_its_status_here_and_in_celery(outcome: Any, celery_status: str, status: str) -> None:
+    made = encode_ending(Ending("p1", "t", outcome))
+    assert (made[0], made[2]) == (celery_status, status)
+
+
+def test_numpy_arrays_are_stored_as_numbers() -> None:
+    _, value, _, _ = encode_ending(Ending("p1", "t", Done({"embedding": np.array([0.5, 1.0], dtype=np.float32)})))
+    assert json.loads(value) == {"embedding": [0.5, 1.0]}
+
+
+@pytest.mark.parametrize(
+    ("error", "exc_type", "module"),
+    [
+        (ModelFailed("no"), "ModelFailed", "scheduler.core.errors"),
+        (OutOfMemory("no"), "OutOfMemory", "scheduler.core.errors"),
+        (DeadlineExceeded("no"), "TaskRevokedError", "celery.exceptions"),
+        (Canceled("no"), "TaskRevokedError", "celery.exceptions"),
+    ],
+)
+def test_an_error_is_stored_as_an_exception_that_celery_can_raise(
+    error: WindrowError, exc_type: str, module: str
+) -> None:
+    assert json.loads(encode_exception(error)) == {"exc_type": exc_type, "exc_message": ["no"], "exc_module": module}
+
+
+def test_a_run_says_how_it_failed_by_code_and_sentence() -> None:
+    run = json.loads(encode_run(ModelFailed("the model raised"), 3.5, {"batch_size": 2}))
+    assert run == {
+        "started_at": 3.5,
+        "metrics": {"batch_size": 2},
+        "error": {"code": "model_failed", "detail": "the model raised"},
+    }
+
+
+@pytest.mark.parametrize("status", ["queued", "processing"])
+def test_what_has_not_ended_has_no_output_no_error_and_no_end(status: str) -> None:
+    found = prediction(status)
+    assert (found.tenant, found.priority, found.model, found.input) == ("acme", "high", "minilm", "hay")
+    assert (found.output, found.error, found.started_s, found.completed_s) == (None, None, None, None)
+    assert not found.is_ended
+
+
+def test_a_tenant_may_have_a_colon_in_its_name() -> None:
+    found = ended_prediction(result(Ending("p1", "t", Done(1)), flow="org:team:low"))
+    assert (found.tenant, found.priority) == ("org:team", "low")
+
+
+def test_a_success_is_read_back_with_its_output_times_and_metrics() -> None:
+    found = ended_prediction(result(Ending("p1", "t", Done({"label": "good"}), 11.0, {"batch_size": 4})))
+    assert found == Prediction(
+        id="p1", model="minilm", status="succeeded", tenant="acme", priority="high", input="hay",
+        parameters={"truncate": True}, output={"label": "good"}, error=None, metrics={"batch_size": 4},
+        created_s=10.0, started_s=11.0, completed_s=12.5,
+    )  # fmt: skip
+    assert found.is_ended
+
+
+def test_a_failure_is_read_back_with_its_error_and_no_output() -> None:
+    found = ended_prediction(result(Ending("p1", "t", Failed(ModelFailed("no")))))
+    assert (found.status, found.output, found.error) == ("failed", None, {"code": "model_failed", "detail": "no"})

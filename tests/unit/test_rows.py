@@ -1,0 +1,239 @@
+"""Rows with a clock of their own: what comes while a row waits or runs, and when the row goes.
+
+`Rows` looks at its clock whenever it decides. This clock moves on by itself and delivers what arrives meanwhile, so
+that a whole story runs in one thread, as fast as the machine is.
+"""
+
+from collections.abc import Callable
+
+import pytest
+
+from scheduler.core.window import WindowLimits
+from scheduler.queue import Claimed
+from worker.engines.base import Prepared
+from worker.rows import Row, Rows, Waiting
+
+WINDOW_S = 0.005
+TICK_S = 0.0005
+
+
+class Clock:
+    """Moves on by ``TICK_S`` at each look, and runs what was planned for the time it comes to."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+        self._plans: list[tuple[float, Callable[[], None]]] = []
+
+    def __call__(self) -> float:
+        self.pass_time(TICK_S)
+        return self.now_s
+
+    def at(self, time_s: float, happens: Callable[[], None]) -> None:
+        self._plans.append((time_s, happens))
+
+    def pass_time(self, seconds: float) -> None:
+        end_s = self.now_s + seconds
+        for time_s, happens in sorted((plan for plan in self._plans if plan[0] <= end_s), key=lambda plan: plan[0]):
+            self._plans.remove((time_s, happens))
+            self.now_s = max(self.now_s, time_s)
+            happens()
+        self.now_s = end_s
+
+
+class Field:
+    """Rows, their clock, and short ways to fill and take them."""
+
+    def __init__(self, **limits: WindowLimits) -> None:
+        self.clock = Clock()
+        self.rows = Rows(limits or {"m": WindowLimits(8, 1000, WINDOW_S)}, self.clock)
+
+    def arrive(self, *ids: str, model: str = "m", tokens: int = 10, since_s: float | None = None) -> None:
+        """Requests arrive; ``since_s`` is when they were submitted, where that was before now."""
+        now_s = self.clock.now_s
+        arrived_s = now_s if since_s is None else since_s
+        self.rows.add(
+            model,
+            [
+                Waiting(
+                    Claimed(id, "token", 1, arrived_s, None, "t:normal", b"{}"),
+                    Prepared(tokens, None),
+                    arrived_s,
+                    now_s,
+                )
+                for id in ids
+            ],
+        )
+
+    def arrive_when_idle(self, id: str) -> None:
+        """A request arrives when `Rows.take` has booked the end of the last pass and looks again."""
+        self.clock.at(self.clock.now_s + 1.5 * TICK_S, lambda: self.arrive(id))
+
+    def take(self) -> Row:
+        row = self.rows.take()
+        assert row is not None
+        return row
+
+    def ids(self) -> list[str]:
+        return [one.request.id for one in self.take().waiting]
+
+
+def test_a_full_row_goes_at_once() -> None:
+    field = Field()
+    field.arrive(*"abcdefgh")
+    row = field.take()
+    assert (len(row.waiting), row.closed_by) == (8, "size")
+    assert field.clock.now_s < 100.0 + WINDOW_S
+
+
+def test_a_row_with_enough_tokens_goes_at_once() -> None:
+    field = Field()
+    field.arrive("a", "b", tokens=500)
+    assert field.take().closed_by == "tokens"
+    assert field.clock.now_s < 100.0 + WINDOW_S
+
+
+def test_requests_leave_in_the_order_they_came() -> None:
+    field = Field()
+    field.arrive("a", "b", "c", since_s=99.0)
+    field.arrive("d", since_s=99.5)
+    assert field.ids() == ["a", "b", "c", "d"]
+
+
+def test_a_row_takes_what_fits_into_the_token_budget_and_leaves_the_rest() -> None:
+    field = Field()
+    field.arrive("a", "b", "c", tokens=400)
+    assert field.ids() == ["a", "b"]  # 400 + 400 = 800; one more is 1,200 > 1,000
+    field.clock.pass_time(WINDOW_S)
+    assert field.ids() == ["c"]
+
+
+def test_a_request_over_the_token_budget_still_goes_alone() -> None:
+    field = Field()
+    field.arrive("a", tokens=5000)
+    assert field.ids() == ["a"]
+
+
+def test_the_first_burst_under_a_window_is_waited_for() -> None:
+    field = Field()
+    field.arrive("a")
+    for number, id in enumerate("bcd"):
+        field.clock.at(100.001 + number * 0.001, lambda id=id: field.arrive(id))  # type: ignore[misc]
+    row = field.take()
+    assert [one.request.id for one in row.waiting] == ["a", "b", "c", "d"]
+    assert row.closed_by in {"wait", "idle"}
+
+
+def test_a_row_goes_no_later_than_one_window_after_its_first_request_however_many_follow() -> None:
+    field = Field(m=WindowLimits(1000, 100_000, WINDOW_S))
+    field.arrive("first")
+    for number in range(100):
+        field.clock.at(100.0 + number * TICK_S, lambda number=number: field.arrive(f"{number}"))  # type: ignore[misc]
+    assert field.take().closed_by == "wait"
+    assert field.clock.now_s <= 100.0 + WINDOW_S + 2 * TICK_S
+
+
+def test_time_in_the_redis_queue_counts_as_waiting() -> None:
+    field = Field()
+    field.arrive("a", since_s=100.0 - WINDOW_S)
+    assert field.take().closed_by == "wait"
+    assert field.clock.now_s == pytest.approx(100.0 + TICK_S)
+
+
+def test_a_lone_closed_loop_client_is_soon_not_made_to_wait() -> None:
+    field = Field()
+    field.arrive("0")
+    closed_by = [field.take().closed_by]
+    for number in range(1, 10):
+        field.clock.pass_time(0.010)
+        field.arrive_when_idle(f"{number}")  # sent after the last answer
+        closed_by.append(field.take().closed_by)
+    assert closed_by[1:] == ["idle"] * 9
+
+
+def test_a_lone_client_whose_friends_come_back_is_waited_with_again() -> None:
+    field = Field()
+    field.arrive("0")
+    field.take()
+    for number in range(10):
+        field.clock.pass_time(0.010)
+        field.arrive_when_idle(f"alone {number}")
+        field.take()
+    for number in range(10):  # every pass now sees three others join
+        start_s = field.clock.now_s
+        for other in range(3):
+            field.clock.at(start_s + 0.002 * (other + 1), lambda id=f"{number} {other}": field.arrive(id))  # type: ignore[misc]
+        field.clock.pass_time(0.010)
+        field.take()
+    field.clock.pass_time(0.010)
+    field.arrive_when_idle("first")
+    field.clock.at(field.clock.now_s + 0.003, lambda: field.arrive("second"))
+    assert field.ids() == ["first", "second"]
+
+
+def test_the_row_grows_while_the_device_is_busy_and_goes_as_soon_as_it_is_free() -> None:
+    field = Field()
+    field.arrive("a", since_s=99.0)
+    field.take()
+    field.clock.pass_time(0.001)
+    field.arrive("b")
+    field.clock.pass_time(0.002)
+    field.arrive("c")
+    field.clock.pass_time(0.010)
+    assert field.ids() == ["b", "c"]
+
+
+def test_a_row_says_how_many_more_it_takes() -> None:
+    field = Field()
+    assert field.rows.wait_for_room("m", 0) == 8
+    field.arrive("a", "b", "c", since_s=99.0)
+    assert field.rows.wait_for_room("m", 0) == 5
+    field.arrive(*"defgh")
+    assert field.rows.wait_for_room("m", 0) == 0
+    field.take()
+    assert field.rows.wait_for_room("m", 0) == 8
+
+
+def test_of_two_models_that_are_due_the_one_that_waited_longer_goes_first() -> None:
+    limits = WindowLimits(8, 1000, WINDOW_S)
+    field = Field(one=limits, two=limits)
+    field.arrive("a", model="one", since_s=99.0)
+    field.arrive("b", model="two", since_s=98.0)
+    assert [field.take().model, field.take().model] == ["two", "one"]
+
+
+def test_a_model_that_is_due_does_not_wait_for_one_that_is_not() -> None:
+    field = Field(patient=WindowLimits(8, 1000, 60.0), quick=WindowLimits(8, 1000, 0.0))
+    field.arrive("a", model="patient")
+    field.arrive("b", model="quick")
+    assert field.take().model == "quick"
+
+
+def test_without_a_window_nothing_waits() -> None:
+    field = Field(m=WindowLimits(8, 1000, 0.0))
+    for id in "abc":
+        field.arrive(id)
+        assert field.ids() == [id]
+
+
+def test_after_closing_what_is_left_is_taken_and_then_there_is_nothing() -> None:
+    field = Field(m=WindowLimits(2, 1000, 60.0))
+    field.arrive("a", "b")
+    field.arrive("c")
+    field.rows.close()
+    assert [field.ids(), field.ids()] == [["a", "b"], ["c"]]
+    assert field.rows.take() is None
+    assert field.rows.take() is None
+
+
+def test_closing_ends_a_wait_for_room() -> None:
+    field = Field()
+    field.arrive(*"abcdefgh")
+    field.rows.close()
+    assert field.rows.wait_for_room("m", 60.0) == 0
+
+
+def test_adding_nothing_opens_no_window() -> None:
+    field = Field()
+    field.rows.add("m", [])
+    field.rows.close()
+    assert field.rows.take() is None

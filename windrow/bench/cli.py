@@ -1,0 +1,101 @@
+"""``windrow bench ...``: mounted by ``app.add_typer(bench_app)``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from windrow.cli.output import FAILED, errors_reported, fail
+
+bench_app = typer.Typer(name="bench", help="Measure Windrow on this machine.", no_args_is_help=True)
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the report to this file too.")]
+
+
+@bench_app.command("http")
+def http_(
+    clients: Annotated[int, typer.Option(min=1, help="Connections, each with one request at a time.")] = 64,
+    rounds: Annotated[int, typer.Option(min=1, help="Times every contender is measured.")] = 3,
+    seconds: Annotated[float, typer.Option(min=1, help="Length of one measurement.")] = 15.0,
+    texts: Annotated[int, typer.Option(min=1, help="Texts of 3 to 400 words, sent over and over.")] = 1000,
+    warm: Annotated[float, typer.Option(min=0, help="Seconds of load before each measurement.")] = 4.0,
+    json_file: JsonFile = None,
+) -> None:
+    """Windrow over HTTP between its bound, the engine alone, and plain Celery."""
+    from windrow.bench.over_http import run_http
+    from windrow.bench.show import show_http
+
+    with problems_reported():
+        _finish(run_http(clients, rounds, seconds, texts, warm, _say), show_http, json_file)
+
+
+@bench_app.command()
+def queue(
+    items: Annotated[int, typer.Option(min=1000, help="Items through the data plane.")] = 200_000,
+    payload_bytes: Annotated[int, typer.Option(min=40, help="Size of each.")] = 200,
+    batch_size: Annotated[int, typer.Option(min=1, max=1000, help="Items in a row.")] = 64,
+    depth: Annotated[int, typer.Option(min=1000, help="Waiting requests of the memory and claim figures.")] = 100_000,
+    rounds: Annotated[int, typer.Option(min=1, help="Times each rate is measured.")] = 3,
+    json_file: JsonFile = None,
+) -> None:
+    """The data plane without a model: items a second, bytes a waiting request, claim times; and plain Celery."""
+    from windrow.bench.data_plane import run_queue
+    from windrow.bench.show import show_figures
+
+    with problems_reported():
+        report = run_queue(items, payload_bytes, batch_size, depth, rounds, _say)
+        _finish(report, lambda console, made: show_figures(console, "Data plane", made["figures"]), json_file)
+
+
+@bench_app.command()
+def lone(
+    requests: Annotated[int, typer.Option(min=10, help="Requests, one at a time.")] = 200,
+    json_file: JsonFile = None,
+) -> None:
+    """One client, one request at a time, against the model call itself."""
+    from windrow.bench.lone import run_lone
+    from windrow.bench.show import show_figures
+
+    with problems_reported():
+        report = run_lone(requests, _say)
+        _finish(report, lambda console, made: show_figures(console, "A lone client", made["figures"]), json_file)
+
+
+@contextmanager
+def problems_reported() -> Iterator[None]:
+    """Turn what can go wrong into one line on stderr and an exit code."""
+    from windrow.bench.programs import BenchFailed
+    from windrow.serve import NotReady
+    from windrow.supervise import Interrupted, ProgramEnded
+
+    if sys.platform != "linux":
+        fail("platform", "the benchmarks read /proc; they run on Linux", FAILED, as_json=False)
+    with errors_reported(as_json=False):
+        try:
+            yield
+        except (BenchFailed, NotReady, ProgramEnded) as error:
+            fail("bench_failed", str(error), FAILED, as_json=False)
+        except Interrupted:
+            raise typer.Exit(130) from None
+
+
+def _finish(report: dict[str, Any], show: Any, json_file: Path | None) -> None:
+    from rich.console import Console
+
+    if json_file is not None:
+        import orjson
+
+        json_file.write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2))
+    show(Console(), report)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    bench_app()

@@ -1,0 +1,122 @@
+"""``windrow bench lone``: what everything around the model costs a client that is alone."""
+
+from __future__ import annotations
+
+import http.client
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import orjson
+
+from windrow.bench.programs import BenchFailed
+from windrow.bench.stats import median, percentile
+from windrow.bench.workload import MODEL, bench_environ
+from windrow.demo.texts import mixed_texts
+from windrow.serve import Stack
+from windrow.supervise import Interrupts
+
+TARGET_MS = 5.0
+#: Requests of one side before it is the other's turn.
+BLOCK = 10
+#: Between turns: threads of a finished pass spin for a moment before they sleep.
+SETTLE_S = 0.05
+WARM = 20
+Ask = Callable[[list[str]], list[float]]
+
+
+def run_lone(requests: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Measure both, in turns on the same texts; ``figures`` are rows of ``name, value, unit, target``."""
+    texts = mixed_texts(requests)
+    with tempfile.TemporaryDirectory(prefix="windrow-bench-") as name, Interrupts() as interrupts:
+        folder = Path(name)
+        environ = bench_environ(folder)
+        with Stack(folder, environ, interrupts, say) as stack, engine_calls(environ) as direct:
+            with http_client(stack.url) as over_http:
+                for ask in (over_http, direct):
+                    ask(texts[:WARM])
+                http_s, direct_s = _in_turns(texts, [over_http, direct], stack.check)
+    return summarise(http_s, direct_s)
+
+
+def summarise(http_s: list[float], direct_s: list[float]) -> dict[str, Any]:
+    """The report; both lists are in the order of the same texts."""
+    http_ms, direct_ms = [[took_s * 1e3 for took_s in side] for side in (http_s, direct_s)]
+    pairs = [over - alone for over, alone in zip(http_ms, direct_ms, strict=True)]
+    rows: list[tuple[str, float, str | None]] = [
+        ("over HTTP, p50", median(http_ms), None),
+        ("over HTTP, p99", percentile(http_ms, 0.99), None),
+        ("the model call, p50", median(direct_ms), None),
+        ("the model call, p99", percentile(direct_ms, 0.99), None),
+        ("difference of the p50", median(http_ms) - median(direct_ms), f"<= {TARGET_MS:g}"),
+        ("median difference text by text", median(pairs), None),
+    ]
+    figures = [{"name": name, "value": value, "unit": "ms", "target": target} for name, value, target in rows]
+    return {"figures": figures, "http_ms": http_ms, "direct_ms": direct_ms}
+
+
+@contextmanager
+def http_client(url: str) -> Iterator[Ask]:
+    """Asks over one connection, one text at a time."""
+    address = urlsplit(url)
+    connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=90)
+    headers = {"Content-Type": "application/json", "Prefer": "wait=60"}
+
+    def ask(text: str) -> float:
+        body = orjson.dumps({"model": MODEL, "input": text, "parameters": {"truncate": True}})
+        began_s = time.perf_counter()
+        connection.request("POST", "/v1/predictions", body, headers)
+        response = connection.getresponse()
+        answer = response.read()
+        took_s = time.perf_counter() - began_s
+        if response.status != 200:
+            raise BenchFailed(f"a request was answered {response.status}: {answer[:300]!r}")
+        return took_s
+
+    try:
+        yield lambda texts: [ask(text) for text in texts]
+    finally:
+        connection.close()
+
+
+@contextmanager
+def engine_calls(environ: Mapping[str, str]) -> Iterator[Ask]:
+    """Asks the engine in a process of its own, where only the call itself is timed."""
+    command = [sys.executable, "-m", "windrow.bench.engine_calls"]
+    with subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
+        pipe_in, pipe_out = process.stdin, process.stdout
+
+        def read() -> list[float]:
+            line = pipe_out.readline()
+            if not line:
+                raise BenchFailed("the process with the model ended")
+            took_s: list[float] = orjson.loads(line)
+            return took_s
+
+        def ask(texts: list[str]) -> list[float]:
+            pipe_in.write(orjson.dumps(texts) + b"\n")
+            pipe_in.flush()
+            return read()
+
+        try:
+            read()
+            yield ask
+        finally:
+            process.kill()
+
+
+def _in_turns(texts: list[str], sides: list[Ask], check: Callable[[], None]) -> list[list[float]]:
+    took_s: list[list[float]] = [[] for _ in sides]
+    for start in range(0, len(texts), BLOCK):
+        check()
+        for ask, took in zip(sides, took_s, strict=True):
+            time.sleep(SETTLE_S)
+            took += ask(texts[start : start + BLOCK])
+    return took_s

@@ -1,0 +1,64 @@
+"""A worker whose model does nothing: the real resident loop, claiming and finishing. Run by `run_part`."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from scheduler.core.outcomes import Done, Failed, Outcome
+from scheduler.core.planning import Batch, BatchLimits
+from scheduler.queue import RedisQueue
+from scheduler.queue.connection import connect
+from windrow.bench.processes import cpu_s
+from windrow.bench.programs import part
+from worker.engines.base import EngineInfo, Prepared
+from worker.lane import Lane
+from worker.resident import Resident
+
+MODEL = "noop"
+NOTHING = Done({"ok": True})
+
+
+class NoopEngine:
+    """An `Engine` that answers at once and notes when."""
+
+    info = EngineInfo(MODEL, "embed", "packed", None, "cpu", "float32", 512)
+
+    def __init__(self) -> None:
+        self.done = 0
+        #: When the first item was prepared and the last was collected, `time.monotonic`.
+        self.first_s: float | None = None
+        self.last_s = 0.0
+
+    def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
+        """One token each."""
+        if self.first_s is None:
+            self.first_s = time.monotonic()
+        return [Prepared(1, None) for _ in inputs]
+
+    def forward(self, prepared: Sequence[Prepared], batch: Batch) -> int:
+        """Nothing."""
+        return len(prepared)
+
+    def collect(self, handle: int) -> list[Outcome]:
+        """The same answer for everybody."""
+        self.done += handle
+        self.last_s = time.monotonic()
+        return [NOTHING] * handle
+
+
+def measure(spec: dict[str, Any]) -> dict[str, Any]:
+    """Run until ``items`` have ended; returns the seconds between first claim and last finish, and CPU seconds."""
+    engine = NoopEngine()
+    queue = RedisQueue(connect(spec["url"]), MODEL)
+    limits = BatchLimits(max_batch_size=spec["batch_size"], max_batch_tokens=1 << 30)
+    lane = Lane(queue, engine, limits, max_wait_s=0.005, lease_s=15.0, worker="bench")
+    Resident({MODEL: lane}, lambda: engine.done >= spec["items"]).run()
+    assert engine.first_s is not None
+    return {"took_s": engine.last_s - engine.first_s, "done": engine.done, "cpu_s": cpu_s([os.getpid()])}
+
+
+if __name__ == "__main__":
+    part(measure)

@@ -1,0 +1,49 @@
+"""The reports as tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def show_http(console: Console, report: dict[str, Any]) -> None:
+    """The report of `windrow.bench.over_http.summarise`."""
+    table = _table("HTTP, closed loop", "contender", "texts/s", "tokens/s", "p50 ms", "p99 ms", "failed", "CPU ms a request")
+    for name, one in report["contenders"].items():
+        table.add_row(
+            name, f"{one['texts_per_s']:.1f}", f"{one['tokens_per_s']:.0f}", _number(one["p50_ms"]),
+            _number(one["p99_ms"]), str(one["failed"]),
+            ", ".join(f"{label} {used_ms:.2f}" for label, used_ms in one["cpu_ms_per_request"].items()) or "-",
+        )  # fmt: skip
+    console.print(table)
+    targets = report["targets"]
+    console.print(f"Windrow / engine alone: {report['ratio_to_bound']:.3f} (target {targets['ratio_to_bound']})")
+    console.print(f"Windrow / plain Celery: {report['ratio_to_celery']:.2f} (target {targets['ratio_to_celery']})")
+    for number, device in enumerate(report["device"], 1):
+        console.print(
+            f"round {number}: device busy {device['busy_ratio']:.1%}, {device['batches']} passes of "
+            f"{device['mean_size']:.1f} texts, gaps p50 {device['gap_p50_ms']:.1f} p90 {device['gap_p90_ms']:.1f} ms, "
+            f"{device['tokens_per_busy_s']:.0f} tokens/s while busy"
+        )
+
+
+def show_figures(console: Console, title: str, rows: list[dict[str, Any]]) -> None:
+    """Rows of ``name, value, unit, target``."""
+    table = _table(title, "figure", "value", "unit", "target")
+    for row in rows:
+        table.add_row(row["name"], f"{row['value']:,.{row.get('digits', 2)}f}", row["unit"], row.get("target") or "-")
+    console.print(table)
+
+
+def _table(title: str, first: str, *others: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column(first)
+    for name in others:
+        table.add_column(name, justify="right" if not name.startswith("CPU") else "left", overflow="fold")
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}"

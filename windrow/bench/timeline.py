@@ -1,0 +1,66 @@
+"""What the device did, read back from the predictions that clients got."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from windrow.bench.stats import median, percentile
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One forward pass, times in seconds since the epoch."""
+
+    started_s: float
+    ended_s: float
+    size: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceUse:
+    """How well the device was used between its first and its last pass."""
+
+    batches: int
+    mean_size: float
+    #: Share of the time in which a pass ran, 0 to 1.
+    busy_ratio: float
+    #: Between one pass and the next, in milliseconds.
+    gap_p50_ms: float
+    gap_p90_ms: float
+    #: Tokens computed per second of passes, gaps left out.
+    tokens_per_busy_s: float
+
+
+def read_batches(predictions: Iterable[Mapping[str, Any]]) -> list[Batch]:
+    """The passes that the predictions ran in, in order of their start."""
+    batches: dict[str, Batch] = {}
+    for prediction in predictions:
+        metrics = prediction["metrics"]
+        started_s = datetime.fromisoformat(prediction["started_at"]).timestamp()
+        ended_s = started_s + metrics["compute_ms"] / 1e3
+        batches[metrics["batch_id"]] = Batch(started_s, ended_s, metrics["batch_size"], metrics["batch_tokens"])
+    return sorted(batches.values(), key=lambda batch: batch.started_s)
+
+
+def device_use(batches: Sequence[Batch]) -> DeviceUse | None:
+    """Sum up ``batches``, which are in order; None for fewer than two."""
+    if len(batches) < 2:
+        return None
+    busy_s, until_s = 0.0, batches[0].started_s
+    for batch in batches:
+        busy_s += max(0.0, batch.ended_s - max(batch.started_s, until_s))
+        until_s = max(until_s, batch.ended_s)
+    pairs = zip(batches, batches[1:], strict=False)
+    gaps_ms = [max(0.0, after.started_s - before.ended_s) * 1e3 for before, after in pairs]
+    return DeviceUse(
+        batches=len(batches),
+        mean_size=sum(batch.size for batch in batches) / len(batches),
+        busy_ratio=busy_s / (until_s - batches[0].started_s),
+        gap_p50_ms=median(gaps_ms),
+        gap_p90_ms=percentile(gaps_ms, 0.9),
+        tokens_per_busy_s=sum(batch.tokens for batch in batches) / busy_s,
+    )

@@ -1,0 +1,45 @@
+"""The texts of the benchmarks, and the model that they are for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from scheduler.settings import DEFAULT_MODELS, ModelSettings
+from scheduler.tokens import load_text_limit
+from windrow.demo.texts import mixed_texts
+
+MODEL = "minilm"
+#: Requests in a row, and clients that keep them coming.
+ROW = 64
+CONFIG = f"""[models.{MODEL}]
+task = "embed"
+source = "{DEFAULT_MODELS[MODEL]["source"]}"
+strategy = "packed"
+max_batch_size = {ROW}
+"""
+#: Settings of the shell that would turn the benchmark into another one.
+NOT_INHERITED = ("CELERY_BROKER_URL", "PORT", "WEB_CONCURRENCY")
+
+
+def model_settings() -> ModelSettings:
+    """The model of `CONFIG`."""
+    return ModelSettings(task="embed", source=DEFAULT_MODELS[MODEL]["source"], max_batch_size=ROW)
+
+
+def counted_texts(count: int) -> tuple[list[str], list[int]]:
+    """Texts of 3 to 400 words, and what each has in tokens once it is cut to what the model takes."""
+    texts = mixed_texts(count)
+    limit = load_text_limit(model_settings().source)
+    return texts, [min(limit.count(text), limit.max_input_tokens) for text in texts]
+
+
+def bench_environ(folder: Path, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment of everything that is started: our model and nothing from windrow.toml or ``WINDROW_*``."""
+    config = folder / "windrow.toml"
+    config.write_text(CONFIG, encoding="utf-8")
+    kept = {
+        name: value for name, value in environ.items() if name not in NOT_INHERITED and not name.startswith("WINDROW_")
+    }
+    return kept | {"WINDROW_CONFIG": str(config), "PORT": "0", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
