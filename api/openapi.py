@@ -25,8 +25,9 @@ REQUESTS = (schemas.PredictionRequest, schemas.BatchRequest)
 
 READING = (core.UnknownPrediction, core.PredictionGone, core.RedisUnavailable)
 SUBMITTING = (
-    core.MalformedRequest, core.UnknownModel, core.PredictionGone, core.PayloadTooLarge, core.InvalidInput, core.InputTooLong,
-    core.IdempotencyConflict, core.QueueFull, core.ModelUnusable, core.NoWorker, core.RedisUnavailable,
+    core.MalformedRequest, core.UnknownModel, core.PredictionGone, core.PayloadTooLarge, core.InvalidInput,
+    core.InputTooLong, core.IdempotencyConflict, core.QueueFull, core.ModelUnusable, core.NoWorker,
+    core.RedisUnavailable,
 )  # fmt: skip
 
 TEXT = {"type": "string"}

@@ -1,7 +1,7 @@
 """What goes into the queue and comes out of it, and the two formats in which Redis keeps it.
 
-A *record* is a request that has not ended: ``1|created_us|deadline_us|cost|<tenant>:<priority>|payload``. A *result* is
-Celery's own result document with a ``windrow`` object beside Celery's fields; see docs/redis-schema.md.
+A *record* is a request that has not ended: ``1|created_us|deadline_us|cost|tag|<tenant>:<priority>|payload``. A *result*
+is Celery's own result document with a ``windrow`` object beside Celery's fields; see docs/redis-schema.md.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def parse_record(record: bytes) -> tuple[float, float | None, int, str, bytes]:
 
     Raises `ValueError` for a record of another version.
     """
-    version, created, deadline, cost, flow, payload = record.split(b"|", 5)
+    version, created, deadline, cost, _, flow, payload = record.split(b"|", 6)
     if version != b"1":
         raise ValueError(f"record of version {version!r}; this release reads version 1")
     return int(created) / 1e6, int(deadline) / 1e6 or None, int(cost), flow.decode(), payload

@@ -146,7 +146,7 @@ class RedisQueue:
         return [flag == 1 for flag in reply]
 
     def release(self, held: Mapping[str, str]) -> int:
-        """Give unstarted requests (id -> token, oldest first) back to the front, without counting an attempt."""
+        """Give unstarted requests (id -> token) back to the front, without counting an attempt."""
         return int(self._run("release", [], _flat(held))) if held else 0
 
     def cancel(self, id: str) -> bool:

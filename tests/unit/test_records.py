@@ -24,7 +24,7 @@ from scheduler.queue.records import (
 )
 
 PAYLOAD = b'{"model":"minilm","input":"hay","parameters":{"truncate":true}}'
-RECORD = b"1|1700000000000001|1700000005000000|7|acme:high|" + PAYLOAD
+RECORD = b"1|1700000000000001|1700000005000000|7|0.4375|acme:high|" + PAYLOAD
 
 
 def prediction(status: str) -> Prediction:
@@ -56,17 +56,17 @@ def test_a_record_is_read_back_as_it_was_written() -> None:
 
 
 def test_a_record_without_a_deadline_says_none_and_not_zero() -> None:
-    assert parse_record(b"1|1000000|0|1|acme:low|{}")[1] is None
+    assert parse_record(b"1|1000000|0|1|0.25|acme:low|{}")[1] is None
 
 
 @given(st.binary(max_size=200))
 def test_a_payload_may_hold_any_bytes_the_separator_too(payload: bytes) -> None:
-    assert parse_record(b"1|1000000|0|1|acme:low|" + payload)[4] == payload
+    assert parse_record(b"1|1000000|0|1|0.25|acme:low|" + payload)[4] == payload
 
 
 def test_a_record_of_another_version_is_refused_rather_than_misread() -> None:
     with pytest.raises(ValueError, match="this release reads version 1"):
-        parse_record(b"2|1000000|0|1|acme:low|{}")
+        parse_record(b"2|1000000|0|1|0.25|acme:low|{}")
 
 
 def test_a_claim_is_read_in_the_order_it_was_handed_out() -> None:

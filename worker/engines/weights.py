@@ -52,6 +52,7 @@ def load_weights(folder: Path, auto_class: str, dtype: torch.dtype, device: torc
             f"{folder}: no *.safetensors file; Windrow never reads pickled weights. "
             "Convert with model.save_pretrained(folder) and serve that folder"
         )
+    transformers.utils.logging.disable_progress_bar()  # a log file is no place for one
     try:
         module, report = getattr(transformers, auto_class).from_pretrained(
             folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True,

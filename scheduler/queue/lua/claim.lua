@@ -21,7 +21,7 @@ for i, id in ipairs(ids) do
   if records[i] then
     leases[#leases + 1], leases[#leases + 2] = expiry, id
     owners[#owners + 1], owners[#owners + 2] = id, token
-    local flow = string.match(records[i], '^1|%d+|%d+|%d+|([^|]*)|')
+    local flow = string.match(records[i], '^1|%d+|%d+|%d+|[^|]*|([^|]*)|')
     if not seen[flow] then
       seen[flow] = true
       flows[#flows + 1] = flow

@@ -2,7 +2,7 @@
 -- ARGV: ttl_s, channel, then per request: id, 'retry'|'dead'|'expired', result JSON, run JSON. Every verdict is
 -- checked again here, since another worker may have reaped in between. Returns how many it applied.
 local ttl_s, channel, FIRST = ARGV[1], ARGV[2], 3
-local again, ended = {}, {}
+local again, records, ended = {}, {}, {}
 for at = FIRST, #ARGV, 4 do
   local id, verdict = ARGV[at], ARGV[at + 1]
   local record = redis.call('HGET', JOBS, id)
@@ -18,7 +18,7 @@ for at = FIRST, #ARGV, 4 do
       redis.call('ZREM', LEASES, id)
       redis.call('HDEL', OWNERS, id)
       redis.call('HINCRBY', ATTEMPTS, id, 1)
-      again[#again + 1] = id
+      again[#again + 1], records[#again + 1] = id, record
     else
       local job = parse(record)
       local celery_status, status = 'FAILURE', 'failed'
@@ -35,7 +35,7 @@ for at = FIRST, #ARGV, 4 do
   end
 end
 if #again > 0 then
-  to_front(again)
+  to_front(again, records)
   redis.call('HINCRBY', STATE, 'redelivered', #again)
 end
 if #ended > 0 then redis.call('PUBLISH', channel, table.concat(ended, ' ')) end

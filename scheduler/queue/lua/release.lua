@@ -1,5 +1,5 @@
 -- claimed -> ready, without counting an attempt: a worker that stops gives back what it has not started.
--- ARGV: per request, in the order they were claimed: id, token. Returns how many were given back.
+-- ARGV: per request: id, token. Returns how many were given back.
 local ids = {}
 for at = 1, #ARGV, 2 do ids[#ids + 1] = ARGV[at] end
 local mine = {}
@@ -7,8 +7,9 @@ for i, owner in ipairs(redis.call('HMGET', OWNERS, unpack(ids))) do
   if owner == ARGV[2 * i] then mine[#mine + 1] = ids[i] end
 end
 if #mine > 0 then
+  local records = redis.call('HMGET', JOBS, unpack(mine))
   redis.call('HDEL', OWNERS, unpack(mine))
   redis.call('ZREM', LEASES, unpack(mine))
-  to_front(mine)
+  to_front(mine, records)
 end
 return #mine

@@ -14,8 +14,9 @@
 -- KEYS[12] info       hash  worker -> what it serves, JSON
 -- KEYS[13] ...              result keys, one per request of the call: celery-task-meta-<id>, with a TTL
 --
--- All but the results are named windrow:<model>:<name>. A record is "1|created_us|deadline_us|cost|flow|payload": a
--- version, the Redis time of the submit, 0 or the deadline, tokens, "<tenant>:<priority>", and the JSON of the call.
+-- All but the results are named windrow:<model>:<name>. A record is "1|created_us|deadline_us|cost|tag|flow|payload":
+-- a version, the Redis time of the submit, 0 or the deadline, tokens, the virtual finish time, "<tenant>:<priority>", and
+-- the JSON of the call.
 -- Time is Redis TIME in microseconds and nobody else's clock. Deletes come before writes, because Redis 6.2 checks
 -- for memory only at a script's first write, and a full Redis must still be able to finish.
 local READY, JOBS, LEASES, OWNERS, ATTEMPTS, FLOWS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
@@ -30,9 +31,9 @@ local clock = redis.call('TIME')
 local now_us = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 
 local function parse(record)
-  local created, deadline, cost, flow, start = string.match(record, '^1|(%d+)|(%d+)|(%d+)|([^|]*)|()')
-  return { created_us = tonumber(created), deadline_us = tonumber(deadline), cost = tonumber(cost), flow = flow,
-           payload = string.sub(record, start) }
+  local created, deadline, cost, tag, flow, start = string.match(record, '^1|(%d+)|(%d+)|(%d+)|([^|]*)|([^|]*)|()')
+  return { created_us = tonumber(created), deadline_us = tonumber(deadline), cost = tonumber(cost), tag = tag,
+           flow = flow, payload = string.sub(record, start) }
 end
 
 -- Civil date from days since 1970-01-01 (Hinnant, "chrono-compatible low-level date algorithms").
@@ -56,15 +57,12 @@ local function wake()
   if redis.call('LLEN', WAKE) == 0 then redis.call('LPUSH', WAKE, '1') end
 end
 
--- Back before everything that waits, keeping the order of the ids given: nothing waiting has a tag below vtime.
-local function to_front(ids)
+-- Back to where they were. That is the front: what was claimed has a tag of at most vtime, what never was has a larger
+-- one. And it is their old order, however many workers give back, in whatever sequence.
+local function to_front(ids, records)
   if #ids == 0 then return end
-  local vtime = tonumber(redis.call('HGET', STATE, 'vtime') or '0')
   local entries = {}
-  for i, id in ipairs(ids) do
-    entries[2 * i - 1] = string.format('%.17g', vtime - (#ids - i + 1) / 1000)
-    entries[2 * i] = id
-  end
+  for i, id in ipairs(ids) do entries[2 * i - 1], entries[2 * i] = parse(records[i]).tag, id end
   redis.call('ZADD', READY, unpack(entries))
   wake()
 end
@@ -77,6 +75,8 @@ local function forget(ids, payload_bytes)
   redis.call('HDEL', ATTEMPTS, unpack(ids))
   redis.call('ZREM', LEASES, unpack(ids))
   redis.call('ZREM', DEADLINES, unpack(ids))
+  -- Where nothing waits, no flow is ahead: the tags of what was canceled or expired go too.
+  if redis.call('ZCARD', READY) == 0 then redis.call('DEL', FLOWS) end
   redis.call('HINCRBY', STATE, 'bytes', int(-payload_bytes))
 end
 

@@ -15,34 +15,42 @@ if fingerprint ~= '' then
   end
 end
 
-local bytes = 0
-for i = 0, count - 1 do bytes = bytes + #ARGV[FIRST + 4 * i + 3] end
+-- An id that has not ended is taken in once: a Celery message that is delivered again brings it again.
+local ids = {}
+for i = 0, count - 1 do ids[i + 1] = ARGV[FIRST + 4 * i] end
+local known = redis.call('HMGET', JOBS, unpack(ids))
+local bytes, fresh = 0, 0
+for i = 0, count - 1 do
+  if not known[i + 1] then
+    bytes = bytes + #ARGV[FIRST + 4 * i + 3]
+    fresh = fresh + 1
+  end
+end
 local depth = redis.call('ZCARD', READY)
 local state = redis.call('HMGET', STATE, 'vtime', 'bytes')
-if depth + count > max_depth then
-  redis.call('HINCRBY', STATE, 'rejected', count)
+if fresh == 0 then return { 'queued', depth } end
+if depth + fresh > max_depth then
+  redis.call('HINCRBY', STATE, 'rejected', fresh)
   return { 'full', 'depth', depth }
 end
 if tonumber(state[2] or '0') + bytes > max_bytes then
-  redis.call('HINCRBY', STATE, 'rejected', count)
+  redis.call('HINCRBY', STATE, 'rejected', fresh)
   return { 'full', 'bytes', depth }
 end
 
 local tag = math.max(tonumber(state[1] or '0'), tonumber(redis.call('HGET', FLOWS, flow) or '0'))
-local jobs, ready, deadlines, ids = {}, {}, {}, {}
+local jobs, ready, deadlines = {}, {}, {}
 for i = 0, count - 1 do
-  local at = FIRST + 4 * i
-  local id, cost, left_us, payload = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), ARGV[at + 3]
-  local deadline_us = left_us > 0 and now_us + left_us or 0
-  tag = tag + math.max(1, tonumber(cost)) / weight
-  ids[i + 1] = id
-  jobs[2 * i + 1] = id
-  jobs[2 * i + 2] = table.concat({ '1', int(now_us), int(deadline_us), cost, flow, payload }, '|')
-  ready[2 * i + 1] = string.format('%.17g', tag)
-  ready[2 * i + 2] = id
-  if deadline_us > 0 then
-    deadlines[#deadlines + 1] = int(deadline_us)
-    deadlines[#deadlines + 1] = id
+  if not known[i + 1] then
+    local at = FIRST + 4 * i
+    local id, cost, left_us, payload = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), ARGV[at + 3]
+    local deadline_us = left_us > 0 and now_us + left_us or 0
+    tag = tag + math.max(1, tonumber(cost)) / weight
+    local place = string.format('%.17g', tag)
+    jobs[#jobs + 1] = id
+    jobs[#jobs + 1] = table.concat({ '1', int(now_us), int(deadline_us), cost, place, flow, payload }, '|')
+    ready[#ready + 1], ready[#ready + 2] = place, id
+    if deadline_us > 0 then deadlines[#deadlines + 1], deadlines[#deadlines + 2] = int(deadline_us), id end
   end
 end
 redis.call('HSET', JOBS, unpack(jobs))
@@ -50,9 +58,9 @@ redis.call('ZADD', READY, unpack(ready))
 if #deadlines > 0 then redis.call('ZADD', DEADLINES, unpack(deadlines)) end
 redis.call('HSET', FLOWS, flow, string.format('%.17g', tag))
 redis.call('HINCRBY', STATE, 'bytes', int(bytes))
-redis.call('HINCRBY', STATE, 'submitted', count)
+redis.call('HINCRBY', STATE, 'submitted', fresh)
 if fingerprint ~= '' then
   redis.call('SET', KEYS[RESULTS + 1], fingerprint .. ' ' .. table.concat(ids, ' '), 'EX', ARGV[6])
 end
 wake()
-return { 'queued', depth + count }
+return { 'queued', depth + fresh }

@@ -1,0 +1,249 @@
+"""claimed -> finished: the first end wins, is stored as Celery stores it, and is announced."""
+
+import json
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.exceptions import TaskRevokedError
+from celery.result import AsyncResult
+from redis import Redis
+
+from scheduler.core.errors import ModelFailed, OutOfMemory
+from scheduler.core.outcomes import Done, Failed
+from scheduler.queue import Ending, RedisQueue, finished_channel, result_key
+from scheduler.queue.redis_queue import expired
+from tests.support.queue_calls import MODEL, claim, finish, ids_of, request, status_of, submit
+
+
+class Ear:
+    """Hears what is published on some channels."""
+
+    def __init__(self, redis: Redis, *channels: str) -> None:
+        self._pubsub = redis.pubsub()
+        self._pubsub.subscribe(*channels)
+        for _ in channels:
+            self._next()
+
+    def _next(self) -> Any:
+        while (message := self._pubsub.get_message(timeout=5)) is None:
+            pass
+        return message
+
+    def hear(self) -> tuple[str, bytes]:
+        """The next message: channel and data."""
+        message = self._next()
+        return message["channel"].decode(), message["data"]
+
+
+@pytest.fixture
+def celery_app(real_url: str) -> Celery:
+    """A Celery app as a caller has one, with the results in the Redis under test."""
+    return Celery("caller", broker=real_url, backend=real_url, set_as_current=False)
+
+
+@pytest.fixture
+def real_queue(real_redis: Redis) -> RedisQueue:
+    return RedisQueue(real_redis, MODEL)
+
+
+def test_a_finished_request_is_read_back_with_its_output(queue: RedisQueue) -> None:
+    submit(queue, "a")
+    (one,) = claim(queue)
+    assert queue.finish([Ending("a", one.token, Done({"label": "good"}), 12.5, {"batch_size": 1})]) == [True]
+    found = queue.lookup("a")
+    assert found is not None
+    assert (found.status, found.output, found.error) == ("succeeded", {"label": "good"}, None)
+    assert (found.started_s, found.metrics, found.tenant, found.input) == (12.5, {"batch_size": 1}, "acme", "hay")
+    assert found.created_s == pytest.approx(one.created_s)
+    assert found.completed_s is not None
+    assert found.completed_s >= found.created_s
+
+
+def test_a_batch_is_finished_in_one_call_each_request_with_its_own_end(queue: RedisQueue) -> None:
+    submit(queue, "a", "b", "c")
+    a, b, c = claim(queue)
+    endings = [
+        Ending("a", a.token, Done(1)),
+        Ending("b", b.token, Failed(ModelFailed("no"))),
+        Ending("c", c.token, expired()),
+    ]
+    assert queue.finish(endings) == [True, True, True]
+    assert [status_of(queue, id) for id in "abc"] == ["succeeded", "failed", "expired"]
+    depth = queue.depth()
+    assert (depth.waiting, depth.running, depth.payload_bytes) == (0, 0, 0)
+    assert depth.counts == {"submitted": 3, "succeeded": 1, "failed": 1, "expired": 1}
+
+
+def test_an_input_that_looks_like_our_format_is_only_an_input(queue: RedisQueue) -> None:
+    tricky = '1|2|3|4|a:b|"},"windrow":{"status":"failed"}\x00\n\u2028'
+    queue.submit([request("a", input=tricky)], flow="acme:low", weight=1.0, max_depth=9, max_bytes=9999)
+    finish(queue, claim(queue), Done({"text": tricky}))
+    found = queue.lookup("a")
+    assert found is not None
+    assert (found.status, found.input, found.output) == ("succeeded", tricky, {"text": tricky})
+
+
+def test_a_result_is_kept_as_long_as_was_asked_for_and_no_longer(redis: Redis) -> None:
+    queue = RedisQueue(redis, MODEL, result_ttl_s=100)
+    submit(queue, "a")
+    finish(queue, claim(queue))
+    assert 0 < redis.ttl(result_key("a")) <= 100
+
+
+def test_an_end_is_announced_on_the_results_own_channel_and_once_a_batch_on_the_models(
+    queue: RedisQueue, redis: Redis
+) -> None:
+    submit(queue, "a", "b")
+    requests = claim(queue)
+    ear = Ear(redis, result_key("a"), result_key("b"), finished_channel(MODEL))
+    finish(queue, requests)
+    heard = [ear.hear() for _ in range(3)]
+    assert [channel for channel, _ in heard] == [result_key("a"), result_key("b"), finished_channel(MODEL)]
+    assert heard[0][1] == redis.get(result_key("a"))
+    assert heard[2][1] == b"a b"
+
+
+def test_the_result_is_there_when_it_is_announced(queue: RedisQueue, redis: Redis) -> None:
+    submit(queue, "a")
+    ear = Ear(redis, finished_channel(MODEL))
+    finish(queue, claim(queue))
+    ear.hear()
+    assert status_of(queue, "a") == "succeeded"
+
+
+def test_the_first_end_wins_and_a_second_one_is_counted_and_dropped(queue: RedisQueue) -> None:
+    submit(queue, "a")
+    (one,) = claim(queue)
+    assert queue.finish([Ending("a", one.token, Done("first"))]) == [True]
+    assert queue.finish([Ending("a", one.token, Done("second"))]) == [False]
+    found = queue.lookup("a")
+    assert found is not None
+    assert found.output == "first"
+    assert queue.depth().counts["late"] == 1
+
+
+def test_the_same_request_twice_in_one_call_is_one_end(queue: RedisQueue) -> None:
+    submit(queue, "a", "b")
+    a, b = claim(queue)
+    endings = [Ending("a", a.token, Done(1)), Ending("a", a.token, Done(2)), Ending("b", b.token, Done(3))]
+    assert queue.finish(endings) == [True, False, True]
+    found = queue.lookup("a")
+    assert found is not None
+    assert found.output == 1
+    assert queue.depth().payload_bytes == 0
+    assert queue.depth().counts == {"submitted": 2, "succeeded": 2, "late": 1}
+
+
+@pytest.mark.parametrize("token", ["", "0123456789abcdef"])
+def test_an_end_with_a_token_that_does_not_hold_the_request_is_dropped(queue: RedisQueue, token: str) -> None:
+    submit(queue, "a")
+    claim(queue)
+    assert queue.finish([Ending("a", token, Done(1))]) == [False]
+    assert status_of(queue, "a") == "processing"
+
+
+def test_an_end_for_a_request_that_was_never_claimed_or_never_came_is_dropped(queue: RedisQueue) -> None:
+    submit(queue, "a")
+    assert queue.finish([Ending("a", "", Done(1)), Ending("never", "", Done(1))]) == [False, False]
+    assert status_of(queue, "a") == "queued"
+    assert status_of(queue, "never") is None
+
+
+def test_a_batch_with_one_late_end_stores_the_others(queue: RedisQueue) -> None:
+    submit(queue, "a", "b", "c")
+    a, b, c = claim(queue)
+    queue.cancel("b")
+    endings = [Ending(one.id, one.token, Done(1)) for one in (a, b, c)]
+    assert queue.finish(endings) == [True, False, True]
+    assert [status_of(queue, id) for id in "abc"] == ["succeeded", "canceled", "succeeded"]
+
+
+def test_finishing_nothing_is_nothing(queue: RedisQueue) -> None:
+    assert queue.finish([]) == []
+
+
+def test_the_time_of_one_request_is_averaged_from_the_time_of_batches(queue: RedisQueue) -> None:
+    submit(queue, *"abcdefgh")
+    for count, busy_s in ((4, 4.0), (2, 12.0)):
+        requests = claim(queue, count)
+        queue.finish([Ending(one.id, one.token, Done(1)) for one in requests], busy_s=busy_s)
+    assert queue.depth().service_s == pytest.approx(2.0)  # 0.8 * 4 / 4 + 0.2 * 12 / 2
+
+
+def test_a_success_is_a_success_in_celery(real_queue: RedisQueue, celery_app: Celery) -> None:
+    submit(real_queue, "a")
+    finish(real_queue, claim(real_queue), Done({"embedding": [0.5]}))
+    result = AsyncResult("a", app=celery_app)
+    assert result.status == "SUCCESS"
+    assert result.get(timeout=10) == {"embedding": [0.5]}
+    assert result.successful()
+    assert result.date_done is not None
+    assert result.traceback is None
+
+
+def test_celery_is_told_while_it_waits(real_queue: RedisQueue, celery_app: Celery) -> None:
+    submit(real_queue, "a")
+    result = AsyncResult("a", app=celery_app)
+    heard: list[Any] = []
+    result.then(heard.append)
+    finish(real_queue, claim(real_queue), Done(1))
+    assert result.get(timeout=10) == 1
+
+
+@pytest.mark.parametrize("error", [ModelFailed("the model raised ValueError"), OutOfMemory("too long")])
+def test_a_failure_raises_in_celery_what_it_is_here(
+    real_queue: RedisQueue, celery_app: Celery, error: ModelFailed | OutOfMemory
+) -> None:
+    submit(real_queue, "a")
+    finish(real_queue, claim(real_queue), Failed(error))
+    result = AsyncResult("a", app=celery_app)
+    assert result.status == "FAILURE"
+    assert result.failed()
+    with pytest.raises(type(error), match=error.detail):
+        result.get(timeout=10)
+
+
+def test_a_canceled_request_is_revoked_in_celery(real_queue: RedisQueue, celery_app: Celery) -> None:
+    submit(real_queue, "a")
+    real_queue.cancel("a")
+    result = AsyncResult("a", app=celery_app)
+    assert result.status == "REVOKED"
+    with pytest.raises(TaskRevokedError, match="canceled by request"):
+        result.get(timeout=10)
+
+
+def test_an_expired_request_is_revoked_in_celery(real_queue: RedisQueue, celery_app: Celery) -> None:
+    submit(real_queue, "a")
+    finish(real_queue, claim(real_queue), expired())
+    with pytest.raises(TaskRevokedError, match="the deadline passed"):
+        AsyncResult("a", app=celery_app).get(timeout=10)
+
+
+def test_a_request_that_waits_is_pending_in_celery(real_queue: RedisQueue, celery_app: Celery) -> None:
+    submit(real_queue, "a")
+    assert AsyncResult("a", app=celery_app).status == "PENDING"
+
+
+def test_forgetting_a_result_in_celery_forgets_it_here(real_queue: RedisQueue, celery_app: Celery) -> None:
+    submit(real_queue, "a")
+    finish(real_queue, claim(real_queue))
+    AsyncResult("a", app=celery_app).forget()
+    assert real_queue.lookup("a") is None
+
+
+def test_the_date_is_the_time_of_the_end_in_iso_format(queue: RedisQueue, redis: Redis) -> None:
+    from datetime import UTC, datetime
+
+    submit(queue, "a")
+    finish(queue, claim(queue))
+    document = json.loads(redis.get(result_key("a")) or b"")
+    done = datetime.fromisoformat(document["date_done"])
+    assert done.tzinfo == UTC
+    assert done.timestamp() == pytest.approx(document["windrow"]["completed_at"], abs=1e-5)
+
+
+def test_what_is_claimed_again_after_an_end_is_only_what_has_not_ended(queue: RedisQueue) -> None:
+    submit(queue, "a", "b")
+    finish(queue, claim(queue, 1))
+    assert ids_of(claim(queue)) == ["b"]

@@ -1,0 +1,291 @@
+"""What happens to held requests: renewed, given back, lost with their worker, and given up in the end."""
+
+import json
+
+import pytest
+from redis import Redis
+
+from scheduler.core.outcomes import Done
+from scheduler.queue import Ending, RedisQueue, finished_channel, result_key
+from tests.support.queue_calls import (
+    LEASE_S,
+    MODEL,
+    NO_LEASE_S,
+    claim,
+    finish,
+    held,
+    ids_of,
+    reap_until,
+    status_of,
+    submit,
+)
+
+SHORT_S = 0.02
+
+
+def waits(queue: RedisQueue, count: int) -> bool:
+    return queue.depth().waiting == count
+
+
+def test_a_lease_that_holds_is_not_reaped(queue: RedisQueue) -> None:
+    submit(queue, "a")
+    claim(queue)
+    assert queue.reap() == 0
+    assert claim(queue) == []
+
+
+def test_a_request_whose_lease_ran_out_comes_back_as_its_next_attempt(queue: RedisQueue) -> None:
+    submit(queue, "a")
+    claim(queue, lease_s=SHORT_S)
+    assert reap_until(queue, lambda: waits(queue, 1)) == 1
+    (again,) = claim(queue)
+    assert (again.id, again.attempt) == ("a", 2)
+    assert queue.depth().counts["redelivered"] == 1
+
+
+def test_a_request_that_comes_back_keeps_its_payload_its_flow_and_its_time(queue: RedisQueue) -> None:
+    submit(queue, "a", deadline_s=600)
+    (first,) = claim(queue, lease_s=NO_LEASE_S)
+    queue.reap()
+    (again,) = claim(queue)
+    assert (again.payload, again.flow, again.created_s, again.deadline_s) == (
+        first.payload,
+        first.flow,
+        first.created_s,
+        first.deadline_s,
+    )
+    assert again.token != first.token
+
+
+def test_what_comes_back_is_before_everything_that_waits_even_of_a_higher_priority(queue: RedisQueue) -> None:
+    submit(queue, "low", priority="low", cost=1000)
+    claim(queue, lease_s=NO_LEASE_S)
+    submit(queue, "high", priority="high")
+    queue.reap()
+    assert ids_of(claim(queue)) == ["low", "high"]
+
+
+def test_a_renewed_lease_outlives_the_first_one(queue: RedisQueue) -> None:
+    submit(queue, "a", "b")
+    a, b = claim(queue, lease_s=NO_LEASE_S)
+    assert queue.renew(held([a]), lease_s=LEASE_S) == []
+    assert queue.reap() == 1
+    assert ids_of(claim(queue)) == ["b"]
+    assert finish(queue, [a, b]) == [True, False]
+
+
+def test_renewing_tells_what_is_no_longer_held(queue: RedisQueue) -> None:
+    submit(queue, "ended", "canceled", "reaped", "mine")
+    requests = claim(queue)
+    tokens = held(requests)
+    finish(queue, requests[:1])
+    queue.cancel("canceled")
+    queue.release({"reaped": tokens["reaped"]})
+    assert queue.renew({**tokens, "never": "token"}, lease_s=LEASE_S) == ["ended", "canceled", "reaped", "never"]
+
+
+def test_renewing_with_the_token_of_a_claim_that_was_lost_does_not_disturb_the_new_one(queue: RedisQueue) -> None:
+    submit(queue, "a")
+    first = claim(queue, lease_s=NO_LEASE_S)
+    queue.reap()
+    second = claim(queue, lease_s=NO_LEASE_S)
+    assert queue.renew(held(first), lease_s=LEASE_S) == ["a"]
+    assert queue.reap() == 1
+    assert finish(queue, second) == [False]
+
+
+def test_renewing_nothing_is_nothing(queue: RedisQueue) -> None:
+    assert queue.renew({}, lease_s=1) == []
+
+
+def test_the_end_from_a_worker_that_lost_its_lease_is_dropped(queue: RedisQueue) -> None:
+    submit(queue, "a")
+    first = claim(queue, lease_s=NO_LEASE_S)
+    queue.reap()
+    second = claim(queue)
+    assert finish(queue, first, Done("late")) == [False]
+    assert finish(queue, second, Done("in time")) == [True]
+    found = queue.lookup("a")
+    assert found is not None
+    assert found.output == "in time"
+    assert queue.depth().counts["late"] == 1
+
+
+def test_an_end_that_comes_before_the_reaper_counts_although_the_lease_was_over(queue: RedisQueue) -> None:
+    submit(queue, "a")
+    requests = claim(queue, lease_s=NO_LEASE_S)
+    assert finish(queue, requests) == [True]
+    assert queue.reap() == 0
+
+
+def test_after_its_last_attempt_a_request_fails_and_is_kept_as_a_dead_letter(redis: Redis) -> None:
+    queue = RedisQueue(redis, MODEL, max_attempts=3)
+    submit(queue, "poison")
+    for attempt in (1, 2, 3):
+        assert [one.attempt for one in claim(queue, lease_s=NO_LEASE_S)] == [attempt]
+        assert queue.reap() == 1
+    assert claim(queue) == []
+    found = queue.lookup("poison")
+    assert found is not None
+    assert found.status == "failed"
+    assert found.error == {
+        "code": "attempts_exhausted",
+        "detail": "the worker died or lost its lease on each of 3 attempts",
+    }
+    (letter,) = redis.lrange(f"windrow:{MODEL}:dead", 0, -1)
+    letter = json.loads(letter)
+    assert (letter["id"], letter["kwargs"]["input"]) == ("poison", "hay")
+    assert letter["run"]["error"] == found.error
+    assert queue.depth().payload_bytes == 0
+    assert queue.depth().counts == {"submitted": 1, "redelivered": 2, "failed": 1}
+
+
+def test_giving_up_is_announced_like_any_other_end(redis: Redis) -> None:
+    queue = RedisQueue(redis, MODEL, max_attempts=1)
+    submit(queue, "a")
+    claim(queue, lease_s=NO_LEASE_S)
+    pubsub = redis.pubsub()
+    pubsub.subscribe(result_key("a"), finished_channel(MODEL))
+    queue.reap()
+    heard = []
+    while len(heard) < 2:
+        message = pubsub.get_message(ignore_subscribe_messages=True, timeout=5)
+        if message is not None:
+            heard.append(message["channel"].decode())
+    assert heard == [result_key("a"), finished_channel(MODEL)]
+
+
+def test_dead_letters_are_the_newest_and_bounded(redis: Redis) -> None:
+    queue = RedisQueue(redis, MODEL, max_attempts=1)
+    for start in range(0, 1500, 500):
+        submit(queue, *(f"{number}" for number in range(start, start + 500)))
+        claim(queue, lease_s=NO_LEASE_S)
+        assert queue.reap() == 500
+    dead = [json.loads(letter)["id"] for letter in redis.lrange(f"windrow:{MODEL}:dead", 0, -1)]
+    assert len(dead) == 1000
+    assert sorted(map(int, dead)) == list(range(500, 1500))
+
+
+def test_more_lost_requests_than_one_call_takes_are_all_reaped_in_the_end(queue: RedisQueue) -> None:
+    submit(queue, *(f"{number}" for number in range(1000)))
+    claim(queue, lease_s=NO_LEASE_S)
+    assert reap_until(queue, lambda: waits(queue, 1000)) == 1000
+    assert len(claim(queue)) == 1000
+
+
+def test_two_reapers_move_a_request_once(redis: Redis) -> None:
+    one, other = RedisQueue(redis, MODEL), RedisQueue(redis, MODEL)
+    submit(one, "a")
+    claim(one, lease_s=NO_LEASE_S)
+    assert [one.reap(), other.reap()] == [1, 0]
+    assert [request.attempt for request in claim(one)] == [2]
+
+
+def test_what_is_given_back_comes_first_again_in_its_order_and_as_the_same_attempt(queue: RedisQueue) -> None:
+    submit(queue, *"dcbae")
+    requests = claim(queue, 4)
+    assert queue.release(held(requests)) == 4
+    again = claim(queue)
+    assert ids_of(again) == list("dcbae")
+    assert {one.attempt for one in again} == {1}
+
+
+def test_giving_back_only_concerns_what_is_still_held(queue: RedisQueue) -> None:
+    submit(queue, "a", "b")
+    requests = claim(queue)
+    queue.cancel("a")
+    assert queue.release({**held(requests), "never": "token"}) == 1
+    assert queue.release(held(requests)) == 0
+    assert ids_of(claim(queue)) == ["b"]
+
+
+def test_an_end_after_giving_back_is_dropped(queue: RedisQueue) -> None:
+    submit(queue, "a")
+    requests = claim(queue)
+    queue.release(held(requests))
+    assert finish(queue, requests) == [False]
+    assert status_of(queue, "a") == "queued"
+
+
+def test_giving_back_nothing_is_nothing(queue: RedisQueue) -> None:
+    assert queue.release({}) == 0
+
+
+def test_attempts_that_were_lost_are_remembered_over_giving_back(queue: RedisQueue) -> None:
+    submit(queue, "a")
+    claim(queue, lease_s=NO_LEASE_S)
+    queue.reap()
+    queue.release(held(claim(queue)))
+    assert [one.attempt for one in claim(queue)] == [2]
+
+
+def test_what_two_workers_give_back_is_in_the_order_it_was_claimed(queue: RedisQueue) -> None:
+    submit(queue, *"edcbaf")
+    first, second = claim(queue, 3), claim(queue, 2)
+    queue.release(held(first))
+    queue.release(held(second))
+    assert ids_of(claim(queue)) == list("edcbaf")
+
+
+def test_what_the_second_worker_gives_back_first_is_in_the_order_it_was_claimed(queue: RedisQueue) -> None:
+    submit(queue, *"edcbaf")
+    first, second = claim(queue, 3), claim(queue, 2)
+    queue.release(held(second))
+    queue.release(held(first))
+    assert ids_of(claim(queue)) == list("edcbaf")
+
+
+def test_what_was_lost_with_a_worker_comes_back_in_its_order(queue: RedisQueue) -> None:
+    submit(queue, *"zyxwva")
+    claim(queue, 5, lease_s=NO_LEASE_S)
+    queue.reap()
+    assert ids_of(claim(queue)) == list("zyxwva")
+
+
+def test_what_is_claimed_again_between_two_returns_keeps_the_order_of_the_rest(queue: RedisQueue) -> None:
+    submit(queue, *"fedcba")
+    first, second = claim(queue, 2), claim(queue, 2)
+    queue.release(held(first))
+    assert ids_of(claim(queue, 1)) == ["f"]
+    queue.release(held(second))
+    assert ids_of(claim(queue)) == list("edcba")
+
+
+def test_a_request_past_its_deadline_ends_as_expired_without_being_claimed(queue: RedisQueue, redis: Redis) -> None:
+    submit(queue, "late", deadline_s=SHORT_S)
+    submit(queue, "timeless")
+    reap_until(queue, lambda: status_of(queue, "late") == "expired")
+    found = queue.lookup("late")
+    assert found is not None
+    assert found.error is not None
+    assert found.error["code"] == "deadline_exceeded"
+    assert redis.ttl(result_key("late")) > 0
+    assert ids_of(claim(queue)) == ["timeless"]
+    assert queue.depth().counts == {"submitted": 2, "expired": 1}
+
+
+def test_a_request_that_was_claimed_in_time_is_left_to_its_worker(queue: RedisQueue) -> None:
+    submit(queue, "a", deadline_s=1e-6)
+    requests = claim(queue)
+    assert queue.reap() == 0
+    assert queue.finish([Ending("a", requests[0].token, Done(1))]) == [True]
+
+
+def test_a_request_that_comes_back_past_its_deadline_ends_as_expired(queue: RedisQueue) -> None:
+    submit(queue, "a", deadline_s=1e-6)
+    claim(queue, lease_s=NO_LEASE_S)
+    reap_until(queue, lambda: status_of(queue, "a") == "expired")
+    assert claim(queue) == []
+    assert queue.depth().payload_bytes == 0
+
+
+def test_a_deadline_that_just_passed_is_never_taken_for_none(queue: RedisQueue) -> None:
+    submit(queue, "a", deadline_s=0.0)
+    reap_until(queue, lambda: status_of(queue, "a") == "expired")
+
+
+@pytest.mark.parametrize("count", [1, 499, 500, 501])
+def test_any_number_of_deadlines_is_kept(queue: RedisQueue, count: int) -> None:
+    submit(queue, *(f"{number}" for number in range(count)), deadline_s=1e-6)
+    assert reap_until(queue, lambda: waits(queue, 0)) == count
+    assert queue.depth().counts["expired"] == count
