@@ -34,8 +34,10 @@ def is_issued(secret: bytes, tenant: str, id: str) -> bool:
         raw = base64.b64decode(id, altchars=b"-_", validate=True)
     except ValueError:
         return False
+    if len(raw) != RANDOM_BYTES + TAG_BYTES or base64.urlsafe_b64encode(raw) != id.encode():
+        return False  # b64decode also reads '+' and '/', so that one id would have several spellings
     random, tag = raw[:RANDOM_BYTES], raw[RANDOM_BYTES:]
-    return len(raw) == RANDOM_BYTES + TAG_BYTES and hmac.compare_digest(tag, _tag(secret, tenant, random))
+    return hmac.compare_digest(tag, _tag(secret, tenant, random))
 
 
 def _tag(secret: bytes, tenant: str, random: bytes) -> bytes:

@@ -1,7 +1,7 @@
 """What goes into the queue and comes out of it, and the two formats in which Redis keeps it.
 
-A *record* is a request that has not ended: ``1|created_us|deadline_us|cost|tag|<tenant>:<priority>|payload``. A *result*
-is Celery's own result document with a ``windrow`` object beside Celery's fields; see docs/redis-schema.md.
+A *record* is a request that has not ended: ``1|created_us|deadline_us|cost|tag|<tenant>:<priority>|payload``. A
+*result* is Celery's own result document with a ``windrow`` object beside Celery's fields; see docs/redis-schema.md.
 """
 
 from __future__ import annotations

@@ -25,9 +25,7 @@ def source(name: str) -> str:
 def load_scripts(redis: Redis) -> dict[str, Script]:
     """Bind every script to ``redis``; from Redis 7.0 on, those of `ALLOWED_WHEN_FULL` say so to the server."""
     flags = "#!lua flags=allow-oom\n" if _major_version(redis) >= 7 else ""
-    return {
-        name: redis.register_script((flags if name in ALLOWED_WHEN_FULL else "") + source(name)) for name in NAMES
-    }
+    return {name: redis.register_script((flags if name in ALLOWED_WHEN_FULL else "") + source(name)) for name in NAMES}
 
 
 def _major_version(redis: Redis) -> int:

@@ -7,7 +7,7 @@ import pytest
 from redis import Redis
 
 from scheduler.queue import RedisQueue
-from tests.support.queue_calls import LEASE_S, MODEL, claim, finish, ids_of, status_of, submit
+from tests.support.queue_calls import LEASE_S, MODEL, NO_LEASE_S, claim, finish, held, ids_of, status_of, submit
 
 
 def test_a_claim_takes_no_more_than_it_asked_for(queue: RedisQueue) -> None:
@@ -104,31 +104,49 @@ def test_the_tags_of_flows_are_dropped_when_the_rest_was_canceled(queue: RedisQu
     assert not redis.exists(f"windrow:{MODEL}:flows")
 
 
-def test_waiting_for_work_ends_when_there_is_some(queue: RedisQueue) -> None:
+def wake_ups(redis: Redis) -> int:
+    """How many workers that wait for work would go on at once."""
+    return redis.llen(f"windrow:{MODEL}:wake")
+
+
+def test_waiting_for_work_ends_when_there_is_some(queue: RedisQueue, redis: Redis) -> None:
     submit(queue, "a")
+    assert wake_ups(redis) == 1
     queue.wait_for_work(60)
     assert ids_of(claim(queue)) == ["a"]
+    assert wake_ups(redis) == 0
 
 
-def test_waiting_for_work_ends_for_a_second_worker_while_some_is_left(queue: RedisQueue) -> None:
+def test_a_worker_that_leaves_something_behind_wakes_the_next_one(queue: RedisQueue, redis: Redis) -> None:
     submit(queue, "a", "b")
     queue.wait_for_work(60)
     claim(queue, 1)
+    assert wake_ups(redis) == 1
+
+
+@pytest.mark.parametrize("comes_back", ["released", "reaped"])
+def test_what_comes_back_wakes_a_worker(queue: RedisQueue, redis: Redis, comes_back: str) -> None:
+    submit(queue, "a")
     queue.wait_for_work(60)
-    assert ids_of(claim(queue, 1)) == ["b"]
+    requests = claim(queue, lease_s=NO_LEASE_S)
+    if comes_back == "released":
+        queue.release(held(requests))
+    else:
+        queue.reap()
+    assert wake_ups(redis) == 1
 
 
 def test_waiting_for_work_is_only_a_hint(queue: RedisQueue) -> None:
     submit(queue, "a")
     claim(queue)
-    queue.wait_for_work(60)  # the token of what another worker has claimed meanwhile
+    queue.wait_for_work(60)  # wakes for what another worker has claimed meanwhile
     assert claim(queue) == []
 
 
 def test_at_most_one_wake_up_waits_however_much_was_submitted(queue: RedisQueue, redis: Redis) -> None:
     for number in range(20):
         submit(queue, f"{number}")
-    assert redis.llen(f"windrow:{MODEL}:wake") == 1
+    assert wake_ups(redis) == 1
 
 
 def test_concurrent_workers_never_get_the_same_request(real_url: str) -> None:

@@ -1,6 +1,7 @@
 """claimed -> finished: the first end wins, is stored as Celery stores it, and is announced."""
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -233,8 +234,6 @@ def test_forgetting_a_result_in_celery_forgets_it_here(real_queue: RedisQueue, c
 
 
 def test_the_date_is_the_time_of_the_end_in_iso_format(queue: RedisQueue, redis: Redis) -> None:
-    from datetime import UTC, datetime
-
     submit(queue, "a")
     finish(queue, claim(queue))
     document = json.loads(redis.get(result_key("a")) or b"")

@@ -207,6 +207,28 @@ def test_an_end_after_giving_back_is_dropped(queue: RedisQueue) -> None:
     assert status_of(queue, "a") == "queued"
 
 
+def test_giving_back_with_the_token_of_a_claim_that_was_lost_does_not_take_it_from_the_new_one(
+    queue: RedisQueue,
+) -> None:
+    submit(queue, "a")
+    first = claim(queue, lease_s=NO_LEASE_S)
+    queue.reap()
+    second = claim(queue)
+    assert queue.release(held(first)) == 0
+    assert claim(queue) == []
+    assert finish(queue, second) == [True]
+
+
+def test_serving_again_what_came_back_does_not_turn_the_virtual_time_back(queue: RedisQueue, redis: Redis) -> None:
+    submit(queue, "a", "b", cost=8)
+    requests = claim(queue)
+    queue.release(held(requests[:1]))
+    claim(queue)
+    assert float(redis.hget(f"windrow:{MODEL}:state", "vtime") or 0) == 4.0  # b: 2 * 8 / 4
+    submit(queue, "c", cost=8)
+    assert redis.zscore(f"windrow:{MODEL}:ready", "c") == 6.0
+
+
 def test_giving_back_nothing_is_nothing(queue: RedisQueue) -> None:
     assert queue.release({}) == 0
 

@@ -5,7 +5,8 @@ from redis import Redis
 
 from scheduler.core.errors import IdempotencyConflict, QueueFull
 from scheduler.core.fairness import PRIORITY_WEIGHTS, finish_tag
-from scheduler.queue import RedisQueue
+from scheduler.core.outcomes import Done
+from scheduler.queue import Ending, RedisQueue
 from scheduler.queue.redis_queue import MAX_REQUESTS_PER_CALL
 from tests.support.queue_calls import MODEL, claim, finish, ids_of, request, status_of, submit
 
@@ -83,9 +84,6 @@ def test_bytes_are_held_until_the_end_and_not_only_while_waiting(queue: RedisQue
 def test_a_full_queue_says_to_come_back_when_half_of_the_wait_is_over(queue: RedisQueue) -> None:
     submit(queue, "measured")
     requests = claim(queue)
-    from scheduler.core.outcomes import Done
-    from scheduler.queue import Ending
-
     queue.finish([Ending("measured", requests[0].token, Done(1))], busy_s=2.0)
     submit(queue, *"abcdefghi")
     with pytest.raises(QueueFull) as raised:
@@ -133,7 +131,8 @@ def test_a_key_is_remembered_as_long_as_the_results(redis: Redis) -> None:
 def test_an_id_that_already_waits_is_queued_once_and_its_bytes_are_counted_once(queue: RedisQueue) -> None:
     submit(queue, "a", "b")
     submit(queue, "a", "c")  # as when a Celery message is delivered twice
-    assert ids_of(requests := claim(queue)) == ["a", "b", "c"]
+    requests = claim(queue)
+    assert ids_of(requests) == ["a", "b", "c"]
     finish(queue, requests)
     assert queue.depth().payload_bytes == 0
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from windrow.cli import app
+from windrow.cli.app import app
 
 EMBEDDING = [index / 1000 for index in range(384)]
 
@@ -60,7 +60,7 @@ class Handler(BaseHTTPRequestHandler):
 
 class Server:
     def __init__(self) -> None:
-        self.handler = type("Recording", (Handler,), {"requests": []})
+        self.handler: type[Handler] = type("Recording", (Handler,), {"requests": []})
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), self.handler)
         self.url = f"http://127.0.0.1:{self._http.server_port}"
         threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
@@ -172,7 +172,7 @@ def test_an_unreachable_server_exits_with_3() -> None:
     assert "Traceback" not in done.output
 
 
-@pytest.mark.parametrize("module", ["windrow", "windrow.cli", "windrow.serve", "windrow.demo.run"])
+@pytest.mark.parametrize("module", ["windrow", "windrow.cli.app", "windrow.serve", "windrow.demo.run"])
 def test_torch_is_not_imported(module: str) -> None:
     code = f"import sys, {module}; sys.exit(int(any(name in sys.modules for name in ('torch', 'celery', 'flask'))))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -13,6 +13,8 @@ import typer
 from windrow.cli.output import FAILED, errors_reported, fail
 
 bench_app = typer.Typer(name="bench", help="Measure Windrow on this machine.", no_args_is_help=True)
+#: A shell's number for a program that INT ended.
+INTERRUPTED = 130
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the report to this file too.")]
 
 
@@ -80,7 +82,7 @@ def problems_reported() -> Iterator[None]:
         except (BenchFailed, NotReady, ProgramEnded) as error:
             fail("bench_failed", str(error), FAILED, as_json=False)
         except Interrupted:
-            raise typer.Exit(130) from None
+            fail("interrupted", "stopped by a signal before the end", INTERRUPTED, as_json=False)
 
 
 def _finish(report: dict[str, Any], show: Any, json_file: Path | None) -> None:

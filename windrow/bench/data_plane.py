@@ -102,7 +102,7 @@ def _celery_rate(url: str, folder: Path, payload_bytes: int, interrupts: Interru
     with Redis.from_url(url) as redis, running("celery", worker, folder, environ) as child:
 
         def all_done() -> bool:
-            left = int(redis.llen("celery")) + int(redis.hlen("unacked"))  # type: ignore[arg-type]
+            left = int(redis.llen("celery")) + int(redis.hlen("unacked"))
             seen.append((time.monotonic(), left))
             return left == 0
 
@@ -123,7 +123,7 @@ def _overhead_bytes(url: str, depth: int, payload_bytes: int) -> float:
 
 
 def _used_bytes(redis: Redis) -> int:
-    return int(redis.info("memory")["used_memory"])  # type: ignore[index]
+    return int(redis.info("memory")["used_memory"])
 
 
 def _claim_times(url: str, depth: int, size: int, payload_bytes: int) -> list[Figure]:

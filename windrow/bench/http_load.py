@@ -89,9 +89,7 @@ async def _measure(spec: dict[str, Any]) -> dict[str, Any]:
         "failed": len(inside) - len(good) + sum(prediction["status"] != "succeeded" for prediction in predictions),
         "requests": len(inside),
         "cpu_s": {label: cpu_after_s[label] - cpu_before_s[label] for label in processes},
-        "batches": [
-            (batch.started_s, batch.ended_s, batch.size, batch.tokens) for batch in read_batches(predictions)
-        ],
+        "batches": [(batch.started_s, batch.ended_s, batch.size, batch.tokens) for batch in read_batches(predictions)],
     }
 
 

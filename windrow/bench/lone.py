@@ -37,11 +37,14 @@ def run_lone(requests: int, say: Callable[[str], None]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="windrow-bench-") as name, Interrupts() as interrupts:
         folder = Path(name)
         environ = bench_environ(folder)
-        with Stack(folder, environ, interrupts, say) as stack, engine_calls(environ) as direct:
-            with http_client(stack.url) as over_http:
-                for ask in (over_http, direct):
-                    ask(texts[:WARM])
-                http_s, direct_s = _in_turns(texts, [over_http, direct], stack.check)
+        with (
+            Stack(folder, environ, interrupts, say) as stack,
+            engine_calls(environ) as direct,
+            http_client(stack.url) as over_http,
+        ):
+            for ask in (over_http, direct):
+                ask(texts[:WARM])
+            http_s, direct_s = _in_turns(texts, [over_http, direct], stack.check)
     return summarise(http_s, direct_s)
 
 
@@ -90,7 +93,8 @@ def engine_calls(environ: Mapping[str, str]) -> Iterator[Ask]:
     """Asks the engine in a process of its own, where only the call itself is timed."""
     command = [sys.executable, "-m", "windrow.bench.engine_calls"]
     with subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         pipe_in, pipe_out = process.stdin, process.stdout
 
         def read() -> list[float]:

@@ -29,7 +29,7 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     end_s = begin_s + spec["seconds"]
     ended: list[tuple[float, int]] = []
     while time.monotonic() < end_s:
-        row = engine.prepare(list(islice(texts, ROW)), [PARAMETERS] * ROW)
+        row: list[Any] = engine.prepare(list(islice(texts, ROW)), [PARAMETERS] * ROW)
         for batch in plan_batches(engine.info.strategy, [one.tokens for one in row], limits):
             members = [row[index] for index in batch.indices]
             engine.collect(engine.forward(members, batch))

@@ -96,4 +96,3 @@ def check_interrupts(interrupts: Interrupts) -> None:
     """Raise `Interrupted` where somebody asked us to stop."""
     if interrupts.count:
         raise Interrupted
-

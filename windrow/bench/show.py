@@ -10,7 +10,9 @@ from rich.table import Table
 
 def show_http(console: Console, report: dict[str, Any]) -> None:
     """The report of `windrow.bench.over_http.summarise`."""
-    table = _table("HTTP, closed loop", "contender", "texts/s", "tokens/s", "p50 ms", "p99 ms", "failed", "CPU ms a request")
+    table = _table(
+        "HTTP, closed loop", "contender", "texts/s", "tokens/s", "p50 ms", "p99 ms", "failed", "CPU ms a request"
+    )
     for name, one in report["contenders"].items():
         table.add_row(
             name, f"{one['texts_per_s']:.1f}", f"{one['tokens_per_s']:.0f}", _number(one["p50_ms"]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 from windrow.bench.stats import median, percentile
@@ -54,8 +55,7 @@ def device_use(batches: Sequence[Batch]) -> DeviceUse | None:
     for batch in batches:
         busy_s += max(0.0, batch.ended_s - max(batch.started_s, until_s))
         until_s = max(until_s, batch.ended_s)
-    pairs = zip(batches, batches[1:], strict=False)
-    gaps_ms = [max(0.0, after.started_s - before.ended_s) * 1e3 for before, after in pairs]
+    gaps_ms = [max(0.0, after.started_s - before.ended_s) * 1e3 for before, after in pairwise(batches)]
     return DeviceUse(
         batches=len(batches),
         mean_size=sum(batch.size for batch in batches) / len(batches),

@@ -25,7 +25,7 @@ NOT_INHERITED = ("CELERY_BROKER_URL", "PORT", "WEB_CONCURRENCY")
 
 def model_settings() -> ModelSettings:
     """The model of `CONFIG`."""
-    return ModelSettings(task="embed", source=DEFAULT_MODELS[MODEL]["source"], max_batch_size=ROW)
+    return ModelSettings.model_validate(DEFAULT_MODELS[MODEL] | {"strategy": "packed", "max_batch_size": ROW})
 
 
 def counted_texts(count: int) -> tuple[list[str], list[int]]:

@@ -1,34 +1,8 @@
-"""The ``windrow`` command. Commands import what they need as they run, so ``--help`` and the client stay fast."""
-
-from __future__ import annotations
-
-import typer
-
-from windrow.cli.requests import cancel, get, models, predict
-from windrow.cli.stack import demo, serve
-
-app = typer.Typer(
-    name="windrow",
-    help="Batch inference on Flask, Celery and Redis.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-for command in (serve, demo, predict, get, cancel, models):
-    app.command()(command)
-
-
-@app.callback(invoke_without_command=True)
-def _version(
-    version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
-) -> None:
-    if version:
-        from windrow import __version__
-
-        print(__version__)
-        raise typer.Exit
+"""The ``windrow`` command."""
 
 
 def main() -> None:
     """Run the command line; exits with 0, 1 (failed), 2 (usage or settings) or 3 (server unreachable)."""
+    from windrow.cli.app import app
+
     app()

@@ -1,5 +1,6 @@
 -- A worker serves this model, and what it serves; workers silent for stale_us are forgotten.
 -- ARGV: worker, info JSON, stale_us
+redis.call('ZREM', WORKERS, ARGV[1]) -- a delete first, for a full Redis 6.2
 redis.call('ZADD', WORKERS, int(now_us), ARGV[1])
 redis.call('HSET', INFO, ARGV[1], ARGV[2])
 local silent = redis.call('ZRANGEBYSCORE', WORKERS, '-inf', int(now_us - tonumber(ARGV[3])))

@@ -1,0 +1,76 @@
+"""anything not ended -> canceled."""
+
+import pytest
+from redis import Redis
+
+from scheduler.queue import RedisQueue, finished_channel, result_key
+from tests.support.queue_calls import MODEL, NO_LEASE_S, claim, finish, held, ids_of, status_of, submit
+
+
+def test_a_request_that_waits_is_canceled_and_never_claimed(queue: RedisQueue) -> None:
+    submit(queue, "a", "b")
+    assert queue.cancel("a")
+    assert ids_of(claim(queue)) == ["b"]
+    found = queue.lookup("a")
+    assert found is not None
+    assert (found.status, found.output) == ("canceled", None)
+    assert found.error == {"code": "canceled", "detail": "canceled by request"}
+
+
+def test_a_request_that_runs_is_canceled_and_its_workers_end_is_dropped(queue: RedisQueue) -> None:
+    submit(queue, "a")
+    requests = claim(queue)
+    assert queue.cancel("a")
+    assert finish(queue, requests) == [False]
+    assert status_of(queue, "a") == "canceled"
+    assert queue.depth().running == 0
+
+
+def test_a_canceled_request_does_not_come_back(queue: RedisQueue) -> None:
+    submit(queue, "a")
+    requests = claim(queue, lease_s=NO_LEASE_S)
+    queue.cancel("a")
+    assert queue.reap() == 0
+    assert queue.release(held(requests)) == 0
+    assert claim(queue) == []
+
+
+def test_a_canceled_request_with_a_deadline_does_not_expire_as_well(queue: RedisQueue) -> None:
+    submit(queue, "a", deadline_s=1e-6)
+    queue.cancel("a")
+    assert queue.reap() == 0
+    assert status_of(queue, "a") == "canceled"
+
+
+def test_what_has_ended_cannot_be_canceled(queue: RedisQueue) -> None:
+    submit(queue, "a", "b")
+    finish(queue, claim(queue, 1))
+    assert not queue.cancel("a")
+    assert status_of(queue, "a") == "succeeded"
+    assert queue.cancel("b")
+    assert not queue.cancel("b")
+    assert queue.depth().counts["canceled"] == 1
+
+
+@pytest.mark.parametrize("id", ["never", ""])
+def test_what_never_came_cannot_be_canceled(queue: RedisQueue, redis: Redis, id: str) -> None:
+    assert not queue.cancel(id)
+    assert redis.keys() == []
+
+
+def test_canceling_gives_the_bytes_back_and_keeps_the_result_for_its_time(redis: Redis) -> None:
+    queue = RedisQueue(redis, MODEL, result_ttl_s=100)
+    submit(queue, "a")
+    queue.cancel("a")
+    assert queue.depth().payload_bytes == 0
+    assert 0 < redis.ttl(result_key("a")) <= 100
+
+
+def test_canceling_is_announced(queue: RedisQueue, redis: Redis) -> None:
+    submit(queue, "a")
+    pubsub = redis.pubsub()
+    pubsub.subscribe(finished_channel(MODEL))
+    queue.cancel("a")
+    while (message := pubsub.get_message(ignore_subscribe_messages=True, timeout=5)) is None:
+        pass
+    assert message["data"] == b"a"

@@ -1,0 +1,174 @@
+"""What can be asked of a queue, and what it leaves behind."""
+
+import pytest
+from redis import Redis
+
+from scheduler.core.errors import ModelFailed
+from scheduler.core.outcomes import Done, Failed
+from scheduler.queue import Ending, RedisQueue
+from scheduler.queue.ids import is_issued, make_id, shared_secret
+from scheduler.queue.redis_queue import find_prediction, find_predictions
+from tests.support.queue_calls import (
+    MODEL,
+    NO_LEASE_S,
+    claim,
+    finish,
+    held,
+    reap_until,
+    request,
+    status_of,
+    submit,
+)
+
+#: Keys without a TTL that a queue keeps after everything has ended, and what bounds each.
+KEPT = {
+    f"windrow:{MODEL}:state",  # a dozen fields
+    f"windrow:{MODEL}:wake",  # one token
+    f"windrow:{MODEL}:dead",  # the newest 1,000
+}
+
+
+def test_a_request_is_found_in_each_of_its_states(queue: RedisQueue) -> None:
+    assert status_of(queue, "a") is None
+    submit(queue, "a")
+    assert status_of(queue, "a") == "queued"
+    requests = claim(queue)
+    assert status_of(queue, "a") == "processing"
+    queue.release(held(requests))
+    assert status_of(queue, "a") == "queued"
+    finish(queue, claim(queue), Failed(ModelFailed("no")))
+    assert status_of(queue, "a") == "failed"
+
+
+def test_a_request_whose_lease_ran_out_is_processing_until_it_is_reaped(queue: RedisQueue) -> None:
+    submit(queue, "a")
+    claim(queue, lease_s=NO_LEASE_S)
+    assert status_of(queue, "a") == "processing"
+    queue.reap()
+    assert status_of(queue, "a") == "queued"
+
+
+def test_a_request_that_waits_shows_what_was_asked(queue: RedisQueue) -> None:
+    submit(queue, "a", tenant="org:team", priority="high")
+    found = queue.lookup("a")
+    assert found is not None
+    assert (found.id, found.model, found.tenant, found.priority) == ("a", MODEL, "org:team", "high")
+    assert (found.input, found.output, found.error, found.completed_s) == ("hay", None, None, None)
+
+
+def test_a_request_is_found_whatever_its_model(redis: Redis) -> None:
+    one, other = RedisQueue(redis, "one"), RedisQueue(redis, "other")
+    submit(one, "a")
+    submit(other, "b")
+    finish(other, claim(other))
+    assert [find_prediction(redis, ["one", "other"], id) is not None for id in ("a", "b", "c")] == [True, True, False]
+
+
+def test_many_requests_are_found_at_once_in_the_order_asked(queue: RedisQueue, redis: Redis) -> None:
+    submit(queue, "ended", "running", "waiting")
+    finish(queue, claim(queue, 1))
+    claim(queue, 1)
+    found = find_predictions(redis, MODEL, ["waiting", "never", "ended", "running"])
+    assert [one and one.status for one in found] == ["queued", None, "succeeded", "processing"]
+    assert [one == queue.lookup(one.id) for one in found if one] == [True, True, True]
+    assert find_predictions(redis, MODEL, []) == []
+
+
+def test_a_result_that_an_ordinary_celery_task_left_is_not_taken_for_ours(queue: RedisQueue, redis: Redis) -> None:
+    redis.set("celery-task-meta-x", b'{"task_id": "x", "status": "SUCCESS", "result": {"windrow": {"status": 1}}}')
+    assert queue.lookup("x") is None
+    assert find_predictions(redis, MODEL, ["x"]) == [None]
+
+
+def test_depth_counts_what_waits_what_runs_and_its_bytes(queue: RedisQueue) -> None:
+    size = len(request("a").payload)
+    submit(queue, "a", "b", "c")
+    claim(queue, 1)
+    depth = queue.depth()
+    assert (depth.waiting, depth.running, depth.workers) == (2, 1, 0)
+    assert depth.payload_bytes == 3 * size
+    assert depth.counts == {"submitted": 3}
+
+
+def test_an_empty_queue_is_empty(queue: RedisQueue, redis: Redis) -> None:
+    depth = queue.depth()
+    assert (depth.waiting, depth.running, depth.workers, depth.payload_bytes) == (0, 0, 0, 0)
+    assert (depth.service_s, depth.wait_s, depth.counts) == (None, None, {})
+    assert queue.claim(10, lease_s=1).requests == []
+    assert queue.reap() == 0
+    assert redis.keys() == []
+
+
+def test_the_expected_wait_is_shared_by_the_workers(queue: RedisQueue) -> None:
+    submit(queue, "measured")
+    queue.finish([Ending("measured", claim(queue)[0].token, Done(1))], busy_s=0.5)
+    submit(queue, "a", "b", "c")
+    assert queue.depth().wait_s == pytest.approx(2.0)  # (3 + 1) * 0.5 s
+    for worker in ("one", "two"):
+        queue.heartbeat(worker, b"{}", stale_s=60)
+    assert queue.depth().wait_s == pytest.approx(1.0)
+
+
+def test_a_worker_is_known_while_it_is_heard_of(queue: RedisQueue) -> None:
+    queue.heartbeat("one", b'{"device":"cpu"}', stale_s=60)
+    queue.heartbeat("two", b"{}", stale_s=60)
+    assert queue.workers(within_s=60) == {"one": b'{"device":"cpu"}', "two": b"{}"}
+    assert queue.depth().workers == 2
+
+
+def test_a_worker_that_says_something_new_is_known_by_that(queue: RedisQueue) -> None:
+    queue.heartbeat("one", b"old", stale_s=60)
+    queue.heartbeat("one", b"new", stale_s=60)
+    assert queue.workers(within_s=60) == {"one": b"new"}
+
+
+def test_a_worker_that_signs_off_is_forgotten_at_once(queue: RedisQueue, redis: Redis) -> None:
+    queue.heartbeat("one", b"{}", stale_s=60)
+    queue.sign_off("one")
+    queue.sign_off("never there")
+    assert queue.workers(within_s=60) == {}
+    assert redis.keys() == []
+
+
+def test_a_worker_that_is_silent_is_not_counted_on_and_then_forgotten(queue: RedisQueue) -> None:
+    queue.heartbeat("silent", b"{}", stale_s=60)
+    while queue.workers(within_s=0.001):
+        pass
+    assert queue.depth().workers == 1
+    queue.heartbeat("lively", b"{}", stale_s=0.001)
+    assert queue.workers(within_s=60) == {"lively": b"{}"}
+
+
+def test_when_everything_has_ended_only_bounded_keys_are_left_without_a_ttl(redis: Redis) -> None:
+    queue = RedisQueue(redis, MODEL, max_attempts=2)
+    submit(queue, "done", "failed", tenant="x")
+    finish(queue, claim(queue, 1))
+    finish(queue, claim(queue, 1), Failed(ModelFailed("no")))
+    submit(queue, "canceled waiting", "canceled running", "released", tenant="y", deadline_s=600)
+    queue.cancel("canceled waiting")
+    claim(queue, 1)
+    queue.cancel("canceled running")
+    queue.release(held(claim(queue)))
+    finish(queue, claim(queue))
+    submit(queue, "late", tenant="z", deadline_s=1e-6, idempotency=("key", "print"))
+    reap_until(queue, lambda: status_of(queue, "late") == "expired")
+    submit(queue, "poison", tenant="z")
+    for _ in range(2):
+        claim(queue, lease_s=NO_LEASE_S)
+        queue.reap()
+    assert status_of(queue, "poison") == "failed"
+    queue.heartbeat("worker", b"{}", stale_s=60)
+    queue.sign_off("worker")
+
+    without_ttl = {key.decode() for key in redis.keys("*") if redis.ttl(key) < 0}
+    assert without_ttl <= KEPT
+    assert queue.depth().payload_bytes == 0
+    assert redis.llen(f"windrow:{MODEL}:dead") == 1
+    assert redis.llen(f"windrow:{MODEL}:wake") <= 1
+
+
+def test_the_secret_is_made_once_and_shared(redis: Redis) -> None:
+    secret = shared_secret(redis)
+    assert len(secret) == 32
+    assert shared_secret(redis) == secret
+    assert is_issued(shared_secret(redis), "acme", make_id(secret, "acme"))

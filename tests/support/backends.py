@@ -1,0 +1,41 @@
+"""Every kind of Redis that Windrow is tested on, each started when first asked for."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import pytest
+
+from tests.support.redis_server import RedisServer, find_embedded_server, find_newer_server
+
+FAKE, EMBEDDED, NEWER = "fakeredis", "redis-6.2-embedded", "redis-7"
+
+
+class Servers:
+    """The real servers of one test run."""
+
+    def __init__(self) -> None:
+        self._started: dict[str, RedisServer] = {}
+        self._stack = ExitStack()
+
+    def url(self, name: str) -> str:
+        """The URL of an empty server; skips the test where there is no Redis 7 on this machine."""
+        if name not in self._started:
+            self._started[name] = self._stack.enter_context(RedisServer(binary=_binary(name)))
+        server = self._started[name]
+        with server.client() as client:
+            client.flushall()
+        return server.url
+
+    def close(self) -> None:
+        """Stop what was started."""
+        self._stack.close()
+
+
+def _binary(name: str) -> str:
+    if name == EMBEDDED:
+        return find_embedded_server()
+    newer = find_newer_server()
+    if newer is None:
+        pytest.skip("no redis-server of version 7 or later on the PATH")
+    return newer

@@ -1,0 +1,145 @@
+import io
+
+import orjson
+import pytest
+from rich.console import Console
+
+from scheduler.core.planning import BatchLimits, plan_batches
+from windrow.bench.data_plane import payload_of
+from windrow.bench.http_load import Connection, encode
+from windrow.bench.lone import summarise as summarise_lone
+from windrow.bench.noop_worker import NoopEngine
+from windrow.bench.over_http import BOUND, CELERY, WINDROW, Round, summarise
+from windrow.bench.processes import label_of
+from windrow.bench.show import show_figures, show_http
+from windrow.bench.stats import Rates
+from windrow.bench.timeline import Batch, device_use, read_batches
+
+
+def a_round(tokens_per_s: float, **more: object) -> Round:
+    return Round(Rates(tokens_per_s / 50, tokens_per_s), **more)  # type: ignore[arg-type]
+
+
+def test_ratios_are_taken_from_tokens_round_by_round() -> None:
+    report = summarise(
+        {
+            BOUND: [a_round(1000), a_round(500), a_round(1000)],
+            WINDROW: [a_round(900), a_round(450), a_round(950)],  # 0.9, 0.9, 0.95 of the bound
+            CELERY: [a_round(300), a_round(150), a_round(950)],  # 3, 3, 1 times plain Celery
+        }
+    )
+    assert report["ratio_to_bound"] == pytest.approx(0.9)
+    assert report["ratio_to_celery"] == pytest.approx(3.0)
+
+
+def test_latencies_of_all_rounds_are_one_distribution_and_failures_are_summed() -> None:
+    rounds = [a_round(1, latencies_s=[0.1, 0.2], failed=1), a_round(1, latencies_s=[0.3], failed=2)]
+    one = summarise({BOUND: rounds, WINDROW: rounds, CELERY: rounds})["contenders"][WINDROW]
+    assert one["p50_ms"] == pytest.approx(200)
+    assert one["failed"] == 3
+
+
+def test_a_round_divides_cpu_time_by_its_requests() -> None:
+    made = Round.of(
+        {"ended": [(1.0, 5), (2.0, 5)], "begin_s": 0.5, "end_s": 3.0, "requests": 4, "cpu_s": {"api": 0.02}}
+    )
+    assert made.cpu_ms == {"api": pytest.approx(5.0)}  # 20 ms / 4
+
+
+def test_passes_are_read_once_however_many_requests_they_held() -> None:
+    def prediction(batch_id: str, started_at: str) -> dict[str, object]:
+        metrics = {"batch_id": batch_id, "compute_ms": 250.0, "batch_size": 2, "batch_tokens": 40}
+        return {"started_at": started_at, "metrics": metrics}
+
+    later, sooner = "2026-01-01T00:00:01.000000Z", "2026-01-01T00:00:00.500000Z"
+    batches = read_batches([prediction("b", later), prediction("a", sooner), prediction("a", sooner)])
+    assert [batch.size for batch in batches] == [2, 2]
+    assert batches[0].ended_s - batches[0].started_s == pytest.approx(0.25)
+    assert batches[1].started_s - batches[0].started_s == pytest.approx(0.5)
+
+
+def test_the_device_is_busy_while_a_pass_runs_and_overlap_counts_once() -> None:
+    # 0-4, 3-5 and 6-10: 9 of 10 seconds busy, gaps 0 and 1 s.
+    use = device_use([Batch(0, 4, 10, 100), Batch(3, 5, 20, 100), Batch(6, 10, 30, 160)])
+    assert use is not None
+    assert use.busy_ratio == pytest.approx(0.9)
+    assert use.gap_p50_ms == pytest.approx(500)
+    assert use.mean_size == 20
+    assert use.tokens_per_busy_s == pytest.approx(40)
+
+
+def test_one_pass_says_nothing_of_gaps() -> None:
+    assert device_use([Batch(0, 1, 1, 1)]) is None
+
+
+def test_a_lone_client_is_compared_on_the_medians_and_text_by_text() -> None:
+    figures = {row["name"]: row["value"] for row in summarise_lone([0.010, 0.030], [0.008, 0.024])["figures"]}
+    assert figures["difference of the p50"] == pytest.approx(20 - 16)
+    assert figures["median difference text by text"] == pytest.approx((2 + 6) / 2)
+
+
+@pytest.mark.parametrize(
+    ("command", "label"),
+    [
+        ("python -m celery -A worker worker -Q windrow -n worker@%h", "worker"),
+        ("python -m celery -A worker worker -B -Q windrow.housekeeping", "housekeeping"),
+        ("python -m windrow.bench.celery_load in out", "client"),
+        ("python -m gunicorn -c python:api.gunicorn_conf", "api"),
+        ("/usr/bin/redis-server --port 1", "redis"),
+        ("python -m windrow.bench.offline in out", None),
+    ],
+)
+def test_programs_are_known_by_their_command_line(command: str, label: str | None) -> None:
+    assert label_of(command) == label
+
+
+def test_a_payload_has_the_size_asked_for_and_is_a_call() -> None:
+    assert len(payload_of(200)) == 200
+    assert set(orjson.loads(payload_of(200))) == {"model", "input", "parameters"}
+
+
+def test_the_engine_without_a_model_answers_every_item() -> None:
+    engine = NoopEngine()
+    row = engine.prepare([None] * 5, [{}] * 5)
+    limits = BatchLimits(max_batch_size=64, max_batch_tokens=1000)
+    (batch,) = plan_batches("packed", [1] * len(row), limits)
+    assert len(engine.collect(engine.forward(row, batch))) == 5  # type: ignore[arg-type]
+    assert engine.done == 5
+
+
+class FakeTransport:
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.sent.append(data)
+
+
+def test_a_client_sends_its_next_request_once_the_whole_answer_has_come() -> None:
+    answers: list[tuple[float, float, int, bytes]] = []
+    transport = FakeTransport()
+    client = Connection([b"first", b"second"], iter(range(10)), answers)
+    client.connection_made(transport)  # type: ignore[arg-type]
+    client.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nabc")
+    assert transport.sent == [b"first"]
+    client.data_received(b"def")
+    assert transport.sent == [b"first", b"second"]
+    assert [(number, raw[-6:]) for _, _, number, raw in answers] == [(0, b"abcdef")]
+
+
+def test_an_encoded_request_announces_the_length_of_its_body() -> None:
+    head, _, body = encode("naïve text", 8000).partition(b"\r\n\r\n")
+    assert b"Content-Length: %d" % len(body) in head
+    assert orjson.loads(body)["input"] == "naïve text"
+
+
+def test_the_tables_show_the_ratios_and_their_targets() -> None:
+    rounds = {BOUND: [a_round(100)], WINDROW: [a_round(90, cpu_ms={"api": 1.25})], CELERY: [a_round(30)]}
+    console = Console(file=io.StringIO(), width=160)
+    show_http(console, summarise(rounds))
+    show_figures(console, "Data plane", [{"name": "items", "value": 41234.5, "unit": "items/s", "digits": 0}])
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "0.900 (target 0.85)" in text
+    assert "3.00 (target 2.0)" in text
+    assert "api 1.25" in text
+    assert "41,234" in text
