@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 from redis import Redis
 
 from tests.support.redis_server import RedisServer
+
+# A busy machine is no reason to fail: speed belongs to the benchmarks.
+settings.register_profile("windrow", deadline=None)
+settings.load_profile("windrow")
 
 pytest_plugins = ["tests.support.api_fixtures"]
 

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 
 from scheduler.core.errors import InvalidInput, UnknownModel, WindrowError
 from scheduler.core.fairness import PRIORITY_WEIGHTS, estimate_cost_tokens, flow_name
-from scheduler.queue import RedisQueue, Submission
+from scheduler.queue import RedisQueue, Submission, result_key
 from scheduler.queue.connection import connect
 from scheduler.settings import Settings
 
@@ -43,7 +43,7 @@ def put_on_the_queue(task: Any, app: Any, consumer: Any, **_: Any) -> Callable[.
                 app.backend.mark_as_revoked(id, "revoked", request=None)
             elif left_s is not None and left_s <= 0:
                 app.backend.mark_as_revoked(id, "expired", request=None)
-            else:
+            elif not redis.exists(result_key(id)):  # else delivered twice, and answered already
                 submit_call(redis, settings, id, message.payload, left_s)
         except WindrowError as error:
             if error.retryable:
