@@ -72,10 +72,14 @@ def test_one_pass_says_nothing_of_gaps() -> None:
     assert device_use([Batch(0, 1, 1, 1)]) is None
 
 
+STAGES = [{"queue_ms": 1.0, "batch_wait_ms": 0.5, "compute_ms": 8.0}] * 2
+
+
 def test_a_lone_client_is_compared_on_the_medians_and_text_by_text() -> None:
-    figures = {row["name"]: row["value"] for row in summarise_lone([0.010, 0.030], [0.008, 0.024])["figures"]}
+    figures = {row["name"]: row["value"] for row in summarise_lone([0.010, 0.030], [0.008, 0.024], STAGES)["figures"]}
     assert figures["difference of the p50"] == pytest.approx(20 - 16)
     assert figures["median difference text by text"] == pytest.approx((2 + 6) / 2)
+    assert figures["in the queue until claimed, p50"] == 1.0
 
 
 @pytest.mark.parametrize(

@@ -28,28 +28,36 @@ BLOCK = 10
 #: Between turns: threads of a finished pass spin for a moment before they sleep.
 SETTLE_S = 0.05
 WARM = 20
+#: Fields of an answer's metrics, and what the report calls them.
+STAGES = {
+    "queue_ms": "in the queue until claimed",
+    "batch_wait_ms": "tokenising and waiting for the window",
+    "compute_ms": "forward pass in the worker",
+}
 Ask = Callable[[list[str]], list[float]]
 
 
 def run_lone(requests: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Measure both, in turns on the same texts; ``figures`` are rows of ``name, value, unit, target``."""
     texts = mixed_texts(requests)
+    answers: list[bytes] = []
     with tempfile.TemporaryDirectory(prefix="windrow-bench-") as name, Interrupts() as interrupts:
         folder = Path(name)
         environ = bench_environ(folder)
         with (
             Stack(folder, environ, interrupts, say) as stack,
             engine_calls(environ) as direct,
-            http_client(stack.url) as over_http,
+            http_client(stack.url, answers) as over_http,
         ):
             for ask in (over_http, direct):
                 ask(texts[:WARM])
             http_s, direct_s = _in_turns(texts, [over_http, direct], stack.check)
-    return summarise(http_s, direct_s)
+    stages = [orjson.loads(answer)["metrics"] for answer in answers[WARM:]]
+    return summarise(http_s, direct_s, stages)
 
 
-def summarise(http_s: list[float], direct_s: list[float]) -> dict[str, Any]:
-    """The report; both lists are in the order of the same texts."""
+def summarise(http_s: list[float], direct_s: list[float], stages: list[dict[str, Any]]) -> dict[str, Any]:
+    """The report; all lists are in the order of the same texts. ``stages`` are the ``metrics`` of the answers."""
     http_ms, direct_ms = [[took_s * 1e3 for took_s in side] for side in (http_s, direct_s)]
     pairs = [over - alone for over, alone in zip(http_ms, direct_ms, strict=True)]
     rows: list[tuple[str, float, str | None]] = [
@@ -60,13 +68,14 @@ def summarise(http_s: list[float], direct_s: list[float]) -> dict[str, Any]:
         ("difference of the p50", median(http_ms) - median(direct_ms), f"<= {TARGET_MS:g}"),
         ("median difference text by text", median(pairs), None),
     ]
+    rows += [(f"{words}, p50", median([one[name] for one in stages]), None) for name, words in STAGES.items()]
     figures = [{"name": name, "value": value, "unit": "ms", "target": target} for name, value, target in rows]
     return {"figures": figures, "http_ms": http_ms, "direct_ms": direct_ms}
 
 
 @contextmanager
-def http_client(url: str) -> Iterator[Ask]:
-    """Asks over one connection, one text at a time."""
+def http_client(url: str, answers: list[bytes]) -> Iterator[Ask]:
+    """Asks over one connection, one text at a time; the bodies of the answers go to ``answers``."""
     address = urlsplit(url)
     connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=90)
     headers = {"Content-Type": "application/json", "Prefer": "wait=60"}
@@ -80,6 +89,7 @@ def http_client(url: str) -> Iterator[Ask]:
         took_s = time.perf_counter() - began_s
         if response.status != 200:
             raise BenchFailed(f"a request was answered {response.status}: {answer[:300]!r}")
+        answers.append(answer)
         return took_s
 
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,6 +21,7 @@ from scheduler.sources import resolve_source
 from scheduler.tokens import TextLimit, load_text_limit
 from worker.engines.attention import PACKED, PackedLayout
 from worker.engines.base import EngineInfo, Prepared
+from worker.engines.cores import cores, cut_evenly, run_on_cores
 from worker.engines.text import TextPreparer
 from worker.engines.weights import load_weights, pick_device, pick_dtype
 
@@ -34,10 +35,6 @@ FALLBACK = "bucket"
 CHECK_LENGTHS = (1, 9, 33, 300)
 #: Largest relative error that the self-check takes for rounding.
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-2}
-#: A packed pass on the CPU runs in pieces of about this many tokens, whose activations stay in the cache.
-CPU_PIECE_TOKENS = 1024  # MiniLM, one core: 35, 44, 44 and 41 texts/s with 128, 512, 1024 and no limit
-
-
 @dataclass(frozen=True, slots=True)
 class _Pending:
     """Rows on their way to the host."""
@@ -107,7 +104,7 @@ class EncoderEngine(ABC):
                 rows = self._run_packed(texts)
             else:
                 rows = self._run_padded(texts, batch.padded_length or 0)
-            if rows.device.type != "cuda":
+            if self._device.type != "cuda":
                 return _Pending(rows.float(), None)
             # Into pinned memory, with an event of its own: collect waits for this pass, not for those after it.
             host = rows.float().to("cpu", non_blocking=True)
@@ -129,21 +126,31 @@ class EncoderEngine(ABC):
     def _run_padded(self, texts: Sequence[Ids], wished_length: int) -> Tensor:
         # A rectangle wider than the position table would fail, one narrower than its longest text cannot be.
         length = max(min(wished_length, self._max_tokens), *(len(text) for text in texts), 1)
+        # Weights are shared: another entry may have left the packed attention in place.
+        self._weights.module.config._attn_implementation = self._weights.padded_attention
+        return self._in_pieces(texts, [length] * len(texts), lambda piece: self._run_rectangle(piece, length))
+
+    def _run_rectangle(self, texts: Sequence[Ids], length: int) -> Tensor:
         ids = np.full((len(texts), length), self._weights.pad_id, dtype=np.int64)
         mask = np.zeros((len(texts), length), dtype=np.int64)
         for row, text in enumerate(texts):
             ids[row, : len(text)] = text
             mask[row, : len(text)] = 1
-        # Weights are shared: another entry may have left the packed attention in place.
-        self._weights.module.config._attn_implementation = self._weights.padded_attention
         return self._padded_rows(self._on_device(ids), None if mask.all() else self._on_device(mask))
 
     def _run_packed(self, texts: Sequence[Ids]) -> Tensor:
         self._weights.module.config._attn_implementation = PACKED
-        pieces = _pieces(texts, CPU_PIECE_TOKENS) if self._device.type == "cpu" else [texts]
-        return torch.cat([self._run_piece(piece) for piece in pieces])
+        return self._in_pieces(texts, [len(text) for text in texts], self._run_end_to_end)
 
-    def _run_piece(self, texts: Sequence[Ids]) -> Tensor:
+    def _in_pieces(
+        self, texts: Sequence[Ids], tokens: Sequence[int], run: Callable[[Sequence[Ids]], Tensor]
+    ) -> Tensor:
+        """``run`` over all of ``texts``: at once on a device, a piece a thread on the CPU."""
+        if self._device.type != "cpu":
+            return run(texts)
+        return torch.cat(run_on_cores(run, [texts[part] for part in cut_evenly(tokens, cores())]))
+
+    def _run_end_to_end(self, texts: Sequence[Ids]) -> Tensor:
         lengths = [len(text) for text in texts]
         ids = np.concatenate(texts)
         layout = PackedLayout.of(lengths, self._device)
@@ -192,14 +199,3 @@ def restarting_positions(ids: Ids, lengths: Sequence[int], position_pad_id: int 
     if position_pad_id is None:
         return running - before - 1
     return (running - before) * counted + position_pad_id
-
-
-def _pieces(texts: Sequence[Ids], max_tokens: int) -> Iterator[Sequence[Ids]]:
-    """Cut in order where the next text would pass ``max_tokens``; a longer text is a piece of its own."""
-    start = tokens = 0
-    for index, text in enumerate(texts):
-        if index > start and tokens + len(text) > max_tokens:
-            yield texts[start:index]
-            start, tokens = index, 0
-        tokens += len(text)
-    yield texts[start:]
