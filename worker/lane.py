@@ -89,8 +89,30 @@ class Lane:
             wrong = f"the engine gave {len(outcomes)} outputs for {len(done.members)} inputs"
             outcomes = [Failed(ModelFailed(wrong))] * len(done.members)
         ended_s = time.monotonic()
+        started_s = done.started_s + self.redis_offset_s
+        of_pass = {
+            "compute_ms": _ms(ended_s - done.started_s),
+            "batch_size": len(done.members),
+            "batch_tokens": done.batch.tokens,
+            "padding_ratio": round(done.batch.padding_ratio, 4),
+            "worker": self.worker,
+            "batch_id": f"{self.worker}-{done.number}",
+        }
         return [
-            self._ending(one, outcome, done, ended_s) for one, outcome in zip(done.members, outcomes, strict=True)
+            Ending(
+                one.request.id,
+                one.request.token,
+                outcome,
+                started_s,
+                {
+                    "queue_ms": _ms(one.claimed_s - one.arrived_s),
+                    "batch_wait_ms": _ms(done.started_s - one.claimed_s),
+                    "total_ms": _ms(ended_s - one.arrived_s),
+                    "attempts": one.request.attempt,
+                    **of_pass,
+                },
+            )
+            for one, outcome in zip(done.members, outcomes, strict=True)
         ]
 
     def renew(self) -> None:
@@ -105,23 +127,6 @@ class Lane:
         self.queue.finish(endings, busy_s=busy_s)
         for ending in endings:
             self.held.pop(ending.id, None)
-
-    def _ending(self, one: Waiting, outcome: Outcome, done: Pass, ended_s: float) -> Ending:
-        request, batch = one.request, done.batch
-        started_s = done.started_s + self.redis_offset_s
-        metrics = {
-            "queue_ms": _ms(one.claimed_s - one.arrived_s),
-            "batch_wait_ms": _ms(done.started_s - one.claimed_s),
-            "compute_ms": _ms(ended_s - done.started_s),
-            "total_ms": _ms(ended_s - one.arrived_s),
-            "batch_size": len(batch.indices),
-            "batch_tokens": batch.tokens,
-            "padding_ratio": round(batch.padding_ratio, 4),
-            "attempts": request.attempt,
-            "worker": self.worker,
-            "batch_id": f"{self.worker}-{done.number}",
-        }
-        return Ending(request.id, request.token, outcome, started_s, metrics)
 
 
 def _ms(seconds: float) -> float:

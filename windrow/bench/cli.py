@@ -39,7 +39,7 @@ def http_(
 def queue(
     items: Annotated[int, typer.Option(min=1000, help="Items through the data plane.")] = 200_000,
     payload_bytes: Annotated[int, typer.Option(min=40, help="Size of each.")] = 200,
-    batch_size: Annotated[int, typer.Option(min=1, max=1000, help="Items in a row.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, max=1000, help="Items in a row.")] = 256,
     depth: Annotated[int, typer.Option(min=1000, help="Waiting requests of the memory and claim figures.")] = 100_000,
     rounds: Annotated[int, typer.Option(min=1, help="Times each rate is measured.")] = 3,
     json_file: JsonFile = None,

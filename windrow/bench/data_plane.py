@@ -36,14 +36,17 @@ Figure = dict[str, Any]
 def run_queue(items: int, payload_bytes: int, batch_size: int, depth: int, rounds: int, say: Say) -> dict[str, Any]:
     """Measure everything; ``figures`` are rows of ``name, value, unit, target``."""
     ours: list[float] = []
+    ours_durable: list[float] = []
     theirs: list[float] = []
     with Interrupts() as interrupts:
         for number in range(rounds):
-            with workplace(interrupts) as (folder, url):
-                ours.append(_windrow_rate(url, folder, items, payload_bytes, batch_size, interrupts))
-            with workplace(interrupts) as (folder, url):
+            for rates, durable in ((ours, False), (ours_durable, True)):
+                with workplace(interrupts, durable=durable) as (folder, url):
+                    rates.append(_windrow_rate(url, folder, items, payload_bytes, batch_size, interrupts))
+            with workplace(interrupts, durable=False) as (folder, url):
                 theirs.append(_celery_rate(url, folder, payload_bytes, interrupts))
-            say(f"round {number + 1} of {rounds}: {ours[-1]:,.0f} items/s, plain Celery {theirs[-1]:,.0f}")
+            seen = f"{ours[-1]:,.0f} items/s, {ours_durable[-1]:,.0f} with an append-only file"
+            say(f"round {number + 1} of {rounds}: {seen}, plain Celery {theirs[-1]:,.0f}")
         with workplace(interrupts) as (_, url):
             overhead_bytes = _overhead_bytes(url, depth, payload_bytes)
             say(f"{overhead_bytes:.0f} bytes a waiting request")
@@ -51,18 +54,19 @@ def run_queue(items: int, payload_bytes: int, batch_size: int, depth: int, round
             claims = [row for size in CLAIM_SIZES for row in _claim_times(url, depth, size, payload_bytes)]
     figures = [
         _figure(f"items in rows of {batch_size}", median(ours), "items/s", f">= {ITEMS_PER_S:,}", 0),
+        _figure("the same with an append-only file", median(ours_durable), "items/s", digits=0),
         _figure("no-op tasks through plain Celery", median(theirs), "items/s", digits=0),
         _figure("ratio", median_ratio(ours, theirs), "x", digits=1),
         _figure(f"memory beyond the payload, {depth:,} waiting", overhead_bytes, "bytes", f"<= {OVERHEAD_BYTES}", 0),
         *claims,
     ]
-    return {"figures": figures, "items_per_s": ours, "celery_items_per_s": theirs}
+    return {"figures": figures, "items_per_s": ours, "durable_items_per_s": ours_durable, "celery_items_per_s": theirs}
 
 
 @contextmanager
-def workplace(interrupts: Interrupts) -> Iterator[tuple[Path, str]]:
+def workplace(interrupts: Interrupts, *, durable: bool = True) -> Iterator[tuple[Path, str]]:
     """A folder and an empty Redis of our own."""
-    with tempfile.TemporaryDirectory(prefix="windrow-bench-") as name, own_redis(Path(name), interrupts) as url:
+    with tempfile.TemporaryDirectory(prefix="windrow-bench-") as name, own_redis(Path(name), interrupts, durable=durable) as url:
         yield Path(name), url
 
 

@@ -40,13 +40,16 @@ def running(
 
 
 @contextmanager
-def own_redis(folder: Path, interrupts: Interrupts) -> Iterator[str]:
-    """A Redis for the time of the block, with the settings of ``windrow serve``; yields its URL."""
+def own_redis(folder: Path, interrupts: Interrupts, *, durable: bool = True) -> Iterator[str]:
+    """A Redis for the time of the block, with the settings of ``windrow serve``; yields its URL.
+
+    Without ``durable`` it keeps no append-only file.
+    """
     port = free_port()
     data = folder / f"redis-{port}"
     data.mkdir()
     url = f"redis://127.0.0.1:{port}/0"
-    with running("redis", redis_command(find_redis_server(), port, data), folder, os.environ) as child:
+    with running("redis", redis_command(find_redis_server(), port, data, durable=durable), folder, os.environ) as child:
         wait_until(lambda: redis_answers(url), child, interrupts)
         yield url
 

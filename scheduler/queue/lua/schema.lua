@@ -31,9 +31,8 @@ local clock = redis.call('TIME')
 local now_us = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 
 local function parse(record)
-  local created, deadline, cost, tag, flow, start = string.match(record, '^1|(%d+)|(%d+)|(%d+)|([^|]*)|([^|]*)|()')
-  return { created_us = tonumber(created), deadline_us = tonumber(deadline), cost = tonumber(cost), tag = tag,
-           flow = flow, payload = string.sub(record, start) }
+  local created, tag, flow, start = string.match(record, '^1|(%d+)|%d+|%d+|([^|]*)|([^|]*)|()')
+  return { created = created, tag = tag, flow = flow, payload = string.sub(record, start) }
 end
 
 -- Civil date from days since 1970-01-01 (Hinnant, "chrono-compatible low-level date algorithms").
@@ -82,13 +81,14 @@ end
 
 -- Celery's own result document, with what Windrow adds under "windrow"; set first, then announced.
 local done_iso = iso(now_us)
+local done_at = string.format(',"completed_at":%.6f,"run":', now_us / 1000000)
 local function store(result_key, ttl_s, id, job, celery_status, result, status, run)
   local document = table.concat({
     '{"task_id":"', id, '","status":"', celery_status, '","result":', result,
     ',"traceback":null,"children":[],"date_done":"', done_iso, '","name":"windrow.predict","kwargs":', job.payload,
     ',"windrow":{"status":"', status, '","flow":"', job.flow,
-    string.format('","created_at":%.6f,"completed_at":%.6f,"run":', job.created_us / 1000000, now_us / 1000000),
+    '","created_at":', string.sub(job.created, 1, -7), '.', string.sub(job.created, -6), done_at,
     run, '}}' })
-  redis.call('SET', result_key, document, 'EX', ttl_s)
+  redis.call('SETEX', result_key, ttl_s, document)
   redis.call('PUBLISH', result_key, document)
 end
