@@ -29,8 +29,6 @@ RECHECK_S = 1.0
 RECONNECT_S = 0.5
 #: Results read at once; a result is a few kilobytes.
 RESULTS_PER_READ = 128
-#: Messages taken together before their results are read.
-MESSAGES_PER_TURN = 64
 
 
 class Waiter:
@@ -118,23 +116,16 @@ class Waiters:
     def _follow(self, messages: PubSub) -> None:
         recheck_s = time.monotonic()
         while not self._is_closed:
-            ended = self._take(messages, max(0.0, recheck_s - time.monotonic()))
+            ended = self._next(messages, max(0.0, recheck_s - time.monotonic()))
             if time.monotonic() >= recheck_s:
                 ended = list(self._waiting)
                 recheck_s = time.monotonic() + RECHECK_S
             self._deliver([id for id in ended if id in self._waiting])
 
-    def _take(self, messages: PubSub, timeout_s: float) -> Collection[str]:
-        """Ids of the messages that are there, after waiting for the first."""
-        ended: set[str] = set()
-        for _ in range(MESSAGES_PER_TURN):
-            message = cast(dict[str, Any] | None, messages.get_message(timeout=timeout_s))
-            if message is None:
-                break
-            if message["type"] == "message":
-                ended.update(message["data"].decode().split())
-            timeout_s = 0.0
-        return ended
+    def _next(self, messages: PubSub, timeout_s: float) -> Collection[str]:
+        """Ids of the next message: those of one batch, or none within ``timeout_s``."""
+        message = cast(dict[str, Any] | None, messages.get_message(timeout=timeout_s))
+        return message["data"].decode().split() if message is not None and message["type"] == "message" else ()
 
     def _deliver(self, ids: Sequence[str]) -> None:
         left = iter(ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -86,7 +87,9 @@ def test_requests_are_answered_with_the_models_embedding_and_their_times(queue: 
         assert prediction.status == "succeeded", prediction.error
         assert len(prediction.output["embedding"]) == 384
         times = {"queue_ms", "batch_wait_ms", "compute_ms", "total_ms"}
-        assert times | {"batch_size", "batch_tokens", "padding_ratio", "attempts", "worker"} <= prediction.metrics.keys()
+        assert (
+            times | {"batch_size", "batch_tokens", "padding_ratio", "attempts", "worker"} <= prediction.metrics.keys()
+        )
         assert 1 <= prediction.metrics["batch_size"] <= 8
         assert prediction.metrics["padding_ratio"] == 0
         assert prediction.created_s <= (prediction.started_s or 0) <= (prediction.completed_s or 0)
@@ -205,7 +208,7 @@ def test_a_malformed_setting_stops_the_start_with_its_name(tmp_path: Path, redis
     config.write_text(CONFIG.replace("max_wait_ms = 2000", 'max_wait_ms = "soon"'))
     ended = subprocess.run(
         [sys.executable, "-m", "celery", "-A", "worker", "worker", "-Q", "windrow"],
-        cwd=ROOT, env={"WINDROW_CONFIG": str(config), "PATH": "/usr/bin:/bin"}, capture_output=True, text=True, timeout=60,
+        cwd=ROOT, env={"WINDROW_CONFIG": str(config), "PATH": os.defpath}, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert ended.returncode != 0
     assert "models.window.max_wait_ms" in ended.stdout + ended.stderr

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from scheduler.core.planning import BatchLimits, plan_batches
 from windrow.bench.data_plane import payload_of
-from windrow.bench.http_load import Connection, encode
+from windrow.bench.http_load import Connection
 from windrow.bench.lone import summarise as summarise_lone
 from windrow.bench.noop_worker import NoopEngine
 from windrow.bench.over_http import BOUND, CELERY, WINDROW, Round, summarise
@@ -14,6 +14,7 @@ from windrow.bench.processes import label_of
 from windrow.bench.show import show_figures, show_http
 from windrow.bench.stats import Rates
 from windrow.bench.timeline import Batch, device_use, read_batches
+from windrow.bench.workload import wire_request
 
 
 def a_round(tokens_per_s: float, **more: object) -> Round:
@@ -132,7 +133,7 @@ def test_a_client_sends_its_next_request_once_the_whole_answer_has_come() -> Non
 
 
 def test_an_encoded_request_announces_the_length_of_its_body() -> None:
-    head, _, body = encode("naïve text", 8000).partition(b"\r\n\r\n")
+    head, _, body = wire_request("naïve text", 8000).partition(b"\r\n\r\n")
     assert b"Content-Length: %d" % len(body) in head
     assert orjson.loads(body)["input"] == "naïve text"
 

@@ -66,7 +66,10 @@ def run_queue(items: int, payload_bytes: int, batch_size: int, depth: int, round
 @contextmanager
 def workplace(interrupts: Interrupts, *, durable: bool = True) -> Iterator[tuple[Path, str]]:
     """A folder and an empty Redis of our own."""
-    with tempfile.TemporaryDirectory(prefix="windrow-bench-") as name, own_redis(Path(name), interrupts, durable=durable) as url:
+    with (
+        tempfile.TemporaryDirectory(prefix="windrow-bench-") as name,
+        own_redis(Path(name), interrupts, durable=durable) as url,
+    ):
         yield Path(name), url
 
 

@@ -18,7 +18,7 @@ import orjson
 from windrow.bench.processes import cpu_by_label, labelled_processes
 from windrow.bench.programs import part
 from windrow.bench.timeline import read_batches
-from windrow.bench.workload import MODEL
+from windrow.bench.workload import wire_request
 
 STATUS = slice(9, 12)
 
@@ -62,7 +62,7 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _measure(spec: dict[str, Any]) -> dict[str, Any]:
-    requests = [encode(text, spec["port"]) for text in spec["texts"]]
+    requests = [wire_request(text, spec["port"]) for text in spec["texts"]]
     tokens: list[int] = spec["tokens"]
     answers: list[tuple[float, float, int, bytes]] = []
     numbers = count()
@@ -91,15 +91,6 @@ async def _measure(spec: dict[str, Any]) -> dict[str, Any]:
         "cpu_s": {label: cpu_after_s[label] - cpu_before_s[label] for label in processes},
         "batches": [(batch.started_s, batch.ended_s, batch.size, batch.tokens) for batch in read_batches(predictions)],
     }
-
-
-def encode(text: str, port: int) -> bytes:
-    """One request as it goes over the wire."""
-    body = orjson.dumps({"model": MODEL, "input": text, "parameters": {"truncate": True}})
-    return (
-        b"POST /v1/predictions HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Type: application/json\r\n"
-        b"Prefer: wait=60\r\nContent-Length: %d\r\n\r\n%s" % (port, len(body), body)
-    )
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import http.client
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,7 +17,7 @@ import orjson
 
 from windrow.bench.programs import BenchFailed
 from windrow.bench.stats import median, percentile
-from windrow.bench.workload import MODEL, bench_environ
+from windrow.bench.workload import bench_environ, wire_request
 from windrow.demo.texts import mixed_texts
 from windrow.serve import Stack
 from windrow.supervise import Interrupts
@@ -77,19 +77,22 @@ def summarise(http_s: list[float], direct_s: list[float], stages: list[dict[str,
 def http_client(url: str, answers: list[bytes]) -> Iterator[Ask]:
     """Asks over one connection, one text at a time; the bodies of the answers go to ``answers``."""
     address = urlsplit(url)
-    connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=90)
-    headers = {"Content-Type": "application/json", "Prefer": "wait=60"}
+    port = address.port or 80
+    connection = socket.create_connection((str(address.hostname), port), timeout=90)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def ask(text: str) -> float:
-        body = orjson.dumps({"model": MODEL, "input": text, "parameters": {"truncate": True}})
+        request = wire_request(text, port)
         began_s = time.perf_counter()
-        connection.request("POST", "/v1/predictions", body, headers)
-        response = connection.getresponse()
-        answer = response.read()
+        connection.sendall(request)
+        head, _, body = connection.recv(1 << 16).partition(b"\r\n\r\n")
+        length = int(head.lower().split(b"content-length:", 1)[1].split(b"\r\n", 1)[0])
+        while len(body) < length:
+            body += connection.recv(1 << 16)
         took_s = time.perf_counter() - began_s
-        if response.status != 200:
-            raise BenchFailed(f"a request was answered {response.status}: {answer[:300]!r}")
-        answers.append(answer)
+        if b" 200 " not in head[:13]:
+            raise BenchFailed(f"a request was answered {head[:100]!r} {body[:300]!r}")
+        answers.append(body)
         return took_s
 
     try:

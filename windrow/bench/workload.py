@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import orjson
+
 from scheduler.settings import DEFAULT_MODELS, ModelSettings
 from scheduler.tokens import load_text_limit
 from windrow.demo.texts import mixed_texts
@@ -43,3 +45,12 @@ def bench_environ(folder: Path, environ: Mapping[str, str] = os.environ) -> dict
         name: value for name, value in environ.items() if name not in NOT_INHERITED and not name.startswith("WINDROW_")
     }
     return kept | {"WINDROW_CONFIG": str(config), "PORT": "0", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
+
+
+def wire_request(text: str, port: int) -> bytes:
+    """One request as it goes over the wire."""
+    body = orjson.dumps({"model": MODEL, "input": text, "parameters": {"truncate": True}})
+    return (
+        b"POST /v1/predictions HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Type: application/json\r\n"
+        b"Prefer: wait=60\r\nContent-Length: %d\r\n\r\n%s" % (port, len(body), body)
+    )

@@ -37,6 +37,10 @@ def run_on_cores(run: Callable[[T], Tensor], pieces: Sequence[T]) -> list[Tensor
         with torch.inference_mode():  # a setting of each thread
             return run(piece)
 
+    if len(pieces) == 1:  # not worth handing over
+        cores()  # is read before it is changed
+        torch.set_num_threads(1)
+        return [without_gradients(pieces[0])]
     return list(_threads().map(without_gradients, pieces))
 
 

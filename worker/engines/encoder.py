@@ -35,6 +35,8 @@ FALLBACK = "bucket"
 CHECK_LENGTHS = (1, 9, 33, 300)
 #: Largest relative error that the self-check takes for rounding.
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-2}
+
+
 @dataclass(frozen=True, slots=True)
 class _Pending:
     """Rows on their way to the host."""
@@ -142,9 +144,7 @@ class EncoderEngine(ABC):
         self._weights.module.config._attn_implementation = PACKED
         return self._in_pieces(texts, [len(text) for text in texts], self._run_end_to_end)
 
-    def _in_pieces(
-        self, texts: Sequence[Ids], tokens: Sequence[int], run: Callable[[Sequence[Ids]], Tensor]
-    ) -> Tensor:
+    def _in_pieces(self, texts: Sequence[Ids], tokens: Sequence[int], run: Callable[[Sequence[Ids]], Tensor]) -> Tensor:
         """``run`` over all of ``texts``: at once on a device, a piece a thread on the CPU."""
         if self._device.type != "cpu":
             return run(texts)
