@@ -85,7 +85,7 @@ def test_nothing_is_kept_of_a_wait_that_is_given_up(waiters: Waiters) -> None:
 
 
 def test_a_lost_message_costs_no_answer(waiters: Waiters, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Waiters, "_take", lambda self, messages, timeout_s: time.sleep(min(0.05, timeout_s)) or [])
+    monkeypatch.setattr(Waiters, "_next", lambda self, messages, timeout_s: time.sleep(min(0.05, timeout_s)) or [])
     with waiters.expect("one") as waiter:
         submit(worker.queue, "one")
         found = waiter.wait(20)
