@@ -43,8 +43,8 @@ format: $(VENV)/.dev ## rewrite the sources as `make lint` wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.runtime ## one workload through every batching strategy
-	@exec $(BIN)/windrow bench compare $(ARGS)
+bench: $(VENV)/.runtime ## over HTTP beside the bare engine and plain Celery
+	@exec $(BIN)/windrow bench http $(ARGS)
 
 lock: $(VENV)/.dev ## pin again from pyproject.toml; make lock ARGS=--upgrade takes newer releases
 	$(COMPILE) $(ARGS) --output-file requirements/lock.txt pyproject.toml requirements/pins.in

@@ -53,7 +53,7 @@ class ModelSettings(_Frozen):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     #: Requests and payload bytes that may wait; beyond that a submit gets 429.
     max_depth: int = Field(100_000, ge=1)
-    max_queue_bytes: int = Field(1 << 30, ge=1)
+    max_queue_bytes: int = Field(256 << 20, ge=1)
 
 
 class Settings(_Frozen):
