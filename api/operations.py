@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import orjson
 from flask import Flask, Response
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from redis.exceptions import RedisError
 
 from api.metrics import QueueCollector
 from api.service import Service
@@ -15,6 +17,8 @@ from scheduler.core.errors import NoWorker
 
 #: A worker says every few seconds that it is there; silent for so long, it does not count for readiness. In seconds.
 READY_WITHIN_S = 15.0
+#: What a worker tells of a loaded model, and the list of models repeats.
+LOADED = ("strategy", "strategy_note", "device", "dtype", "max_input_tokens")
 
 
 def register(app: Flask, service: Service) -> None:
@@ -22,12 +26,13 @@ def register(app: Flask, service: Service) -> None:
     registry = CollectorRegistry()
     registry.register(QueueCollector(service.queues))
     created = int(time.time())
-    data = [
-        {"id": name, "object": "model", "created": created, "owned_by": "windrow", "task": model.task}
-        for name, model in service.settings.models.items()
-    ]
 
     def models() -> Response:
+        data = [
+            {"id": name, "object": "model", "created": created, "owned_by": "windrow", "task": model.task}
+            | loaded(service, name)
+            for name, model in service.settings.models.items()
+        ]
         return _json({"object": "list", "data": data})
 
     def healthz() -> Response:
@@ -46,6 +51,16 @@ def register(app: Flask, service: Service) -> None:
     app.add_url_rule("/healthz", "healthz", healthz, methods=["GET"])
     app.add_url_rule("/readyz", "readyz", readyz, methods=["GET"])
     app.add_url_rule("/metrics", "metrics", metrics, methods=["GET"])
+
+
+def loaded(service: Service, name: str) -> dict[str, Any]:
+    """What the workers of a model say of it; nulls where there is none, or Redis cannot be asked."""
+    try:
+        infos = list(service.queues[name].workers(within_s=READY_WITHIN_S).values())
+    except RedisError:
+        infos = []
+    said = orjson.loads(infos[0]) if infos else {}
+    return {"workers": len(infos)} | {field: said.get(field) for field in LOADED}
 
 
 def _json(value: object) -> Response:

@@ -106,6 +106,12 @@ class Model(BaseModel):
     created: int
     owned_by: str
     task: str
+    workers: int = Field(description="Workers that serve it now.")
+    strategy: str | None = Field(description="The strategy in effect; null while no worker serves the model.")
+    strategy_note: str | None = Field(description="Why it differs from the one configured; null where it does not.")
+    device: str | None = Field(examples=["cuda"])
+    dtype: str | None = Field(examples=["bfloat16"])
+    max_input_tokens: int | None = Field(description="Longest input, special tokens included.")
 
 
 class Models(BaseModel):

@@ -1,5 +1,6 @@
 """What operators ask: models, health, readiness, metrics."""
 
+import orjson
 import pytest
 
 from api import create_app
@@ -16,6 +17,17 @@ def test_models_are_listed_in_openais_shape(client: ApiClient) -> None:
     listed = client.get("/v1/models").json
     assert listed["object"] == "list"
     assert [(model["id"], model["object"], model["task"]) for model in listed["data"]] == [("minilm", "model", "embed")]
+
+
+def test_a_models_entry_says_what_its_worker_made_of_the_settings(
+    redis_server: str, worker: FakeWorker, client: ApiClient
+) -> None:
+    (before,) = client.get("/v1/models").json["data"]
+    assert (before["workers"], before["strategy"]) == (1, None)
+    info = {"model": "minilm", "strategy": "bucket", "strategy_note": "it cannot pack", "max_input_tokens": 256}
+    worker.queue.heartbeat("worker@test", orjson.dumps(info), stale_s=60)
+    (model,) = client.get("/v1/models").json["data"]
+    assert (model["strategy"], model["strategy_note"], model["max_input_tokens"]) == ("bucket", "it cannot pack", 256)
 
 
 def test_it_is_alive_without_a_worker_but_not_ready(redis_server: str, new_client: NewClient) -> None:

@@ -92,7 +92,9 @@ def models(url: Url = NO_URL, timeout: Timeout = 60.0, as_json: Json = False) ->
             return print_json(listed)
         for model in listed:
             more = "  ".join(
-                f"{name}={value}" for name, value in model.items() if name not in ("id", "object", "created")
+                f"{name}={value}"
+                for name, value in model.items()
+                if name not in ("id", "object", "created", "owned_by") and value is not None
             )
             print(f"{model.get('id')}  {more}".rstrip())
 
