@@ -23,6 +23,7 @@ if _soft != resource.RLIM_INFINITY and _soft < _wanted:
     resource.setrlimit(resource.RLIMIT_NOFILE, (_wanted, _hard))
 
 bind = f"[{_settings.host}]:{_settings.port}" if ":" in _settings.host else f"{_settings.host}:{_settings.port}"
+workers = _settings.web_concurrency
 worker_class = "api.gunicorn_worker.Worker"
 #: Connections of one process, waiting clients included.
 worker_connections = 4096

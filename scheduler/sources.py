@@ -8,12 +8,14 @@ from pathlib import Path
 from scheduler.core.errors import ModelUnusable
 
 #: Only what inference reads; never pickled weights, never code.
-FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*/config.json"]
+WEIGHTS = ["*.safetensors"]
+OTHER_FILES = ["*.json", "*.txt", "*.model", "*/config.json"]
 
 
-def resolve_source(source: str) -> Path:
+def resolve_source(source: str, *, weights: bool = True) -> Path:
     """Return the folder of ``source``: a folder, ``package:<module>/<folder>``, or a hub id (downloaded once).
 
+    Without ``weights``, a hub model is downloaded without its weights: the API needs the tokenizer only.
     Raises `ModelUnusable` naming what was looked for.
     """
     if source.startswith("package:"):
@@ -28,13 +30,18 @@ def resolve_source(source: str) -> Path:
         if not folder.is_dir():
             raise ModelUnusable(f"source {source!r}: the package has no folder {inside!r}")
         return folder
-    if Path(source).is_dir():
-        return Path(source)
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    if source.startswith(("/", ".", "~")):
+        raise ModelUnusable(
+            f"source {source!r}: there is no such folder; it takes a folder, package:<module>/<folder> or a hub id"
+        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
     try:
-        return Path(snapshot_download(source, allow_patterns=FILES))
+        return Path(snapshot_download(source, allow_patterns=OTHER_FILES + WEIGHTS * weights))
     except (OSError, ValueError, HFValidationError) as error:
         raise ModelUnusable(
             f"source {source!r}: not a folder, and the hub did not give it ({type(error).__name__}); "

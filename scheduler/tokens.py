@@ -33,7 +33,7 @@ def load_text_limit(source: str, max_input_tokens: int | None = None) -> TextLim
 
     Raises `ModelUnusable` where there is no fast tokenizer, or the wish is above what the model takes.
     """
-    folder = resolve_source(source)
+    folder = resolve_source(source, weights=False)
     file = folder / "tokenizer.json"
     if not file.is_file():
         raise ModelUnusable(f"source {source!r}: no tokenizer.json; save the model with its fast tokenizer")

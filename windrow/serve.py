@@ -14,8 +14,9 @@ from typing import IO
 
 import httpx
 
-from scheduler.core.errors import InvalidSetting, RedisUnavailable
+from scheduler.core.errors import InvalidSetting, ModelUnusable, RedisUnavailable
 from scheduler.settings import Settings, load_settings
+from scheduler.sources import resolve_source
 from windrow.embedded import find_redis_server, free_port, redis_answers, redis_command, without_password
 from windrow.supervise import POLL_S, Interrupted, Interrupts, Program, ProgramEnded, Supervisor, tail
 
@@ -30,6 +31,19 @@ DECIDED_HERE = ("WINDROW_PORT", "WINDROW_REDIS_URL")
 WORKER = [sys.executable, "-m", "celery", "-A", "worker", "worker", "--concurrency", "1", "--loglevel", "INFO"]
 
 Say = Callable[[str], None]
+
+
+def check_sources(settings: Settings) -> None:
+    """Look for the models on this machine before anything starts; raise `InvalidSetting` naming one that is not there.
+
+    A hub id can only be tried by the worker.
+    """
+    for name, model in settings.models.items():
+        if model.source.startswith(("package:", "/", ".", "~")):
+            try:
+                resolve_source(model.source)
+            except ModelUnusable as error:
+                raise InvalidSetting(f"models.{name}.source: {error.detail}") from None
 
 
 class NotReady(Exception):
@@ -48,6 +62,7 @@ class Stack:
     ) -> None:
         self._folder = folder.resolve()
         self._settings = load_settings(environ)
+        check_sources(self._settings)
         self._say = say
         self._supervisor = Supervisor(
             interrupts, (lambda name, line: say(f"{name:>12} | {line}")) if is_verbose else None
@@ -81,14 +96,19 @@ class Stack:
 
     def __enter__(self) -> Stack:
         with ExitStack() as exits:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InvalidSetting(f"--folder {self._folder}: cannot be made: {error.strerror}") from None
             exits.callback(locked(self._folder).close)
             exits.callback(self._stop)
             self._start()
             self._exits = exits.pop_all()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if isinstance(error, ProgramEnded):  # the whole message comes last; stopping may take a while
+            self._say(str(error).partition("\n")[0])
         self._exits.close()
 
     def _start(self) -> None:

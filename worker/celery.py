@@ -10,13 +10,16 @@ from kombu import Queue
 
 from scheduler.settings import load_settings
 from worker.process import visible_devices
-from worker.supervision import PREDICT_QUEUE, Residents
+from worker.supervision import PREDICT_QUEUE, Residents, StopResidents
 
 HOUSEKEEPING_QUEUE = "windrow.housekeeping"
 JANITOR_EVERY_S = 5.0
 
 settings = load_settings()
-app = Celery("windrow", broker=settings.redis_url, backend=settings.redis_url, include=["worker.tasks"])
+url = settings.redis_url
+if url.startswith("rediss://") and "ssl_cert_reqs" not in url:  # Celery wants it said
+    url += ("&" if "?" in url else "?") + "ssl_cert_reqs=required"
+app = Celery("windrow", broker=url, backend=url, include=["worker.tasks"])
 app.conf.update(
     accept_content=["json"],
     task_serializer="json",
@@ -24,12 +27,15 @@ app.conf.update(
     result_accept_content=["json"],
     result_expires=settings.result_ttl_s,
     task_default_queue=PREDICT_QUEUE,
-    task_queues=[Queue(PREDICT_QUEUE), Queue(HOUSEKEEPING_QUEUE)],
+    # Housekeeping is consumed only where -Q names it: residents fill their pool, and its tasks would wait for ever.
+    task_queues=[Queue(PREDICT_QUEUE)],
     task_routes={"windrow.janitor": {"queue": HOUSEKEEPING_QUEUE}},
-    task_create_missing_queues=False,
     beat_schedule={"windrow.janitor": {"task": "windrow.janitor", "schedule": JANITOR_EVERY_S}},
     broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,
     worker_concurrency=max(1, len(visible_devices())),
-    worker_prefetch_multiplier=1,
+    # Messages of predictions are handed on at once; only those for a full queue wait.
+    worker_prefetch_multiplier=64,
 )
 app.steps["consumer"].add(Residents)
+app.steps["worker"].add(StopResidents)

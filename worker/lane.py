@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
 
 from scheduler.core.errors import ModelFailed
 from scheduler.core.outcomes import Failed, Outcome
@@ -12,12 +16,15 @@ from scheduler.core.planning import BatchLimits
 from scheduler.core.window import WindowLimits
 from scheduler.queue import Claimed, Ending, RedisQueue
 from scheduler.queue.redis_queue import MAX_REQUESTS_PER_CALL, expired
-from worker.engines.base import Engine
+from worker.engines.base import Engine, Prepared
 from worker.passes import Pass
 from worker.rows import Waiting
 
+log = logging.getLogger(__name__)
 #: How long a claim blocks for work before it looks around again, in seconds.
 CLAIM_BLOCK_S = 1.0
+#: A worker unheard of for this long is taken off the list.
+FORGET_AFTER_S = 60.0
 
 
 @dataclass(slots=True)
@@ -64,9 +71,7 @@ class Lane:
             return [], []
         claimed_s = time.monotonic()
         calls = [request.call() for request in requests]
-        prepared = self.engine.prepare(
-            [call.get("input") for call in calls], [call.get("parameters") or {} for call in calls]
-        )
+        prepared = self._prepare(calls)
         waiting, ended = [], []
         for request, ready in zip(requests, prepared, strict=True):
             if isinstance(ready, Failed):
@@ -75,14 +80,25 @@ class Lane:
                 waiting.append(Waiting(request, ready, request.created_s - self.redis_offset_s, claimed_s))
         return waiting, ended
 
+    def _prepare(self, calls: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
+        inputs, parameters = [call.get("input") for call in calls], [call.get("parameters") or {} for call in calls]
+        try:
+            return self.engine.prepare(inputs, parameters)
+        except Exception as error:
+            log.warning("model %s: preparing %d inputs raised %r", self.model, len(calls), error)
+            if len(calls) == 1:
+                return [Failed(ModelFailed(f"preparing this input raised {type(error).__name__}"))]
+        return [one for call in calls for one in self._prepare([call])]
+
     def split_late(self, waiting: Sequence[Waiting]) -> tuple[list[Waiting], list[Ending]]:
-        """Part what may still start from what is past its deadline."""
+        """Part what may still start from what is past its deadline; what was canceled or lost is in neither."""
         now_s = self.redis_now_s()
+        waiting = [one for one in waiting if self.held.get(one.request.id) == one.request.token]
         late = [one for one in waiting if one.request.deadline_s is not None and one.request.deadline_s <= now_s]
         ends = [Ending(one.request.id, one.request.token, expired()) for one in late]
         return [one for one in waiting if one not in late] if late else list(waiting), ends
 
-    def endings(self, done: Pass) -> list[Ending]:
+    def endings(self, done: Pass, closed_by: str) -> list[Ending]:
         """Wait for the pass and say how each of its requests ended."""
         outcomes: list[Outcome] = [done.error] if done.error else self.engine.collect(done.handle)
         if len(outcomes) != len(done.members):
@@ -95,6 +111,7 @@ class Lane:
             "batch_size": len(done.members),
             "batch_tokens": done.batch.tokens,
             "padding_ratio": round(done.batch.padding_ratio, 4),
+            "closed_by": closed_by,
             "worker": self.worker,
             "batch_id": f"{self.worker}-{done.number}",
         }
@@ -115,18 +132,28 @@ class Lane:
             for one, outcome in zip(done.members, outcomes, strict=True)
         ]
 
+    def heartbeat(self) -> None:
+        """Say what is served here. A worker that stops is simply heard of no more: requests wait for the next one."""
+        self.queue.heartbeat(self.worker, orjson.dumps(self.engine.info), stale_s=FORGET_AFTER_S)
+
     def renew(self) -> None:
         """Extend the leases of everything held; what was lost meanwhile will find its finish refused."""
         held = dict(self.held)
         for start in range(0, len(held), MAX_REQUESTS_PER_CALL):
             part = dict(list(held.items())[start : start + MAX_REQUESTS_PER_CALL])
-            self.queue.renew(part, lease_s=self.lease_s)
+            for id in self.queue.renew(part, lease_s=self.lease_s):
+                self._let_go(id, part[id])
+
+    def _let_go(self, id: str, token: str) -> None:
+        # The same request may be held again by now, under another token.
+        if self.held.get(id) == token:
+            self.held.pop(id, None)
 
     def finish(self, endings: Sequence[Ending], busy_s: float = 0.0) -> None:
         """Store the ends, and let go of the requests."""
         self.queue.finish(endings, busy_s=busy_s)
         for ending in endings:
-            self.held.pop(ending.id, None)
+            self._let_go(ending.id, ending.token)
 
 
 def _ms(seconds: float) -> float:

@@ -43,23 +43,30 @@ def run_row(engine: Engine, waiting: Sequence[Waiting], limits: BatchLimits) -> 
     for batch in plan_batches(engine.info.strategy, lengths, limits):
         members = [waiting[index] for index in batch.indices]
         started_s = time.monotonic()
-        try:
-            handle = engine.forward([one.prepared for one in members], batch)
-        except Exception as error:
-            if len(members) == 1:
-                log.warning("request %s failed alone: %s", members[0].request.id, error)
-                yield Pass(batch, members, None, _failed(error), started_s, next(_numbers))
-            else:
-                log.warning("a batch of %d raised %s: running its halves", len(members), type(error).__name__)
-                middle = len(members) // 2
-                for half in (members[:middle], members[middle:]):
-                    yield from run_row(engine, half, limits)
+        handle, failed = _forward(engine, members, batch)
+        if failed is None or len(members) == 1:
+            yield Pass(batch, members, handle, failed, started_s, next(_numbers))
         else:
-            yield Pass(batch, members, handle, None, started_s, next(_numbers))
+            log.warning("a batch of %d failed: running its halves", len(members))
+            middle = len(members) // 2
+            for half in (members[:middle], members[middle:]):
+                yield from run_row(engine, half, limits)
+
+
+def _forward(engine: Engine, members: Sequence[Waiting], batch: Batch) -> tuple[Any, Failed | None]:
+    """Start one pass; what it raised becomes a `Failed`, and what it had in memory is let go on return."""
+    try:
+        return engine.forward([one.prepared for one in members], batch), None
+    except Exception as error:
+        # Matched by name: this module is read before torch is. After such an error nothing runs on the device any
+        # more, whoever's fault it was: the process ends, and the leases bring its requests back.
+        if type(error).__name__ == "AcceleratorError":
+            raise
+        log.warning("a forward pass raised %s: %s", type(error).__name__, error)
+        return None, _failed(error)
 
 
 def _failed(error: Exception) -> Failed:
-    # torch.OutOfMemoryError is matched by name: this module is read before torch is.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return Failed(OutOfMemory("the device ran out of memory on this input alone; send a shorter one"))
     return Failed(ModelFailed(f"the model raised {type(error).__name__} on this input"))

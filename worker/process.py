@@ -51,9 +51,11 @@ def take_share(slot: int, slots: int, environ: Mapping[str, str] = os.environ) -
     devices = visible_devices(environ)
     if devices:
         os.environ["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
+    share = max(1, len(os.sched_getaffinity(0)) // slots)
+    os.environ.setdefault("RAYON_NUM_THREADS", str(share))  # tokenizers'
     import torch
 
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // slots))
+    torch.set_num_threads(share)
 
 
 def visible_devices(environ: Mapping[str, str] = os.environ) -> list[str]:
@@ -79,6 +81,9 @@ def open_lanes(settings: Settings, worker: str) -> dict[str, Lane]:
             engine = load_engine(name, model)
         except ModelUnusable as error:
             log.error("model %s is not served: %s", name, error.detail)
+            continue
+        except Exception:  # whatever one model raises, the others are served
+            log.exception("model %s is not served", name)
             continue
         log.info("model %s loaded in %.1f s: %s", name, time.monotonic() - began_s, engine.info)
         queue = RedisQueue(redis, name, result_ttl_s=settings.result_ttl_s, max_attempts=settings.max_attempts)

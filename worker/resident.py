@@ -6,8 +6,6 @@ tokenising fill the next row, the device runs the present one, and results of th
 
 from __future__ import annotations
 
-import logging
-import os
 import queue
 import threading
 import time
@@ -19,10 +17,13 @@ from worker.keeper import Keeper
 from worker.lane import Lane
 from worker.passes import Pass, run_row
 from worker.rows import Rows
+from worker.stages import start_stage
 
-log = logging.getLogger(__name__)
-#: Passes that may be started and not yet finished.
-IN_FLIGHT = 4
+#: Passes that wait behind the one that is being finished: enough to keep a device busy, and few enough for the next
+#: row to grow meanwhile.
+STARTED_AHEAD = 1
+#: How long a stopping worker goes on trying to store results while Redis is away, in seconds.
+DRAIN_S = 10.0
 
 
 class Resident:
@@ -32,7 +33,8 @@ class Resident:
         self.lanes = lanes
         self._stopping = stopping
         self._rows = Rows({model: lane.window for model, lane in lanes.items()})
-        self._started: queue.Queue[tuple[Lane, Pass] | None] = queue.Queue(IN_FLIGHT)
+        self._started: queue.Queue[tuple[Lane, Pass, str] | None] = queue.Queue(STARTED_AHEAD)
+        self._stopped_s: float | None = None
 
     def run(self) -> None:
         """Claim, prepare, plan, forward, finish; return once stopped and nothing is held."""
@@ -62,7 +64,7 @@ class Resident:
             lane = self.lanes[row.model]
             waiting, late = lane.split_late(row.waiting)
             for started in run_row(lane.engine, waiting, lane.limits):
-                self._started.put((lane, started))
+                self._started.put((lane, started, row.closed_by))
             self._store(lane, late)
         self._started.put(None)
 
@@ -70,35 +72,22 @@ class Resident:
         """Stage three: finish."""
         previous_s = 0.0
         while (item := self._started.get()) is not None:
-            lane, started = item
-            endings = lane.endings(started)
+            lane, started, closed_by = item
+            endings = lane.endings(started, closed_by)
             ended_s = time.monotonic()
             self._store(lane, endings, busy_s=ended_s - max(started.started_s, previous_s))
             previous_s = ended_s
 
     def _store(self, lane: Lane, endings: list[Ending], busy_s: float = 0.0) -> None:
         if endings:
-            keep_trying(lane.finish, endings, busy_s)
+            keep_trying(lane.finish, endings, busy_s, give_up=self._is_out_of_time)
 
     def _close_after(self, claimers: list[threading.Thread]) -> None:
         for thread in claimers:
             thread.join()
+        self._stopped_s = time.monotonic()
         self._rows.close()
 
-
-def start_stage(target: Callable[..., None], *args: object) -> threading.Thread:
-    """Start a thread whose failure ends the process: a half-dead resident would hold its device and answer nobody.
-
-    The pool replaces the process, and the leases bring its requests back.
-    """
-
-    def stage() -> None:
-        try:
-            target(*args)
-        except BaseException:
-            log.exception("the %s stage failed: this process ends and the pool starts another", target.__name__)
-            os._exit(70)
-
-    thread = threading.Thread(target=stage, name=target.__name__, daemon=True)
-    thread.start()
-    return thread
+    def _is_out_of_time(self) -> bool:
+        """What cannot be stored is left to its leases."""
+        return self._stopped_s is not None and time.monotonic() > self._stopped_s + DRAIN_S

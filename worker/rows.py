@@ -66,7 +66,7 @@ class Rows:
         with self._changed:
             if self._exposed_s[model] is None:
                 # The first to arrive is not company; what comes after it is.
-                self._exposed_s[model] = waiting[0].arrived_s
+                self._exposed_s[model] = waiting[0].claimed_s
                 self._joins[model] -= 1
             self._joins[model] += len(waiting)
             self._rows[model].extend(waiting)
@@ -106,7 +106,7 @@ class Rows:
             return Close("idle")
         tokens = sum(waiting.prepared.tokens for waiting in row)
         rate = self._observed(model, now_s)
-        return decide_window(now_s, row[0].arrived_s, len(row), tokens, self._limits[model], rate)
+        return decide_window(now_s, min(one.arrived_s for one in row), len(row), tokens, self._limits[model], rate)
 
     def _take(self, model: str, closed_by: str) -> Row:
         row, limits = self._rows[model], self._limits[model]

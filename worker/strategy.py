@@ -6,12 +6,14 @@ So Celery callers share batches, fairness and limits with everyone else, and no 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from celery.worker.state import revoked
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from redis.exceptions import RedisError
 
 from scheduler.core.errors import InvalidInput, UnknownModel, WindrowError
@@ -22,11 +24,25 @@ from scheduler.settings import Settings
 
 log = logging.getLogger(__name__)
 TENANT = "celery"
-FIELDS = frozenset({"model", "input", "parameters", "priority", "deadline_ms"})
 #: What a message may carry that the queue cannot do: refused, not dropped.
 CANVAS = ("callbacks", "errbacks", "chain", "chord")
-#: While the queue is full or Redis is away, the message is looked at again after so many seconds.
+#: While the queue is full, the message is looked at again after so many seconds.
 RETRY_S = 1.0
+#: Result keys and documents carry the id as it is.
+TASK_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+LONGEST_DEADLINE_MS = 7 * 24 * 3600 * 1000
+
+
+class PredictCall(BaseModel):
+    """The keyword arguments of ``windrow.predict``."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    model: str
+    input: Any
+    parameters: dict[str, Any] | None = None
+    priority: Literal["high", "normal", "low"] = "normal"
+    deadline_ms: float | None = Field(None, gt=0, le=LONGEST_DEADLINE_MS)
 
 
 def put_on_the_queue(task: Any, app: Any, consumer: Any, **_: Any) -> Callable[..., None]:
@@ -34,6 +50,10 @@ def put_on_the_queue(task: Any, app: Any, consumer: Any, **_: Any) -> Callable[.
     from worker.celery import settings
 
     redis = connect(settings.redis_url)
+    queues = {
+        name: RedisQueue(redis, name, result_ttl_s=settings.result_ttl_s, max_attempts=settings.max_attempts)
+        for name in settings.models
+    }
 
     def on_message(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **_: Any) -> None:
         id = message.headers["id"]
@@ -44,59 +64,73 @@ def put_on_the_queue(task: Any, app: Any, consumer: Any, **_: Any) -> Callable[.
             elif left_s is not None and left_s <= 0:
                 app.backend.mark_as_revoked(id, "expired", request=None)
             elif not redis.exists(result_key(id)):  # else delivered twice, and answered already
-                submit_call(redis, settings, id, message.payload, left_s)
-        except WindrowError as error:
-            if error.retryable:
-                log.warning("prediction %s has to wait: %s", id, error.detail)
-                consumer.timer.call_after(RETRY_S, on_message, (message, body, ack, reject, callbacks))
-                return
-            app.backend.mark_as_failure(id, error)
+                submit_call(queues, settings, id, message.headers, message.payload, left_s)
         except RedisError as error:
             log.warning("prediction %s goes back to the broker: %s", id, error)
             reject(log, consumer.connection_errors, requeue=True)
             return
+        except Exception as error:  # raised here, it would end the worker
+            if isinstance(error, WindrowError) and error.retryable:
+                log.warning("prediction %s has to wait: %s", id, error.detail)
+                consumer.timer.call_after(RETRY_S, on_message, (message, body, ack, reject, callbacks))
+                return
+            log.warning("prediction %s is refused: %s", id, error)
+            app.backend.mark_as_failure(id, error if isinstance(error, WindrowError) else InvalidInput(str(error)))
         ack(log, consumer.connection_errors)
 
     return on_message
 
 
-def submit_call(redis: Any, settings: Settings, id: str, payload: Any, left_s: float | None) -> None:
+def submit_call(
+    queues: Mapping[str, RedisQueue],
+    settings: Settings,
+    id: str,
+    headers: Mapping[str, Any],
+    payload: Any,
+    left_s: float | None,
+) -> None:
     """Queue one message's call under the task's own id; raise `WindrowError` where it is not one we take."""
-    args, call, embed = payload
+    args, kwargs, embed = payload
     if args:
-        raise InvalidInput("windrow.predict takes keyword arguments only: " + ", ".join(sorted(FIELDS)))
+        raise InvalidInput("windrow.predict takes keyword arguments only: " + ", ".join(PredictCall.model_fields))
     if any(embed.get(name) for name in CANVAS):
         raise InvalidInput("windrow.predict takes no link, chain or chord; get() its result and send the next task")
-    if unknown := call.keys() - FIELDS:
-        raise InvalidInput(f"unknown argument {min(unknown)!r}; windrow.predict takes {', '.join(sorted(FIELDS))}")
-    name = call.get("model")
-    if name not in settings.models:
-        raise UnknownModel(f"unknown model {name!r}; there are {', '.join(settings.models)}")
-    model = settings.models[name]
-    priority = call.get("priority", "normal")
-    if priority not in PRIORITY_WEIGHTS:
-        raise InvalidInput(f"priority {priority!r}: takes {', '.join(PRIORITY_WEIGHTS)}")
-    body = orjson.dumps({"model": name, "input": call.get("input"), "parameters": call.get("parameters") or {}})
+    if headers.get("eta"):
+        raise InvalidInput("windrow.predict takes no eta or countdown; send it when it is due")
+    if not TASK_ID.fullmatch(id):
+        raise InvalidInput("the task id takes letters, digits, '.', '_', ':' and '-', at most 128")
+    call = read_call(kwargs)
+    if call.model not in settings.models:
+        raise UnknownModel(f"unknown model {call.model[:64]!r}; there are {', '.join(settings.models)}")
+    model = settings.models[call.model]
+    try:
+        body = orjson.dumps({"model": call.model, "input": call.input, "parameters": call.parameters or {}})
+    except TypeError as error:  # half a surrogate pair, an integer past 64 bits
+        raise InvalidInput(f"input or parameters: {error}") from None
     if len(body) > settings.max_body_bytes:
         raise InvalidInput(f"the call has {len(body)} bytes; at most {settings.max_body_bytes} are taken")
-    cost = estimate_cost_tokens(len(call["input"])) if isinstance(call.get("input"), str) else 1
-    submission = Submission(id, body, cost, _deadline_s(call, left_s))
-    RedisQueue(redis, name, result_ttl_s=settings.result_ttl_s).submit(
-        [submission],
-        flow=flow_name(TENANT, priority),
-        weight=PRIORITY_WEIGHTS[priority],
+    limits = [seconds for seconds in (left_s, call.deadline_ms and call.deadline_ms / 1e3) if seconds is not None]
+    cost = estimate_cost_tokens(len(call.input)) if isinstance(call.input, str) else 1
+    queues[call.model].submit(
+        [Submission(id, body, cost, min(limits, default=None))],
+        flow=flow_name(TENANT, call.priority),
+        weight=PRIORITY_WEIGHTS[call.priority],
         max_depth=model.max_depth,
         max_bytes=model.max_queue_bytes,
     )
 
 
-def _deadline_s(call: Mapping[str, Any], left_s: float | None) -> float | None:
-    deadline_ms = call.get("deadline_ms")
-    if deadline_ms is None:
-        return left_s
-    if isinstance(deadline_ms, bool) or not isinstance(deadline_ms, (int, float)) or not deadline_ms > 0:
-        raise InvalidInput(f"deadline_ms {deadline_ms!r}: takes milliseconds above 0")
-    return deadline_ms / 1e3 if left_s is None else min(left_s, deadline_ms / 1e3)
+def read_call(kwargs: Any) -> PredictCall:
+    """Check the keyword arguments; raise `InvalidInput` naming the one that is wrong and what it takes."""
+    try:
+        return PredictCall.model_validate(kwargs)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name = ".".join(str(part) for part in problem["loc"]) or "the keyword arguments"
+        if problem["type"] == "extra_forbidden":
+            takes = ", ".join(PredictCall.model_fields)
+            raise InvalidInput(f"unknown argument {name!r}; windrow.predict takes {takes}") from None
+        raise InvalidInput(f"{name}: {problem['msg']}") from None
 
 
 def _seconds_left(expires: str | None) -> float | None:

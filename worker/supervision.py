@@ -7,7 +7,6 @@ import time
 from typing import Any
 
 from celery import bootsteps
-from celery.signals import worker_shutting_down
 
 from worker.process import STOP, run_resident
 
@@ -63,7 +62,18 @@ class Residents(bootsteps.StartStopStep):
         )
 
 
-@worker_shutting_down.connect
-def drain(**_: Any) -> None:
-    """Tell every loop to end what it holds and claim no more."""
-    STOP.value = 1
+class StopResidents(bootsteps.StartStopStep):
+    """Tells every loop to end what it holds and claim no more, whatever made the worker stop."""
+
+    requires = {"celery.worker.components:Pool"}  # noqa: RUF012
+
+    def start(self, worker: Any) -> None:
+        """Nothing: the consumer's step starts them."""
+
+    def close(self, worker: Any) -> None:
+        """First part of every shutdown, before the pool waits for its processes."""
+        STOP.value = 1
+
+    def terminate(self, worker: Any) -> None:
+        """The same for a shutdown that does not wait."""
+        STOP.value = 1

@@ -180,13 +180,6 @@ class RedisQueue:
         """Say that ``worker`` serves this model; ``info`` is its description as JSON."""
         self._run("heartbeat", [], [worker, info, round(stale_s * 1e6)])
 
-    def sign_off(self, worker: str) -> None:
-        """Say that ``worker`` no longer serves this model."""
-        pipe = self._redis.pipeline()
-        pipe.zrem(self._key["workers"], worker)
-        pipe.hdel(self._key["info"], worker)
-        pipe.execute()
-
     def lookup(self, id: str) -> Prediction | None:
         """What is known of ``id``: waiting or running here, or ended anywhere; None where neither."""
         return find_prediction(self._redis, [self.model], id)

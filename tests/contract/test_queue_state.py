@@ -122,14 +122,6 @@ def test_a_worker_that_says_something_new_is_known_by_that(queue: RedisQueue) ->
     assert queue.workers(within_s=60) == {"one": b"new"}
 
 
-def test_a_worker_that_signs_off_is_forgotten_at_once(queue: RedisQueue, redis: Redis) -> None:
-    queue.heartbeat("one", b"{}", stale_s=60)
-    queue.sign_off("one")
-    queue.sign_off("never there")
-    assert queue.workers(within_s=60) == {}
-    assert redis.keys() == []
-
-
 def test_a_worker_that_is_silent_is_not_counted_on_and_then_forgotten(queue: RedisQueue) -> None:
     queue.heartbeat("silent", b"{}", stale_s=60)
     while queue.workers(within_s=0.001):
@@ -157,8 +149,6 @@ def test_when_everything_has_ended_only_bounded_keys_are_left_without_a_ttl(redi
         claim(queue, lease_s=NO_LEASE_S)
         queue.reap()
     assert status_of(queue, "poison") == "failed"
-    queue.heartbeat("worker", b"{}", stale_s=60)
-    queue.sign_off("worker")
 
     without_ttl = {key.decode() for key in redis.keys("*") if redis.ttl(key) < 0}
     assert without_ttl <= KEPT

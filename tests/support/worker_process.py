@@ -44,7 +44,7 @@ class WorkerProcess:
             "HF_HUB_OFFLINE": "1",
         }
         self._command = [
-            sys.executable, "-m", "celery", "-A", "worker", "worker", "-Q", "windrow", "-n", "test@%h",
+            sys.executable, "-m", "celery", "-A", "worker", "worker", "-n", "test@%h",
             "--concurrency", str(concurrency), "--loglevel", "INFO",
         ]  # fmt: skip
 
@@ -56,7 +56,7 @@ class WorkerProcess:
         redis = connect(self._url)
         try:
             queues = [RedisQueue(redis, model) for model in self._models]
-            until("the worker serves its models", lambda: all(q.workers(within_s=30) for q in queues) or self._dead())
+            until("the worker serves its models", lambda: self._serves(queues) or self._dead())
             assert not self._dead(), self.log
         finally:
             redis.close()
@@ -77,6 +77,10 @@ class WorkerProcess:
     def pool(self) -> list[psutil.Process]:
         """The pool processes, which hold the models."""
         return psutil.Process(self.process.pid).children()
+
+    def _serves(self, queues: list[RedisQueue]) -> bool:
+        # The log too: the presence of a worker before this one may still be known.
+        return "serves" in self.log and all(queue.workers(within_s=30) for queue in queues)
 
     def _dead(self) -> bool:
         return self.process.poll() is not None

@@ -43,7 +43,7 @@ def predict(
             "deadline_ms": deadline_ms,
             "idempotency_key": idempotency_key,
         }
-        value = sys.stdin.read() if text == "-" else text
+        value = read_stdin() if text == "-" else text
         with connect(url, timeout) as client:
             if wait == 0:
                 return show_prediction(client.submit(model, value, **options), as_json)
@@ -97,6 +97,14 @@ def models(url: Url = NO_URL, timeout: Timeout = 60.0, as_json: Json = False) ->
                 if name not in ("id", "object", "created", "owned_by") and value is not None
             )
             print(f"{model.get('id')}  {more}".rstrip())
+
+
+def read_stdin() -> str:
+    """All of stdin; ends the command where it is not UTF-8."""
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise typer.BadParameter(f"stdin is not UTF-8 (at byte {error.start})") from None
 
 
 def connect(url: str, timeout_s: float) -> Client:

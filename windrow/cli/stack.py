@@ -27,6 +27,7 @@ def serve(
     Settings come from windrow.toml and WINDROW_*; PORT is the port (8000), CELERY_BROKER_URL a Redis to use instead of
     one of our own.
     """
+    from windrow.embedded import without_password
     from windrow.serve import serve as run
 
     def say(text: str) -> None:
@@ -37,6 +38,7 @@ def serve(
             print_json({"url": stack.url, "logs": str(stack.logs), "models": list(stack.settings.models)})
         else:
             say(f"serving {', '.join(stack.settings.models)} on {stack.url} until Ctrl-C")
+            say(f"subscribers and Celery callers: {without_password(stack.redis_url)}")
 
     with errors_reported(as_json):
         raise typer.Exit(run(folder, say, on_ready=on_ready, is_verbose=verbose))

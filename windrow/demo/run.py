@@ -46,7 +46,7 @@ class Demo:
                 ):
                     asyncio.run(watched(self._play(stack), stack))
                     if self._keep:
-                        self._say(examples(stack.url))
+                        self._say(examples(stack.url, stack.redis_url))
                         asyncio.run(watched(asyncio.Event().wait(), stack))
             except Interrupted:
                 return self._exit_code() if self.report is not None else INTERRUPTED
@@ -122,15 +122,15 @@ def demo_environ(config: Path) -> dict[str, str]:
     return {**os.environ, "WINDROW_CONFIG": str(config), "HF_HUB_OFFLINE": "1"}
 
 
-def examples(url: str) -> str:
+def examples(url: str, redis_url: str) -> str:
     """Commands to try while the demonstration keeps serving."""
     return f"""
-Serving on {url} until Ctrl-C. Try:
+Serving on {url} until Ctrl-C; its Redis is {redis_url}. Try:
 
   curl -s {url}/v1/predictions -H 'Content-Type: application/json' -H 'Prefer: wait=10' \\
     -d '{{"model": "minilm", "input": "The hay is dry enough to rake."}}'
-  curl -s {url}/v1/embeddings -H 'Content-Type: application/json' \\
-    -d '{{"model": "minilm", "input": ["one text", "another"]}}'
+  curl -s {url}/v1/predictions:batch -H 'Content-Type: application/json' \\
+    -d '{{"model": "minilm", "inputs": ["one text", "another"]}}'
   curl -s {url}/v1/models
-  windrow predict minilm "The hay is dry enough to rake." --url {url}
+  .venv/bin/windrow predict minilm "The hay is dry enough to rake." --url {url}
 """
