@@ -125,7 +125,8 @@ def demo_environ(config: Path) -> dict[str, str]:
 def examples(url: str, redis_url: str) -> str:
     """Commands to try while the demonstration keeps serving."""
     return f"""
-Serving on {url} until Ctrl-C; its Redis is {redis_url}. Try:
+The Redis of subscribers and Celery callers is {redis_url}
+Serving on {url} until Ctrl-C. Try:
 
   curl -s {url}/v1/predictions -H 'Content-Type: application/json' -H 'Prefer: wait=10' \\
     -d '{{"model": "minilm", "input": "The hay is dry enough to rake."}}'
