@@ -22,7 +22,7 @@ from windrow.supervise import POLL_S, Interrupted, Interrupts, Program, ProgramE
 
 #: Redis reading its append-only file; workers importing torch and loading models on a slow machine.
 REDIS_START_S, READY_S = 60.0, 300.0
-#: Between TERM and KILL. A worker drains for up to 30 s before it leaves.
+#: Between TERM and KILL. A worker ends the row it holds, and tries for 10 s to store it where Redis is away.
 API_GRACE_S, WORKER_GRACE_S, REDIS_GRACE_S = 15.0, 40.0, 15.0
 #: Who stops first; Redis, which all need to the end, is what is left.
 STOP_PHASES = (["api"], ["worker", "housekeeping"])

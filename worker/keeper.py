@@ -38,17 +38,19 @@ class Keeper:
         tick = 0
         while True:
             for lane in self._lanes:
-                # Leases first: after an outage, a worker must not reap what it holds itself.
-                self._tend(lane, lane.renew)
                 if tick % HEARTBEAT_TICKS == 0:
                     self._tend(lane, lane.heartbeat)
-                self._tend(lane, lane.queue.reap)
+                # After an outage, a worker must not reap what it holds itself.
+                if self._tend(lane, lane.renew):
+                    self._tend(lane, lane.queue.reap)
             tick += 1
             if self._stop.wait(TICK_S):
                 return
 
-    def _tend(self, lane: Lane, what: Callable[[], object]) -> None:
+    def _tend(self, lane: Lane, what: Callable[[], object]) -> bool:
         try:
             what()
         except RedisError as error:
             log.warning("model %s: %s failed: %s", lane.model, what.__name__, error)
+            return False
+        return True

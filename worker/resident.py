@@ -85,9 +85,10 @@ class Resident:
     def _close_after(self, claimers: list[threading.Thread]) -> None:
         for thread in claimers:
             thread.join()
-        self._stopped_s = time.monotonic()
         self._rows.close()
 
     def _is_out_of_time(self) -> bool:
-        """What cannot be stored is left to its leases."""
+        """What cannot be stored is left to its leases. Asked by any stage: each may be the one that is held up."""
+        if self._stopped_s is None and self._stopping():
+            self._stopped_s = time.monotonic()
         return self._stopped_s is not None and time.monotonic() > self._stopped_s + DRAIN_S
