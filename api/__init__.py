@@ -19,7 +19,8 @@ __all__ = ["create_app"]
 def create_app(settings: Settings | None = None, redis: Redis | None = None) -> Flask:
     """Build the application; what is not given is read from ``windrow.toml`` and the environment.
 
-    Raises `InvalidSetting`. Connects to nothing: Redis may come later, and go and come again.
+    Raises `InvalidSetting`, also for a Redis that answers and would lose what it accepts. Needs none: Redis may come
+    later, and go and come again.
     """
     from api.app import build_app
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from flask import Flask
-from redis import BlockingConnectionPool, Redis
+from contextlib import suppress
 
-from api import docs, errors, operations, predictions
+from flask import Flask
+from redis import Redis
+from redis.exceptions import RedisError
+
+from api import docs, errors, operations, predictions, tenants
 from api.service import Service
 from scheduler.queue.connection import connect
 from scheduler.settings import Settings, load_settings
@@ -21,26 +24,19 @@ EXTENSION = "windrow"
 def build_app(settings: Settings | None = None, redis: Redis | None = None) -> Flask:
     """Build the application; see `api.create_app`."""
     settings = settings or load_settings()
-    service = Service(settings, redis or connect_pool(settings.redis_url))
+    service = Service(
+        settings, redis or connect(settings.redis_url, max_connections=MAX_CONNECTIONS, wait_s=CONNECTION_WAIT_S)
+    )
+    with suppress(RedisError):  # it may come later, and is checked then
+        service.server.require()
     app = Flask("windrow.api", static_folder=None, template_folder=None)
     # No redirect and no OPTIONS page: both would be HTML.
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.url_map.merge_slashes = False
     app.extensions[EXTENSION] = service
     errors.register(app)
+    tenants.register(app, settings)
     predictions.register(app, service)
     operations.register(app, service)
-    docs.register(app)
+    docs.register(app, needs_key=bool(settings.tenants))
     return app
-
-
-def connect_pool(url: str) -> Redis:
-    """A client as `connect` makes it, whose callers wait for a connection instead of opening one each."""
-    plain = connect(url).connection_pool
-    pool = BlockingConnectionPool(
-        max_connections=MAX_CONNECTIONS,
-        timeout=CONNECTION_WAIT_S,
-        connection_class=plain.connection_class,
-        **plain.connection_kwargs,
-    )
-    return Redis(connection_pool=pool)

@@ -30,11 +30,11 @@ START = 'SwaggerUIBundle({url: "/openapi.json", dom_id: "#swagger-ui", deepLinki
 POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
 
 
-def register(app: Flask) -> None:
-    """Add the routes to ``app``."""
+def register(app: Flask, *, needs_key: bool) -> None:
+    """Add the routes to ``app``, whose clients need a key or not."""
 
     def openapi() -> Response:
-        return Response(orjson.dumps(document()), content_type="application/json")
+        return Response(orjson.dumps(document(needs_key=needs_key)), content_type="application/json")
 
     def docs() -> Response:
         return Response(PAGE, content_type="text/html; charset=utf-8", headers={"Content-Security-Policy": POLICY})

@@ -8,13 +8,18 @@ from dataclasses import dataclass
 
 import orjson
 from flask import Flask, Response, request
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 from werkzeug.exceptions import HTTPException
 
 from scheduler.core import errors as core
+from scheduler.core.faults import describe_fault
 
 log = logging.getLogger("windrow.api")
 
+#: What stands in every error of a Redis that has reached its ``maxmemory``.
+FULL = "OOM command not allowed"
+#: RFC 6750: a challenge names a realm.
+CHALLENGE = 'Bearer realm="windrow"'
 #: In the WSGI environ of a request whose connection cannot go on, because its body was not read to the end.
 CLOSE = "windrow.close"
 
@@ -32,6 +37,7 @@ class Row:
 TABLE: dict[type[core.WindrowError], Row] = {
     core.WindrowError: Row(500, "Internal error"),
     core.MalformedRequest: Row(400, "Malformed request"),
+    core.Unauthorized: Row(401, "Unauthorized"),
     core.UnknownModel: Row(404, "Unknown model"),
     core.UnknownPrediction: Row(404, "Unknown prediction"),
     core.Canceled: Row(409, "Canceled"),
@@ -41,12 +47,14 @@ TABLE: dict[type[core.WindrowError], Row] = {
     core.InputTooLong: Row(422, "Input too long"),
     core.IdempotencyConflict: Row(422, "Idempotency key used before"),
     core.QueueFull: Row(429, "Queue full", 1),
+    core.QuotaExceeded: Row(429, "Quota exceeded", 1),
     core.ModelFailed: Row(500, "Model failed"),
     core.OutOfMemory: Row(500, "Out of device memory"),
     core.AttemptsExhausted: Row(500, "Attempts exhausted"),
     core.ModelUnusable: Row(500, "Model unusable"),
     core.InvalidSetting: Row(500, "Invalid setting"),
     core.NoWorker: Row(503, "No worker", 5),
+    core.NewerRecord: Row(503, "Newer record", 2),
     core.RedisUnavailable: Row(503, "Redis unavailable", 2),
     core.DeadlineExceeded: Row(504, "Deadline exceeded"),
 }
@@ -85,12 +93,17 @@ def answer_windrow(error: core.WindrowError) -> Response:
     response = _problem(row.status, row.title, error.detail, error.code)
     if row.retry_after_s is not None:
         response.headers["Retry-After"] = whole_seconds(error.retry_after_s or row.retry_after_s)
+    if row.status == 401:
+        response.headers["WWW-Authenticate"] = CHALLENGE
     return response
 
 
 def answer_redis(error: RedisError) -> Response:
     """Redis is away, is loading, or is too full to take more in."""
     log.warning("Redis: %s: %s", type(error).__name__, error)
+    # Within a script, Redis 6.2 wraps the error of the command into one of the script.
+    if isinstance(error, OutOfMemoryError) or FULL in str(error):
+        return answer_windrow(core.RedisUnavailable("Redis's memory is full; try again once some results have expired"))
     return answer_windrow(core.RedisUnavailable("Redis did not take the request; try again in a moment"))
 
 
@@ -106,8 +119,8 @@ def answer_http(error: HTTPException) -> Response:
 
 
 def answer_unexpected(error: Exception) -> Response:
-    """A fault of ours: the trace goes to the log, the client gets none of it."""
-    log.exception("%s %s failed", request.method, request.path, exc_info=error)
+    """A fault of ours: what raised and where goes to the log, the client gets none of it."""
+    log.error("%s %s failed: %s", request.method, request.url_rule, describe_fault(error))
     return answer_windrow(core.WindrowError("the server failed on this request; its log has the details"))
 
 

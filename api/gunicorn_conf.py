@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import resource
 
+from api.bind import bind_address, check_bind
 from scheduler.core.errors import InvalidSetting
 from scheduler.settings import load_settings
 
 try:
     _settings = load_settings()
+    check_bind(_settings)
 except InvalidSetting as error:
     raise SystemExit(f"windrow: {error.detail}") from None
 
@@ -22,7 +24,7 @@ _wanted = 65_536 if _hard == resource.RLIM_INFINITY else min(65_536, _hard)
 if _soft != resource.RLIM_INFINITY and _soft < _wanted:
     resource.setrlimit(resource.RLIMIT_NOFILE, (_wanted, _hard))
 
-bind = f"[{_settings.host}]:{_settings.port}" if ":" in _settings.host else f"{_settings.host}:{_settings.port}"
+bind = bind_address(_settings)
 workers = _settings.web_concurrency
 worker_class = "api.gunicorn_worker.Worker"
 #: Connections of one process, waiting clients included.

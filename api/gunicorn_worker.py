@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import gevent
+from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 from gunicorn.http import errors as http  # type: ignore[import-untyped]
 from gunicorn.workers.ggevent import GeventWorker  # type: ignore[import-untyped]
+
+from api.bind import check_bind
+from scheduler.core.errors import InvalidSetting
+from scheduler.core.faults import describe_fault
 
 #: How long a connection that is given up is still read, so that the client gets to read the answer. In seconds.
 LINGER_S = 2.0
@@ -38,10 +45,16 @@ class Worker(GeventWorker):
     """The worker class of ``api.gunicorn_conf``."""
 
     def load_wsgi(self) -> None:
-        """Load the application and let it close connections."""
-        super().load_wsgi()
-        app: Any = self.wsgi
-        self.service = app.extensions["windrow"]
+        """Load the application and let it close connections; the server ends where a setting is refused."""
+        try:
+            super().load_wsgi()
+            app: Any = self.wsgi
+            self.service = app.extensions["windrow"]
+            # Again: after HUP the settings are new, and the master did not look at them.
+            check_bind(self.service.settings)
+        except InvalidSetting as error:
+            self.log.critical("windrow: %s", error.detail)
+            sys.exit(Arbiter.APP_LOAD_ERROR)
         self.wsgi: Application = closing(app)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
@@ -54,6 +67,7 @@ class Worker(GeventWorker):
         try:
             return super().handle_request(listener_name, req, sock, addr)
         finally:
+            set_cork(sock, False)
             if getattr(req, "must_close", False):
                 linger(sock)
 
@@ -64,10 +78,11 @@ class Worker(GeventWorker):
 
         status, reason, code = next(STATUSES[kind] for kind in type(exc).__mro__ if kind in STATUSES)
         if status == 500:
-            self.log.error("Error handling request", exc_info=exc)
+            self.log.error("a request failed outside the application: %s", describe_fault(exc))
             detail = "the server failed on this request; its log has the details"
         else:
-            self.log.info("Invalid request from %s: %s", addr[0] if addr else "", exc)
+            # Its text would quote the request: a header with a key, or a body that was taken for a head.
+            self.log.info("a request from %s cannot be read: %s", addr[0] if addr else "", type(exc).__name__)
             detail = f"this is not a request that can be read ({type(exc).__name__})"
         body = problem_json(status, reason, detail, code)
         head = (
@@ -84,12 +99,13 @@ class Worker(GeventWorker):
 
 
 def closing(app: Application) -> Application:
-    """Make gunicorn honour ``Connection: close`` of the application's answer; it drops the header otherwise."""
+    """Send an answer in one piece, and make gunicorn honour its ``Connection: close``, which it drops otherwise."""
 
     def wrapped(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            response = start_response.__self__  # type: ignore[attr-defined]
+            set_cork(response.sock, True)
             if ("Connection", "close") in headers:
-                response = start_response.__self__  # type: ignore[attr-defined]
                 response.force_close()
                 response.req.force_close()
             return start_response(status, headers, exc_info)
@@ -97,6 +113,13 @@ def closing(app: Application) -> Application:
         return app(environ, start)
 
     return wrapped
+
+
+def set_cork(sock: Any, is_on: bool) -> None:
+    """While on, what is written waits: gunicorn writes head and body apart, and the client would wake up twice."""
+    if hasattr(socket, "TCP_CORK") and sock.family in (socket.AF_INET, socket.AF_INET6):
+        with suppress(OSError):  # the client has left
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, int(is_on))
 
 
 def linger(sock: Any) -> None:

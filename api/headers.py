@@ -14,6 +14,8 @@ MAX_WAIT_S = 60
 MAX_DEADLINE_S = 7 * 86_400.0
 
 WAIT = re.compile(r"wait(?:\s*=\s*(?P<value>.*))?", re.IGNORECASE)
+#: A preference of our own, beside ``wait``.
+CANCEL_ON_DISCONNECT = "cancel-on-disconnect"
 #: RFC 9110: optional white space round the commas of a list.
 COMMA = re.compile(r"[ \t]*,[ \t]*")
 DURATION = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?(?:(\d{1,9})ms)?", re.ASCII)
@@ -31,6 +33,12 @@ def parse_prefer(header: str | None) -> int | None:
             value = match["value"]
             return MAX_WAIT_S if value is None else parse_wait(value.strip('"'), "Prefer: wait")
     return None
+
+
+def parse_cancel_on_disconnect(header: str | None) -> bool:
+    """Whether ``Prefer`` says that who hangs up while waiting wants the prediction no more."""
+    preferences = COMMA.split(header.strip()) if header else ()
+    return any(item.partition(";")[0].strip().lower() == CANCEL_ON_DISCONNECT for item in preferences)
 
 
 def parse_wait(text: str, where: str) -> int:

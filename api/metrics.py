@@ -10,6 +10,8 @@ from prometheus_client.registry import Collector
 from scheduler.queue import RedisQueue
 
 ENDED = ("succeeded", "failed", "canceled", "expired")
+#: Why the submit script refuses a call.
+REASONS = ("depth", "bytes", "tenant_in_flight", "tenant_bytes", "tenant_rate")
 
 
 class QueueCollector(Collector):
@@ -39,6 +41,7 @@ class QueueCollector(Collector):
                 requests.add_metric([name, status], depth.counts.get(status, 0))
             waiting.add_metric([name], depth.waiting)
             running.add_metric([name], depth.running)
-            rejections.add_metric([name, "queue_full"], depth.counts.get("rejected", 0))
+            for reason in REASONS:
+                rejections.add_metric([name, reason], depth.counts.get(f"rejected_{reason}", 0))
             redeliveries.add_metric([name], depth.counts.get("redelivered", 0))
         yield from (requests, waiting, running, rejections, redeliveries)

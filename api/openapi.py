@@ -16,7 +16,8 @@ from pydantic.json_schema import models_json_schema
 
 from api import schemas
 from api.errors import TABLE
-from api.headers import MAX_WAIT_S
+from api.headers import CANCEL_ON_DISCONNECT, IDEMPOTENCY_KEY, MAX_WAIT_S
+from api.tenants import OPEN_ENDPOINTS
 from scheduler.core import errors as core
 
 REF = "#/components/schemas/{model}"
@@ -26,36 +27,45 @@ REQUESTS = (schemas.PredictionRequest, schemas.BatchRequest)
 READING = (core.UnknownPrediction, core.PredictionGone, core.RedisUnavailable)
 SUBMITTING = (
     core.MalformedRequest, core.UnknownModel, core.PredictionGone, core.PayloadTooLarge, core.InvalidInput,
-    core.InputTooLong, core.IdempotencyConflict, core.QueueFull, core.ModelUnusable, core.NoWorker,
+    core.InputTooLong, core.IdempotencyConflict, core.QueueFull, core.QuotaExceeded, core.ModelUnusable, core.NoWorker,
     core.RedisUnavailable,
 )  # fmt: skip
 
 TEXT = {"type": "string"}
+KEY = {"type": "http", "scheme": "bearer", "description": "An API key of one of the server's tenants."}
 WAIT = {"type": "integer", "minimum": 0, "maximum": MAX_WAIT_S}
 RETRY_AFTER = {"Retry-After": {"description": "Seconds, from the measured queue.", "schema": {"type": "integer"}}}
+CHALLENGE = {"WWW-Authenticate": {"description": "Bearer, the scheme that is taken.", "schema": TEXT}}
 LOCATION = {"Location": {"description": "Where the prediction is read.", "schema": TEXT}}
 APPLIED = {"Preference-Applied": {"description": "The wait that was honoured.", "schema": TEXT}}
+#: ``1h30m``, ``5s``, or a number of seconds: more than nothing. What is beyond a week is refused too.
+CANCEL_AFTER = "^(?=.*[1-9])([0-9]{1,9}|([0-9]{1,9}h)?([0-9]{1,9}m)?([0-9]{1,9}s)?([0-9]{1,9}ms)?)$"
 SUBMIT_HEADERS = [
     {
-        "name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+        "name": "Idempotency-Key", "in": "header", "schema": TEXT | {"pattern": f"^{IDEMPOTENCY_KEY.pattern}$"},
         "description": "The same key and body again: the same prediction. Another body: 422.",
     },
     {
-        "name": "Cancel-After", "in": "header", "schema": TEXT, "example": "1m",
-        "description": "Not started by then: expired. The smaller of it and deadline_ms counts.",
+        "name": "Cancel-After", "in": "header", "schema": TEXT | {"pattern": CANCEL_AFTER}, "example": "1m",
+        "description": "Not started by then: expired. To 7 days. The smaller of it and deadline_ms counts.",
     },
 ]  # fmt: skip
 PREFER = {
-    "name": "Prefer", "in": "header", "schema": TEXT, "example": "wait=10",
-    "description": f"wait=N: answer 200 when it ends within N seconds (to {MAX_WAIT_S}; bare wait is {MAX_WAIT_S}).",
+    "name": "Prefer", "in": "header", "schema": TEXT, "example": f"wait=10, {CANCEL_ON_DISCONNECT}",
+    "description": f"wait=N: answer 200 when it ends within N seconds (to {MAX_WAIT_S}; bare wait is {MAX_WAIT_S}). "
+                   f"{CANCEL_ON_DISCONNECT}: a client that hangs up while it waits wants the prediction no more.",
+}  # fmt: skip
+PREFER_READING = {
+    "name": "Prefer", "in": "header", "schema": TEXT, "example": CANCEL_ON_DISCONNECT,
+    "description": f"{CANCEL_ON_DISCONNECT}: hanging up while waiting (wait=N in the query) cancels the prediction.",
 }  # fmt: skip
 ID = {"name": "id", "in": "path", "required": True, "schema": TEXT}
 WAIT_QUERY = {"name": "wait", "in": "query", "schema": WAIT, "description": "Seconds to wait for its end."}
 
 
 @cache
-def document() -> dict[str, Any]:
-    """The whole document, as JSON types."""
+def document(*, needs_key: bool = True) -> dict[str, Any]:
+    """The whole document, as JSON types, for servers whose clients need a key or for those that serve everybody."""
     _, definitions = models_json_schema(
         [*((model, "validation") for model in REQUESTS), *((model, "serialization") for model in RESPONSES)],
         ref_template=REF,
@@ -67,14 +77,14 @@ def document() -> dict[str, Any]:
             "version": _version(),
             "description": "Batch inference on Flask, Celery and Redis. Errors are application/problem+json.",
         },
-        "paths": _paths(),
-        "components": {"schemas": definitions["$defs"]},
+        "paths": _paths(needs_key),
+        "components": {"schemas": definitions["$defs"]} | ({"securitySchemes": {"key": KEY}} if needs_key else {}),
     }
 
 
-def _paths() -> dict[str, Any]:
+def _paths(needs_key: bool) -> dict[str, Any]:
     prediction, many = schemas.Prediction, schemas.Predictions
-    return {
+    paths: dict[str, Any] = {
         "/v1/predictions": {
             "post": _operation(
                 "create", "Ask for one prediction",
@@ -95,7 +105,7 @@ def _paths() -> dict[str, Any]:
         "/v1/predictions/{id}": {
             "get": _operation(
                 "get", "Read a prediction", {"200": _json(prediction, "What is known of it.", RETRY_AFTER)},
-                (core.MalformedRequest, *READING), parameters=[ID, WAIT_QUERY], more=(406,),
+                (core.MalformedRequest, *READING), parameters=[ID, WAIT_QUERY, PREFER_READING], more=(406,),
             ),
         },
         "/v1/predictions/{id}/cancel": {
@@ -120,6 +130,11 @@ def _paths() -> dict[str, Any]:
             ),
         },
     }  # fmt: skip
+    for operation in (operation for methods in paths.values() for operation in methods.values()):
+        if needs_key and operation["operationId"] not in OPEN_ENDPOINTS:
+            operation["security"] = [{"key": []}]
+            operation["responses"]["401"] = _problem(401, [core.Unauthorized.code])
+    return paths
 
 
 def _operation(
@@ -156,7 +171,8 @@ def _problem(status: int, codes: Sequence[str]) -> dict[str, Any]:
         "description": f"Code {' or '.join(codes)}.",
         "content": {"application/problem+json": {"schema": _ref(schemas.Problem)}},
     }
-    return response | {"headers": RETRY_AFTER} if status in (429, 503) else response
+    headers = {401: CHALLENGE, 429: RETRY_AFTER, 503: RETRY_AFTER}.get(status)
+    return response | {"headers": headers} if headers else response
 
 
 def _ref(model: type[BaseModel]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from scheduler.core.errors import NoWorker
 #: A worker says every few seconds that it is there; silent for so long, it does not count for readiness. In seconds.
 READY_WITHIN_S = 15.0
 #: What a worker tells of a loaded model, and the list of models repeats.
-LOADED = ("strategy", "strategy_note", "device", "dtype", "max_input_tokens")
+LOADED = ("strategy", "strategy_note", "device", "dtype", "max_input_tokens", "relative_error", "ran_out_tokens")
 
 
 def register(app: Flask, service: Service) -> None:
@@ -39,9 +39,9 @@ def register(app: Flask, service: Service) -> None:
         return _json({"status": "ok"})
 
     def readyz() -> Response:
-        missing = [name for name in service.queues if not service.has_worker(name, READY_WITHIN_S)]
-        if missing:
-            raise NoWorker(f"no worker has been heard of in the last {READY_WITHIN_S:.0f} s for {', '.join(missing)}")
+        troubles = [trouble for name in service.queues if (trouble := service.trouble(name, READY_WITHIN_S))]
+        if troubles:
+            raise NoWorker("; ".join(troubles))
         return _json({"status": "ready"})
 
     def metrics() -> Response:

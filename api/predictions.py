@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import orjson
@@ -10,13 +11,22 @@ from flask import Flask, Response, request
 
 from api.body import read_object
 from api.errors import whole_seconds
-from api.headers import parse_cancel_after, parse_idempotency_key, parse_prefer, parse_wait, refuse_event_stream
-from api.render import prediction_json
+from api.hangup import has_hung_up
+from api.headers import (
+    CANCEL_ON_DISCONNECT,
+    parse_cancel_after,
+    parse_cancel_on_disconnect,
+    parse_idempotency_key,
+    parse_prefer,
+    parse_wait,
+    refuse_event_stream,
+)
 from api.schemas import BatchRequest, PredictionRequest, parse_request
 from api.service import Call, Service
 from api.tenants import current_tenant
 from scheduler.core.errors import InvalidInput
 from scheduler.queue import Prediction
+from scheduler.queue.render import prediction_json
 
 
 def register(app: Flask, service: Service) -> None:
@@ -31,7 +41,8 @@ def register(app: Flask, service: Service) -> None:
         response = _answer(service, found, 200 if found.is_ended and wait_s else 202)
         response.headers["Location"] = f"/v1/predictions/{found.id}"
         if wait_s is not None:
-            response.headers["Preference-Applied"] = f"wait={wait_s}"
+            more = f", {CANCEL_ON_DISCONNECT}" if wait_s and _hangup_check() else ""
+            response.headers["Preference-Applied"] = f"wait={wait_s}{more}"
         return response
 
     def create_batch() -> Response:
@@ -52,7 +63,7 @@ def register(app: Flask, service: Service) -> None:
         refuse_event_stream(request.headers.get("Accept"))
         text = request.args.get("wait")
         wait_s = 0 if text is None else parse_wait(text, "wait")
-        return _answer(service, service.find_ended(id, current_tenant(), wait_s), 200)
+        return _answer(service, service.find_ended(id, current_tenant(), wait_s, _hangup_check()), 200)
 
     def cancel(id: str) -> Response:
         return _answer(service, service.cancel(id, current_tenant()), 200)
@@ -75,8 +86,16 @@ def _create(service: Service, call: Call, wait_s: float) -> Prediction:
     with service.waiters.expect(id) as waiter:
         (first,) = service.submit(call, tenant, [id], costs)
         if first == id:
-            return waiter.wait(wait_s) or service.accepted(call, tenant, [id])[0]
-    return service.find_ended(first, tenant, wait_s)
+            return service.wait(waiter, id, tenant, wait_s, _hangup_check()) or service.accepted(call, tenant, [id])[0]
+    return service.find_ended(first, tenant, wait_s, _hangup_check())
+
+
+def _hangup_check() -> Callable[[], bool] | None:
+    """Tells whether the client has left; None where it does not ask for that, or the server cannot tell."""
+    connection = request.environ.get("gunicorn.socket")
+    if connection is None or not parse_cancel_on_disconnect(request.headers.get("Prefer")):
+        return None
+    return partial(has_hung_up, connection)
 
 
 def _call(body: PredictionRequest | BatchRequest, inputs: Sequence[object], *, is_batch: bool) -> Call:
@@ -89,6 +108,7 @@ def _call(body: PredictionRequest | BatchRequest, inputs: Sequence[object], *, i
         priority=body.priority or "normal",
         deadline_s=min((deadline for deadline in deadlines if deadline is not None), default=None),
         idempotency_key=parse_idempotency_key(request.headers.get("Idempotency-Key")),
+        webhook=body.webhook,
         is_batch=is_batch,
     )
 

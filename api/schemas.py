@@ -14,9 +14,6 @@ Priority = Literal["high", "normal", "low"]
 Status = Literal["queued", "processing", "succeeded", "failed", "canceled", "expired"]
 Request = TypeVar("Request", bound="_Request")
 
-#: Fields of the interface that this release does not serve.
-NOT_YET = {"webhook": "webhooks are not sent yet; poll the prediction, or wait with Prefer: wait"}
-
 
 class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -34,6 +31,11 @@ class _Submit(_Request):
     priority: Priority | None = Field(None, description="Which share of the device it gets; normal where absent.")
     deadline_ms: Annotated[float, Field(gt=0, le=MAX_DEADLINE_S * 1000)] | None = Field(
         None, description="Not started so many milliseconds from now: expired, and never sent to the device."
+    )
+    webhook: str | None = Field(
+        None,
+        description="https URL that gets a signed POST of the prediction once it has ended; see docs/webhooks.md.",
+        examples=["https://example.org/windrow"],
     )
 
 
@@ -112,6 +114,12 @@ class Model(BaseModel):
     device: str | None = Field(examples=["cuda"])
     dtype: str | None = Field(examples=["bfloat16"])
     max_input_tokens: int | None = Field(description="Longest input, special tokens included.")
+    relative_error: float | None = Field(
+        description="Of its outputs before the last step, against float32 and one text at a time; measured at the load."
+    )
+    ran_out_tokens: int | None = Field(
+        description="The smallest batch that ran out of memory, in tokens; later ones are smaller. Null where none did."
+    )
 
 
 class Models(BaseModel):
@@ -140,8 +148,6 @@ def _explain(kind: type[BaseModel], problem: dict[str, Any]) -> str:
     names = [str(part)[:64] for part in problem["loc"]]
     field = ".".join(names)
     if problem["type"] == "extra_forbidden":
-        if field in NOT_YET:
-            return f"{field}: {NOT_YET[field]}"
         known, what = (Parameters, "parameter") if names[0] == "parameters" else (kind, "field")
         return f"{field}: unknown {what}; accepted: {', '.join(known.model_fields)}"
     if problem["type"] == "missing":

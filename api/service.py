@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import orjson
@@ -13,18 +13,34 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from api.inputs import InputCheck
-from api.waiting import Waiters
-from scheduler.core.errors import NoWorker, PredictionGone, UnknownModel, UnknownPrediction
+from api.waiting import Waiter, Waiters
+from scheduler.core.errors import (
+    InvalidInput,
+    InvalidSetting,
+    NoWorker,
+    PredictionGone,
+    RedisUnavailable,
+    UnknownModel,
+    UnknownPrediction,
+)
 from scheduler.core.fairness import PRIORITY_WEIGHTS, flow_name
+from scheduler.core.liveness import describe_trouble
+from scheduler.core.webhooks import parse_url
 from scheduler.queue import Prediction, RedisQueue, Submission, finished_channel
+from scheduler.queue.idempotency import find_first
 from scheduler.queue.ids import is_issued, make_id, shared_secret
-from scheduler.queue.redis_queue import find_prediction, find_predictions
-from scheduler.settings import Settings
+from scheduler.queue.lookup import find_prediction, find_predictions
+from scheduler.queue.server_check import ServerCheck
+from scheduler.settings import Settings, TenantSettings
 
 #: How old an answer about workers and queue depth may be, in seconds.
 FRESH_S = 1.0
 #: Inputs of a batch that are counted before other clients of this process get a turn.
 INPUTS_PER_TURN = 16
+#: How often it is looked whether a waiting client is still there, where it asked for that. In seconds.
+LOOK_S = 0.5
+#: What a tenant may that no table names.
+PLAIN_TENANT = TenantSettings.model_validate({})
 #: How long the signing secret is trusted to be that of everybody else, in seconds: Redis may have been emptied.
 SECRET_S = 30.0
 
@@ -39,12 +55,15 @@ class Call:
     priority: str = "normal"
     deadline_s: float | None = None
     idempotency_key: str | None = None
+    #: HTTPS URL that is told of each end.
+    webhook: str | None = None
     #: True for the batch route, which names inputs by their index and never equals a call of the other.
     is_batch: bool = False
 
     def fingerprint(self) -> str:
         """The same for the same call, whatever the order and spelling of its JSON."""
         what = [self.is_batch, self.model, self.inputs, self.truncate, self.priority, self.deadline_s]
+        what += [] if self.webhook is None else [self.webhook]
         return hashlib.sha256(orjson.dumps(what)).hexdigest()
 
 
@@ -64,6 +83,7 @@ class Service:
     def __init__(self, settings: Settings, redis: Redis) -> None:
         self.settings = settings
         self.redis = redis
+        self.server = ServerCheck(redis)
         self.queues = {
             name: RedisQueue(redis, name, result_ttl_s=settings.result_ttl_s, max_attempts=settings.max_attempts)
             for name in settings.models
@@ -84,8 +104,6 @@ class Service:
             costs.append(check.cost_tokens(value, truncate=call.truncate, where=where))
             if at % INPUTS_PER_TURN == INPUTS_PER_TURN - 1:
                 time.sleep(0)
-        if not self._pulse(call.model).has_worker:
-            raise NoWorker(f"no worker has served model {call.model!r} in the last {self.settings.worker_grace_s:g} s")
         return costs
 
     def new_ids(self, tenant: str, count: int) -> list[str]:
@@ -94,8 +112,29 @@ class Service:
         return [make_id(secret, tenant) for _ in range(count)]
 
     def submit(self, call: Call, tenant: str, ids: Sequence[str], costs: Sequence[int]) -> list[str]:
-        """Queue every input under its id, or none, in one round trip; an idempotent repeat returns the first ids."""
+        """Queue every input under its id, or none, in one round trip; an idempotent repeat returns the first ids.
+
+        Raises `QueueFull`, `QuotaExceeded`, `NoWorker` or `IdempotencyConflict`, `InvalidInput` for a webhook that
+        cannot be sent, and `RedisUnavailable` for a Redis that would lose it.
+        """
+        if call.webhook is not None:
+            if self.settings.webhook_key(tenant) is None:
+                raise InvalidInput("webhook: no webhook_secret is configured that could sign it; poll, or Prefer: wait")
+            parse_url(call.webhook, self.settings.webhook_networks)
+        try:
+            self.server.require()
+        except InvalidSetting as error:  # it came after the application
+            raise RedisUnavailable(error.detail) from None
         model = self.settings.models[call.model]
+        limits = self.settings.tenants.get(tenant, PLAIN_TENANT)
+        idempotency = (f"{tenant}:{call.idempotency_key}", call.fingerprint()) if call.idempotency_key else None
+        if not self._pulse(call.model).has_worker:
+            # What was taken in before is found all the same.
+            first = find_first(self.redis, *idempotency) if idempotency else None
+            if first is None:
+                grace_s = self.settings.worker_grace_s
+                raise NoWorker(f"no worker has served model {call.model!r} in the last {grace_s:g} s")
+            return first
         parameters = {"truncate": True} if call.truncate else {}
         submissions = [
             Submission(
@@ -103,17 +142,18 @@ class Service:
                 payload=orjson.dumps({"model": call.model, "input": value, "parameters": parameters}),
                 cost_tokens=cost,
                 deadline_s=call.deadline_s,
+                webhook=call.webhook,
             )
             for id, value, cost in zip(ids, call.inputs, costs, strict=True)
         ]
-        key = call.idempotency_key
         return self.queues[call.model].submit(
             submissions,
             flow=flow_name(tenant, call.priority),
-            weight=PRIORITY_WEIGHTS[call.priority],
+            weight=PRIORITY_WEIGHTS[call.priority] * limits.weight,
             max_depth=model.max_depth,
             max_bytes=model.max_queue_bytes,
-            idempotency=(f"{tenant}:{key}", call.fingerprint()) if key else None,
+            quota=limits.quota,
+            idempotency=idempotency,
         )
 
     def accepted(self, call: Call, tenant: str, ids: Sequence[str]) -> list[Prediction]:
@@ -140,15 +180,35 @@ class Service:
             raise PredictionGone(f"prediction {id} has ended and its result is no longer kept")
         raise UnknownPrediction(f"there is no prediction {id[:64]!r}")
 
-    def find_ended(self, id: str, tenant: str, wait_s: float) -> Prediction:
-        """The prediction of that id, once it has ended or ``wait_s`` have passed."""
+    def find_ended(
+        self, id: str, tenant: str, wait_s: float, has_hung_up: Callable[[], bool] | None = None
+    ) -> Prediction:
+        """The prediction of that id, once it has ended or ``wait_s`` have passed; see `wait`."""
         if wait_s <= 0:
             return self.find(id, tenant)
         with self.waiters.expect(id) as waiter:
             found = self.find(id, tenant)
             if found.is_ended:
                 return found
-            return waiter.wait(wait_s) or self.find(id, tenant)
+            return self.wait(waiter, id, tenant, wait_s, has_hung_up) or self.find(id, tenant)
+
+    def wait(
+        self, waiter: Waiter, id: str, tenant: str, wait_s: float, has_hung_up: Callable[[], bool] | None
+    ) -> Prediction | None:
+        """The ended prediction; None where it has not ended in time, or the server stops.
+
+        ``has_hung_up`` tells whether the client has left, which cancels the prediction; None where it need not.
+        """
+        if has_hung_up is None:
+            return waiter.wait(wait_s)
+        end_s = time.monotonic() + wait_s
+        while (left_s := end_s - time.monotonic()) > 0:
+            ended = waiter.wait(min(LOOK_S, left_s))
+            if ended is not None or waiter.is_over:
+                return ended
+            if has_hung_up():
+                return self.cancel(id, tenant)
+        return None
 
     def cancel(self, id: str, tenant: str) -> Prediction:
         """End the prediction as canceled, unless it has ended already."""
@@ -168,6 +228,11 @@ class Service:
     def has_worker(self, model: str, within_s: float) -> bool:
         """Whether a worker of ``model`` was heard of in the last ``within_s`` seconds."""
         return bool(self.queues[model].workers(within_s=within_s))
+
+    def trouble(self, model: str, within_s: float) -> str | None:
+        """Why ``model`` is not served by anybody heard of in the last ``within_s`` seconds; None where it is."""
+        infos = self.queues[model].workers(within_s=within_s)
+        return describe_trouble(model, infos, within_s=within_s, stall_s=self.settings.stall_s)
 
     def _pulse(self, model: str) -> _Pulse:
         """Workers and depth of ``model``, looked up by one request at a time while others use what was seen last."""

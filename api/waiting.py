@@ -1,17 +1,19 @@
 """Waiting for results: one Redis subscription a process, however many clients wait.
 
 Workers publish the ids of a batch in one message. The listener looks which of them anybody here waits for and reads
-those results in one MGET. A message is only a hint: after every (re)connect, and about once a second, it looks for all
-that are waited for, so a lost message costs a second and never an answer.
+those results in one MGET; the result of a lone request comes with its message. A message is only a hint: after every
+(re)connect, and about once a second, it looks for all that are waited for, so a lost message costs a second and never
+an answer.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import random
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, cast
@@ -21,6 +23,7 @@ from redis.client import PubSub
 from redis.exceptions import RedisError
 
 from scheduler.queue import Prediction, result_key
+from scheduler.queue.keys import read_announcement
 from scheduler.queue.records import ended_prediction
 
 log = logging.getLogger("windrow.api")
@@ -44,6 +47,11 @@ class Waiter:
         """The ended prediction; None when it did not end in time, or the server stops."""
         self._event.wait(timeout_s)
         return None if self._document is None else ended_prediction(self._document)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nothing more to wait for."""
+        return self._event.is_set()
 
     def wake(self, document: bytes | None) -> None:
         """End the wait, with the result document or without."""
@@ -111,28 +119,36 @@ class Waiters:
                 is_away = True
             except Exception:
                 log.exception("listening for results")
-            time.sleep(RECONNECT_S)
+            time.sleep(RECONNECT_S * random.uniform(0.5, 1.5))  # not all processes at once
 
     def _follow(self, messages: PubSub) -> None:
         recheck_s = time.monotonic()
         while not self._is_closed:
-            ended = self._next(messages, max(0.0, recheck_s - time.monotonic()))
+            ended, document = self._next(messages, max(0.0, recheck_s - time.monotonic()))
+            if document is not None:
+                self._wake(ended[0], document)
+                ended = []
             if time.monotonic() >= recheck_s:
                 ended = list(self._waiting)
                 recheck_s = time.monotonic() + RECHECK_S
-            self._deliver([id for id in ended if id in self._waiting])
+            self._read([id for id in ended if id in self._waiting])
 
-    def _next(self, messages: PubSub, timeout_s: float) -> Collection[str]:
-        """Ids of the next message: those of one batch, or none within ``timeout_s``."""
+    def _next(self, messages: PubSub, timeout_s: float) -> tuple[list[str], bytes | None]:
+        """The next announcement: ids of one batch, or none within ``timeout_s``; a lone one brings its document."""
         message = cast(dict[str, Any] | None, messages.get_message(timeout=timeout_s))
-        return message["data"].decode().split() if message is not None and message["type"] == "message" else ()
+        if message is None or message["type"] != "message":
+            return [], None
+        return read_announcement(message["data"])
 
-    def _deliver(self, ids: Sequence[str]) -> None:
+    def _read(self, ids: Sequence[str]) -> None:
         left = iter(ids)
         while some := list(islice(left, RESULTS_PER_READ)):
             documents = cast(list[bytes | None], self._redis.mget([result_key(id) for id in some]))
             for id, document in zip(some, documents, strict=True):
                 # Another Celery task's result would carry no windrow object.
                 if document is not None and b'"windrow":{' in document:
-                    for waiter in self._waiting.get(id, ()):
-                        waiter.wake(document)
+                    self._wake(id, document)
+
+    def _wake(self, id: str, document: bytes) -> None:
+        for waiter in self._waiting.get(id, ()):
+            waiter.wake(document)

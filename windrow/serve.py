@@ -14,10 +14,14 @@ from typing import IO
 
 import httpx
 
+from api.bind import check_bind
 from scheduler.core.errors import InvalidSetting, ModelUnusable, RedisUnavailable
+from scheduler.queue.connection import connect
+from scheduler.queue.server_check import check_server
+from scheduler.redis_url import without_password
 from scheduler.settings import Settings, load_settings
 from scheduler.sources import resolve_source
-from windrow.embedded import find_redis_server, free_port, redis_answers, redis_command, without_password
+from windrow.embedded import find_redis_server, free_port, redis_answers, redis_command
 from windrow.supervise import POLL_S, Interrupted, Interrupts, Program, ProgramEnded, Supervisor, tail
 
 #: Redis reading its append-only file; workers importing torch and loading models on a slow machine.
@@ -62,6 +66,7 @@ class Stack:
     ) -> None:
         self._folder = folder.resolve()
         self._settings = load_settings(environ)
+        check_bind(self._settings)
         check_sources(self._settings)
         self._say = say
         self._supervisor = Supervisor(
@@ -135,6 +140,8 @@ class Stack:
                     f"CELERY_BROKER_URL: no Redis answers at {without_password(self.redis_url)}; "
                     "start it, or unset the variable to use one of our own"
                 )
+            with connect(self.redis_url) as redis:
+                check_server(redis)
             return
         data = self._folder / "redis"
         data.mkdir(exist_ok=True)

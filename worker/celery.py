@@ -9,18 +9,22 @@ from celery import Celery
 from kombu import Queue
 
 from scheduler.settings import load_settings
+from worker import control  # noqa: F401  (registers its commands, for ``celery inspect`` too)
+from worker.broker import celery_connection
 from worker.process import visible_devices
+from worker.redaction import keep_bodies_out_of_the_log
+from worker.redis_check import CheckRedis
 from worker.supervision import PREDICT_QUEUE, Residents, StopResidents
 
 HOUSEKEEPING_QUEUE = "windrow.housekeeping"
 JANITOR_EVERY_S = 5.0
+#: The process that gets this hint goes on looking for longer than until the next (`worker.webhooks.AWAKE_S`).
+WEBHOOK_EVERY_S = 5.0
 
 settings = load_settings()
-url = settings.redis_url
-if url.startswith("rediss://") and "ssl_cert_reqs" not in url:  # Celery wants it said
-    url += ("&" if "?" in url else "?") + "ssl_cert_reqs=required"
-app = Celery("windrow", broker=url, backend=url, include=["worker.tasks"])
+app = Celery("windrow", include=["worker.tasks"])
 app.conf.update(
+    **celery_connection(settings.redis_url),
     accept_content=["json"],
     task_serializer="json",
     result_serializer="json",
@@ -29,13 +33,16 @@ app.conf.update(
     task_default_queue=PREDICT_QUEUE,
     # Housekeeping is consumed only where -Q names it: residents fill their pool, and its tasks would wait for ever.
     task_queues=[Queue(PREDICT_QUEUE)],
-    task_routes={"windrow.janitor": {"queue": HOUSEKEEPING_QUEUE}},
-    beat_schedule={"windrow.janitor": {"task": "windrow.janitor", "schedule": JANITOR_EVERY_S}},
-    broker_connection_retry_on_startup=True,
-    broker_connection_max_retries=None,
+    task_routes={name: {"queue": HOUSEKEEPING_QUEUE} for name in ("windrow.janitor", "windrow.webhook")},
+    beat_schedule={
+        "windrow.janitor": {"task": "windrow.janitor", "schedule": JANITOR_EVERY_S},
+        "windrow.webhook": {"task": "windrow.webhook", "schedule": WEBHOOK_EVERY_S},
+    },
     worker_concurrency=max(1, len(visible_devices())),
     # Messages of predictions are handed on at once; only those for a full queue wait.
     worker_prefetch_multiplier=64,
 )
+keep_bodies_out_of_the_log()
+app.steps["consumer"].add(CheckRedis)
 app.steps["consumer"].add(Residents)
 app.steps["worker"].add(StopResidents)

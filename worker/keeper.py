@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 
 from worker.lane import Lane
 from worker.stages import start_stage
+from worker.vitals import Vitals
 
 log = logging.getLogger(__name__)
 TICK_S = 1.0
@@ -18,10 +19,15 @@ HEARTBEAT_TICKS = 5
 
 
 class Keeper:
-    """A thread of its own for the time of a ``with`` block; each lane is tended every second."""
+    """A thread of its own for the time of a ``with`` block; each lane is tended every second.
 
-    def __init__(self, lanes: Sequence[Lane]) -> None:
+    A device at work does not block it, nor does a C call that lets go of the interpreter's lock. One that keeps the
+    lock for longer than a lease loses its requests to another worker, and its results are refused: raise ``lease_s``.
+    """
+
+    def __init__(self, lanes: Sequence[Lane], vitals: Vitals) -> None:
         self._lanes = lanes
+        self._vitals = vitals
         self._stop = threading.Event()
 
     def __enter__(self) -> Keeper:
@@ -38,8 +44,9 @@ class Keeper:
         tick = 0
         while True:
             for lane in self._lanes:
-                if tick % HEARTBEAT_TICKS == 0:
-                    self._tend(lane, lane.heartbeat)
+                # A loop that stalls is soon killed by the parent: it says so while it can.
+                if tick % HEARTBEAT_TICKS == 0 or self._vitals.is_stalled:
+                    self._tend(lane, lane.heartbeat, self._vitals.busy_s)
                 # After an outage, a worker must not reap what it holds itself.
                 if self._tend(lane, lane.renew):
                     self._tend(lane, lane.queue.reap)
@@ -47,9 +54,9 @@ class Keeper:
             if self._stop.wait(TICK_S):
                 return
 
-    def _tend(self, lane: Lane, what: Callable[[], object]) -> bool:
+    def _tend(self, lane: Lane, what: Callable[..., object], *arguments: object) -> bool:
         try:
-            what()
+            what(*arguments)
         except RedisError as error:
             log.warning("model %s: %s failed: %s", lane.model, what.__name__, error)
             return False

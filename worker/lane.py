@@ -5,19 +5,21 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import orjson
 
 from scheduler.core.errors import ModelFailed
+from scheduler.core.faults import describe_fault
 from scheduler.core.outcomes import Failed, Outcome
 from scheduler.core.planning import BatchLimits
 from scheduler.core.window import WindowLimits
-from scheduler.queue import Claimed, Ending, RedisQueue
-from scheduler.queue.redis_queue import MAX_REQUESTS_PER_CALL, expired
+from scheduler.queue import Claim, Claimed, Ending, RedisQueue
+from scheduler.queue.keys import MAX_REQUESTS_PER_CALL
+from scheduler.queue.redis_queue import expired
 from worker.engines.base import Engine, Prepared
-from worker.passes import Pass
+from worker.passes import Budget, Pass
 from worker.rows import Waiting
 
 log = logging.getLogger(__name__)
@@ -39,8 +41,18 @@ class Lane:
     worker: str
     #: id -> attempt token of everything claimed and not yet finished; what the keeper renews.
     held: dict[str, str] = field(default_factory=dict)
+    #: What its passes may hold, which may turn out to be less than ``limits``.
+    budget: Budget = field(init=False)
     #: Redis time minus `time.monotonic`, as of the last claim.
     redis_offset_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.budget = Budget(self.limits)
+
+    @property
+    def claimers(self) -> int:
+        """Threads that claim and prepare: a CUDA device is done with a row before one thread has made the next."""
+        return 2 if self.engine.info.device == "cuda" else 1
 
     @property
     def model(self) -> str:
@@ -56,14 +68,17 @@ class Lane:
         """Redis time, in seconds since the epoch, without asking."""
         return time.monotonic() + self.redis_offset_s
 
-    def claim(self, room: int, blocking: bool) -> list[Claimed]:
-        """Take up to ``room`` requests; block up to `CLAIM_BLOCK_S` for the first if ``blocking``."""
+    def claim(self, room: int, blocking: bool, alone: bool = False) -> Claim:
+        """Take up to ``room`` requests; block up to `CLAIM_BLOCK_S` for the first if ``blocking``.
+
+        ``alone`` promises that this process holds nothing; see `RedisQueue.claim`.
+        """
         if blocking:
             self.queue.wait_for_work(CLAIM_BLOCK_S)
-        claim = self.queue.claim(room, lease_s=self.lease_s)
+        claim = self.queue.claim(room, lease_s=self.lease_s, alone=alone)
         self.redis_offset_s = claim.now_s - time.monotonic()
         self.held.update((request.id, request.token) for request in claim.requests)
-        return claim.requests
+        return claim
 
     def prepare(self, requests: Sequence[Claimed]) -> tuple[list[Waiting], list[Ending]]:
         """Decode and tokenise; return what can run, and the ends of what cannot."""
@@ -85,7 +100,7 @@ class Lane:
         try:
             return self.engine.prepare(inputs, parameters)
         except Exception as error:
-            log.warning("model %s: preparing %d inputs raised %r", self.model, len(calls), error)
+            log.warning("model %s: preparing %d inputs raised %s", self.model, len(calls), describe_fault(error))
             if len(calls) == 1:
                 return [Failed(ModelFailed(f"preparing this input raised {type(error).__name__}"))]
         return [one for call in calls for one in self._prepare([call])]
@@ -132,9 +147,15 @@ class Lane:
             for one, outcome in zip(done.members, outcomes, strict=True)
         ]
 
-    def heartbeat(self) -> None:
-        """Say what is served here. A worker that stops is simply heard of no more: requests wait for the next one."""
-        self.queue.heartbeat(self.worker, orjson.dumps(self.engine.info), stale_s=FORGET_AFTER_S)
+    def heartbeat(self, busy_s: float = 0.0) -> None:
+        """Say what is served here, and for how long the loop has been at the same thing.
+
+        A worker that stops is simply heard of no more: requests wait for the next one. Whoever reads this ignores
+        fields that it does not know: workers of several versions may share a queue.
+        """
+        info = asdict(self.engine.info) | {"busy_s": round(busy_s, 1), "held": len(self.held)}
+        info["ran_out_tokens"] = self.budget.ran_out_tokens
+        self.queue.heartbeat(self.worker, orjson.dumps(info), stale_s=FORGET_AFTER_S)
 
     def renew(self) -> None:
         """Extend the leases of everything held; what was lost meanwhile will find its finish refused."""
@@ -143,6 +164,15 @@ class Lane:
             part = dict(list(held.items())[start : start + MAX_REQUESTS_PER_CALL])
             for id in self.queue.renew(part, lease_s=self.lease_s):
                 self._let_go(id, part[id])
+
+    def release(self, held: Mapping[str, str]) -> None:
+        """Give requests (id -> token) back to the front of the queue, without counting an attempt."""
+        tokens = list(held.items())
+        for start in range(0, len(tokens), MAX_REQUESTS_PER_CALL):
+            part = dict(tokens[start : start + MAX_REQUESTS_PER_CALL])
+            self.queue.release(part)
+            for id, token in part.items():
+                self._let_go(id, token)
 
     def _let_go(self, id: str, token: str) -> None:
         # The same request may be held again by now, under another token.

@@ -6,10 +6,11 @@ import itertools
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from scheduler.core.errors import ModelFailed, OutOfMemory
+from scheduler.core.faults import describe_fault
 from scheduler.core.outcomes import Failed
 from scheduler.core.planning import Batch, BatchLimits, plan_batches
 from worker.engines.base import Engine
@@ -17,6 +18,8 @@ from worker.rows import Waiting
 
 log = logging.getLogger(__name__)
 _numbers = itertools.count(1)
+#: Passes are planned to this share of what did not fit: the next one of nearly the same size would not fit either.
+KEPT_AFTER_OUT_OF_MEMORY = 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +37,44 @@ class Pass:
     number: int
 
 
-def run_row(engine: Engine, waiting: Sequence[Waiting], limits: BatchLimits) -> Iterator[Pass]:
+class Budget:
+    """What a pass of one model may hold: the limits that were set, less what the device turned out not to hold."""
+
+    def __init__(self, limits: BatchLimits) -> None:
+        self.limits = limits
+        #: The smallest pass that ran out of memory, in tokens after padding; None where none has.
+        self.ran_out_tokens: int | None = None
+
+    def ran_out(self, tokens: int) -> None:
+        """Remember that a pass of so many tokens ran out of memory: those planned from now on are smaller."""
+        if self.ran_out_tokens is None or tokens < self.ran_out_tokens:
+            self.ran_out_tokens = tokens
+            self.limits = replace(self.limits, max_batch_tokens=max(1, int(tokens * KEPT_AFTER_OUT_OF_MEMORY)))
+
+
+def run_row(engine: Engine, waiting: Sequence[Waiting], budget: Budget) -> Iterator[Pass]:
     """Plan ``waiting`` by the engine's strategy and run it, yielding each pass as soon as it was started.
 
     A pass that raises is run again as two halves, so that one bad request costs its neighbours time and nothing else.
     """
     lengths = [one.prepared.tokens for one in waiting]
-    for batch in plan_batches(engine.info.strategy, lengths, limits):
+    for batch in plan_batches(engine.info.strategy, lengths, budget.limits):
         members = [waiting[index] for index in batch.indices]
         started_s = time.monotonic()
         handle, failed = _forward(engine, members, batch)
         if failed is None or len(members) == 1:
             yield Pass(batch, members, handle, failed, started_s, next(_numbers))
         else:
-            log.warning("a batch of %d failed: running its halves", len(members))
+            log.warning("a batch of %d (%d tokens) failed: running its halves", len(members), batch.tokens)
             middle = len(members) // 2
+            was_size = isinstance(failed.error, OutOfMemory)
             for half in (members[:middle], members[middle:]):
-                yield from run_row(engine, half, limits)
+                for one in run_row(engine, half, budget):
+                    # One that is too much by itself says nothing of batches.
+                    was_size = was_size and one.error is None
+                    yield one
+            if was_size:
+                budget.ran_out(batch.tokens)
 
 
 def _forward(engine: Engine, members: Sequence[Waiting], batch: Batch) -> tuple[Any, Failed | None]:
@@ -62,7 +86,7 @@ def _forward(engine: Engine, members: Sequence[Waiting], batch: Batch) -> tuple[
         # more, whoever's fault it was: the process ends, and the leases bring its requests back.
         if type(error).__name__ == "AcceleratorError":
             raise
-        log.warning("a forward pass raised %s: %s", type(error).__name__, error)
+        log.warning("a forward pass raised %s", describe_fault(error))
         return None, _failed(error)
 
 

@@ -5,21 +5,22 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
+import threading
 import time
-from collections.abc import Mapping
-
-import billiard
+from collections.abc import Callable, Mapping
 
 from scheduler.core.errors import ModelUnusable
 from scheduler.queue import RedisQueue
 from scheduler.queue.connection import connect
 from scheduler.settings import Settings, load_settings
 from worker.lane import Lane
-from worker.resident import Resident
+from worker.resident import ATTEND_EVERY_S, Resident
+from worker.stages import start_stage
+from worker.stopping import DRAINED, GRACEFULLY, STOP
+from worker.vitals import Reading, Vitals, write_slot
 
 log = logging.getLogger(__name__)
-#: Set once, at shutdown; made before the fork, so that every pool process sees it.
-STOP = billiard.Value("b", 0, lock=False)
 
 
 def run_resident(slot: int, slots: int, worker: str) -> None:
@@ -27,23 +28,36 @@ def run_resident(slot: int, slots: int, worker: str) -> None:
 
     Ends the process where anything fails: the pool starts a clean one.
     """
-    # Celery stops its pool processes by the flag; a TERM sent to the whole process group must not cut a batch short.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # The parent stops its pool processes by the flag; what is sent to the whole group must not cut a batch short.
+    for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     parent = os.getppid()
+    write_slot(slot, Reading(os.getpid(), 0, 0, 0))
 
-    def stopping() -> bool:
-        return bool(STOP.value) or os.getppid() != parent
+    def stopping() -> int:
+        return STOP.value or (GRACEFULLY if os.getppid() != parent else 0)
 
     try:
+        loaded = threading.Event()
+        start_stage(_leave_while_loading, loaded, stopping)
         take_share(slot, slots)
-        lanes = open_lanes(load_settings(), f"{worker}/{slot}")
+        settings = load_settings()
+        lanes = open_lanes(settings, f"{worker}/{slot}")
+        loaded.set()
         log.info("slot %d serves %s", slot, ", ".join(lanes))
-        Resident(lanes, stopping).run()
+        Resident(lanes, stopping, Vitals(slot, settings.stall_s), lambda: DRAINED.value).run()
     except BaseException:
         log.exception("slot %d failed", slot)
         os._exit(1)
     if not STOP.value:  # the parent is gone, and nobody waits for the outcome
         os._exit(0)
+
+
+def _leave_while_loading(loaded: threading.Event, stopping: Callable[[], int]) -> None:
+    """Nothing is held yet, and a large model may take longer to load than anybody waits for a worker to stop."""
+    while not loaded.wait(ATTEND_EVERY_S):
+        if stopping():
+            os._exit(0)
 
 
 def take_share(slot: int, slots: int, environ: Mapping[str, str] = os.environ) -> None:
@@ -53,6 +67,8 @@ def take_share(slot: int, slots: int, environ: Mapping[str, str] = os.environ) -
         os.environ["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
     share = max(1, len(os.sched_getaffinity(0)) // slots)
     os.environ.setdefault("RAYON_NUM_THREADS", str(share))  # tokenizers'
+    # The device's thread must not wait 5 ms for a thread that makes rows ready.
+    sys.setswitchinterval(0.001)
     import torch
 
     torch.set_num_threads(share)
@@ -87,7 +103,7 @@ def open_lanes(settings: Settings, worker: str) -> dict[str, Lane]:
             continue
         log.info("model %s loaded in %.1f s: %s", name, time.monotonic() - began_s, engine.info)
         queue = RedisQueue(redis, name, result_ttl_s=settings.result_ttl_s, max_attempts=settings.max_attempts)
-        limits = batch_limits(model, engine.info.max_input_tokens)
+        limits = batch_limits(model, engine.info)
         lanes[name] = Lane(queue, engine, limits, model.max_wait_ms / 1e3, settings.lease_s, worker)
     if not lanes:
         raise ModelUnusable("none of the configured models could be loaded")

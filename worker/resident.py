@@ -6,86 +6,180 @@ tokenising fill the next row, the device runs the present one, and results of th
 
 from __future__ import annotations
 
+import logging
+import os
 import queue
 import threading
 import time
 from collections.abc import Callable
 
+from redis.exceptions import RedisError
+
 from scheduler.queue import Ending
 from worker.backoff import keep_trying
 from worker.keeper import Keeper
-from worker.lane import Lane
+from worker.lane import CLAIM_BLOCK_S, Lane
 from worker.passes import Pass, run_row
+from worker.quarantine import Quarantine, Turn
 from worker.rows import Rows
 from worker.stages import start_stage
+from worker.stopping import AT_ONCE
+from worker.vitals import Vitals
 
+log = logging.getLogger(__name__)
 #: Passes that wait behind the one that is being finished: enough to keep a device busy, and few enough for the next
 #: row to grow meanwhile.
 STARTED_AHEAD = 1
+#: Threads that store results: while one waits for Redis, the next pass is collected.
+FINISHERS = 2
 #: How long a stopping worker goes on trying to store results while Redis is away, in seconds.
 DRAIN_S = 10.0
+#: The same for a worker that has to leave at once and gives back what it holds.
+LEAVE_S = 3.0
+#: How often the loop looks whether it has to stop, and shows that it lives.
+ATTEND_EVERY_S = 0.1
 
 
 class Resident:
-    """Runs until ``stopping()`` says so, then ends what it holds."""
+    """Runs until ``stopping()`` gives a level of `worker.stopping`.
 
-    def __init__(self, lanes: dict[str, Lane], stopping: Callable[[], bool]) -> None:
+    Gracefully: it ends the row that runs and gives back the rest. At once: it gives back that too, and leaves.
+    While ``drained()`` it claims nothing.
+    """
+
+    def __init__(
+        self,
+        lanes: dict[str, Lane],
+        stopping: Callable[[], int],
+        vitals: Vitals | None = None,
+        drained: Callable[[], object] = lambda: False,
+    ) -> None:
         self.lanes = lanes
         self._stopping = stopping
-        self._rows = Rows({model: lane.window for model, lane in lanes.items()})
+        self._drained = drained
+        self._vitals = vitals or Vitals()
+        self._rows = Rows(
+            {model: lane.window for model, lane in lanes.items()},
+            {model: lane.claimers for model, lane in lanes.items()},
+        )
+        self._quarantine = Quarantine()
         self._started: queue.Queue[tuple[Lane, Pass, str] | None] = queue.Queue(STARTED_AHEAD)
+        self._collecting = threading.Lock()
+        #: When the last pass was collected, `time.monotonic`.
+        self._collected_s = 0.0
+        self._ended = threading.Event()
         self._stopped_s: float | None = None
 
     def run(self) -> None:
         """Claim, prepare, plan, forward, finish; return once stopped and nothing is held."""
-        claimers = [start_stage(self._claim, lane) for lane in self.lanes.values()]
-        finisher = start_stage(self._finish)
-        with Keeper(list(self.lanes.values())):
-            stopper = start_stage(self._close_after, claimers)
+        self._vitals.tick()  # from here on, standing still is noticed
+        claimers = [start_stage(self._claim, lane) for lane in self.lanes.values() for _ in range(lane.claimers)]
+        finishers = [start_stage(self._finish) for _ in range(FINISHERS)]
+        attendant = start_stage(self._attend)
+        with Keeper(list(self.lanes.values()), self._vitals):
             self._forward()
-            for thread in (*claimers, stopper, finisher):
+            for thread in claimers:
                 thread.join()
+            self._give_back_rows()
+            for thread in finishers:
+                thread.join()
+            self._ended.set()
+            attendant.join()
 
     def _claim(self, lane: Lane) -> None:
         """Stage one: claim, prepare. After a claim that filled the row, more is likely to wait: no need to block."""
-        full = False
+        stage, full = self._vitals.stage(), False
         while not self._stopping():
-            room = self._rows.wait_for_room(lane.model, timeout_s=1.0)
-            if room:
-                requests = keep_trying(lane.claim, room, not full, give_up=self._stopping) or []
-                full = len(requests) == room
+            if self._drained():
+                self._ended.wait(ATTEND_EVERY_S)
+                continue
+            room = self._rows.reserve(lane.model, timeout_s=1.0)
+            turn = self._quarantine.take_turn(lane.model, timeout_s=1.0) if room else None
+            if turn is None:
+                self._rows.add(lane.model, [], room)
+                continue
+            alone = turn is Turn.ALONE
+            claim = keep_trying(lane.claim, room, not full and not alone, alone, give_up=self._is_stopping)
+            requests = claim.requests if claim else []
+            self._quarantine.claimed(lane.model, requests, claim is not None and claim.suspects_wait)
+            full = len(requests) == room
+            claimed_s = time.monotonic()
+            with stage:
                 waiting, ended = lane.prepare(requests)
-                self._rows.add(lane.model, waiting)
-                self._store(lane, ended)
+            self._rows.add(lane.model, waiting, room, time.monotonic() - claimed_s)
+            self._store(lane, ended)
+            self._quarantine.ended(len(ended))
 
     def _forward(self) -> None:
         """Stage two, the device: plan, forward."""
+        stage = self._vitals.stage()
         while (row := self._rows.take()) is not None:
             lane = self.lanes[row.model]
             waiting, late = lane.split_late(row.waiting)
-            for started in run_row(lane.engine, waiting, lane.limits):
+            for started in stage.timed(run_row(lane.engine, waiting, lane.budget)):
                 self._started.put((lane, started, row.closed_by))
             self._store(lane, late)
+            self._quarantine.ended(len(row.waiting) - len(waiting))
         self._started.put(None)
 
     def _finish(self) -> None:
-        """Stage three: finish."""
-        previous_s = 0.0
-        while (item := self._started.get()) is not None:
-            lane, started, closed_by = item
-            endings = lane.endings(started, closed_by)
-            ended_s = time.monotonic()
-            self._store(lane, endings, busy_s=ended_s - max(started.started_s, previous_s))
-            previous_s = ended_s
+        """Stage three: finish. Passes are collected one after the other; one is stored while the next is collected."""
+        stage = self._vitals.stage()
+        while True:
+            with self._collecting:
+                item = self._started.get()
+                if item is None:
+                    self._started.put(None)  # for the next one
+                    return
+                lane, started, closed_by = item
+                with stage:
+                    endings = lane.endings(started, closed_by)
+                ended_s = time.monotonic()
+                busy_s = ended_s - max(started.started_s, self._collected_s)
+                self._collected_s = ended_s
+            self._store(lane, endings, busy_s)
+            self._quarantine.ended(len(endings))
 
     def _store(self, lane: Lane, endings: list[Ending], busy_s: float = 0.0) -> None:
         if endings:
             keep_trying(lane.finish, endings, busy_s, give_up=self._is_out_of_time)
 
-    def _close_after(self, claimers: list[threading.Thread]) -> None:
-        for thread in claimers:
-            thread.join()
-        self._rows.close()
+    def _attend(self) -> None:
+        """Beside the stages: show signs of life, and see to it that the loop stops when it has to."""
+        while not self._ended.wait(ATTEND_EVERY_S):
+            self._vitals.tick(held=sum(len(lane.held) for lane in self.lanes.values()))
+            level = self._stopping()
+            if level:
+                self._rows.close()
+            if level >= AT_ONCE:
+                self._leave()
+
+    def _give_back_rows(self) -> None:
+        """What was claimed and will not be started is for the next worker, and costs no attempt."""
+        for model, waiting in self._rows.empty().items():
+            held = {one.request.id: one.request.token for one in waiting}
+            log.info("model %s: %d requests go back unstarted", model, len(held))
+            keep_trying(self.lanes[model].release, held, give_up=self._is_out_of_time)
+
+    def _leave(self) -> None:
+        """End this process within `LEAVE_S`. What still runs is refused when it ends: its token is no longer good."""
+        start_stage(self._give_back_all).join(LEAVE_S)
+        os._exit(0)
+
+    def _give_back_all(self) -> None:
+        # Twice: a claim that was under way may yet bring something.
+        for pause_s in (CLAIM_BLOCK_S, 0.0):
+            for model, lane in self.lanes.items():
+                held = dict(lane.held)
+                log.warning("model %s: %d requests go back, started or not", model, len(held))
+                try:
+                    lane.release(held)
+                except RedisError as error:
+                    log.warning("model %s: they are left to their leases: %s", model, error)
+            time.sleep(pause_s)
+
+    def _is_stopping(self) -> bool:
+        return bool(self._stopping())
 
     def _is_out_of_time(self) -> bool:
         """What cannot be stored is left to its leases. Asked by any stage: each may be the one that is held up."""

@@ -5,16 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import NamedTuple
 
+from scheduler.core.pace import Pace
 from scheduler.core.window import Close, JoinRate, Wait, WindowLimits, decide_window, take_count
 from scheduler.queue import Claimed
 from worker.engines.base import Prepared
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(NamedTuple):
     """One request ready for the device."""
 
     request: Claimed
@@ -38,32 +40,61 @@ class Row:
 class Rows:
     """One row per model, filled by the claim threads and taken by the device thread.
 
-    Bounded: a row never holds more than ``max_batch_size`` requests, so a worker never claims more than it runs next.
+    Bounded: no more than ``ahead`` rows of ``max_batch_size`` requests wait or are being prepared. It is one where
+    nothing else is said, so a worker never claims more than it runs next.
     """
 
-    def __init__(self, limits: dict[str, WindowLimits], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        limits: dict[str, WindowLimits],
+        ahead: Mapping[str, int] = MappingProxyType({}),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._limits = limits
+        self._capacity = {model: ahead.get(model, 1) * limit.max_batch_size for model, limit in limits.items()}
+        #: Requests that claim threads may yet bring.
+        self._reserved = dict.fromkeys(limits, 0)
         self._clock = clock
         self._rows: dict[str, deque[Waiting]] = {model: deque() for model in limits}
         self._rates = {model: JoinRate.unknown(limit.max_wait_s) for model, limit in limits.items()}
         self._joins = dict.fromkeys(limits, 0)
         #: Since when each model has had something waiting or running; None while it has neither.
         self._exposed_s: dict[str, float | None] = dict.fromkeys(limits)
-        self._running: str | None = None
+        #: The row that runs: its model, its tokens, and since when.
+        self._running: tuple[str, int, float] | None = None
+        self._paces = dict.fromkeys(limits, Pace())
         self._closed = False
         self._changed = threading.Condition()
 
-    def wait_for_room(self, model: str, timeout_s: float) -> int:
-        """Return how many more requests the row takes, waiting up to ``timeout_s`` while it is full."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._room(model) > 0 or self._closed, timeout_s)
-            return self._room(model)
+    def reserve(self, model: str, timeout_s: float) -> int:
+        """Return how many more requests may be claimed, at most a row, waiting up to ``timeout_s`` while it is none.
 
-    def add(self, model: str, waiting: Sequence[Waiting]) -> None:
-        """Add requests to the row in fair order."""
-        if not waiting:
-            return
+        While a row runs that is because it is early, see `Pace`. They are the caller's until `add`.
+        """
         with self._changed:
+            end_s = self._clock() + timeout_s
+            while not self._closed:
+                now_s = self._clock()
+                room, early_s = self._room(model), self._early_s(model, now_s)
+                if room and not early_s:
+                    self._reserved[model] += room
+                    return room
+                if now_s >= end_s:
+                    break
+                self._changed.wait(min(end_s - now_s, early_s or timeout_s))
+            return 0
+
+    def add(self, model: str, waiting: Sequence[Waiting], reserved: int, prepare_s: float = 0.0) -> None:
+        """Add requests to the row in fair order, and let go of what was ``reserved`` for them.
+
+        ``prepare_s`` is how long it took to make them ready.
+        """
+        with self._changed:
+            self._reserved[model] -= reserved
+            if not waiting:
+                self._changed.notify_all()
+                return
+            self._paces[model] = self._paces[model].prepared(prepare_s)
             if self._exposed_s[model] is None:
                 # The first to arrive is not company; what comes after it is.
                 self._exposed_s[model] = waiting[0].claimed_s
@@ -73,45 +104,60 @@ class Rows:
             self._changed.notify_all()
 
     def take(self) -> Row | None:
-        """Block until a window closes and return its row; None once `close` was called and nothing is left.
+        """Block until a window closes and return its row; None once `close` was called.
 
         The caller is the device: calling again says that the last row is done.
         """
         with self._changed:
             self._end_of_run()
-            while True:
+            while not self._closed:
                 now_s = self._clock()
                 decisions = {model: self._decide(model, now_s) for model, row in self._rows.items() if row}
                 due = {model: made.closed_by for model, made in decisions.items() if isinstance(made, Close)}
                 if due:
                     oldest = min(due, key=lambda model: self._rows[model][0].arrived_s)
-                    return self._take(oldest, due[oldest])
-                if self._closed:
-                    return None
+                    return self._take(oldest, due[oldest], now_s)
                 waits = [made.seconds for made in decisions.values() if isinstance(made, Wait)]
                 self._changed.wait(min(waits, default=None))
+            return None
 
     def close(self) -> None:
-        """Say that nothing more will come; what is in the rows is still taken."""
+        """Say that nothing more is taken; `empty` has what is left."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
+    def empty(self) -> dict[str, list[Waiting]]:
+        """Take out everything that no row took, by model."""
+        with self._changed:
+            left = {model: list(row) for model, row in self._rows.items() if row}
+            for row in self._rows.values():
+                row.clear()
+            self._changed.notify_all()
+            return left
+
     def _room(self, model: str) -> int:
-        return self._limits[model].max_batch_size - len(self._rows[model])
+        free = self._capacity[model] - len(self._rows[model]) - self._reserved[model]
+        return max(0, min(self._limits[model].max_batch_size, free))
+
+    def _early_s(self, model: str, now_s: float) -> float:
+        if self._running is None:
+            return 0.0
+        runs, tokens, since_s = self._running
+        expected = replace(self._paces[runs], prepare_s=self._paces[model].prepare_s)
+        return expected.claim_in_s(tokens, now_s - since_s)
 
     def _decide(self, model: str, now_s: float) -> Close | Wait:
         row = self._rows[model]
-        if self._closed:
-            return Close("idle")
         tokens = sum(waiting.prepared.tokens for waiting in row)
         rate = self._observed(model, now_s)
         return decide_window(now_s, min(one.arrived_s for one in row), len(row), tokens, self._limits[model], rate)
 
-    def _take(self, model: str, closed_by: str) -> Row:
+    def _take(self, model: str, closed_by: str, now_s: float) -> Row:
         row, limits = self._rows[model], self._limits[model]
-        count = take_count([waiting.prepared.tokens for waiting in row], limits)
-        self._running = model
+        tokens = [waiting.prepared.tokens for waiting in row]
+        count = take_count(tokens, limits)
+        self._running = model, sum(tokens[:count]), now_s
         taken = Row(model, [row.popleft() for _ in range(count)], closed_by)
         self._changed.notify_all()
         return taken
@@ -123,10 +169,12 @@ class Rows:
 
     def _end_of_run(self) -> None:
         """Book what joined while the last row ran, and stop the exposure where nothing is left."""
-        model, self._running = self._running, None
-        if model is None:
+        running, self._running = self._running, None
+        if running is None:
             return
+        model, tokens, since_s = running
         now_s = self._clock()
+        self._paces[model] = self._paces[model].ran(tokens, now_s - since_s)
         self._rates[model] = self._observed(model, now_s)
         self._joins[model] = 0
         self._exposed_s[model] = now_s if self._rows[model] else None

@@ -7,6 +7,8 @@ import os
 import threading
 from collections.abc import Callable
 
+from scheduler.core.faults import describe_fault
+
 log = logging.getLogger(__name__)
 
 
@@ -19,8 +21,9 @@ def start_stage(target: Callable[..., None], *args: object) -> threading.Thread:
     def stage() -> None:
         try:
             target(*args)
-        except BaseException:
-            log.exception("the %s stage failed: this process ends and the pool starts another", target.__name__)
+        except BaseException as error:
+            name, said = target.__name__, describe_fault(error)
+            log.critical("the %s stage failed: this process ends and the pool starts another: %s", name, said)
             os._exit(70)
 
     thread = threading.Thread(target=stage, name=target.__name__, daemon=True)

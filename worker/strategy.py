@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 
 from scheduler.core.errors import InvalidInput, UnknownModel, WindrowError
 from scheduler.core.fairness import PRIORITY_WEIGHTS, estimate_cost_tokens, flow_name
+from scheduler.core.faults import describe_fault
 from scheduler.queue import RedisQueue, Submission, result_key
 from scheduler.queue.connection import connect
 from scheduler.settings import Settings
@@ -56,7 +57,10 @@ def put_on_the_queue(task: Any, app: Any, consumer: Any, **_: Any) -> Callable[.
     }
 
     def on_message(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **_: Any) -> None:
-        id = message.headers["id"]
+        id = message.headers.get("id")
+        if not isinstance(id, str):  # raised here, it would come again and again
+            log.warning("a message without a task id in its headers, as protocol 1 has them, was dropped")
+            return ack(log, consumer.connection_errors)
         try:
             left_s = _seconds_left(message.headers.get("expires"))
             if id in revoked:
@@ -74,7 +78,8 @@ def put_on_the_queue(task: Any, app: Any, consumer: Any, **_: Any) -> Callable[.
                 log.warning("prediction %s has to wait: %s", id, error.detail)
                 consumer.timer.call_after(RETRY_S, on_message, (message, body, ack, reject, callbacks))
                 return
-            log.warning("prediction %s is refused: %s", id, error)
+            said = error.detail if isinstance(error, WindrowError) else describe_fault(error)
+            log.warning("prediction %s is refused: %s", id, said)
             app.backend.mark_as_failure(id, error if isinstance(error, WindrowError) else InvalidInput(str(error)))
         ack(log, consumer.connection_errors)
 

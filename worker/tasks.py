@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
+
+from celery.signals import worker_process_shutdown
 
 from scheduler.queue import RedisQueue
 from scheduler.queue.connection import connect
 from worker.celery import app, settings
+from worker.webhooks import Courier
 
 
 @app.task(name="windrow.predict", Strategy="worker.strategy:put_on_the_queue", ignore_result=True)
@@ -30,3 +34,20 @@ def janitor() -> int:
         )
     finally:
         redis.close()
+
+
+@app.task(name="windrow.webhook", ignore_result=True)
+def webhook() -> None:
+    """Send the webhooks that are due, in threads of this process, from now until a while after the last such task."""
+    _courier().hint()
+
+
+@cache
+def _courier() -> Courier:
+    return Courier(settings, connect(settings.redis_url))
+
+
+@worker_process_shutdown.connect
+def _end_webhooks(**_: Any) -> None:
+    if _courier.cache_info().currsize:
+        _courier().close()

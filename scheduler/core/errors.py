@@ -77,6 +77,19 @@ class QueueFull(WindrowError):
     retryable = True
 
 
+class QuotaExceeded(WindrowError):
+    """The tenant has as many requests or bytes in flight, or sends as many a second, as it may."""
+
+    code = "quota_exceeded"
+    retryable = True
+
+
+class Unauthorized(WindrowError):
+    """No API key came, or none that is known."""
+
+    code = "unauthorized"
+
+
 class NoWorker(WindrowError):
     """No worker has served the model lately."""
 
@@ -88,6 +101,13 @@ class RedisUnavailable(WindrowError):
     """Redis did not answer."""
 
     code = "redis_unavailable"
+    retryable = True
+
+
+class NewerRecord(WindrowError):
+    """The request was taken in by another release, which runs beside this one during an upgrade."""
+
+    code = "newer_record"
     retryable = True
 
 

@@ -18,6 +18,8 @@ class BatchLimits:
     buckets: tuple[int, ...] = (32, 64, 128, 256, 512)
     #: The fixed length of ``static``, in tokens.
     static_length: int = 512
+    #: Increasing sizes in tokens that a ``packed`` pass is rounded up to; empty where it keeps its own.
+    rungs: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +86,26 @@ def _plan_packed(lengths: Sequence[int], limits: BatchLimits) -> Iterator[Batch]
     tokens = 0
     for index, length in enumerate(lengths):
         if row and (len(row) == limits.max_batch_size or tokens + length > limits.max_batch_tokens):
-            yield Batch(tuple(row), None, tokens, tokens)
+            yield Batch(tuple(row), None, bucket_length(tokens, limits.rungs), tokens)
             row, tokens = [], 0
         row.append(index)
         tokens += length
     if row:
-        yield Batch(tuple(row), None, tokens, tokens)
+        yield Batch(tuple(row), None, bucket_length(tokens, limits.rungs), tokens)
+
+
+def token_rungs(max_tokens: int) -> tuple[int, ...]:
+    """Sizes for packed passes of up to ``max_tokens``, such that rounding up adds little where the device is busy.
+
+    Powers of two to 1,024 tokens, where a pass costs about the same whatever its size; then 32 steps an octave, of 64
+    tokens at least, which adds 1.6 % or less on average.
+    """
+    rungs, size = [], 64
+    while size < max_tokens:
+        rungs.append(size)
+        octave = 1 << (size.bit_length() - 1)
+        size += size if size < 1024 else max(64, octave // 32)
+    return (*rungs, max_tokens)
 
 
 def bucket_length(length: int, buckets: Sequence[int]) -> int:

@@ -1,11 +1,13 @@
 """The Redis data plane: `RedisQueue` and the Lua scripts behind it, one script per arrow of the path."""
 
-from scheduler.queue.records import Claim, Claimed, Ending, Prediction, Submission
-from scheduler.queue.redis_queue import RedisQueue, finished_channel, result_key
+from scheduler.queue.keys import finished_channel, result_key
+from scheduler.queue.records import Claim, Claimed, DeadLetter, Ending, Prediction, Submission
+from scheduler.queue.redis_queue import RedisQueue
 
 __all__ = [
     "Claim",
     "Claimed",
+    "DeadLetter",
     "Ending",
     "Prediction",
     "RedisQueue",

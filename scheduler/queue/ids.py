@@ -16,8 +16,10 @@ TAG_BYTES = 8
 
 def shared_secret(redis: Redis) -> bytes:
     """The deployment's signing secret, made by whoever comes first and kept in Redis."""
-    redis.set(SECRET_KEY, secrets.token_bytes(32), nx=True)
     secret = redis.get(SECRET_KEY)
+    if secret is None:  # only then: a full Redis refuses to set what is set already
+        redis.set(SECRET_KEY, secrets.token_bytes(32), nx=True)
+        secret = redis.get(SECRET_KEY)
     assert isinstance(secret, bytes)
     return secret
 

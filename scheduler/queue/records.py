@@ -7,12 +7,12 @@ A *record* is a request that has not ended: ``1|created_us|deadline_us|cost|tag|
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import orjson
 
-from scheduler.core.errors import Canceled, DeadlineExceeded, WindrowError
+from scheduler.core.errors import Canceled, DeadlineExceeded, NewerRecord, WindrowError
 from scheduler.core.outcomes import Done, Outcome
 
 
@@ -27,11 +27,12 @@ class Submission:
     cost_tokens: int = 1
     #: Seconds from the submit after which it is no longer worth starting; None for never.
     deadline_s: float | None = None
+    #: HTTPS URL that is told of its end.
+    webhook: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """One request held by a worker."""
+class Claimed(NamedTuple):
+    """One request held by a worker. A tuple, as `Ending` is: thousands a second are made."""
 
     id: str
     #: Proves which claim holds it; `RedisQueue.finish` asks for it back.
@@ -59,10 +60,11 @@ class Claim:
     #: Redis time of the claim, in seconds since the epoch.
     now_s: float
     requests: list[Claimed]
+    #: Requests wait that are only given to a process that holds nothing else; see `RedisQueue.claim`.
+    suspects_wait: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(NamedTuple):
     """The end of one request, as `RedisQueue.finish` stores it."""
 
     id: str
@@ -71,7 +73,29 @@ class Ending:
     outcome: Outcome
     #: Redis time at which a worker started on it, in seconds since the epoch; None when it never ran.
     started_s: float | None = None
-    metrics: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A request that was given up, with everything needed to send it again."""
+
+    id: str
+    tenant: str
+    priority: str
+    cost_tokens: int
+    #: Redis times in seconds since the epoch.
+    created_s: float
+    died_s: float
+    #: ``{"code", "detail"}``
+    error: Mapping[str, str]
+    #: JSON object ``{"model", "input", "parameters"}``, encoded.
+    payload: bytes
+
+    def call(self) -> dict[str, Any]:
+        """The decoded payload: ``model``, ``input``, ``parameters``."""
+        call: dict[str, Any] = orjson.loads(self.payload)
+        return call
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,23 +125,28 @@ class Prediction:
         return self.status not in ("queued", "processing")
 
 
-def encode_ending(ending: Ending) -> tuple[str, bytes, str, bytes]:
-    """Return ``(Celery status, result JSON, status, run JSON)`` for the scripts."""
+def encode_ending(ending: Ending) -> tuple[str, bytes]:
+    """Return ``(status, head)`` for the scripts: how it ended, and the part of the result document that says so."""
     outcome = ending.outcome
     if isinstance(outcome, Done):
         result = orjson.dumps(outcome.output, option=orjson.OPT_SERIALIZE_NUMPY)
-        return "SUCCESS", result, "succeeded", encode_run(None, ending.started_s, ending.metrics)
+        run = orjson.dumps({"started_at": ending.started_s, "metrics": ending.metrics or {}, "error": None})
+        return "succeeded", b'"status":"SUCCESS","result":%b,"windrow":{"status":"succeeded","run":%b' % (result, run)
     celery_status, status = "FAILURE", "failed"
     if isinstance(outcome.error, DeadlineExceeded):
         celery_status, status = "REVOKED", "expired"
-    run = encode_run(outcome.error, ending.started_s, ending.metrics)
-    return celery_status, encode_exception(outcome.error), status, run
+    elif isinstance(outcome.error, Canceled):
+        celery_status, status = "REVOKED", "canceled"
+    run = orjson.dumps(
+        {"started_at": ending.started_s, "metrics": ending.metrics or {}, "error": describe(outcome.error)}
+    )
+    head = b'"status":"%b","result":%b,"windrow":{"status":"%b","run":%b'
+    return status, head % (celery_status.encode(), encode_exception(outcome.error), status.encode(), run)
 
 
-def encode_run(error: WindrowError | None, started_s: float | None, metrics: Mapping[str, Any]) -> bytes:
-    """The ``run`` object of a result: when it started, what it measured, how it failed."""
-    problem = None if error is None else {"code": error.code, "detail": error.detail}
-    return orjson.dumps({"started_at": started_s, "metrics": metrics, "error": problem})
+def describe(error: WindrowError) -> dict[str, str]:
+    """The ``error`` of a prediction."""
+    return {"code": error.code, "detail": error.detail}
 
 
 def encode_exception(error: WindrowError) -> bytes:
@@ -135,23 +164,31 @@ def encode_exception(error: WindrowError) -> bytes:
 def parse_record(record: bytes) -> tuple[float, float | None, int, str, bytes]:
     """Return ``(created_s, deadline_s or None, cost_tokens, flow, payload)``.
 
-    Raises `ValueError` for a record of another version.
+    Raises `NewerRecord` for a record of another version.
     """
-    version, created, deadline, cost, _, flow, payload = record.split(b"|", 6)
-    if version != b"1":
-        raise ValueError(f"record of version {version!r}; this release reads version 1")
+    if not record.startswith(b"1|"):
+        raise NewerRecord("this request was taken in by another release of Windrow; ask a server of that release")
+    _, created, deadline, cost, _, flow, payload = record.split(b"|", 6)
     return int(created) / 1e6, int(deadline) / 1e6 or None, int(cost), flow.decode(), payload
 
 
 def parse_claim(token: str, reply: Sequence[Any]) -> Claim:
     """Build a `Claim` from the reply of claim.lua."""
-    now_s = int(reply[0]) / 1e6
     requests = []
-    for at in range(1, len(reply), 3):
-        created_s, deadline_s, _, flow, payload = parse_record(reply[at + 2])
-        attempt = int(reply[at + 1]) + 1
-        requests.append(Claimed(reply[at].decode(), token, attempt, created_s, deadline_s, flow, payload))
-    return Claim(now_s, requests)
+    for id, attempts, record in zip(reply[2::3], reply[3::3], reply[4::3], strict=True):
+        created_s, deadline_s, _, flow, payload = parse_record(record)
+        requests.append(Claimed(id.decode(), token, int(attempts) + 1, created_s, deadline_s, flow, payload))
+    return Claim(int(reply[0]) / 1e6, requests, bool(reply[1]))
+
+
+def parse_dead_letter(letter: bytes) -> DeadLetter:
+    """Read what reap.lua wrote."""
+    said = orjson.loads(letter)
+    tenant, _, priority = said["flow"].rpartition(":")
+    return DeadLetter(
+        id=said["id"], tenant=tenant, priority=priority, cost_tokens=said["cost"], created_s=said["created_us"] / 1e6,
+        died_s=said["died_us"] / 1e6, error=said["error"], payload=orjson.dumps(said["call"]),
+    )  # fmt: skip
 
 
 def waiting_prediction(id: str, record: bytes, status: str) -> Prediction:
@@ -176,6 +213,6 @@ def ended_prediction(result: bytes) -> Prediction:
     return Prediction(
         id=document["task_id"], model=call["model"], status=ours["status"], tenant=tenant, priority=priority,
         input=call["input"], parameters=call.get("parameters") or {}, output=document["result"] if succeeded else None,
-        error=run["error"], metrics=run["metrics"], created_s=ours["created_at"], started_s=run["started_at"],
-        completed_s=ours["completed_at"],
+        error=run["error"], metrics=run["metrics"], created_s=ours["created_us"] / 1e6, started_s=run["started_at"],
+        completed_s=ours["completed_us"] / 1e6,
     )  # fmt: skip

@@ -2,72 +2,48 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
+import orjson
 from redis import Redis
 from redis.commands.core import Script
 
-from scheduler.core.errors import AttemptsExhausted, Canceled, DeadlineExceeded, IdempotencyConflict, QueueFull
+from scheduler.core.admission import UNLIMITED, Quota
+from scheduler.core.errors import (
+    AttemptsExhausted,
+    Canceled,
+    DeadlineExceeded,
+    IdempotencyConflict,
+    InvalidInput,
+    QueueFull,
+    QuotaExceeded,
+)
+from scheduler.core.fairness import PRIORITY_WEIGHTS, flow_name
 from scheduler.core.outcomes import Failed
 from scheduler.core.retry import GiveUp, decide_retry
+from scheduler.queue.depth import Depth, read_depth
+from scheduler.queue.ids import make_id, shared_secret
+from scheduler.queue.keys import KEY_NAMES, MAX_REQUESTS_PER_CALL, finished_channel, queue_key, result_key
+from scheduler.queue.lookup import find_prediction
 from scheduler.queue.records import (
     Claim,
+    DeadLetter,
     Ending,
     Prediction,
     Submission,
+    describe,
     encode_ending,
-    encode_exception,
-    encode_run,
-    ended_prediction,
     parse_claim,
-    waiting_prediction,
+    parse_dead_letter,
 )
 from scheduler.queue.scripts import load_scripts
 
 T = TypeVar("T")
-
-#: Requests in one script call; Lua's stack holds about 8,000 values.
-MAX_REQUESTS_PER_CALL = 1000
-#: In the order of the key schema, lua/schema.lua.
-KEY_NAMES = (
-    "ready", "jobs", "leases", "owners", "attempts", "flows", "state", "wake", "deadlines", "dead", "workers", "info",
-)  # fmt: skip
 REAPED_PER_CALL = 500
-
-
-def result_key(id: str) -> str:
-    """Key and channel of a result: Celery's own."""
-    return f"celery-task-meta-{id}"
-
-
-def finished_channel(model: str) -> str:
-    """Channel that gets one message per batch: the ids that ended, separated by spaces."""
-    return f"windrow:{model}:finished"
-
-
-@dataclass(frozen=True, slots=True)
-class Depth:
-    """How full a model's queue is, and how fast it empties."""
-
-    waiting: int
-    running: int
-    workers: int
-    #: Device time of one request in seconds, averaged; None before the first.
-    service_s: float | None
-    #: Payload bytes of everything not ended.
-    payload_bytes: int
-    #: Requests by what became of them: submitted, rejected, succeeded, failed, canceled, expired, redelivered, late.
-    counts: dict[str, int]
-
-    @property
-    def wait_s(self) -> float | None:
-        """Expected seconds until a request submitted now has ended; None before anything was measured."""
-        if self.service_s is None:
-            return None
-        return (self.waiting + self.running + 1) * self.service_s / max(1, self.workers)
+NO_LIMIT = 1 << 53
 
 
 class RedisQueue:
@@ -81,8 +57,9 @@ class RedisQueue:
         self._redis = redis
         self._result_ttl_s = result_ttl_s
         self._max_attempts = max_attempts
-        self._keys = [f"windrow:{model}:{name}" for name in KEY_NAMES]
+        self._keys = [queue_key(model, name) for name in KEY_NAMES]
         self._key = dict(zip(KEY_NAMES, self._keys, strict=True))
+        self._channel = finished_channel(model)
         self._loaded: dict[str, Script] | None = None
 
     def submit(
@@ -93,40 +70,55 @@ class RedisQueue:
         weight: float,
         max_depth: int,
         max_bytes: int,
+        quota: Quota = UNLIMITED,
         idempotency: tuple[str, str] | None = None,
     ) -> list[str]:
         """Queue all of ``submissions`` in one round trip, or none, and return their ids.
 
-        ``idempotency`` is ``(key, fingerprint)``: the same pair again returns the ids of the first call.
-        Raises `QueueFull`, or `IdempotencyConflict` where the key came with another fingerprint.
+        ``quota`` limits the tenant, which is what stands before the last colon of ``flow``. ``idempotency`` is
+        ``(key, fingerprint)``: the same pair again returns the ids of the first call, full or not. Raises `QueueFull`
+        or `QuotaExceeded`, with ``retry_after_s`` where it is known, or `IdempotencyConflict` where the key came with
+        another fingerprint.
         """
         key, fingerprint = idempotency or ("", "")
         arguments: list[Any] = [max_depth, max_bytes, flow, weight, fingerprint, self._result_ttl_s]
+        arguments += _quota_arguments(quota, len(submissions))
         for item in _bounded(submissions):
             left_us = 0 if item.deadline_s is None else max(1, round(item.deadline_s * 1e6))
-            arguments += (item.id, item.cost_tokens, left_us, item.payload)
+            arguments += (item.id, item.cost_tokens, left_us, item.webhook or "", item.payload)
         reply = self._run("submit", [f"windrow:idempotency:{key}"] if key else [], arguments)
         match reply:
-            case [b"full", what, depth]:
-                raise self._full(what.decode(), int(depth), len(submissions), max_depth, max_bytes)
+            case [b"full", what, present, wait_us]:
+                raise self._full(
+                    what.decode(), int(present), int(wait_us), len(submissions), max_depth, max_bytes, quota
+                )
             case [b"same", ids]:
                 return cast(bytes, ids).decode().split()
             case [b"conflict"]:
                 raise IdempotencyConflict("this Idempotency-Key was used before with another body; use a new key")
         return [item.id for item in submissions]
 
-    def claim(self, count: int, *, lease_s: float) -> Claim:
-        """Take up to ``count`` requests in fair order; each is ours until ``lease_s`` seconds pass."""
+    def claim(self, count: int, *, lease_s: float, alone: bool = False) -> Claim:
+        """Take up to ``count`` requests in fair order; they are ours until ``lease_s`` seconds pass.
+
+        A request that was in two batches whose process died is a suspect: it is given out by itself, and only to a
+        caller whose process holds nothing else (``alone``). A claim ends before the first suspect that it may not
+        take, and `Claim.suspects_wait` says so.
+        """
         token = secrets.token_hex(8)
-        reply = self._run("claim", [], [min(count, MAX_REQUESTS_PER_CALL), round(lease_s * 1e6), token])
-        return parse_claim(token, reply)
+        count = min(count, MAX_REQUESTS_PER_CALL)
+        return parse_claim(token, self._run("claim", [], [count, round(lease_s * 1e6), token, int(alone)]))
 
     def wait_for_work(self, timeout_s: float) -> None:
         """Block until something waits, or ``timeout_s`` passes. Only a hint: claim either way."""
         self._redis.blpop([self._key["wake"]], timeout=timeout_s)
 
     def renew(self, held: Mapping[str, str], *, lease_s: float) -> list[str]:
-        """Extend the leases of ``held`` (id -> token); return the ids no longer held: reaped, ended or canceled."""
+        """Extend the leases of the claims that hold ``held`` (id -> token).
+
+        A claim has one lease, so naming one of its requests renews it for all. Returns the ids no longer held: reaped,
+        ended or canceled.
+        """
         if not held:
             return []
         reply = self._run("renew", [], [round(lease_s * 1e6), *_flat(held)])
@@ -139,7 +131,7 @@ class RedisQueue:
         """
         if not endings:
             return []
-        arguments: list[Any] = [self._result_ttl_s, round(busy_s * 1e6), finished_channel(self.model)]
+        arguments: list[Any] = [self._result_ttl_s, round(busy_s * 1e6), self._channel]
         for ending in _bounded(endings):
             arguments += (ending.id, ending.token, *encode_ending(ending))
         reply = self._run("finish", [result_key(ending.id) for ending in endings], arguments)
@@ -151,30 +143,28 @@ class RedisQueue:
 
     def cancel(self, id: str) -> bool:
         """End a request as canceled; False where it is not waiting or running here."""
-        error = Canceled("canceled by request")
-        arguments = [id, self._result_ttl_s, finished_channel(self.model), encode_exception(error)]
-        return bool(self._run("cancel", [result_key(id)], [*arguments, encode_run(error, None, {})]))
+        _, head = encode_ending(Ending(id, "", Failed(Canceled("canceled by request"))))
+        return bool(self._run("cancel", [result_key(id)], [id, self._result_ttl_s, self._channel, head]))
 
     def reap(self) -> int:
         """Put requests of lost workers back, end those out of attempts or past their deadline; return how many."""
         lost, late = self._run("overdue", [], [REAPED_PER_CALL])
-        if not lost and not late:
-            return 0
         ids: list[str] = []
-        arguments: list[Any] = [self._result_ttl_s, finished_channel(self.model)]
-        for at in range(0, len(lost), 2):
-            ids.append(lost[at].decode())
-            verdict = decide_retry(int(lost[at + 1]) + 1, self._max_attempts)
+        arguments: list[Any] = [self._result_ttl_s, self._channel]
+        for token, id, attempts in zip(lost[0::3], lost[1::3], lost[2::3], strict=True):
+            ids.append(id.decode())
+            verdict = decide_retry(int(attempts) + 1, self._max_attempts)
             if isinstance(verdict, GiveUp):
                 error = AttemptsExhausted(verdict.reason)
-                arguments += (ids[-1], "dead", encode_exception(error), encode_run(error, None, {}))
+                _, head = encode_ending(Ending(ids[-1], "", Failed(error)))
+                arguments += (id, token, "dead", head, orjson.dumps(describe(error)))
             else:
-                arguments += (ids[-1], "retry", b"", b"")
+                arguments += (id, token, "retry", b"", b"")
         for id in late:
             ids.append(id.decode())
-            _, result, _, run = encode_ending(Ending(ids[-1], "", expired()))
-            arguments += (ids[-1], "expired", result, run)
-        return int(self._run("reap", [result_key(id) for id in ids], arguments))
+            _, head = encode_ending(Ending(ids[-1], "", expired()))
+            arguments += (id, b"", "expired", head, b"")
+        return int(self._run("reap", [result_key(id) for id in ids], arguments)) if ids else 0
 
     def heartbeat(self, worker: str, info: bytes, *, stale_s: float) -> None:
         """Say that ``worker`` serves this model; ``info`` is its description as JSON."""
@@ -186,18 +176,7 @@ class RedisQueue:
 
     def depth(self) -> Depth:
         """How much waits and runs, and how fast it goes."""
-        pipe = self._redis.pipeline(transaction=False)
-        for name in ("ready", "leases", "workers"):
-            pipe.zcard(self._key[name])
-        pipe.hgetall(self._key["state"])
-        waiting, running, workers, state = pipe.execute()
-        state = {name.decode(): value for name, value in state.items()}
-        state.pop("vtime", None)
-        service_us = state.pop("service_us", None)
-        return Depth(
-            waiting, running, workers, None if service_us is None else float(service_us) / 1e6,
-            int(state.pop("bytes", 0)), {name: int(value) for name, value in state.items()},
-        )  # fmt: skip
+        return read_depth(self._redis, self.model)
 
     def workers(self, *, within_s: float) -> dict[str, bytes]:
         """Workers heard of in the last ``within_s`` seconds: name -> info JSON."""
@@ -213,54 +192,80 @@ class RedisQueue:
             if info is not None
         }
 
+    def dead_letters(self, limit: int = MAX_REQUESTS_PER_CALL) -> list[DeadLetter]:
+        """Requests that were given up, newest first."""
+        ids = cast(list[bytes], self._redis.zrange(self._key["dead"], 0, limit - 1, desc=True))
+        return [letter for letter in self._letters([id.decode() for id in ids]) if letter is not None]
+
+    def dead_letter(self, id: str) -> DeadLetter | None:
+        """The dead letter of that id; None where there is none."""
+        return self._letters([id])[0]
+
+    def retry_dead(self, ids: Sequence[str]) -> dict[str, str]:
+        """Send dead letters again as new requests, and drop them; return old id -> new id of those there were.
+
+        An end state is final, so the old ids keep theirs. Limits do not apply.
+        """
+        renamed = {}
+        secret = shared_secret(self._redis)
+        for letter in self._letters(ids):
+            if letter is not None:
+                new = Submission(make_id(secret, letter.tenant), letter.payload, letter.cost_tokens)
+                flow, weight = flow_name(letter.tenant, letter.priority), PRIORITY_WEIGHTS.get(letter.priority, 1.0)
+                self.submit([new], flow=flow, weight=weight, max_depth=NO_LIMIT, max_bytes=NO_LIMIT)
+                self.drop_dead([letter.id])
+                renamed[letter.id] = new.id
+        return renamed
+
+    def drop_dead(self, ids: Sequence[str]) -> int:
+        """Forget dead letters; return how many there were."""
+        if not ids:
+            return 0
+        pipe = self._redis.pipeline()
+        pipe.zrem(self._key["dead"], *ids)
+        pipe.hdel(self._key["dead_letters"], *ids)
+        return int(pipe.execute()[0])
+
+    def _letters(self, ids: Sequence[str]) -> list[DeadLetter | None]:
+        found = cast(list[bytes | None], self._redis.hmget(self._key["dead_letters"], list(ids))) if ids else []
+        return [None if letter is None else parse_dead_letter(letter) for letter in found]
+
     def _run(self, script: str, more_keys: Sequence[str], arguments: Sequence[Any]) -> Any:
         if self._loaded is None:
             self._loaded = load_scripts(self._redis)
         return self._loaded[script](keys=[*self._keys, *more_keys], args=arguments)
 
-    def _full(self, what: str, depth: int, count: int, max_depth: int, max_bytes: int) -> QueueFull:
-        wait_s = self.depth().wait_s
-        if what == "depth":
-            detail = f"{depth} requests wait for model {self.model!r}, {count} more came, and {max_depth} may wait"
-        else:
-            detail = f"the requests waiting for model {self.model!r} would hold more than {max_bytes} bytes"
-        return QueueFull(detail, retry_after_s=1.0 if wait_s is None else max(1.0, wait_s / 2))
+    def _full(
+        self, what: str, present: int, wait_us: int, count: int, max_depth: int, max_bytes: int, quota: Quota
+    ) -> QueueFull | QuotaExceeded:
+        retry_s = wait_us / 1e6 if wait_us >= 0 else self.depth().wait_s
+        model = f"model {self.model!r}"
+        match what:
+            case "depth":
+                detail = f"{present} requests wait for {model}, {count} more came, and {max_depth} may wait"
+                return QueueFull(detail, retry_after_s=retry_s)
+            case "bytes":
+                detail = f"the requests waiting for {model} would hold more than {max_bytes} bytes"
+                return QueueFull(detail, retry_after_s=retry_s)
+            case "tenant_in_flight":
+                detail = f"{present} of your requests to {model} have not ended, {count} more came, and "
+                detail += f"{quota.max_in_flight} may be in flight"
+            case "tenant_bytes":
+                detail = f"your requests to {model} that have not ended would hold more than {quota.max_bytes} bytes"
+            case _:
+                detail = f"you may send {quota.requests_per_s:g} requests a second to {model}"
+        return QuotaExceeded(detail, retry_after_s=retry_s)
 
 
-def find_prediction(redis: Redis, models: Sequence[str], id: str) -> Prediction | None:
-    """Look for ``id`` among what waits and runs in ``models`` and among all results; None where it is nowhere."""
-    pipe = redis.pipeline(transaction=False)
-    for model in models:
-        pipe.hget(f"windrow:{model}:jobs", id)
-        pipe.hexists(f"windrow:{model}:owners", id)
-    # Results are read last: a request that ends in between has left its model and is found here.
-    pipe.get(result_key(id))
-    *waiting, result = pipe.execute()
-    if result is not None:
-        return ended_prediction(result) if b'"windrow":{' in result else None
-    for record, owned in zip(waiting[::2], waiting[1::2], strict=True):
-        if record is not None:
-            return waiting_prediction(id, record, "processing" if owned else "queued")
-    return None
-
-
-def find_predictions(redis: Redis, model: str, ids: Sequence[str]) -> list[Prediction | None]:
-    """Look for many requests of one model in one round trip; in the order of ``ids``, None for each that is nowhere."""
-    if not ids:
-        return []
-    pipe = redis.pipeline(transaction=False)
-    pipe.hmget(f"windrow:{model}:jobs", list(_bounded(ids)))
-    pipe.hmget(f"windrow:{model}:owners", list(ids))
-    pipe.mget([result_key(id) for id in ids])
-    found: list[Prediction | None] = []
-    for id, record, owner, result in zip(ids, *pipe.execute(), strict=True):
-        if result is not None:
-            found.append(ended_prediction(result) if b'"windrow":{' in result else None)
-        elif record is not None:
-            found.append(waiting_prediction(id, record, "queued" if owner is None else "processing"))
-        else:
-            found.append(None)
-    return found
+def _quota_arguments(quota: Quota, count: int) -> list[float]:
+    """In-flight, bytes, microseconds a request, burst; 0 for no limit."""
+    interval_us, burst = 0.0, 0
+    if quota.requests_per_s is not None:
+        interval_us = 1e6 / quota.requests_per_s
+        burst = quota.burst or math.ceil(quota.requests_per_s)
+        if count > burst:
+            raise InvalidInput(f"{count} requests in one call; your rate allows {burst} at once")
+    return [quota.max_in_flight or 0, quota.max_bytes or 0, interval_us, burst]
 
 
 def expired() -> Failed:

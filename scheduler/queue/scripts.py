@@ -11,7 +11,12 @@ from redis.commands.core import Script
 from redis.exceptions import ResponseError
 
 #: Scripts that a Redis out of memory must still run: everything but taking in more.
-ALLOWED_WHEN_FULL = frozenset({"claim", "renew", "finish", "release", "cancel", "reap", "heartbeat"})
+ALLOWED_WHEN_FULL = frozenset(
+    {
+        *("claim", "renew", "finish", "release", "cancel", "reap", "heartbeat"),
+        *("webhook_claim", "webhook_later", "webhook_done"),
+    }
+)
 NAMES = frozenset({"submit", "overdue"}) | ALLOWED_WHEN_FULL
 
 

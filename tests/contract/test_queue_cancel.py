@@ -4,6 +4,7 @@ import pytest
 from redis import Redis
 
 from scheduler.queue import RedisQueue, finished_channel, result_key
+from scheduler.queue.keys import read_announcement
 from tests.support.queue_calls import MODEL, NO_LEASE_S, claim, finish, held, ids_of, status_of, submit
 
 
@@ -73,4 +74,4 @@ def test_canceling_is_announced(queue: RedisQueue, redis: Redis) -> None:
     queue.cancel("a")
     while (message := pubsub.get_message(ignore_subscribe_messages=True, timeout=5)) is None:
         pass
-    assert message["data"] == b"a"
+    assert read_announcement(message["data"]) == (["a"], redis.get(result_key("a")))

@@ -24,8 +24,11 @@ def test_a_claim_of_nothing_still_says_what_time_it_is(queue: RedisQueue, redis:
 
 def test_what_is_claimed_is_leased_until_the_lease_is_over(queue: RedisQueue, redis: Redis) -> None:
     submit(queue, "a")
-    now_s = queue.claim(1, lease_s=60).now_s
-    assert redis.zscore(f"windrow:{MODEL}:leases", "a") == pytest.approx((now_s + 60) * 1e6, abs=1)
+    claimed = queue.claim(1, lease_s=60)
+    now_s = claimed.now_s
+    assert redis.zscore(f"windrow:{MODEL}:leases", claimed.requests[0].token) == pytest.approx(
+        (now_s + 60) * 1e6, abs=1
+    )
 
 
 def test_each_claim_has_a_token_of_its_own(queue: RedisQueue) -> None:

@@ -13,6 +13,7 @@ from redis import Redis
 from scheduler.core.errors import ModelFailed, OutOfMemory
 from scheduler.core.outcomes import Done, Failed
 from scheduler.queue import Ending, RedisQueue, finished_channel, result_key
+from scheduler.queue.keys import read_announcement
 from scheduler.queue.redis_queue import expired
 from tests.support.queue_calls import MODEL, claim, finish, ids_of, request, status_of, submit
 
@@ -105,6 +106,20 @@ def test_an_end_is_announced_on_the_results_own_channel_and_once_a_batch_on_the_
     assert heard[2][1] == b"a b"
 
 
+def test_one_that_ends_by_itself_is_announced_with_its_document(queue: RedisQueue, redis: Redis) -> None:
+    submit(queue, "a")
+    ear = Ear(redis, finished_channel(MODEL))
+    finish(queue, claim(queue), Done("two\nlines"))
+    assert read_announcement(ear.hear()[1]) == (["a"], redis.get(result_key("a")))
+
+
+def test_a_long_document_is_not_sent_to_everybody(queue: RedisQueue, redis: Redis) -> None:
+    submit(queue, "a")
+    ear = Ear(redis, finished_channel(MODEL))
+    finish(queue, claim(queue), Done("x" * 20_000))
+    assert read_announcement(ear.hear()[1]) == (["a"], None)
+
+
 def test_the_result_is_there_when_it_is_announced(queue: RedisQueue, redis: Redis) -> None:
     submit(queue, "a")
     ear = Ear(redis, finished_channel(MODEL))
@@ -164,12 +179,12 @@ def test_finishing_nothing_is_nothing(queue: RedisQueue) -> None:
     assert queue.finish([]) == []
 
 
-def test_the_time_of_one_request_is_averaged_from_the_time_of_batches(queue: RedisQueue) -> None:
-    submit(queue, *"abcdefgh")
+def test_the_time_of_one_token_is_averaged_from_the_time_of_batches(queue: RedisQueue) -> None:
+    submit(queue, *"abcdefgh", cost=10)
     for count, busy_s in ((4, 4.0), (2, 12.0)):
         requests = claim(queue, count)
         queue.finish([Ending(one.id, one.token, Done(1)) for one in requests], busy_s=busy_s)
-    assert queue.depth().service_s == pytest.approx(2.0)  # 0.8 * 4 / 4 + 0.2 * 12 / 2
+    assert queue.depth().token_s == pytest.approx(0.2)  # 0.8 * 4 / 40 + 0.2 * 12 / 20
 
 
 def test_a_success_is_a_success_in_celery(real_queue: RedisQueue, celery_app: Celery) -> None:
@@ -239,7 +254,7 @@ def test_the_date_is_the_time_of_the_end_in_iso_format(queue: RedisQueue, redis:
     document = json.loads(redis.get(result_key("a")) or b"")
     done = datetime.fromisoformat(document["date_done"])
     assert done.tzinfo == UTC
-    assert done.timestamp() == pytest.approx(document["windrow"]["completed_at"], abs=1e-5)
+    assert done.timestamp() == pytest.approx(document["windrow"]["completed_us"] / 1e6, abs=1e-5)
 
 
 def test_what_is_claimed_again_after_an_end_is_only_what_has_not_ended(queue: RedisQueue) -> None:

@@ -1,7 +1,5 @@
 """What happens to held requests: renewed, given back, lost with their worker, and given up in the end."""
 
-import json
-
 import pytest
 from redis import Redis
 
@@ -67,11 +65,30 @@ def test_what_comes_back_is_before_everything_that_waits_even_of_a_higher_priori
 
 def test_a_renewed_lease_outlives_the_first_one(queue: RedisQueue) -> None:
     submit(queue, "a", "b")
-    a, b = claim(queue, lease_s=NO_LEASE_S)
+    (a,), (b,) = claim(queue, 1, lease_s=NO_LEASE_S), claim(queue, 1, lease_s=NO_LEASE_S)
     assert queue.renew(held([a]), lease_s=LEASE_S) == []
     assert queue.reap() == 1
     assert ids_of(claim(queue)) == ["b"]
     assert finish(queue, [a, b]) == [True, False]
+
+
+def test_a_claim_has_one_lease_so_renewing_one_of_its_requests_renews_all(queue: RedisQueue) -> None:
+    submit(queue, "a", "b")
+    a, _ = claim(queue, lease_s=NO_LEASE_S)
+    queue.renew(held([a]), lease_s=LEASE_S)
+    assert queue.reap() == 0
+
+
+def test_a_claim_whose_requests_have_all_left_it_has_no_lease(queue: RedisQueue, redis: Redis) -> None:
+    submit(queue, *"abcd")
+    a, _, c, d = claim(queue)
+    finish(queue, [a])
+    queue.cancel("b")
+    queue.release(held([c]))
+    assert redis.zcard(f"windrow:{MODEL}:leases") == 1
+    finish(queue, [d])
+    for name in ("leases", "claims", "held", "owners"):
+        assert not redis.exists(f"windrow:{MODEL}:{name}"), name
 
 
 def test_renewing_tells_what_is_no_longer_held(queue: RedisQueue) -> None:
@@ -122,7 +139,7 @@ def test_after_its_last_attempt_a_request_fails_and_is_kept_as_a_dead_letter(red
     queue = RedisQueue(redis, MODEL, max_attempts=3)
     submit(queue, "poison")
     for attempt in (1, 2, 3):
-        assert [one.attempt for one in claim(queue, lease_s=NO_LEASE_S)] == [attempt]
+        assert [one.attempt for one in claim(queue, lease_s=NO_LEASE_S, alone=True)] == [attempt]
         assert queue.reap() == 1
     assert claim(queue) == []
     found = queue.lookup("poison")
@@ -132,10 +149,11 @@ def test_after_its_last_attempt_a_request_fails_and_is_kept_as_a_dead_letter(red
         "code": "attempts_exhausted",
         "detail": "the worker died or lost its lease on each of 3 attempts",
     }
-    (letter,) = redis.lrange(f"windrow:{MODEL}:dead", 0, -1)
-    letter = json.loads(letter)
-    assert (letter["id"], letter["kwargs"]["input"]) == ("poison", "hay")
-    assert letter["run"]["error"] == found.error
+    (letter,) = queue.dead_letters()
+    assert (letter.id, letter.tenant, letter.priority, letter.call()["input"]) == ("poison", "acme", "normal", "hay")
+    assert letter.error == found.error
+    assert found.completed_s == letter.died_s
+    assert found.created_s == letter.created_s
     assert queue.depth().payload_bytes == 0
     assert queue.depth().counts == {"submitted": 1, "redelivered": 2, "failed": 1}
 
@@ -161,9 +179,10 @@ def test_dead_letters_are_the_newest_and_bounded(redis: Redis) -> None:
         submit(queue, *(f"{number}" for number in range(start, start + 500)))
         claim(queue, lease_s=NO_LEASE_S)
         assert queue.reap() == 500
-    dead = [json.loads(letter)["id"] for letter in redis.lrange(f"windrow:{MODEL}:dead", 0, -1)]
+    dead = [letter.id for letter in queue.dead_letters(2000)]
     assert len(dead) == 1000
     assert sorted(map(int, dead)) == list(range(500, 1500))
+    assert redis.hlen(f"windrow:{MODEL}:dead_letters") == 1000
 
 
 def test_more_lost_requests_than_one_call_takes_are_all_reaped_in_the_end(queue: RedisQueue) -> None:

@@ -20,9 +20,11 @@ from scheduler.core.fairness import PRIORITY_WEIGHTS, finish_tag, flow_name
 from scheduler.core.outcomes import Done, Failed
 from scheduler.queue import Claimed, Ending, RedisQueue
 from tests.support.backends import EMBEDDED, Servers
-from tests.support.queue_calls import LEASE_S, MODEL, NO_LEASE_S, claim, held, ids_of, request, submit
+from tests.support.queue_calls import LEASE_S, MODEL, NO_LEASE_S, held, ids_of, request, submit
 
-MAX_ATTEMPTS = 3
+MAX_ATTEMPTS = 4
+#: As claim.lua has it.
+SUSPECT_AFTER = 2
 FLOWS = [("acme", "high"), ("acme", "low"), ("zeta", "high")]
 
 
@@ -37,7 +39,6 @@ class Request:
     lost_attempts: int = 0
     #: The claim that holds it, while it is held.
     claimed: Claimed | None = None
-    lease_is_over: bool = False
 
 
 @dataclass
@@ -47,6 +48,8 @@ class Model:
     requests: dict[str, Request] = field(default_factory=dict)
     virtual_time: float = 0.0
     last_tags: dict[str, float] = field(default_factory=dict)
+    #: Tokens of claims whose lease is over; a claim has one lease.
+    over: set[str] = field(default_factory=set)
 
     def submit(self, ids: list[str], flow: str, weight: float, cost: int) -> None:
         for id in ids:
@@ -103,15 +106,23 @@ class QueueMachine(RuleBasedStateMachine):
         if one is not None:
             submit(self.queue, one.id, tenant="zeta", priority="low")
 
-    @rule(count=st.integers(1, 6), is_lost=st.booleans())
-    def claim(self, count: int, is_lost: bool) -> None:
+    @rule(count=st.integers(1, 6), is_lost=st.booleans(), is_alone=st.booleans())
+    def claim(self, count: int, is_lost: bool, is_alone: bool) -> None:
         expected = self.model.waiting()[:count]
-        requests = claim(self.queue, count, lease_s=NO_LEASE_S if is_lost else LEASE_S)
+        suspects = [place for place, one in enumerate(expected) if one.lost_attempts >= SUSPECT_AFTER]
+        gets_suspect = bool(suspects) and suspects[0] == 0 and is_alone
+        if suspects:
+            expected = expected[: 1 if gets_suspect else suspects[0]]
+        claimed_now = self.queue.claim(count, lease_s=NO_LEASE_S if is_lost else LEASE_S, alone=is_alone)
+        requests = claimed_now.requests
         assert ids_of(requests) == [one.id for one in expected]
+        assert claimed_now.suspects_wait == (bool(suspects) and not gets_suspect)
+        if is_lost and requests:
+            self.model.over.add(requests[0].token)
         for one, claimed in zip(expected, requests, strict=True):
             assert (claimed.attempt, claimed.flow) == (one.lost_attempts + 1, one.flow)
             assert claimed.payload == request(one.id).payload
-            one.state, one.claimed, one.lease_is_over = "processing", claimed, is_lost
+            one.state, one.claimed = "processing", claimed
             self.model.virtual_time = max(self.model.virtual_time, one.tag)
         self.old_claims += requests
 
@@ -122,7 +133,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert set(lost) == {one.id for one in picked if not self._is_held_by(one)}
         for one in picked:
             if self._is_held_by(one):
-                self.model.requests[one.id].lease_is_over = is_lost
+                (self.model.over.add if is_lost else self.model.over.discard)(one.token)
 
     @rule(data=st.data(), is_good=st.booleans())
     def finish(self, data: st.DataObject, is_good: bool) -> None:
@@ -154,7 +165,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule()
     def reap(self) -> None:
-        lost = [one for one in self.model.held() if one.lease_is_over]
+        lost = [one for one in self.model.held() if one.claimed and one.claimed.token in self.model.over]
         assert self.queue.reap() == len(lost)
         for one in lost:
             one.lost_attempts += 1
@@ -190,11 +201,12 @@ class QueueMachine(RuleBasedStateMachine):
                 assert one.claimed is not None
                 self.queue.finish([Ending(one.id, one.claimed.token, Done(1))])
                 self.model.end(one.id, "succeeded")
-            self.claim(1000, is_lost=False)
+            self.claim(1000, is_lost=False, is_alone=True)
         self.everything_is_in_the_one_state_it_should_be_in()
         self.the_counts_are_those_of_the_requests()
         left = {key.decode().rpartition(":")[2] for key in self.redis.keys("windrow:*")}
-        assert left <= {"state", "wake", "dead"}
+        assert left <= {"state", "wake", "dead", "dead_letters"}
+        assert self.queue.depth().cost_tokens == 0
 
     def _is_held_by(self, claimed: Claimed) -> bool:
         now = self.model.requests[claimed.id].claimed

@@ -7,7 +7,7 @@ from scheduler.core.errors import ModelFailed
 from scheduler.core.outcomes import Done, Failed
 from scheduler.queue import Ending, RedisQueue
 from scheduler.queue.ids import is_issued, make_id, shared_secret
-from scheduler.queue.redis_queue import find_prediction, find_predictions
+from scheduler.queue.lookup import find_prediction, find_predictions
 from tests.support.queue_calls import (
     MODEL,
     NO_LEASE_S,
@@ -25,6 +25,7 @@ KEPT = {
     f"windrow:{MODEL}:state",  # a dozen fields
     f"windrow:{MODEL}:wake",  # one token
     f"windrow:{MODEL}:dead",  # the newest 1,000
+    f"windrow:{MODEL}:dead_letters",
 }
 
 
@@ -87,26 +88,34 @@ def test_depth_counts_what_waits_what_runs_and_its_bytes(queue: RedisQueue) -> N
     depth = queue.depth()
     assert (depth.waiting, depth.running, depth.workers) == (2, 1, 0)
     assert depth.payload_bytes == 3 * size
+    assert depth.cost_tokens == 3
     assert depth.counts == {"submitted": 3}
 
 
 def test_an_empty_queue_is_empty(queue: RedisQueue, redis: Redis) -> None:
     depth = queue.depth()
     assert (depth.waiting, depth.running, depth.workers, depth.payload_bytes) == (0, 0, 0, 0)
-    assert (depth.service_s, depth.wait_s, depth.counts) == (None, None, {})
+    assert (depth.cost_tokens, depth.token_s, depth.wait_s, depth.counts) == (0, None, None, {})
     assert queue.claim(10, lease_s=1).requests == []
     assert queue.reap() == 0
     assert redis.keys() == []
 
 
-def test_the_expected_wait_is_shared_by_the_workers(queue: RedisQueue) -> None:
-    submit(queue, "measured")
+def test_the_expected_wait_is_the_queued_cost_over_the_measured_rate_of_all_workers(queue: RedisQueue) -> None:
+    submit(queue, "measured", cost=10)
     queue.finish([Ending("measured", claim(queue)[0].token, Done(1))], busy_s=0.5)
-    submit(queue, "a", "b", "c")
-    assert queue.depth().wait_s == pytest.approx(2.0)  # (3 + 1) * 0.5 s
+    submit(queue, "a", "b", "c", cost=20)
+    assert queue.depth().wait_s == pytest.approx(3.0)  # 60 tokens at 0.05 s
     for worker in ("one", "two"):
         queue.heartbeat(worker, b"{}", stale_s=60)
-    assert queue.depth().wait_s == pytest.approx(1.0)
+    assert queue.depth().wait_s == pytest.approx(1.5)
+
+
+def test_a_worker_that_is_silent_takes_no_part_in_the_expected_wait(queue: RedisQueue, redis: Redis) -> None:
+    queue.heartbeat("lively", b"{}", stale_s=60)
+    queue.heartbeat("silent", b"{}", stale_s=60)
+    redis.zadd(f"windrow:{MODEL}:workers", {"silent": (redis.time()[0] - 16) * 1e6})
+    assert queue.depth().workers == 1
 
 
 def test_a_worker_is_known_while_it_is_heard_of(queue: RedisQueue) -> None:
@@ -126,7 +135,7 @@ def test_a_worker_that_is_silent_is_not_counted_on_and_then_forgotten(queue: Red
     queue.heartbeat("silent", b"{}", stale_s=60)
     while queue.workers(within_s=0.001):
         pass
-    assert queue.depth().workers == 1
+    assert queue.workers(within_s=60) == {"silent": b"{}"}
     queue.heartbeat("lively", b"{}", stale_s=0.001)
     assert queue.workers(within_s=60) == {"lively": b"{}"}
 
@@ -153,7 +162,7 @@ def test_when_everything_has_ended_only_bounded_keys_are_left_without_a_ttl(redi
     without_ttl = {key.decode() for key in redis.keys("*") if redis.ttl(key) < 0}
     assert without_ttl <= KEPT
     assert queue.depth().payload_bytes == 0
-    assert redis.llen(f"windrow:{MODEL}:dead") == 1
+    assert redis.zcard(f"windrow:{MODEL}:dead") == redis.hlen(f"windrow:{MODEL}:dead_letters") == 1
     assert redis.llen(f"windrow:{MODEL}:wake") <= 1
 
 

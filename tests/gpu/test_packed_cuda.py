@@ -39,7 +39,7 @@ def save_encoder(folder: Path) -> Path:
 def embed_all(engine: Engine, wishes: ModelSettings, texts: list[str]) -> np.ndarray:
     prepared = engine.prepare(texts, [{}] * len(texts))
     rows: dict[int, np.ndarray] = {}
-    limits = batch_limits(wishes, engine.info.max_input_tokens)
+    limits = batch_limits(wishes, engine.info)
     for batch in plan_batches(engine.info.strategy, [one.tokens for one in prepared], limits):
         handle = engine.forward([prepared[index] for index in batch.indices], batch)
         for index, outcome in zip(batch.indices, engine.collect(handle), strict=True):

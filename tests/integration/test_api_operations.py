@@ -56,7 +56,7 @@ def test_metrics_count_every_end_and_what_waits(redis_server: str, new_client: N
     assert 'windrow_requests_total{model="minilm",status="expired"} 0.0' in lines
     assert 'windrow_requests_waiting{model="minilm"} 1.0' in lines
     assert 'windrow_requests_running{model="minilm"} 0.0' in lines
-    assert 'windrow_rejections_total{model="minilm",reason="queue_full"} 0.0' in lines
+    assert 'windrow_rejections_total{model="minilm",reason="depth"} 0.0' in lines
     assert 'windrow_redeliveries_total{model="minilm"} 0.0' in lines
     assert {line.partition("{")[0].partition(" ")[0] for line in lines if not line.startswith("#")} == {
         "windrow_requests_total",

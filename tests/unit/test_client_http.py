@@ -28,6 +28,9 @@ ENDED = {
 }
 
 
+KEY = "wr_the-key-that-nobody-reads-anywhere"
+
+
 def call_blocking(handler: Handler, method: str, *args: Any, **options: Any) -> Any:
     with Client("http://testserver", transport=httpx.MockTransport(handler), api_key="key", timeout_s=5) as client:
         return getattr(client, method)(*args, **options)
@@ -143,3 +146,40 @@ def test_a_refused_connection_names_the_server(call: Call) -> None:
 def test_a_base_url_that_is_none_is_told(kind: type, url: str) -> None:
     with pytest.raises(ValueError, match="base_url"):
         kind(url)
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_the_key_is_that_of_the_environment_where_none_is_given(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sent(**options: Any) -> str | None:
+        header: str | None = kind("http://testserver", **options)._http.headers.get("Authorization")
+        return header
+
+    monkeypatch.setenv("WINDROW_API_KEY", KEY)
+    assert sent() == f"Bearer {KEY}"
+    assert sent(api_key="another") == "Bearer another"
+    monkeypatch.setenv("WINDROW_API_KEY", "")
+    assert sent() is None
+    monkeypatch.delenv("WINDROW_API_KEY")
+    assert sent() is None
+
+
+@pytest.mark.parametrize("key", [f"{KEY}\n", f"{KEY} x", f"{KEY}\u00e9", ""])
+def test_a_key_that_no_header_can_carry_is_told_and_not_repeated(key: str) -> None:
+    with pytest.raises(ValueError, match="WINDROW_API_KEY") as error:
+        Client("http://testserver", api_key=key)
+    assert KEY not in str(error.value)
+
+
+def test_a_key_is_neither_shown_nor_told_in_an_error(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("Connection refused", request=request)
+
+    client = Client("http://user:hush@testserver", api_key=KEY, transport=httpx.MockTransport(refuse))
+    with pytest.raises(ServerUnreachable) as error:
+        client.submit_many("minilm", ["a"])
+    for text in (str(error.value), repr(error.value), repr(client), repr(vars(client))):
+        assert KEY not in text
+        assert "hush" not in text
+    with pytest.raises(ValueError, match="base_url") as bad:
+        Client("http://user:hush@testserver:port")
+    assert "hush" not in str(bad.value)

@@ -20,6 +20,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from api.bind import check_bind
+from scheduler.core.errors import InvalidSetting
 from scheduler.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -100,6 +102,10 @@ def test_command_is_one_that_its_program_accepts(where: str) -> None:
         server = Config().parser().parse_args(arguments)
         assert server.config == "python:api.gunicorn_conf"
         assert server.args == ["api:create_app()"]
+    elif arguments[0] == "-m":
+        assert program == "python"
+        assert importlib.import_module(arguments[1]).main
+        assert len(arguments) == 3
     else:
         assert program == "python"
         assert arguments[0] == "-c"
@@ -137,7 +143,10 @@ def test_api_is_the_first_line_of_the_procfile_because_the_first_gets_port_itsel
 def test_health_check_of_a_celery_service_asks_the_node_that_the_command_names(name: str) -> None:
     command, check = COMMANDS[f"compose {name}"], COMMANDS[f"compose {name} healthcheck"]
     if command[0] == "celery":
-        assert check[check.index("-d") + 1] == command[command.index("-n") + 1].replace("%h", "$HOSTNAME")
+        node = check[check.index("-d") + 1] if check[0] == "celery" else check[-1]
+        assert node == command[command.index("-n") + 1].replace("%h", "$HOSTNAME")
+        # A worker that serves is asked for its loops; housekeeping has none, and is asked for itself.
+        assert (check[:3] == ["python", "-m", "worker.health"]) == ("windrow" in command)
 
 
 @pytest.mark.parametrize("name", OUR_SERVICES)
@@ -166,6 +175,15 @@ def test_nothing_listens_beyond_this_machine_and_redis_not_even_there() -> None:
     port = next(iter(published["api"])).rsplit(":", 1)[1]
     assert f":{port}/healthz" in str(SERVICES["api"]["healthcheck"]["test"])
     assert docker_variables()["PORT"] == SERVICES["api"]["environment"]["PORT"] == port
+
+
+def test_compose_serves_without_keys_and_the_image_by_itself_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # no windrow.toml
+    check_bind(load_settings(docker_variables() | SERVICES["api"]["environment"]))
+    with pytest.raises(InvalidSetting, match="no API key is configured"):
+        check_bind(load_settings(docker_variables()))
 
 
 @pytest.mark.parametrize("name", SERVICES)

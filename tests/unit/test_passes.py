@@ -12,7 +12,7 @@ from scheduler.core.outcomes import Done, Failed, Outcome
 from scheduler.core.planning import PLANNERS, Batch, BatchLimits
 from scheduler.queue import Claimed
 from worker.engines.base import EngineInfo, Prepared
-from worker.passes import run_row
+from worker.passes import Budget, run_row
 from worker.rows import Waiting
 
 LIMITS = BatchLimits(max_batch_size=16, max_batch_tokens=200)
@@ -60,7 +60,7 @@ def refuse(*bad: int, error: Exception | None = None) -> Callable[[list[Any]], N
 def outcomes(engine: FakeEngine, row: list[Waiting], limits: BatchLimits = LIMITS) -> dict[str, Outcome]:
     """Request id -> how it ended; fails where one ends twice."""
     ends: dict[str, Outcome] = {}
-    for done in run_row(engine, row, limits):
+    for done in run_row(engine, row, Budget(limits)):
         made = [done.error] if done.error else engine.collect(done.handle)
         for one, outcome in zip(done.members, made, strict=True):
             assert one.request.id not in ends
@@ -135,9 +135,35 @@ def test_a_pass_that_fails_once_and_not_again_costs_nobody_anything() -> None:
     assert ends == {f"{number}": Done(number) for number in range(4)}
 
 
+def test_the_size_at_which_memory_ran_out_is_remembered() -> None:
+    def over(data: list[Any]) -> None:
+        if len(data) * 10 > 100:
+            raise OutOfMemoryError("CUDA out of memory")
+
+    budget, engine = Budget(LIMITS), FakeEngine(check=over)
+    row = [waiting(number) for number in range(16)]
+    assert all(done.error is None for done in run_row(engine, row, budget))
+    assert budget.ran_out_tokens == 160
+    engine.passes.clear()
+    assert all(done.error is None for done in run_row(engine, row, budget))
+    assert [len(data) for data in engine.passes][:2] == [12, 6]  # 120 tokens was still too many
+    assert budget.limits.max_batch_tokens == 90
+    engine.passes.clear()
+    list(run_row(engine, row, budget))
+    assert [len(data) for data in engine.passes] == [9, 7]
+
+
+def test_other_errors_and_inputs_that_fail_alone_do_not_make_batches_smaller() -> None:
+    budget = Budget(LIMITS)
+    list(run_row(FakeEngine(check=refuse(1)), [waiting(number) for number in range(4)], budget))
+    hog = FakeEngine(check=refuse(1, error=MemoryError()))
+    assert len(list(run_row(hog, [waiting(number) for number in range(4)], budget))) == 3
+    assert (budget.ran_out_tokens, budget.limits) == (None, LIMITS)
+
+
 def test_each_pass_is_handed_over_before_the_next_one_starts() -> None:
     engine = FakeEngine("none")
-    passes = run_row(engine, [waiting(number) for number in range(3)], LIMITS)
+    passes = run_row(engine, [waiting(number) for number in range(3)], Budget(LIMITS))
     next(passes)
     assert engine.passes == [[0]]
 
@@ -151,7 +177,9 @@ def test_passes_are_planned_by_the_strategy_in_effect() -> None:
 
 
 def test_passes_are_numbered_so_that_a_batch_can_be_named() -> None:
-    numbers = [one.number for one in run_row(FakeEngine("none"), [waiting(number) for number in range(3)], LIMITS)]
+    numbers = [
+        one.number for one in run_row(FakeEngine("none"), [waiting(number) for number in range(3)], Budget(LIMITS))
+    ]
     assert numbers == [numbers[0], numbers[0] + 1, numbers[0] + 2]
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.core.planning import PLANNERS, Batch, BatchLimits, bucket_length, plan_batches
+from scheduler.core.planning import PLANNERS, Batch, BatchLimits, bucket_length, plan_batches, token_rungs
 
 LENGTHS = st.lists(st.integers(1, 600), max_size=200)
 LIMITS = st.builds(
@@ -169,3 +169,29 @@ def test_a_length_goes_into_the_smallest_bucket_that_holds_it(length: int, expec
 
 def test_the_padding_ratio_is_the_share_of_computed_tokens_nobody_asked_for() -> None:
     assert Batch((0, 1), 20, tokens=40, asked_tokens=30).padding_ratio == 0.25
+
+
+@pytest.mark.parametrize("max_tokens", [1, 63, 64, 65, 1024, 4096, 16384, 20_000])
+def test_rungs_increase_and_end_with_the_budget(max_tokens: int) -> None:
+    rungs = token_rungs(max_tokens)
+    assert list(rungs) == sorted(set(rungs))
+    assert rungs[-1] == max_tokens
+
+
+def test_rounding_a_busy_pass_up_to_its_rung_adds_little() -> None:
+    rungs = token_rungs(16384)
+    added = [bucket_length(tokens, rungs) / tokens for tokens in range(3000, 16384)]
+    assert max(added) < 1.04
+    assert sum(added) / len(added) < 1.02
+
+
+@given(st.lists(st.integers(1, 600), min_size=1, max_size=80))
+def test_packed_passes_are_rounded_up_to_a_rung_and_only_a_lone_long_text_is_not(lengths: list[int]) -> None:
+    limits = BatchLimits(max_batch_size=16, max_batch_tokens=500, rungs=token_rungs(500))
+    for batch in plan_batches("packed", lengths, limits):
+        assert batch.asked_tokens == sum(lengths[index] for index in batch.indices)
+        if batch.asked_tokens <= 500:
+            assert batch.tokens == bucket_length(batch.asked_tokens, limits.rungs)
+            assert batch.tokens in limits.rungs
+        else:
+            assert (len(batch.indices), batch.tokens) == (1, batch.asked_tokens)

@@ -4,6 +4,7 @@
 that a whole story runs in one thread, as fast as the machine is.
 """
 
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -45,7 +46,7 @@ class Field:
 
     def __init__(self, **limits: WindowLimits) -> None:
         self.clock = Clock()
-        self.rows = Rows(limits or {"m": WindowLimits(8, 1000, WINDOW_S)}, self.clock)
+        self.rows = Rows(limits or {"m": WindowLimits(8, 1000, WINDOW_S)}, clock=self.clock)
 
     def arrive(self, *ids: str, model: str = "m", tokens: int = 10, since_s: float | None = None) -> None:
         """Requests arrive; ``since_s`` is when they were submitted, where that was before now."""
@@ -62,6 +63,7 @@ class Field:
                 )
                 for id in ids
             ],
+            0,
         )
 
     def arrive_when_idle(self, id: str) -> None:
@@ -182,15 +184,43 @@ def test_the_row_grows_while_the_device_is_busy_and_goes_as_soon_as_it_is_free()
     assert field.ids() == ["b", "c"]
 
 
-def test_a_row_says_how_many_more_it_takes() -> None:
+def test_what_is_reserved_is_not_given_to_another_claim_until_it_was_added() -> None:
     field = Field()
-    assert field.rows.wait_for_room("m", 0) == 8
+    assert field.rows.reserve("m", 0) == 8
+    assert field.rows.reserve("m", 0) == 0
+    field.rows.add("m", [], 8)
     field.arrive("a", "b", "c", since_s=99.0)
-    assert field.rows.wait_for_room("m", 0) == 5
-    field.arrive(*"defgh")
-    assert field.rows.wait_for_room("m", 0) == 0
+    assert field.rows.reserve("m", 0) == 5
+
+
+def test_a_full_row_leaves_no_room_until_it_is_taken() -> None:
+    field = Field()
+    field.arrive(*"abcdefgh")
+    assert field.rows.reserve("m", 0) == 0
     field.take()
-    assert field.rows.wait_for_room("m", 0) == 8
+    assert field.rows.reserve("m", 0) == 8
+
+
+def test_with_two_rows_ahead_a_second_claim_may_be_made_ready_beside_the_first() -> None:
+    rows = Rows({"m": WindowLimits(8, 1000, WINDOW_S)}, {"m": 2}, Clock())
+    assert [rows.reserve("m", 0) for _ in range(3)] == [8, 8, 0]
+    rows.add("m", [], 8)
+    assert rows.reserve("m", 0) == 8
+
+
+def test_while_a_row_runs_the_next_is_claimed_shortly_before_its_end() -> None:
+    field = Field()
+    for _ in range(20):
+        field.arrive(*"abcdefgh")
+        field.take()
+        field.clock.pass_time(0.1)
+    field.arrive(*"abcdefgh")
+    field.take()
+    assert field.rows.reserve("m", 0) == 0
+    field.clock.pass_time(0.08)
+    assert field.rows.reserve("m", 0) == 0
+    field.clock.pass_time(0.018)
+    assert field.rows.reserve("m", 0) == 8
 
 
 def test_of_two_models_that_are_due_the_one_that_waited_longer_goes_first() -> None:
@@ -215,25 +245,41 @@ def test_without_a_window_nothing_waits() -> None:
         assert field.ids() == [id]
 
 
-def test_after_closing_what_is_left_is_taken_and_then_there_is_nothing() -> None:
-    field = Field(m=WindowLimits(2, 1000, 60.0))
-    field.arrive("a", "b")
-    field.arrive("c")
+def test_after_closing_nothing_is_taken_and_what_is_left_can_be_given_back() -> None:
+    field = Field(one=WindowLimits(2, 1000, 60.0), two=WindowLimits(2, 1000, 60.0), none=WindowLimits(2, 1000, 60.0))
+    field.arrive("a", "b", model="one")
+    field.arrive("c", model="two")
     field.rows.close()
-    assert [field.ids(), field.ids()] == [["a", "b"], ["c"]]
     assert field.rows.take() is None
+    field.arrive("d", model="two")  # a claim was under way
+    left = field.rows.empty()
+    assert {model: [one.request.id for one in row] for model, row in left.items()} == {
+        "one": ["a", "b"],
+        "two": ["c", "d"],
+    }
+    assert field.rows.empty() == {}
     assert field.rows.take() is None
+
+
+def test_closing_ends_a_wait_for_a_window() -> None:
+    rows = Rows({"m": WindowLimits(2, 1000, 60.0)})
+    taken: list[Row | None] = []
+    device = threading.Thread(target=lambda: taken.append(rows.take()))
+    device.start()
+    rows.close()
+    device.join(30)
+    assert taken == [None]
 
 
 def test_closing_ends_a_wait_for_room() -> None:
     field = Field()
     field.arrive(*"abcdefgh")
     field.rows.close()
-    assert field.rows.wait_for_room("m", 60.0) == 0
+    assert field.rows.reserve("m", 60.0) == 0
 
 
 def test_adding_nothing_opens_no_window() -> None:
     field = Field()
-    field.rows.add("m", [])
+    field.rows.add("m", [], 0)
     field.rows.close()
     assert field.rows.take() is None

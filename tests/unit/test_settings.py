@@ -123,8 +123,8 @@ def test_settings_cannot_be_changed_afterwards(file: Path) -> None:
         ("WINDROW_RESULT_TTL_S", "0", "result_ttl_s", "greater than or equal to 1"),
         ("WINDROW_MAX_BODY_BYTES", "1", "max_body_bytes", "greater than or equal to 1024"),
         ("WINDROW_MAX_BATCH_INPUTS", "1001", "max_batch_inputs", "less than or equal to 1000"),
-        ("WINDROW_REDIS_URL", "amqp://rabbit", "redis_url", "rediss?://"),
-        ("CELERY_BROKER_URL", "amqp://rabbit", "redis_url", "rediss?://"),
+        ("WINDROW_REDIS_URL", "amqp://rabbit", "redis_url", "rediss://"),
+        ("CELERY_BROKER_URL", "amqp://rabbit", "redis_url", "rediss://"),
         ("WINDROW_MODELS", "minilm", "models", "dictionary"),
         ("WINDROW_MODELS__TOXIC__STRATEGY", "fast", "models.toxic.strategy", "'none', 'static', 'dynamic'"),
         ("WINDROW_MODELS__TOXIC__TASK", "paint", "models.toxic.task", "'embed' or 'classify'"),
@@ -203,3 +203,76 @@ def test_a_config_file_that_is_missing_is_refused_by_name(tmp_path: Path) -> Non
     detail = refusal(tmp_path / "nowhere.toml")
     assert detail.startswith("WINDROW_CONFIG: no file at ")
     assert "nowhere.toml" in detail
+
+
+def test_a_mistake_from_a_variable_names_the_variable(file: Path) -> None:
+    detail = refusal(file, PORT="x", WINDROW_MODELS__MINI_LM__MAX_BATCH_SIZE="0")
+    assert "(got 'x', from PORT)" in detail
+    assert "models.mini-lm.max_batch_size: " in detail
+    assert "(got '0', from WINDROW_MODELS__MINI_LM__MAX_BATCH_SIZE)" in detail
+
+
+@pytest.mark.parametrize(
+    "text", ["port = true", "worker_grace_s = true", "[models.m]\ntask='embed'\nsource='s'\nbuckets = [true, 2]"]
+)
+def test_true_is_no_number(tmp_path: Path, text: str) -> None:
+    assert "takes neither true nor false" in refusal_of(tmp_path, text)
+
+
+def test_what_takes_true_or_false_takes_it_from_the_file_and_from_a_variable(tmp_path: Path) -> None:
+    path = tmp_path / "other.toml"
+    path.write_text("allow_no_keys = true")
+    assert load(path).allow_no_keys is True
+    assert load(path, WINDROW_ALLOW_NO_KEYS="0").allow_no_keys is False
+
+
+HASH = "sha256:" + "ab" * 32
+
+
+def test_a_tenant_has_keys_a_weight_and_limits(tmp_path: Path) -> None:
+    path = tmp_path / "other.toml"
+    path.write_text(f"[tenants.acme]\nkeys = ['{HASH}']\nweight = 2\nmax_in_flight = 7\n[tenants.other]")
+    tenants = load(path, WINDROW_TENANTS__OTHER__KEYS=f"sha256:{'cd' * 32}, sha256:{'ef' * 32}").tenants
+    assert (tenants["acme"].keys, tenants["acme"].weight, tenants["acme"].quota.max_in_flight) == ((HASH,), 2.0, 7)
+    assert tenants["other"].keys == (f"sha256:{'cd' * 32}", f"sha256:{'ef' * 32}")
+
+
+@pytest.mark.parametrize("name", ["default", "celery", "a:b", "a|b", "a b", "", "a" * 65, "ä"])
+def test_a_tenant_name_that_is_taken_or_that_flows_cannot_carry_is_refused(tmp_path: Path, name: str) -> None:
+    detail = refusal_of(tmp_path, f"[tenants.'{name}']")
+    assert f"tenant name {name!r}: takes letters, digits" in detail
+    assert "none of celery, default" in detail
+
+
+def test_a_key_of_two_tenants_is_refused_and_both_are_named(tmp_path: Path) -> None:
+    detail = refusal_of(tmp_path, f"[tenants.acme]\nkeys = ['{HASH}']\n[tenants.other]\nkeys = ['{HASH}']")
+    assert "tenants 'acme' and 'other'" in detail
+    assert HASH not in detail
+
+
+def test_a_key_that_stands_there_twice_is_refused(tmp_path: Path) -> None:
+    assert "tenant 'acme' twice" in refusal_of(tmp_path, f"[tenants.acme]\nkeys = ['{HASH}', '{HASH}']")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[tenants.acme]\nkeys = ['wr_hush']",
+        "[tenants.acme]\nkeys = 'wr_hush'",
+        "[tenants.acme]\nwebhook_secret = ['wr_hush']",
+        "tenants = 'wr_hush'",
+        "[tenants]\nacme = 'wr_hush'",
+        "redis_url = 'http://user:wr_hush@localhost'",
+        "redis_url = ['redis://user:wr_hush@localhost']",
+        "redis_url = 'redis://:wr_hush/1@localhost:6379/0'",
+        "redis_url = 'redis://:wr_hush@localhost:port/0'",
+    ],
+)
+def test_an_error_does_not_repeat_a_key_or_a_password(tmp_path: Path, text: str) -> None:
+    assert "hush" not in refusal_of(tmp_path, text)
+
+
+def test_settings_can_be_printed_without_a_password(file: Path) -> None:
+    settings = load(file, CELERY_BROKER_URL="redis://:hush@localhost/0")
+    assert "hush" not in repr(settings)
+    assert "hush" not in str(settings)

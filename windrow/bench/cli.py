@@ -67,6 +67,51 @@ def lone(
         _finish(report, lambda console, made: show_figures(console, "A lone client", made["figures"]), json_file)
 
 
+@bench_app.command()
+def encoder(
+    items: Annotated[int, typer.Option(min=1000, help="Texts that wait in the queue.")] = 200_000,
+    batch_size: Annotated[int, typer.Option(min=1, max=1000, help="Texts in a row.")] = 256,
+    batch_tokens: Annotated[int, typer.Option(min=64, help="Tokens in a pass.")] = 16_384,
+    layers: Annotated[int, typer.Option(min=1, help="Layers of the model; BERT-base has 12.")] = 12,
+    rate: Annotated[float, typer.Option(min=1, help="Requests a second, sent whatever comes back.")] = 1000.0,
+    seconds: Annotated[float, typer.Option(min=1, help="Length of each measurement.")] = 5.0,
+    json_file: JsonFile = None,
+) -> None:
+    """A BERT classifier of random weights on this device: through the queue beside the device alone, lone, at a rate."""
+    from windrow.bench.encoder import run_encoder
+    from windrow.bench.show import show_figures
+
+    with problems_reported():
+        report = run_encoder(items, batch_size, batch_tokens, layers, rate, seconds, _say)
+        _finish(report, lambda console, made: show_figures(console, "An encoder", made["figures"]), json_file)
+
+
+@bench_app.command()
+def faults(
+    only: Annotated[list[str] | None, typer.Argument(help="Scenarios, by name; all of them when left out.")] = None,
+    names: Annotated[bool, typer.Option("--list", help="List the scenarios and leave.")] = False,
+    requests: Annotated[int, typer.Option(min=150, help="Requests through all kills of workers.")] = 10_000,
+    redis_kills: Annotated[int, typer.Option(min=1, help="Times that Redis is killed.")] = 50,
+    silent: Annotated[float, typer.Option(min=1, help="Seconds that a line to Redis is silent.")] = 60.0,
+    overload: Annotated[float, typer.Option(min=4, help="Seconds of overload.")] = 60.0,
+    restarts: Annotated[int, typer.Option(min=1, help="Rounds of rolling restarts.")] = 5,
+    json_file: JsonFile = None,
+) -> None:
+    """Kill, cut off and overload real processes, and look for what was lost. Ends with 1 where a promise was broken."""
+    from windrow.bench.faults.scenarios import Sizes, run_faults, scenarios
+    from windrow.bench.show import show_faults
+
+    sizes = Sizes(requests, redis_kills, silent, overload, restarts)
+    if names:
+        print("\n".join(scenarios(sizes)))
+        return
+    with problems_reported():
+        report = run_faults(sizes, only or [], _say)
+        _finish(report, show_faults, json_file)
+        if broken := [name for name, one in report["scenarios"].items() if one["broken"]]:
+            fail("promise_broken", f"not as promised: {', '.join(broken)}", FAILED, as_json=False)
+
+
 @contextmanager
 def problems_reported() -> Iterator[None]:
     """Turn what can go wrong into one line on stderr and an exit code."""

@@ -16,7 +16,7 @@ from redis import Redis
 
 from scheduler.queue import RedisQueue, Submission
 from scheduler.queue.ids import make_id
-from scheduler.queue.redis_queue import MAX_REQUESTS_PER_CALL
+from scheduler.queue.keys import MAX_REQUESTS_PER_CALL
 from windrow.bench.celery_app import URL_VARIABLE
 from windrow.bench.noop_worker import MODEL
 from windrow.bench.programs import check_interrupts, own_redis, run_part, running, wait_until

@@ -26,7 +26,7 @@ def main() -> None:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     settings = model_settings()
     engine = load_engine(MODEL, settings)
-    limits = batch_limits(settings, engine.info.max_input_tokens)
+    limits = batch_limits(settings, engine.info)
 
     def call(text: str) -> float:
         began_s = time.perf_counter()

@@ -25,6 +25,7 @@ class NoopEngine:
     info = EngineInfo(MODEL, "embed", "packed", None, "cpu", "float32", 512)
 
     def __init__(self) -> None:
+        self.busy_s = 0.0
         self.done = 0
         #: When the first item was prepared and the last was collected, `time.monotonic`.
         self.first_s: float | None = None

@@ -23,7 +23,7 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     settings = model_settings()
     engine = load_engine(MODEL, settings)
-    limits = batch_limits(settings, engine.info.max_input_tokens)
+    limits = batch_limits(settings, engine.info)
     texts = cycle(spec["texts"])
     begin_s = time.monotonic() + spec["warm_s"]
     end_s = begin_s + spec["seconds"]

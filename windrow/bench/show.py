@@ -39,6 +39,14 @@ def show_figures(console: Console, title: str, rows: list[dict[str, Any]]) -> No
     console.print(table)
 
 
+def show_faults(console: Console, report: dict[str, Any]) -> None:
+    """The report of `windrow.bench.faults.scenarios.run_faults`."""
+    for one in report["scenarios"].values():
+        show_figures(console, one["scenario"], one["figures"])
+        for promise in one["broken"]:
+            console.print(f"BROKEN: {promise}", style="bold", markup=False)
+
+
 def _table(title: str, first: str, *others: str) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column(first)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import typer
 
 from windrow.bench.cli import bench_app
+from windrow.cli.dead import dead_app
+from windrow.cli.keys import key_app
 from windrow.cli.requests import cancel, get, models, predict
 from windrow.cli.stack import demo, serve
 
@@ -18,6 +20,8 @@ app = typer.Typer(
 for command in (serve, demo, predict, get, cancel, models):
     app.command()(command)
 app.add_typer(bench_app)
+app.add_typer(key_app)
+app.add_typer(dead_app)
 
 
 @app.callback(invoke_without_command=True)

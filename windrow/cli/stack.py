@@ -27,7 +27,7 @@ def serve(
     Settings come from windrow.toml and WINDROW_*; PORT is the port (8000), CELERY_BROKER_URL a Redis to use instead of
     one of our own.
     """
-    from windrow.embedded import without_password
+    from scheduler.redis_url import without_password
     from windrow.serve import serve as run
 
     def say(text: str) -> None:

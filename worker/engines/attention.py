@@ -25,10 +25,12 @@ UNSUPPORTED = ("softcap", "position_bias", "s_aux")
 class PackedLayout:
     """Where each sequence lies in a packed pass."""
 
-    #: Tokens of each sequence, in order.
-    lengths: list[int]
-    #: (sequences + 1,), int32, on the device: where each sequence starts, then the total.
+    #: (sequences + 1,), int32, on the device: where each sequence starts, then where the last one ends.
     cu_seqlens: Tensor
+    #: No sequence has more tokens.
+    longest: int
+    #: Tokens of each sequence, in order; None in a captured pass, which knows them on the device only.
+    lengths: list[int] | None = None
     #: Calls of `packed_attention` so far; 0 after a pass means that the model mixed its sequences.
     uses: int = 0
 
@@ -36,24 +38,20 @@ class PackedLayout:
     def of(cls, lengths: Sequence[int], device: torch.device) -> PackedLayout:
         """Lay out sequences of ``lengths`` tokens."""
         starts = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
-        return cls(list(lengths), starts.to(device, non_blocking=True))
+        return cls(starts.to(device, non_blocking=True), max(lengths), list(lengths))
 
-    @property
-    def starts(self) -> Tensor:
-        """(sequences,), int32: the first token of each sequence."""
-        return self.cu_seqlens[:-1]
+    def starts(self, tokens: int) -> Tensor:
+        """(sequences,), int32: the first token of each sequence; of empty ones at the end, some token of ``tokens``."""
+        return self.cu_seqlens[:-1].clamp(max=tokens - 1)
 
     def counts(self) -> Tensor:
         """(sequences,), int32: tokens of each sequence, on the device."""
         return self.cu_seqlens.diff()
 
-    def owners(self) -> Tensor:
-        """(tokens,): which sequence each token belongs to."""
-        counts = self.counts()
-        # Without output_size, CUDA would wait for the device to learn the length.
-        return torch.arange(len(self.lengths), device=counts.device).repeat_interleave(
-            counts, output_size=sum(self.lengths)
-        )
+    def owners(self, tokens: int) -> Tensor:
+        """(tokens,): which sequence each token belongs to; those behind the last get the number of sequences."""
+        every = torch.arange(tokens, dtype=torch.int32, device=self.cu_seqlens.device)
+        return torch.searchsorted(self.cu_seqlens[1:], every, right=True)
 
 
 def packed_attention(
@@ -78,7 +76,8 @@ def packed_attention(
     dropped = [name for name in UNSUPPORTED if kwargs.get(name) is not None]
     if attention_mask is not None or dropped:
         raise NotImplementedError(f"packed attention does not take {', '.join(dropped) or 'a mask'}")
-    packed.uses += 1
+    if not torch.compiler.is_compiling():
+        packed.uses += 1
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     grouped = query.shape[1] != key.shape[1]
     # transformers' windows count the token itself: 65 means 64 to the left, and to the right where not causal.
@@ -91,10 +90,11 @@ def packed_attention(
         extra: dict[str, Any] = {"enable_gqa": True} if grouped else {}
         if causal or left >= 0:
             extra["window_size"] = (left, 0 if causal else left)
-        longest = max(packed.lengths)
         q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-        out = varlen_attn(q, k, v, packed.cu_seqlens, packed.cu_seqlens, longest, longest, scale=scaling, **extra)
+        ends, longest = packed.cu_seqlens, packed.longest
+        out = varlen_attn(q, k, v, ends, ends, longest, longest, scale=scaling, **extra)
         return out.unsqueeze(0), None
+    assert packed.lengths is not None  # captured passes are of the kinds above
     parts = zip(*(x.split(packed.lengths, dim=2) for x in (query, key, value)), strict=True)
     outputs = []
     for q, k, v in parts:

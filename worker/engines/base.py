@@ -23,6 +23,10 @@ class EngineInfo:
     device: str
     dtype: str
     max_input_tokens: int
+    #: Packed passes are captured graphs, of the sizes of `scheduler.core.planning.token_rungs`.
+    is_captured: bool = False
+    #: Of its rows, against the same texts one by one in float32; None where it was not measured.
+    relative_error: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,8 @@ class Engine(Protocol):
     """One loaded model. `prepare` and `collect` may run beside `forward`, each in a thread of its own."""
 
     info: EngineInfo
+    #: Seconds that the device worked on passes so far, as far as they were collected.
+    busy_s: float
 
     def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
         """Check and tokenise; same length and order as ``inputs``. A bad input is a `Failed`, never a raise."""

@@ -50,8 +50,8 @@ class EmbedEngine(EncoderEngine):
         rows = torch.cat(pooled, dim=1)
         return F.normalize(rows, dim=1) if self._normalize else rows
 
-    def _output(self, row: NDArray[np.float32]) -> dict[str, Any]:
-        return {"embedding": row}
+    def _outputs(self, rows: NDArray[np.float32]) -> list[dict[str, Any]]:
+        return [{"embedding": row} for row in rows]
 
 
 def read_pooling(folder: Path) -> tuple[list[str], bool]:
@@ -111,17 +111,19 @@ PADDED_POOLING: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def _packed_sum(hidden: Tensor, layout: PackedLayout) -> Tensor:
-    return hidden.new_zeros(len(layout.lengths), hidden.shape[1]).index_add_(0, layout.owners(), hidden)
+    # One more row, for tokens that belong to nobody.
+    sums = hidden.new_zeros(len(layout.cu_seqlens), hidden.shape[1])
+    return sums.index_add_(0, layout.owners(len(hidden)), hidden)[:-1]
 
 
 def _packed_max(hidden: Tensor, layout: PackedLayout) -> Tensor:
-    owners = layout.owners().unsqueeze(1).expand_as(hidden)
-    lowest = hidden.new_full((len(layout.lengths), hidden.shape[1]), -torch.inf)
-    return lowest.scatter_reduce_(0, owners, hidden, "amax")
+    owners = layout.owners(len(hidden)).unsqueeze(1).expand_as(hidden)
+    lowest = hidden.new_full((len(layout.cu_seqlens), hidden.shape[1]), -torch.inf)
+    return lowest.scatter_reduce_(0, owners, hidden, "amax")[:-1]
 
 
 PACKED_POOLING: dict[str, Callable[[Tensor, PackedLayout], Tensor]] = {
-    "cls": lambda hidden, layout: hidden[layout.starts],
+    "cls": lambda hidden, layout: hidden[layout.starts(len(hidden))],
     "mean": lambda hidden, layout: _packed_sum(hidden, layout) / layout.counts().unsqueeze(1),
     "mean_sqrt_len_tokens": lambda hidden, layout: _packed_sum(hidden, layout) / layout.counts().unsqueeze(1).sqrt(),
     "max": _packed_max,

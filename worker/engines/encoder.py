@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +16,15 @@ from torch import Tensor
 
 from scheduler.core.errors import ModelFailed
 from scheduler.core.outcomes import Done, Failed, Outcome
-from scheduler.core.planning import Batch
+from scheduler.core.planning import Batch, bucket_length, token_rungs
 from scheduler.settings import ModelSettings
 from scheduler.sources import resolve_source
-from scheduler.tokens import TextLimit, load_text_limit
+from scheduler.tokens import load_text_limit
 from worker.engines.attention import PACKED, PackedLayout
 from worker.engines.base import EngineInfo, Prepared
 from worker.engines.cores import cores, cut_evenly, run_on_cores
+from worker.engines.graphs import PackedGraphs, PackedRun
+from worker.engines.selfcheck import TOLERANCES, check_texts, relative_difference
 from worker.engines.text import TextPreparer
 from worker.engines.weights import load_weights, pick_device, pick_dtype
 
@@ -31,10 +34,6 @@ Ids = NDArray[np.int64]
 
 #: What replaces ``packed`` for a model that cannot pack.
 FALLBACK = "bucket"
-#: Lengths that the self-check packs together: one token, and more than a sliding window of 128 sees.
-CHECK_LENGTHS = (1, 9, 33, 300)
-#: Largest relative error that the self-check takes for rounding.
-TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +42,8 @@ class _Pending:
 
     #: (sequences, width), float32, in host memory once ``arrived`` is over.
     rows: Tensor
-    #: None where the rows are there already.
-    arrived: torch.cuda.Event | None
+    #: On CUDA, when the device began and when the rows have arrived; None where they are there already.
+    span: tuple[torch.cuda.Event, torch.cuda.Event] | None
 
 
 class EncoderEngine(ABC):
@@ -56,6 +55,7 @@ class EncoderEngine(ABC):
 
     def __init__(self, name: str, settings: ModelSettings) -> None:
         """Load the model and, for ``packed``, check that it packs. Raises `ModelUnusable`."""
+        self.busy_s = 0.0
         self._folder = resolve_source(settings.source)
         limit = load_text_limit(settings.source, settings.max_input_tokens)
         self._device = pick_device()
@@ -64,10 +64,20 @@ class EncoderEngine(ABC):
         self._weights = load_weights(self._folder, self.auto_class, dtype, self._device)
         self._max_tokens = limit.max_input_tokens
         self._set_up()
-        note = self._reason_not_to_pack(limit, TOLERANCES[dtype]) if settings.strategy == "packed" else None
+        texts = check_texts(limit, self._weights.pad_id)
+        alone = self._one_by_one(texts)
+        expected = alone if dtype == torch.float32 else self._in_float32(texts)
+        # Where rounding alone does more than usual, packing may do as much again.
+        tolerance = max(TOLERANCES[dtype], 2 * relative_difference(alone, expected))
+        note = self._reason_not_to_pack(texts, expected, tolerance) if settings.strategy == "packed" else None
         if note:
             logger.warning("model %s: strategy packed is replaced by %s: %s", name, FALLBACK, note)
         self._packs = settings.strategy == "packed" and note is None
+        self._graphs: PackedGraphs | None = None
+        if self._packs and self._device.type == "cuda" and dtype != torch.float32:
+            self._graphs = self._capture(name, settings, texts, expected, tolerance)
+        with torch.inference_mode():
+            served = self._run_packed(texts) if self._packs else alone
         self.info = EngineInfo(
             model=name,
             task=self.task,
@@ -76,6 +86,8 @@ class EncoderEngine(ABC):
             device=self._device.type,
             dtype=str(dtype).removeprefix("torch."),
             max_input_tokens=limit.max_input_tokens,
+            is_captured=self._graphs is not None,
+            relative_error=relative_difference(served, expected),
         )
 
     @abstractmethod
@@ -91,8 +103,8 @@ class EncoderEngine(ABC):
         """(1, tokens) ids -> (sequences, width) rows."""
 
     @abstractmethod
-    def _output(self, row: NDArray[np.float32]) -> dict[str, Any]:
-        """(width,) of one text -> the output object of the task."""
+    def _outputs(self, rows: NDArray[np.float32]) -> list[dict[str, Any]]:
+        """(sequences, width) -> the output object of the task for each text."""
 
     def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
         """Check and tokenise; see `TextPreparer.prepare`."""
@@ -101,28 +113,43 @@ class EncoderEngine(ABC):
     def forward(self, prepared: Sequence[Prepared], batch: Batch) -> _Pending:
         """Start one pass; does not wait for a CUDA device."""
         texts = [one.data for one in prepared]
+        began_s = time.monotonic()
+        began = self._mark()
         with torch.inference_mode():
             if batch.padded_length is None and self._packs:
-                rows = self._run_packed(texts)
+                if self._graphs is not None and self._graphs.has(batch.tokens, len(texts)):
+                    rows = self._replay(self._graphs, batch.tokens, texts)
+                else:
+                    rows = self._run_packed(texts)
             else:
                 rows = self._run_padded(texts, batch.padded_length or 0)
-            if self._device.type != "cuda":
+            if began is None:
+                self.busy_s += time.monotonic() - began_s
                 return _Pending(rows.float(), None)
-            # Into pinned memory, with an event of its own: collect waits for this pass, not for those after it.
+            # Into pinned memory, with events of its own: collect waits for this pass, not for those after it.
             host = rows.float().to("cpu", non_blocking=True)
-            arrived = torch.cuda.Event()
-            arrived.record()
-            return _Pending(host, arrived)
+            arrived = self._mark()
+            assert arrived is not None
+            return _Pending(host, (began, arrived))
+
+    def _mark(self) -> torch.cuda.Event | None:
+        if self._device.type != "cuda":
+            return None
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
 
     def collect(self, handle: _Pending) -> list[Outcome]:
         """Outputs in the order of the pass; a row with NaN or infinity is a `Failed` of that text alone."""
-        if handle.arrived is not None:
-            handle.arrived.synchronize()
+        if handle.span is not None:
+            began, arrived = handle.span
+            arrived.synchronize()
+            self.busy_s += began.elapsed_time(arrived) / 1e3
         rows = handle.rows.numpy()
         finite = np.isfinite(rows).all(axis=1)
         return [
-            Done(self._output(row)) if sound else Failed(ModelFailed("the model answered with NaN or infinity"))
-            for row, sound in zip(rows, finite, strict=True)
+            Done(output) if sound else Failed(ModelFailed("the model answered with NaN or infinity"))
+            for output, sound in zip(self._outputs(rows), finite.tolist(), strict=True)
         ]
 
     def _run_padded(self, texts: Sequence[Ids], wished_length: int) -> Tensor:
@@ -165,21 +192,58 @@ class EncoderEngine(ABC):
         # Copies from pageable memory make the host wait.
         return tensor.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else tensor
 
-    def _reason_not_to_pack(self, limit: TextLimit, tolerance: float) -> str | None:
-        """Run a few texts packed and one by one; say why the model must not pack, or None where it may."""
-        special = set(limit.tokenizer.get_added_tokens_decoder()) | {self._weights.pad_id}
-        plain = [token for token in range(limit.tokenizer.get_vocab_size()) if token not in special] or [0]
-        draw = np.random.default_rng(0)
-        lengths = [min(length, self._max_tokens) for length in CHECK_LENGTHS]
-        texts = [draw.choice(np.array(plain, dtype=np.int64), length) for length in lengths]
-        with torch.inference_mode():
-            alone = torch.cat([self._run_padded([text], len(text)) for text in texts]).float()
+    def _replay(self, graphs: PackedGraphs, rung: int, texts: Sequence[Ids]) -> Tensor:
+        lengths, ids = [len(text) for text in texts], np.concatenate(texts)
+        positions = restarting_positions(ids, lengths, self._weights.position_pad_id)
+        return graphs.replay(rung, ids, positions, lengths)
+
+    def _capture(
+        self, name: str, settings: ModelSettings, texts: Sequence[Ids], expected: Tensor, tolerance: float
+    ) -> PackedGraphs | None:
+        """Graphs of this model's packed passes, compiled where that works; None where they cannot be had."""
+        self._weights.module.config._attn_implementation = PACKED
+        rungs = token_rungs(settings.max_batch_tokens)
+        # Where nothing else fits, the check is a text that does.
+        fitting = [text for text in texts if len(text) <= rungs[-1]][: settings.max_batch_size]
+        ways: dict[str, PackedRun] = {"captured": self._packed_rows}
+        if settings.compile:
+            ways = {"compiled": torch.compile(self._packed_rows, dynamic=True)} | ways
+        for way, run in ways.items():
             try:
-                packed = self._run_packed(texts).float()
-            except Exception as error:  # Whatever a model raises here, it can still serve padded.
-                return f"the packed pass raised {type(error).__name__}: {error}"
-        # Against the mean size of a row: a single logit may be near zero by chance.
-        difference = ((packed - alone).norm(dim=1).max() / alone.norm(dim=1).mean()).item()
+                with torch.inference_mode():
+                    graphs = PackedGraphs(run, rungs, settings.max_batch_size, self._max_tokens, self._device)
+                    rows = [self._replay(graphs, bucket_length(len(text), rungs), [text]).clone() for text in fitting]
+                difference = relative_difference(torch.cat(rows), expected[: len(rows)])
+            except Exception as error:  # Whatever is raised here, it can still serve without.
+                logger.warning("model %s: its passes cannot be %s: %s: %s", name, way, type(error).__name__, error)
+                continue
+            if difference <= tolerance:
+                return graphs
+            logger.warning("model %s: %s passes differ by %.1e, more than rounding", name, way, difference)
+        return None
+
+    def _one_by_one(self, texts: Sequence[Ids]) -> Tensor:
+        with torch.inference_mode():
+            return torch.cat([self._run_padded([text], len(text)) for text in texts]).float()
+
+    def _in_float32(self, texts: Sequence[Ids]) -> Tensor:
+        """Rows of ``texts`` one by one, by the same files read in full precision."""
+        served = self._weights
+        self._weights = load_weights.__wrapped__(self._folder, self.auto_class, torch.float32, self._device)
+        self._set_up()
+        try:
+            return self._one_by_one(texts)
+        finally:
+            self._weights = served
+            self._set_up()
+
+    def _reason_not_to_pack(self, texts: Sequence[Ids], expected: Tensor, tolerance: float) -> str | None:
+        """Run ``texts`` packed; say why the model must not pack, or None where it may."""
+        try:
+            with torch.inference_mode():
+                difference = relative_difference(self._run_packed(texts), expected)
+        except Exception as error:  # Whatever a model raises here, it can still serve padded.
+            return f"the packed pass raised {type(error).__name__}: {error}"
         if difference <= tolerance:
             return None
         return f"packed and one by one differ by {difference:.1e}, more than rounding ({tolerance:.0e})"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from scheduler.core.errors import ModelUnusable
-from scheduler.core.planning import BatchLimits
+from scheduler.core.planning import BatchLimits, token_rungs
 from scheduler.settings import ModelSettings
-from worker.engines.base import Engine
+from worker.engines.base import Engine, EngineInfo
 from worker.engines.classify import ClassifyEngine
 from worker.engines.embed import EmbedEngine
 
@@ -25,14 +25,15 @@ def load_engine(name: str, settings: ModelSettings) -> Engine:
     return ENGINES[settings.task](name, settings)
 
 
-def batch_limits(settings: ModelSettings, max_input_tokens: int) -> BatchLimits:
-    """The planner's limits for a loaded model (``max_input_tokens`` of its `EngineInfo`).
+def batch_limits(settings: ModelSettings, info: EngineInfo) -> BatchLimits:
+    """The planner's limits for a loaded model.
 
     No bucket is longer than the model's positions, and ``static`` pads to exactly its limit.
     """
     return BatchLimits(
         max_batch_size=settings.max_batch_size,
         max_batch_tokens=settings.max_batch_tokens,
-        buckets=tuple(sorted({min(bucket, max_input_tokens) for bucket in settings.buckets})),
-        static_length=max_input_tokens,
+        buckets=tuple(sorted({min(bucket, info.max_input_tokens) for bucket in settings.buckets})),
+        static_length=info.max_input_tokens,
+        rungs=token_rungs(settings.max_batch_tokens) if info.is_captured else (),
     )

@@ -1,12 +1,14 @@
 -- anything not ended -> finished as canceled. A worker that still holds it will find its finish refused.
--- ARGV: id, ttl_s, channel, result JSON, run JSON. Returns 1, or 0 where there is nothing to cancel.
+-- ARGV: id, ttl_s, channel, head of the result document. Returns 1, or 0 where there is nothing to cancel.
 local id = ARGV[1]
 local record = redis.call('HGET', JOBS, id)
-if not record then return 0 end
-local job = parse(record)
+local job = record and parse(record)
+if not job then return 0 end
+local owner = redis.call('HGET', OWNERS, id)
 redis.call('ZREM', READY, id)
-forget({ id }, #job.payload)
-store(KEYS[RESULTS + 1], ARGV[2], id, job, 'REVOKED', ARGV[4], 'canceled', ARGV[5])
+forget({ id }, { [id] = job })
+let_go(counted({ owner }))
+local document = store(KEYS[RESULTS + 1], ARGV[2], id, job, ARGV[4])
 redis.call('HINCRBY', STATE, 'canceled', 1)
-redis.call('PUBLISH', ARGV[3], id)
+announce(ARGV[3], { id }, document)
 return 1

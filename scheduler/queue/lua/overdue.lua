@@ -1,15 +1,30 @@
--- What `reap` has to look at: leases that ran out, and waiting requests whose deadline has passed.
--- ARGV: count. Returns {{id, attempts, ...}, {id, ...}}
-local expired = redis.call('ZRANGEBYSCORE', LEASES, '-inf', int(now_us), 'LIMIT', 0, ARGV[1])
+-- What `reap` has to look at: requests of claims whose lease ran out, and waiting ones whose deadline has passed.
+-- ARGV: count. Returns {{token, id, attempts, token, id, attempts, ...}, {id, ...}}
+local count = tonumber(ARGV[1])
 local lost = {}
-if #expired > 0 then
-  for i, attempts in ipairs(redis.call('HMGET', ATTEMPTS, unpack(expired))) do
-    lost[2 * i - 1], lost[2 * i] = expired[i], attempts or '0'
+for _, token in ipairs(redis.call('ZRANGEBYSCORE', LEASES, '-inf', int(now_us), 'LIMIT', 0, count)) do
+  if #lost >= 3 * count then break end
+  local ids = {}
+  for id in string.gmatch(redis.call('HGET', CLAIMS, token) or '', '%S+') do ids[#ids + 1] = id end
+  local owners, attempts = {}, {}
+  if #ids > 0 then
+    owners, attempts = redis.call('HMGET', OWNERS, unpack(ids)), redis.call('HMGET', ATTEMPTS, unpack(ids))
+  end
+  for i, id in ipairs(ids) do
+    if owners[i] == token and #lost < 3 * count then
+      local at = #lost
+      lost[at + 1], lost[at + 2], lost[at + 3] = token, id, attempts[i] or '0'
+    end
   end
 end
-local late = {}
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', DEADLINES, '-inf', int(now_us), 'LIMIT', 0, ARGV[1])) do
-  -- Claimed in time: its worker decides, or its lease runs out.
-  if not redis.call('ZSCORE', LEASES, id) then late[#late + 1] = id end
+local late, from = {}, 0
+while #late < count do
+  local ids = redis.call('ZRANGEBYSCORE', DEADLINES, '-inf', int(now_us), 'LIMIT', from, count)
+  for _, id in ipairs(ids) do
+    -- Claimed in time: its worker decides, or its lease runs out.
+    if #late < count and redis.call('ZSCORE', READY, id) then late[#late + 1] = id end
+  end
+  if #ids < count then break end
+  from = from + count
 end
 return { lost, late }

@@ -9,7 +9,7 @@ from scheduler.queue.records import Prediction
 
 
 def prediction_json(prediction: Prediction, base_url: str) -> dict[str, Any]:
-    """The JSON object of ``prediction``; its URLs start with ``base_url``, which ends without a slash."""
+    """The JSON object of ``prediction``; its URLs start with ``base_url``, which has no last slash and may be empty."""
     url = f"{base_url}/v1/predictions/{prediction.id}"
     return {
         "id": prediction.id,

@@ -1,0 +1,36 @@
+"""Where the API listens, and whether it may. gunicorn's master imports this: neither Flask nor Redis is."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+from api.keys import Keys
+from scheduler.core.errors import InvalidSetting
+from scheduler.settings import Settings
+
+
+def check_bind(settings: Settings) -> None:
+    """Raise `InvalidSetting` where other machines could send without a key, and nobody said that they may.
+
+    It also does where there are tenants and none of them has a key.
+    """
+    if not (Keys(settings.tenants) or settings.allow_no_keys or is_loopback(settings.host)):
+        raise InvalidSetting(
+            f"host: {settings.host!r} can be reached from other machines, and no API key is configured. "
+            "Make one with `windrow key new --tenant NAME` and put it into windrow.toml, "
+            "or set allow_no_keys = true (WINDROW_ALLOW_NO_KEYS=1) where something else keeps strangers out"
+        )
+
+
+def bind_address(settings: Settings) -> str:
+    """``host:port`` as gunicorn takes it."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"{host}:{settings.port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches ``host``. A name other than localhost may be anything, so it is not."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,33 @@
+"""What a worker's heartbeat says of its progress."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+
+def busy_s(info: bytes) -> float:
+    """For how many seconds the worker has been at the same pass; 0 for an idle one, and for one too old to say.
+
+    ``info`` is the JSON object of a heartbeat. Fields that are not known here are those of another version.
+    """
+    try:
+        said = json.loads(info).get("busy_s", 0)
+    except (ValueError, AttributeError):
+        return 0.0
+    return float(said) if isinstance(said, int | float) else 0.0
+
+
+def describe_trouble(model: str, infos: Mapping[str, bytes], *, within_s: float, stall_s: float) -> str | None:
+    """Say why ``model`` is not served, or None where at least one worker makes progress.
+
+    ``infos`` are the workers heard of in the last ``within_s`` seconds, with their heartbeats; one that has been at the
+    same pass for longer than ``stall_s`` seconds has stalled.
+    """
+    if not infos:
+        return f"no worker has been heard of in the last {within_s:.0f} s for {model}"
+    stalled = {worker: seconds for worker, info in infos.items() if (seconds := busy_s(info)) > stall_s}
+    if len(stalled) < len(infos):
+        return None
+    each = ", ".join(f"{worker} has been at one pass for {seconds:.0f} s" for worker, seconds in stalled.items())
+    return f"every worker of {model} has stalled: {each}"

@@ -1,0 +1,151 @@
+"""Webhooks without the network: which URL is taken, how a message is signed, what follows a try."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from scheduler.core.addresses import Address, Network, is_allowed
+from scheduler.core.errors import InvalidInput
+
+MAX_URL_CHARACTERS = 2000
+#: Printable ASCII without the backslash, which some readers of URLs take for a slash.
+_URL = re.compile(r"[!-\[\]-~]+")
+_NAME = re.compile(r"(?=.{1,253}$)([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+#: What resolvers read as a number, and so as an address: 2130706433, 0x7f.1, 127.1, 0177.0.0.1.
+_NUMERIC = re.compile(r"(.*\.)?(\d+|0x[0-9a-f]*)")
+#: Endings of names that no public resolver knows.
+_INNER = (".localhost", ".local", ".internal")
+
+MAX_TRIES = 8
+#: Pauses between tries: 5 s, 25 s, 2 min, 10 min, 52 min, then an hour; each up to a fifth shorter or longer.
+FIRST_PAUSE_S, PAUSE_FACTOR, LONGEST_PAUSE_S, JITTER = 5.0, 5.0, 3600.0, 0.2
+#: The last try comes so long before the result goes, in seconds.
+LAST_TRY_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a webhook goes, taken apart."""
+
+    #: A name in lower case, or an address without brackets.
+    host: str
+    port: int
+    #: Path and query, as the request line has them.
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The receiver has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Try once more, so many seconds from now."""
+
+    after_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Never try again."""
+
+    reason: str
+
+
+def parse_url(url: str, networks: Sequence[Network] = ()) -> Endpoint:
+    """Take a webhook's URL apart; ``networks`` are those allowed beside the public Internet.
+
+    Raises `InvalidInput` for what is not https or can be seen, without asking a resolver, to lead elsewhere.
+    """
+    if len(url) > MAX_URL_CHARACTERS:
+        raise InvalidInput(f"webhook: takes at most {MAX_URL_CHARACTERS} characters, not {len(url)}")
+    if not _URL.fullmatch(url):
+        raise InvalidInput("webhook: takes printable ASCII without spaces or backslashes; percent-encode the rest")
+    try:
+        parts = urlsplit(url)
+        host, port = (parts.hostname or "").lower(), parts.port
+    except ValueError as error:
+        raise InvalidInput(f"webhook: {error}") from None
+    if parts.scheme != "https":
+        raise InvalidInput("webhook: takes an https:// URL")
+    if "@" in parts.netloc:
+        raise InvalidInput("webhook: takes no user name or password; the signature says who sends it")
+    if port == 0:
+        raise InvalidInput("webhook: port 0 cannot be connected to")
+    _check_host(host, networks)
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return Endpoint(host, port or 443, target)
+
+
+def _check_host(host: str, networks: Sequence[Network]) -> None:
+    address = _literal(host)
+    if address is not None:
+        if not is_allowed(address, networks):
+            raise InvalidInput(f"webhook: {host} is not a public address, and webhook_networks does not name it")
+    elif not _NAME.fullmatch(host) or _NUMERIC.fullmatch(host):
+        raise InvalidInput("webhook: takes the name of a host, or an address as 192.0.2.1 or [2001:db8::1]")
+    elif not networks and ("." not in host or host.endswith(_INNER)):
+        raise InvalidInput(f"webhook: {host} is not a name of the public Internet, and webhook_networks is empty")
+
+
+def _literal(host: str) -> Address | None:
+    if "%" in host:  # the zone of a link-local address
+        return None
+    try:
+        return ip_address(host)
+    except ValueError:
+        return None
+
+
+def refused_address(addresses: Sequence[Address], networks: Sequence[Network] = ()) -> Address | None:
+    """The first of a host's ``addresses`` that may not be connected to; one such spoils them all."""
+    return next((address for address in addresses if not is_allowed(address, networks)), None)
+
+
+def secret_key(secret: str) -> bytes:
+    """The bytes that sign, from a secret as Standard Webhooks writes it; raises `ValueError` where it is none."""
+    prefix, _, text = secret.partition("_")
+    try:
+        key = base64.b64decode(text, validate=True) if prefix == "whsec" else b""
+    except ValueError:
+        key = b""
+    if not 24 <= len(key) <= 64:
+        raise ValueError("takes whsec_ followed by the base64 of 24 to 64 random bytes")
+    return key
+
+
+def signature(key: bytes, id: str, timestamp_s: int, body: bytes) -> str:
+    """The ``webhook-signature`` header of Standard Webhooks 1.0.0: HMAC-SHA256 of ``id.timestamp.body``."""
+    digest = hmac.new(key, f"{id}.{timestamp_s}.".encode() + body, hashlib.sha256).digest()
+    return "v1," + base64.b64encode(digest).decode()
+
+
+def decide_next(
+    status: int | None, tries: int, *, left_s: float, jitter: float, retry_after_s: float | None = None
+) -> Delivered | Again | Drop:
+    """What follows a try that was answered with ``status``, or None for no answer.
+
+    ``tries`` counts it; ``left_s`` is how long the result is still kept; ``jitter`` is uniform over 0 to 1.
+    A redirect is an answer like any other that is not 2xx: it is not followed.
+    """
+    if status is not None and 200 <= status <= 299:
+        return Delivered()
+    if status == 410:
+        return Drop("the receiver answered 410 Gone")
+    if tries >= MAX_TRIES:
+        return Drop(f"{tries} tries failed")
+    latest_s = left_s - LAST_TRY_S
+    if latest_s < FIRST_PAUSE_S * (1 - JITTER):
+        return Drop(f"{tries} tries failed and the result is no longer kept")
+    pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * PAUSE_FACTOR ** (tries - 1))
+    pause_s *= 1 - JITTER + 2 * JITTER * jitter
+    pause_s = max(pause_s, min(retry_after_s or 0.0, LONGEST_PAUSE_S))
+    return Again(min(pause_s, latest_s))

@@ -1,0 +1,64 @@
+"""How full a model's queue is, and how fast it empties."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from redis import Redis
+
+from scheduler.queue.keys import queue_key
+
+#: A worker unheard of for this long takes no part in estimates, in seconds.
+FRESH_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """What waits and runs for one model, and the measured speed."""
+
+    waiting: int
+    running: int
+    #: Those heard of lately.
+    workers: int
+    #: Tokens of everything not ended.
+    cost_tokens: int
+    #: Device time of one token in seconds, averaged over batches; None before the first.
+    token_s: float | None
+    #: Payload bytes of everything not ended.
+    payload_bytes: int
+    #: Requests by what became of them: submitted, rejected_<why>, succeeded, failed, canceled, expired, redelivered,
+    #: late.
+    counts: Mapping[str, int]
+
+    @property
+    def wait_s(self) -> float | None:
+        """Seconds until everything that is there now has ended, as measured; None before anything was."""
+        if self.token_s is None:
+            return None
+        return self.cost_tokens * self.token_s / max(1, self.workers)
+
+
+def read_depth(redis: Redis, model: str) -> Depth:
+    """Ask Redis, in one round trip."""
+    pipe = redis.pipeline(transaction=False)
+    pipe.time()
+    pipe.zcard(queue_key(model, "ready"))
+    pipe.hlen(queue_key(model, "owners"))
+    pipe.zrange(queue_key(model, "workers"), 0, -1, withscores=True)
+    pipe.hgetall(queue_key(model, "state"))
+    (seconds, micros), waiting, running, beats, fields = pipe.execute()
+    fresh_us = seconds * 1_000_000 + micros - FRESH_S * 1e6
+    state: dict[str, Any] = {name.decode(): value for name, value in fields.items()}
+    state.pop("vtime", None)
+    token_us = state.pop("us_per_token", None)
+    return Depth(
+        waiting=waiting,
+        running=running,
+        workers=sum(beat_us >= fresh_us for _, beat_us in beats),
+        cost_tokens=int(state.pop("cost", 0)),
+        token_s=None if token_us is None else float(token_us) / 1e6,
+        payload_bytes=int(state.pop("bytes", 0)),
+        counts={name: int(value) for name, value in state.items()},
+    )

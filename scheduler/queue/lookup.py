@@ -1,0 +1,46 @@
+"""Finding predictions by id, wherever they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from redis import Redis
+
+from scheduler.queue.keys import queue_key, result_key
+from scheduler.queue.records import Prediction, ended_prediction, waiting_prediction
+
+
+def find_prediction(redis: Redis, models: Sequence[str], id: str) -> Prediction | None:
+    """Look for ``id`` among what waits and runs in ``models`` and among all results; None where it is nowhere."""
+    pipe = redis.pipeline(transaction=False)
+    for model in models:
+        pipe.hget(queue_key(model, "jobs"), id)
+        pipe.hexists(queue_key(model, "owners"), id)
+    # Results are read last: a request that ends in between has left its model and is found here.
+    pipe.get(result_key(id))
+    *waiting, result = pipe.execute()
+    if result is not None:
+        return ended_prediction(result) if b'"windrow":{' in result else None
+    for record, owned in zip(waiting[::2], waiting[1::2], strict=True):
+        if record is not None:
+            return waiting_prediction(id, record, "processing" if owned else "queued")
+    return None
+
+
+def find_predictions(redis: Redis, model: str, ids: Sequence[str]) -> list[Prediction | None]:
+    """Look for many requests of one model in one round trip; in the order of ``ids``, None for each that is nowhere."""
+    if not ids:
+        return []
+    pipe = redis.pipeline(transaction=False)
+    pipe.hmget(queue_key(model, "jobs"), list(ids))
+    pipe.hmget(queue_key(model, "owners"), list(ids))
+    pipe.mget([result_key(id) for id in ids])
+    found: list[Prediction | None] = []
+    for id, record, owner, result in zip(ids, *pipe.execute(), strict=True):
+        if result is not None:
+            found.append(ended_prediction(result) if b'"windrow":{' in result else None)
+        elif record is not None:
+            found.append(waiting_prediction(id, record, "queued" if owner is None else "processing"))
+        else:
+            found.append(None)
+    return found

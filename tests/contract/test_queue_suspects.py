@@ -1,0 +1,82 @@
+"""A request that was in two batches whose process died is only ever given out alone."""
+
+import pytest
+from redis import Redis
+
+from scheduler.queue import RedisQueue
+from tests.support.queue_calls import LEASE_S, MODEL, NO_LEASE_S, claim, finish, held, ids_of, status_of, submit
+
+
+@pytest.fixture
+def queue(redis: Redis) -> RedisQueue:
+    return RedisQueue(redis, MODEL, max_attempts=3)
+
+
+def lose(queue: RedisQueue, count: int, times: int) -> None:
+    """A worker claims so many and dies, so often."""
+    for _ in range(times):
+        assert len(claim(queue, count, lease_s=NO_LEASE_S)) == count
+        assert queue.reap() == count
+
+
+def test_after_one_dead_batch_requests_still_run_together(queue: RedisQueue) -> None:
+    submit(queue, *"abc")
+    lose(queue, 3, times=1)
+    assert ids_of(claim(queue)) == list("abc")
+
+
+def test_after_two_dead_batches_each_is_given_out_by_itself(queue: RedisQueue) -> None:
+    submit(queue, *"abc")
+    lose(queue, 3, times=2)
+    for id in "abc":
+        claimed = queue.claim(10, lease_s=LEASE_S, alone=True)
+        assert ids_of(claimed.requests) == [id]
+        assert claimed.requests[0].attempt == 3
+        assert not claimed.suspects_wait
+        finish(queue, claimed.requests)
+    assert queue.claim(10, lease_s=LEASE_S, alone=True).requests == []
+
+
+def test_who_holds_anything_gets_no_suspect_and_is_told(queue: RedisQueue) -> None:
+    submit(queue, *"ab")
+    lose(queue, 2, times=2)
+    claimed = queue.claim(10, lease_s=LEASE_S)
+    assert (claimed.requests, claimed.suspects_wait) == ([], True)
+    assert queue.depth().waiting == 2
+
+
+def test_what_stands_before_a_suspect_is_given_out_without_it(queue: RedisQueue) -> None:
+    submit(queue, "suspect")
+    lose(queue, 1, times=2)
+    # Fresh requests are behind it, so give one of them a smaller tag by another flow.
+    submit(queue, "fresh", tenant="zeta", priority="high")
+    suspect = queue.claim(1, lease_s=LEASE_S, alone=True).requests
+    first = claim(queue, 1)
+    queue.release(held(suspect))
+    queue.release(held(first))
+    both = queue.claim(10, lease_s=LEASE_S, alone=True)
+    assert len(both.requests) == 1
+    rest = queue.claim(10, lease_s=LEASE_S, alone=True)
+    assert {*ids_of(both.requests), *ids_of(rest.requests)} == {"suspect", "fresh"}
+
+
+def test_one_killer_among_many_costs_the_others_no_answer(queue: RedisQueue) -> None:
+    submit(queue, *(f"{number}" for number in range(31)), "killer")
+    for _ in range(200):
+        claimed = queue.claim(32, lease_s=NO_LEASE_S, alone=True).requests
+        if not claimed:
+            break
+        if "killer" not in ids_of(claimed):
+            finish(queue, claimed)
+        queue.reap()
+    assert [status_of(queue, f"{number}") for number in range(31)] == ["succeeded"] * 31
+    assert status_of(queue, "killer") == "failed"
+    assert [letter.id for letter in queue.dead_letters()] == ["killer"]
+
+
+def test_a_suspect_that_waits_keeps_waking_workers(queue: RedisQueue, redis: Redis) -> None:
+    submit(queue, "a")
+    lose(queue, 1, times=2)
+    queue.wait_for_work(0.01)
+    claim(queue)
+    assert redis.llen(f"windrow:{MODEL}:wake") == 1

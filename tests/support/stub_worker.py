@@ -1,0 +1,75 @@
+"""``celery -A tests.support.stub_worker worker``: the real worker, with models that do what their input says.
+
+An input is a text that is answered with itself, or ``{"do": ..., "name": ...}``; see `StubEngine`. Every pass is noted
+in the file named by ``STUB_JOURNAL``: the names in it, separated by spaces, one line a pass.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from scheduler.core.outcomes import Done, Failed, Outcome
+from scheduler.core.planning import Batch, BatchLimits
+from scheduler.queue import RedisQueue
+from scheduler.queue.connection import connect
+from scheduler.settings import Settings
+from worker import process
+from worker.celery import app
+from worker.engines.base import EngineInfo, Prepared
+from worker.lane import Lane
+
+__all__ = ["app"]
+
+
+class StubEngine:
+    """``sleep`` and ``hold`` (the interpreter's lock too) take ``s`` seconds of a forward, ``die`` ends the process."""
+
+    def __init__(self, model: str) -> None:
+        self.info = EngineInfo(model, "embed", "packed", None, "cpu", "float32", 512)
+
+    def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
+        """One token each."""
+        return [Prepared(1, one if isinstance(one, dict) else {"do": "answer", "name": one}) for one in inputs]
+
+    def forward(self, prepared: Sequence[Prepared], batch: Batch) -> list[Any]:
+        """Do what each input says, one after another."""
+        with open(os.environ["STUB_JOURNAL"], "a", encoding="utf-8") as journal:
+            journal.write(" ".join(one.data["name"] for one in prepared) + "\n")
+        for one in prepared:
+            match one.data["do"]:
+                case "sleep":
+                    time.sleep(one.data["s"])
+                case "hold":
+                    ctypes.PyDLL(None).sleep(one.data["s"])
+                case "die":
+                    os.kill(os.getpid(), signal.SIGKILL)
+        return [one.data["name"] for one in prepared]
+
+    def collect(self, handle: list[Any]) -> list[Outcome]:
+        """Every input's name."""
+        return [Done({"name": name}) for name in handle]
+
+
+def open_stub_lanes(settings: Settings, worker: str) -> dict[str, Lane]:
+    """A lane with a stub for every model of the settings."""
+    redis = connect(settings.redis_url)
+    return {
+        name: Lane(
+            RedisQueue(redis, name, result_ttl_s=settings.result_ttl_s, max_attempts=settings.max_attempts),
+            StubEngine(name),
+            BatchLimits(model.max_batch_size, model.max_batch_tokens),
+            model.max_wait_ms / 1e3,
+            settings.lease_s,
+            worker,
+        )
+        for name, model in settings.models.items()
+    }
+
+
+process.take_share = lambda *_: None  # type: ignore[assignment]
+process.open_lanes = open_stub_lanes

@@ -1,0 +1,61 @@
+"""Nobody serves other machines without keys by accident."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from api.bind import bind_address, check_bind
+from api.keys import hash_key, make_key
+from scheduler.core.errors import InvalidSetting
+from scheduler.settings import DEFAULT_MODELS, Settings
+
+KEYED = {"tenants": {"acme": {"keys": [hash_key(make_key())]}}}
+OTHERS = ["0.0.0.0", "::", "10.0.0.1", "", "some-name", "127.0.0.1.example.org"]
+
+
+def settings(host: str, **more: object) -> Settings:
+    return Settings.model_validate({"models": DEFAULT_MODELS, "host": host} | more)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_this_machine_is_served_without_keys(host: str) -> None:
+    check_bind(settings(host))
+
+
+@pytest.mark.parametrize("host", OTHERS)
+def test_other_machines_are_not_and_both_ways_out_are_named(host: str) -> None:
+    with pytest.raises(InvalidSetting) as raised:
+        check_bind(settings(host))
+    detail = raised.value.detail
+    assert detail.startswith(f"host: {host!r}")
+    assert "windrow key new" in detail
+    assert "WINDROW_ALLOW_NO_KEYS" in detail
+
+
+@pytest.mark.parametrize("host", OTHERS)
+def test_other_machines_are_served_with_keys_or_where_somebody_said_so(host: str) -> None:
+    check_bind(settings(host, **KEYED))
+    check_bind(settings(host, allow_no_keys=True))
+
+
+def test_a_tenant_without_a_key_is_no_reason_to_let_everybody_in() -> None:
+    with pytest.raises(InvalidSetting, match="none of them has a key"):
+        check_bind(settings("127.0.0.1", tenants={"acme": {}}))
+
+
+@pytest.mark.parametrize(("host", "address"), [("127.0.0.1", "127.0.0.1:8000"), ("::1", "[::1]:8000")])
+def test_an_ipv6_address_stands_in_brackets(host: str, address: str) -> None:
+    assert bind_address(settings(host)) == address
+
+
+def test_gunicorn_does_not_start_on_every_address_without_keys() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WINDROW_")}
+    command = [sys.executable, "-m", "gunicorn", "-c", "python:api.gunicorn_conf", "api:create_app()"]
+    run = subprocess.run(
+        command, env=environment | {"WINDROW_HOST": "0.0.0.0"}, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert run.returncode != 0
+    assert "windrow: host: '0.0.0.0'" in run.stderr
+    assert "Traceback" not in run.stderr

@@ -1,0 +1,73 @@
+"""``celery -A worker inspect models|batching|inflight`` and ``celery -A worker control drain|resume``.
+
+The worker's parent process answers, from shared memory and Redis: at once, whatever the pool is doing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from celery.worker.control import control_command, inspect_command
+
+from scheduler.queue import RedisQueue
+from scheduler.queue.connection import connect
+from worker.stopping import DRAINED
+from worker.vitals import read_slot
+
+#: A loop that was silent for so long is not listed any more, in seconds.
+WITHIN_S = 15.0
+
+
+@inspect_command()
+def inflight(state: Any, **_: Any) -> dict[str, Any]:
+    """What each pool process holds, and for how many seconds it has been at the same pass."""
+    slots = {}
+    for slot in range(state.consumer.controller.concurrency):
+        reading = read_slot(slot)
+        slots[str(slot)] = {
+            "pid": int(reading.pid) or None,
+            "loaded": reading.beats > 0,
+            "held": int(reading.held),
+            "busy_s": round(reading.busy_s, 1),
+        }
+    return {"drained": bool(DRAINED.value), "slots": slots}
+
+
+@inspect_command()
+def models(state: Any, **_: Any) -> dict[str, Any]:
+    """The models that this worker's loops serve, as each loop describes them."""
+    from worker.celery import settings
+
+    with connect(settings.redis_url) as redis:
+        return {
+            model: {
+                name.rpartition("/")[2]: orjson.loads(info)
+                for name, info in RedisQueue(redis, model).workers(within_s=WITHIN_S).items()
+                if name.rpartition("/")[0] == state.hostname
+            }
+            for model in settings.models
+        }
+
+
+@inspect_command()
+def batching(state: Any, **_: Any) -> dict[str, Any]:
+    """How requests of each model are put together, as the settings say."""
+    from worker.celery import settings
+
+    shown = {"strategy", "max_batch_size", "max_batch_tokens", "max_wait_ms", "buckets"}
+    return {name: model.model_dump(mode="json", include=shown) for name, model in settings.models.items()}
+
+
+@control_command()
+def drain(state: Any, **_: Any) -> dict[str, str]:
+    """Claim nothing more; what is held is ended. Other workers go on."""
+    DRAINED.value = 1
+    return {"ok": "claiming no more"}
+
+
+@control_command()
+def resume(state: Any, **_: Any) -> dict[str, str]:
+    """Claim again."""
+    DRAINED.value = 0
+    return {"ok": "claiming again"}

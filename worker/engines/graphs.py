@@ -1,0 +1,97 @@
+"""CUDA graphs of packed passes: one per size in tokens, captured before the model is ready, replayed in one launch.
+
+A pass of small kernels is bound by Python and by launches, and a new shape costs milliseconds of planning; a replay
+has neither. Passes are rounded up to the next captured size (`scheduler.core.planning.token_rungs`): the tokens
+behind the last sequence belong to nobody, and no other token ever sees them.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worker.engines.attention import PackedLayout
+
+log = logging.getLogger(__name__)
+
+#: (1, tokens) ids, (1, tokens) positions, layout -> (sequences, width) rows.
+PackedRun = Callable[[Tensor, Tensor, PackedLayout], Tensor]
+#: Passes whose inputs may be on their way to the device at once.
+STAGES = 4
+
+
+class PackedGraphs:
+    """Captured passes over shared input memory. Used by one thread, in inference mode."""
+
+    def __init__(
+        self, run: PackedRun, rungs: Sequence[int], max_sequences: int, longest: int, device: torch.device
+    ) -> None:
+        """Capture ``run`` for each of ``rungs`` (tokens), up to ``max_sequences`` of at most ``longest`` tokens each.
+
+        Raises whatever the model raises when it is captured.
+        """
+        self._run = run
+        self._longest = longest
+        self._offsets = max_sequences + 1
+        room = self._offsets + 2 * max(rungs)
+        self._inputs = torch.zeros(room, dtype=torch.int32, device=device)
+        self._stages = [torch.zeros(room, dtype=torch.int32, pin_memory=True) for _ in range(STAGES)]
+        self._sent = [torch.cuda.Event() for _ in range(STAGES)]
+        self._turn = 0
+        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        pool = torch.cuda.graph_pool_handle()
+        began_s = time.monotonic()
+        # The largest first: the smaller ones then find room in its memory.
+        for rung in sorted(rungs, reverse=True):
+            self._graphs[rung] = self._capture(rung, pool)
+        log.info("%d passes captured in %.1f s", len(self._graphs), time.monotonic() - began_s)
+
+    def has(self, rung: int, sequences: int) -> bool:
+        """Whether a pass of that size was captured."""
+        return rung in self._graphs and sequences < self._offsets
+
+    def replay(self, rung: int, ids: NDArray[np.int64], positions: NDArray[np.int64], lengths: Sequence[int]) -> Tensor:
+        """Start the pass of ``rung`` over ``lengths`` laid end to end; (sequences, width), good until the next call."""
+        tokens, sequences = len(ids), len(lengths)
+        turn = self._turn = (self._turn + 1) % STAGES
+        self._sent[turn].synchronize()
+        stage = self._stages[turn].numpy()
+        stage[0] = 0
+        np.cumsum(lengths, out=stage[1 : sequences + 1])
+        stage[sequences + 1 : self._offsets] = tokens
+        for start, values in ((self._offsets, ids), (self._offsets + rung, positions)):
+            stage[start : start + tokens] = values
+            # What an earlier pass of another size left there need not be a token or a position.
+            stage[start + tokens : start + rung] = 0
+        size = self._offsets + 2 * rung
+        self._inputs[:size].copy_(self._stages[turn][:size], non_blocking=True)
+        self._sent[turn].record()
+        graph, rows = self._graphs[rung]
+        graph.replay()
+        return rows[:sequences]
+
+    def _capture(self, rung: int, pool: object) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        at = self._offsets
+        offsets, ids, positions = (
+            self._inputs[:at],
+            self._inputs[at : at + rung],
+            self._inputs[at + rung : at + 2 * rung],
+        )
+        # One token in each sequence: shapes are what counts.
+        offsets.copy_(torch.arange(at, dtype=torch.int32).clamp(max=rung))
+        layout = PackedLayout(offsets, self._longest)
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            self._run(ids[None], positions[None], layout)  # libraries plan at the first call
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool):
+            rows = self._run(ids[None], positions[None], layout)
+        return graph, rows
