@@ -50,11 +50,6 @@ class Lane:
         self.budget = Budget(self.limits)
 
     @property
-    def claimers(self) -> int:
-        """Threads that claim and prepare: a CUDA device is done with a row before one thread has made the next."""
-        return 2 if self.engine.info.device == "cuda" else 1
-
-    @property
     def model(self) -> str:
         """The model's name."""
         return self.queue.model
@@ -73,9 +68,8 @@ class Lane:
 
         ``alone`` promises that this process holds nothing; see `RedisQueue.claim`.
         """
-        if blocking:
-            self.queue.wait_for_work(CLAIM_BLOCK_S)
-        claim = self.queue.claim(room, lease_s=self.lease_s, alone=alone)
+        wait_s = CLAIM_BLOCK_S if blocking else 0.0
+        claim = self.queue.claim(room, lease_s=self.lease_s, alone=alone, wait_s=wait_s)
         self.redis_offset_s = claim.now_s - time.monotonic()
         self.held.update((request.id, request.token) for request in claim.requests)
         return claim

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 #: Passes that wait behind the one that is being finished: enough to keep a device busy, and few enough for the next
 #: row to grow meanwhile.
 STARTED_AHEAD = 1
+#: Threads that claim and prepare, per lane: while one waits for Redis, the other makes a row ready.
+CLAIMERS = 2
 #: Threads that store results: while one waits for Redis, the next pass is collected.
 FINISHERS = 2
 #: How long a stopping worker goes on trying to store results while Redis is away, in seconds.
@@ -58,10 +60,7 @@ class Resident:
         self._stopping = stopping
         self._drained = drained
         self._vitals = vitals or Vitals()
-        self._rows = Rows(
-            {model: lane.window for model, lane in lanes.items()},
-            {model: lane.claimers for model, lane in lanes.items()},
-        )
+        self._rows = Rows({model: lane.window for model, lane in lanes.items()})
         self._quarantine = Quarantine()
         self._started: queue.Queue[tuple[Lane, Pass, str] | None] = queue.Queue(STARTED_AHEAD)
         self._collecting = threading.Lock()
@@ -73,7 +72,7 @@ class Resident:
     def run(self) -> None:
         """Claim, prepare, plan, forward, finish; return once stopped and nothing is held."""
         self._vitals.tick()  # from here on, standing still is noticed
-        claimers = [start_stage(self._claim, lane) for lane in self.lanes.values() for _ in range(lane.claimers)]
+        claimers = [start_stage(self._claim, lane) for lane in self.lanes.values() for _ in range(CLAIMERS)]
         finishers = [start_stage(self._finish) for _ in range(FINISHERS)]
         attendant = start_stage(self._attend)
         with Keeper(list(self.lanes.values()), self._vitals):

@@ -5,15 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import NamedTuple
 
 from scheduler.core.pace import Pace
 from scheduler.core.window import Close, JoinRate, Wait, WindowLimits, decide_window, take_count
 from scheduler.queue import Claimed
 from worker.engines.base import Prepared
+
+#: Rows that wait or are being prepared while short ones run.
+ROWS_AHEAD = 2
 
 
 class Waiting(NamedTuple):
@@ -40,18 +42,16 @@ class Row:
 class Rows:
     """One row per model, filled by the claim threads and taken by the device thread.
 
-    Bounded: no more than ``ahead`` rows of ``max_batch_size`` requests wait or are being prepared. It is one where
-    nothing else is said, so a worker never claims more than it runs next.
+    Bounded: no more than one row of ``max_batch_size`` requests waits or is being prepared, so a worker never claims
+    more than it runs next. Where rows are over sooner than the next can be made ready, it is `ROWS_AHEAD`.
     """
 
     def __init__(
         self,
         limits: dict[str, WindowLimits],
-        ahead: Mapping[str, int] = MappingProxyType({}),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limits = limits
-        self._capacity = {model: ahead.get(model, 1) * limit.max_batch_size for model, limit in limits.items()}
         #: Requests that claim threads may yet bring.
         self._reserved = dict.fromkeys(limits, 0)
         self._clock = clock
@@ -137,8 +137,9 @@ class Rows:
             return left
 
     def _room(self, model: str) -> int:
-        free = self._capacity[model] - len(self._rows[model]) - self._reserved[model]
-        return max(0, min(self._limits[model].max_batch_size, free))
+        size = self._limits[model].max_batch_size
+        rows = ROWS_AHEAD if self._paces[model].is_short else 1
+        return max(0, min(size, rows * size - len(self._rows[model]) - self._reserved[model]))
 
     def _early_s(self, model: str, now_s: float) -> float:
         if self._running is None:
@@ -178,3 +179,4 @@ class Rows:
         self._rates[model] = self._observed(model, now_s)
         self._joins[model] = 0
         self._exposed_s[model] = now_s if self._rows[model] else None
+        self._changed.notify_all()  # no claim has to wait for the end of a row any more

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 import orjson
 from redis import Redis
 from redis.commands.core import Script
+from redis.exceptions import NoScriptError
 
 from scheduler.core.admission import UNLIMITED, Quota
 from scheduler.core.errors import (
@@ -98,8 +99,10 @@ class RedisQueue:
                 raise IdempotencyConflict("this Idempotency-Key was used before with another body; use a new key")
         return [item.id for item in submissions]
 
-    def claim(self, count: int, *, lease_s: float, alone: bool = False) -> Claim:
+    def claim(self, count: int, *, lease_s: float, alone: bool = False, wait_s: float = 0.0) -> Claim:
         """Take up to ``count`` requests in fair order; they are ours until ``lease_s`` seconds pass.
+
+        With ``wait_s`` it waits so long for something to take, in the same round trip.
 
         A request that was in two batches whose process died is a suspect: it is given out by itself, and only to a
         caller whose process holds nothing else (``alone``). A claim ends before the first suspect that it may not
@@ -107,11 +110,8 @@ class RedisQueue:
         """
         token = secrets.token_hex(8)
         count = min(count, MAX_REQUESTS_PER_CALL)
-        return parse_claim(token, self._run("claim", [], [count, round(lease_s * 1e6), token, int(alone)]))
-
-    def wait_for_work(self, timeout_s: float) -> None:
-        """Block until something waits, or ``timeout_s`` passes. Only a hint: claim either way."""
-        self._redis.blpop([self._key["wake"]], timeout=timeout_s)
+        arguments = [count, round(lease_s * 1e6), token, int(alone)]
+        return parse_claim(token, self._run("claim", [], arguments, wait_s))
 
     def renew(self, held: Mapping[str, str], *, lease_s: float) -> list[str]:
         """Extend the leases of the claims that hold ``held`` (id -> token).
@@ -230,10 +230,22 @@ class RedisQueue:
         found = cast(list[bytes | None], self._redis.hmget(self._key["dead_letters"], list(ids))) if ids else []
         return [None if letter is None else parse_dead_letter(letter) for letter in found]
 
-    def _run(self, script: str, more_keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+    def _run(self, script: str, more_keys: Sequence[str], arguments: Sequence[Any], wait_s: float = 0.0) -> Any:
         if self._loaded is None:
             self._loaded = load_scripts(self._redis)
-        return self._loaded[script](keys=[*self._keys, *more_keys], args=arguments)
+        keys, loaded = [*self._keys, *more_keys], self._loaded[script]
+        if wait_s <= 0:
+            return loaded(keys=keys, args=arguments)
+        # The token is only a hint, so the script runs either way, as soon as Redis lets go of this connection.
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.blpop([self._key["wake"]], timeout=wait_s)
+        pipe.evalsha(loaded.sha, len(keys), *keys, *arguments)
+        reply = pipe.execute(raise_on_error=False)[1]
+        if isinstance(reply, NoScriptError):
+            return loaded(keys=keys, args=arguments)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
 
     def _full(
         self, what: str, present: int, wait_us: int, count: int, max_depth: int, max_bytes: int, quota: Quota

@@ -7,7 +7,7 @@ import pytest
 from redis import Redis
 
 from scheduler.queue import RedisQueue
-from tests.support.queue_calls import LEASE_S, MODEL, NO_LEASE_S, claim, finish, held, ids_of, status_of, submit
+from tests.support.queue_calls import MODEL, NO_LEASE_S, claim, finish, held, ids_of, status_of, submit
 
 
 def test_a_claim_takes_no_more_than_it_asked_for(queue: RedisQueue) -> None:
@@ -115,23 +115,43 @@ def wake_ups(redis: Redis) -> int:
 def test_waiting_for_work_ends_when_there_is_some(queue: RedisQueue, redis: Redis) -> None:
     submit(queue, "a")
     assert wake_ups(redis) == 1
-    queue.wait_for_work(60)
-    assert ids_of(claim(queue)) == ["a"]
+    assert ids_of(claim(queue, wait_s=60)) == ["a"]
     assert wake_ups(redis) == 0
+
+
+def test_waiting_for_work_ends_without_any(queue: RedisQueue) -> None:
+    assert claim(queue, wait_s=0.01) == []
+
+
+def test_who_waits_gets_what_comes_meanwhile(real_url: str) -> None:
+    with Redis.from_url(real_url) as client:
+        queue = RedisQueue(client, MODEL)
+        got: list[str] = []
+        waiter = threading.Thread(target=lambda: got.extend(ids_of(claim(queue, wait_s=60))))
+        waiter.start()
+        while not client.info("clients")["blocked_clients"]:
+            pass
+        submit(queue, "a", "b")
+        waiter.join(30)
+        assert got == ["a", "b"]
+
+
+def test_who_waits_sends_a_script_again_that_the_server_has_forgotten(queue: RedisQueue, redis: Redis) -> None:
+    submit(queue, "a")
+    redis.script_flush()
+    assert ids_of(claim(queue, wait_s=60)) == ["a"]
 
 
 def test_a_worker_that_leaves_something_behind_wakes_the_next_one(queue: RedisQueue, redis: Redis) -> None:
     submit(queue, "a", "b")
-    queue.wait_for_work(60)
-    claim(queue, 1)
+    claim(queue, 1, wait_s=60)
     assert wake_ups(redis) == 1
 
 
 @pytest.mark.parametrize("comes_back", ["released", "reaped"])
 def test_what_comes_back_wakes_a_worker(queue: RedisQueue, redis: Redis, comes_back: str) -> None:
     submit(queue, "a")
-    queue.wait_for_work(60)
-    requests = claim(queue, lease_s=NO_LEASE_S)
+    requests = claim(queue, lease_s=NO_LEASE_S, wait_s=60)
     if comes_back == "released":
         queue.release(held(requests))
     else:
@@ -142,8 +162,7 @@ def test_what_comes_back_wakes_a_worker(queue: RedisQueue, redis: Redis, comes_b
 def test_waiting_for_work_is_only_a_hint(queue: RedisQueue) -> None:
     submit(queue, "a")
     claim(queue)
-    queue.wait_for_work(60)  # wakes for what another worker has claimed meanwhile
-    assert claim(queue) == []
+    assert claim(queue, wait_s=60) == []  # wakes for what another worker has claimed meanwhile
 
 
 def test_at_most_one_wake_up_waits_however_much_was_submitted(queue: RedisQueue, redis: Redis) -> None:
@@ -187,10 +206,7 @@ def test_workers_that_finish_while_others_submit_lose_nothing_and_end_nothing_tw
 
         def work() -> None:
             while len(ended) < len(ids):
-                if requests := claim(queue, 16, lease_s=LEASE_S):
-                    ended.extend(finish(queue, requests))
-                else:
-                    queue.wait_for_work(0.05)
+                ended.extend(finish(queue, claim(queue, 16, wait_s=0.05)))
 
         threads = [threading.Thread(target=target) for target in (feed, work, work, work)]
         for thread in threads:

@@ -77,6 +77,5 @@ def test_one_killer_among_many_costs_the_others_no_answer(queue: RedisQueue) -> 
 def test_a_suspect_that_waits_keeps_waking_workers(queue: RedisQueue, redis: Redis) -> None:
     submit(queue, "a")
     lose(queue, 1, times=2)
-    queue.wait_for_work(0.01)
-    claim(queue)
+    claim(queue, wait_s=0.01)
     assert redis.llen(f"windrow:{MODEL}:wake") == 1

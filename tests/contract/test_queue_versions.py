@@ -27,7 +27,7 @@ def test_a_record_of_another_release_is_looked_past(queue: RedisQueue, redis: Re
 def test_many_records_of_another_release_do_not_block_the_queue(queue: RedisQueue, redis: Redis) -> None:
     ids = [f"x{number}" for number in range(3500)]
     redis.hset(f"windrow:{MODEL}:jobs", mapping=dict.fromkeys(ids, STRANGE))
-    redis.zadd(f"windrow:{MODEL}:ready", {id: 0.1 for id in ids})
+    redis.zadd(f"windrow:{MODEL}:ready", dict.fromkeys(ids, 0.1))
     submit(queue, "a", "b", "c")
     assert ids_of(claim(queue, 1)) == ["a"]
     assert ids_of(claim(queue, 2)) == ["b", "c"]

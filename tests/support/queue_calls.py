@@ -51,9 +51,11 @@ def submit(
     )
 
 
-def claim(queue: RedisQueue, count: int = 1000, *, lease_s: float = LEASE_S, alone: bool = False) -> list[Claimed]:
+def claim(
+    queue: RedisQueue, count: int = 1000, *, lease_s: float = LEASE_S, alone: bool = False, wait_s: float = 0.0
+) -> list[Claimed]:
     """Claim for a minute, where nothing else is said."""
-    return queue.claim(count, lease_s=lease_s, alone=alone).requests
+    return queue.claim(count, lease_s=lease_s, alone=alone, wait_s=wait_s).requests
 
 
 def ids_of(requests: Iterable[Claimed]) -> list[str]:

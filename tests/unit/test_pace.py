@@ -27,8 +27,19 @@ def test_the_next_row_is_claimed_shortly_before_the_present_one_ends() -> None:
     assert learnt().claim_in_s(1000, 0.2) == 0.0
 
 
-def test_a_longer_row_is_expected_to_take_longer() -> None:
-    assert learnt().claim_in_s(2000, 0.0) == pytest.approx(0.2 - 2 * 0.002 - MARGIN_S)
+def test_where_tokens_decide_a_longer_row_is_expected_to_take_longer() -> None:
+    pace = Pace()
+    for number in range(100):
+        tokens = 1000 if number % 2 else 3000
+        pace = pace.ran(tokens, tokens * 1e-4)
+    assert pace.claim_in_s(2000, 0.0) == pytest.approx(0.2 - MARGIN_S)
+
+
+def test_where_tokens_do_not_matter_every_row_is_expected_to_take_as_long_as_the_last() -> None:
+    pace = Pace()
+    for number in range(100):
+        pace = pace.ran(1 if number % 2 else 64, 0.1)
+    assert pace.claim_in_s(64, 0.0) == pytest.approx(0.1 - MARGIN_S)
 
 
 def test_rows_that_take_now_more_now_less_are_claimed_earlier() -> None:
@@ -51,5 +62,5 @@ def test_it_never_waits_past_the_expected_end(
         pace = pace.ran(row_tokens, seconds).prepared(prepare_s)
     wait_s = pace.claim_in_s(tokens, since_s)
     assert wait_s >= 0
-    if pace.token_s is not None and wait_s:
-        assert since_s + wait_s < tokens * pace.token_s
+    if pace.row_s is not None and wait_s:
+        assert since_s + wait_s < max(pace.row_s, tokens * pace.token_s)

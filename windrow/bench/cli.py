@@ -77,7 +77,7 @@ def encoder(
     seconds: Annotated[float, typer.Option(min=1, help="Length of each measurement.")] = 5.0,
     json_file: JsonFile = None,
 ) -> None:
-    """A BERT classifier of random weights on this device: through the queue beside the device alone, lone, at a rate."""
+    """A BERT classifier of random weights: through the queue beside the device alone, one by one, and at a rate."""
     from windrow.bench.encoder import run_encoder
     from windrow.bench.show import show_figures
 
