@@ -152,6 +152,8 @@ def _explain(kind: type[BaseModel], problem: dict[str, Any]) -> str:
         return f"{field}: unknown {what}; accepted: {', '.join(known.model_fields)}"
     if problem["type"] == "missing":
         return f"{field}: is missing"
+    if problem["type"] == "too_short":
+        return f"{field}: takes at least {problem['ctx']['min_length']}, and none came"
     came = problem["input"]
     shown = f"{came!r:.60}" if isinstance(came, (str, int, float)) else json_type(came)
     message = problem["msg"].removeprefix("Input ")

@@ -165,10 +165,12 @@ class Service:
             found = find_predictions(self.redis, call.model, ids)
         except RedisError:
             return [_as_submitted(call, tenant, id, at) for at, id in enumerate(ids)]
-        if None in found:
+        if None in found and call.idempotency_key:
             raise PredictionGone(
                 "this Idempotency-Key was used before, and the result is no longer kept; use a new key"
             )
+        if None in found:  # a Redis that replaced the one that took it in
+            return [_as_submitted(call, tenant, id, at) for at, id in enumerate(ids)]
         return [known for known in found if known is not None]
 
     def find(self, id: str, tenant: str) -> Prediction:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -25,6 +26,10 @@ from worker.rows import Waiting
 log = logging.getLogger(__name__)
 #: How long a claim blocks for work before it looks around again, in seconds.
 CLAIM_BLOCK_S = 1.0
+#: A clock that is off by more than this after a reply was set, in seconds.
+SLOWEST_REPLY_S = 0.5
+#: By how much two clocks part, in seconds a second.
+MOST_DRIFT = 0.001
 #: A worker unheard of for this long is taken off the list.
 FORGET_AFTER_S = 60.0
 
@@ -39,12 +44,15 @@ class Lane:
     max_wait_s: float
     lease_s: float
     worker: str
+    #: Tells this process from those before it of the same name.
+    started: str = field(default_factory=lambda: secrets.token_hex(3))
     #: id -> attempt token of everything claimed and not yet finished; what the keeper renews.
     held: dict[str, str] = field(default_factory=dict)
     #: What its passes may hold, which may turn out to be less than ``limits``.
     budget: Budget = field(init=False)
     #: Redis time minus `time.monotonic`, as of the last claim.
-    redis_offset_s: float = 0.0
+    redis_offset_s: float = float("-inf")
+    _offset_at_s: float = 0.0
 
     def __post_init__(self) -> None:
         self.budget = Budget(self.limits)
@@ -70,9 +78,20 @@ class Lane:
         """
         wait_s = CLAIM_BLOCK_S if blocking else 0.0
         claim = self.queue.claim(room, lease_s=self.lease_s, alone=alone, wait_s=wait_s)
-        self.redis_offset_s = claim.now_s - time.monotonic()
+        self._learn_offset(claim.now_s)
         self.held.update((request.id, request.token) for request in claim.requests)
         return claim
+
+    def _learn_offset(self, redis_s: float) -> None:
+        """A reply says what Redis' time was a moment ago, so the latest of what replies said is the nearest.
+
+        An older one is held less and less, because clocks drift, and not at all once Redis' clock was set back.
+        """
+        now_s = time.monotonic()
+        seen_s = redis_s - now_s
+        older_s = self.redis_offset_s - MOST_DRIFT * (now_s - self._offset_at_s)
+        self.redis_offset_s = max(seen_s, older_s) if older_s < seen_s + SLOWEST_REPLY_S else seen_s
+        self._offset_at_s = now_s
 
     def prepare(self, requests: Sequence[Claimed]) -> tuple[list[Waiting], list[Ending]]:
         """Decode and tokenise; return what can run, and the ends of what cannot."""
@@ -103,9 +122,11 @@ class Lane:
         """Part what may still start from what is past its deadline; what was canceled or lost is in neither."""
         now_s = self.redis_now_s()
         waiting = [one for one in waiting if self.held.get(one.request.id) == one.request.token]
-        late = [one for one in waiting if one.request.deadline_s is not None and one.request.deadline_s <= now_s]
-        ends = [Ending(one.request.id, one.request.token, expired()) for one in late]
-        return [one for one in waiting if one not in late] if late else list(waiting), ends
+        late = {
+            one.request.id for one in waiting if one.request.deadline_s is not None and one.request.deadline_s <= now_s
+        }
+        ends = [Ending(one.request.id, one.request.token, expired()) for one in waiting if one.request.id in late]
+        return [one for one in waiting if one.request.id not in late] if late else waiting, ends
 
     def endings(self, done: Pass, closed_by: str) -> list[Ending]:
         """Wait for the pass and say how each of its requests ended."""
@@ -122,7 +143,7 @@ class Lane:
             "padding_ratio": round(done.batch.padding_ratio, 4),
             "closed_by": closed_by,
             "worker": self.worker,
-            "batch_id": f"{self.worker}-{done.number}",
+            "batch_id": f"{self.worker}-{self.started}-{done.number}",
         }
         return [
             Ending(

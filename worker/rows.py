@@ -85,7 +85,7 @@ class Rows:
             return 0
 
     def add(self, model: str, waiting: Sequence[Waiting], reserved: int, prepare_s: float = 0.0) -> None:
-        """Add requests to the row in fair order, and let go of what was ``reserved`` for them.
+        """Add requests to the row in the order of the claims, and let go of what was ``reserved`` for them.
 
         ``prepare_s`` is how long it took to make them ready.
         """
@@ -100,7 +100,11 @@ class Rows:
                 self._exposed_s[model] = waiting[0].claimed_s
                 self._joins[model] -= 1
             self._joins[model] += len(waiting)
-            self._rows[model].extend(waiting)
+            row = self._rows[model]
+            is_overtaken = bool(row) and row[-1].claimed_s > waiting[0].claimed_s
+            row.extend(waiting)
+            if is_overtaken:  # what another thread claimed later was ready sooner
+                self._rows[model] = deque(sorted(row, key=lambda one: one.claimed_s))
             self._changed.notify_all()
 
     def take(self) -> Row | None:
@@ -115,7 +119,8 @@ class Rows:
                 decisions = {model: self._decide(model, now_s) for model, row in self._rows.items() if row}
                 due = {model: made.closed_by for model, made in decisions.items() if isinstance(made, Close)}
                 if due:
-                    oldest = min(due, key=lambda model: self._rows[model][0].arrived_s)
+                    # By when they came into the row: by when they were submitted, a backlog would always come first.
+                    oldest = min(due, key=lambda model: self._rows[model][0].claimed_s)
                     return self._take(oldest, due[oldest], now_s)
                 waits = [made.seconds for made in decisions.values() if isinstance(made, Wait)]
                 self._changed.wait(min(waits, default=None))

@@ -115,7 +115,9 @@ def submit_call(
     if len(body) > settings.max_body_bytes:
         raise InvalidInput(f"the call has {len(body)} bytes; at most {settings.max_body_bytes} are taken")
     limits = [seconds for seconds in (left_s, call.deadline_ms and call.deadline_ms / 1e3) if seconds is not None]
-    cost = estimate_cost_tokens(len(call.input)) if isinstance(call.input, str) else 1
+    # No text costs more than the model reads of it, or one caller's would stand for a queue of others.
+    longest = model.max_input_tokens or model.max_batch_tokens
+    cost = min(longest, estimate_cost_tokens(len(call.input))) if isinstance(call.input, str) else 1
     queues[call.model].submit(
         [Submission(id, body, cost, min(limits, default=None))],
         flow=flow_name(TENANT, call.priority),

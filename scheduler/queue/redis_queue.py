@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 import orjson
 from redis import Redis
 from redis.commands.core import Script
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, RedisError
 
 from scheduler.core.admission import UNLIMITED, Quota
 from scheduler.core.errors import (
     AttemptsExhausted,
     Canceled,
     DeadlineExceeded,
-    IdempotencyConflict,
     InvalidInput,
     QueueFull,
     QuotaExceeded,
@@ -26,6 +26,7 @@ from scheduler.core.fairness import PRIORITY_WEIGHTS, flow_name
 from scheduler.core.outcomes import Failed
 from scheduler.core.retry import GiveUp, decide_retry
 from scheduler.queue.depth import Depth, read_depth
+from scheduler.queue.idempotency import conflict, idempotency_key
 from scheduler.queue.ids import make_id, shared_secret
 from scheduler.queue.keys import KEY_NAMES, MAX_REQUESTS_PER_CALL, finished_channel, queue_key, result_key
 from scheduler.queue.lookup import find_prediction
@@ -62,6 +63,8 @@ class RedisQueue:
         self._key = dict(zip(KEY_NAMES, self._keys, strict=True))
         self._channel = finished_channel(model)
         self._loaded: dict[str, Script] | None = None
+        #: Tokens of claims whose answer did not come.
+        self._unanswered: list[str] = []
 
     def submit(
         self,
@@ -87,7 +90,7 @@ class RedisQueue:
         for item in _bounded(submissions):
             left_us = 0 if item.deadline_s is None else max(1, round(item.deadline_s * 1e6))
             arguments += (item.id, item.cost_tokens, left_us, item.webhook or "", item.payload)
-        reply = self._run("submit", [f"windrow:idempotency:{key}"] if key else [], arguments)
+        reply = self._run("submit", [idempotency_key(key)] if key else [], arguments)
         match reply:
             case [b"full", what, present, wait_us]:
                 raise self._full(
@@ -96,22 +99,29 @@ class RedisQueue:
             case [b"same", ids]:
                 return cast(bytes, ids).decode().split()
             case [b"conflict"]:
-                raise IdempotencyConflict("this Idempotency-Key was used before with another body; use a new key")
+                raise conflict()
         return [item.id for item in submissions]
 
     def claim(self, count: int, *, lease_s: float, alone: bool = False, wait_s: float = 0.0) -> Claim:
         """Take up to ``count`` requests in fair order; they are ours until ``lease_s`` seconds pass.
 
-        With ``wait_s`` it waits so long for something to take, in the same round trip.
+        With ``wait_s`` it waits so long for something to take, in the same round trip. Where the answer to a claim
+        was lost, the next claim gets what that one took.
 
         A request that was in two batches whose process died is a suspect: it is given out by itself, and only to a
         caller whose process holds nothing else (``alone``). A claim ends before the first suspect that it may not
         take, and `Claim.suspects_wait` says so.
         """
         token = secrets.token_hex(8)
+        with suppress(IndexError):
+            token = self._unanswered.pop()
         count = min(count, MAX_REQUESTS_PER_CALL)
         arguments = [count, round(lease_s * 1e6), token, int(alone)]
-        return parse_claim(token, self._run("claim", [], arguments, wait_s))
+        try:
+            return parse_claim(token, self._run("claim", [], arguments, wait_s))
+        except RedisError:
+            self._unanswered.append(token)
+            raise
 
     def renew(self, held: Mapping[str, str], *, lease_s: float) -> list[str]:
         """Extend the leases of the claims that hold ``held`` (id -> token).
@@ -240,11 +250,12 @@ class RedisQueue:
         pipe = self._redis.pipeline(transaction=False)
         pipe.blpop([self._key["wake"]], timeout=wait_s)
         pipe.evalsha(loaded.sha, len(keys), *keys, *arguments)
-        reply = pipe.execute(raise_on_error=False)[1]
+        woken, reply = pipe.execute(raise_on_error=False)
         if isinstance(reply, NoScriptError):
             return loaded(keys=keys, args=arguments)
-        if isinstance(reply, Exception):
-            raise reply
+        for answer in (reply, woken):
+            if isinstance(answer, Exception):
+                raise answer
         return reply
 
     def _full(

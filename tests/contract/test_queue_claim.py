@@ -2,9 +2,11 @@
 
 import threading
 from collections import Counter
+from typing import Any
 
 import pytest
 from redis import Redis
+from redis.exceptions import RedisError, TimeoutError
 
 from scheduler.queue import RedisQueue
 from tests.support.queue_calls import MODEL, NO_LEASE_S, claim, finish, held, ids_of, status_of, submit
@@ -223,3 +225,50 @@ def test_scripts_that_the_server_has_forgotten_are_sent_again(queue: RedisQueue,
     requests = claim(queue)
     redis.script_flush()
     assert finish(queue, requests) == [True]
+
+
+def lose_the_next_answer(queue: RedisQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis takes the claim, and its answer does not arrive."""
+
+    def run_and_lose(*arguments: Any) -> Any:
+        monkeypatch.undo()
+        queue._run(*arguments)
+        raise TimeoutError("no answer")
+
+    monkeypatch.setattr(queue, "_run", run_and_lose)
+
+
+def test_the_next_claim_gets_what_one_took_whose_answer_was_lost(
+    queue: RedisQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit(queue, *"abcd")
+    lose_the_next_answer(queue, monkeypatch)
+    with pytest.raises(TimeoutError):
+        claim(queue, 3)
+    again = claim(queue, 3)
+    assert ids_of(again) == list("abc")
+    assert {one.attempt for one in again} == {1}
+    assert finish(queue, again) == [True] * 3
+    assert ids_of(claim(queue, 3)) == ["d"]
+
+
+def test_what_was_lost_and_then_canceled_is_not_got_again(queue: RedisQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    submit(queue, *"ab")
+    lose_the_next_answer(queue, monkeypatch)
+    with pytest.raises(TimeoutError):
+        claim(queue, 2)
+    queue.cancel("a")
+    assert ids_of(claim(queue, 2)) == ["b"]
+
+
+def test_an_error_of_the_wait_alone_is_told_and_loses_nothing(queue: RedisQueue, real_url: str) -> None:
+    with Redis.from_url(real_url) as admin:
+        admin.acl_setuser("deaf", enabled=True, nopass=True, keys=["*"], channels=["*"], commands=["+@all", "-blpop"])
+        with Redis.from_url(real_url, username="deaf") as client:
+            deaf = RedisQueue(client, MODEL)
+            submit(deaf, "a")
+            for _ in range(2):
+                with pytest.raises(RedisError, match=r"(?i)permission"):
+                    claim(deaf, wait_s=1)
+            assert ids_of(claim(deaf)) == ["a"]
+        admin.acl_deluser("deaf")

@@ -226,12 +226,41 @@ def test_while_a_row_runs_the_next_is_claimed_shortly_before_its_end() -> None:
     assert field.rows.reserve("m", 0) == 8
 
 
-def test_of_two_models_that_are_due_the_one_that_waited_longer_goes_first() -> None:
+def test_of_two_models_that_are_due_the_one_that_is_longer_in_its_row_goes_first() -> None:
     limits = WindowLimits(8, 1000, WINDOW_S)
     field = Field(one=limits, two=limits)
     field.arrive("a", model="one", since_s=99.0)
     field.arrive("b", model="two", since_s=98.0)
-    assert [field.take().model, field.take().model] == ["two", "one"]
+    assert [field.take().model, field.take().model] == ["one", "two"]
+
+
+def test_a_model_with_an_old_backlog_does_not_keep_another_one_waiting() -> None:
+    limits = WindowLimits(2, 1000, WINDOW_S)
+    field = Field(backlog=limits, fresh=limits)
+    field.arrive("a", "b", model="backlog", since_s=1.0)
+    field.arrive("c", model="fresh")
+    taken = []
+    for _ in range(3):
+        taken.append(field.take().model)
+        field.clock.pass_time(0.01)
+        field.arrive("a", "b", model="backlog", since_s=1.0)
+    assert taken[:2] == ["backlog", "fresh"]
+
+
+def test_what_was_claimed_first_is_first_although_it_was_ready_later() -> None:
+    rows = Rows({"m": WindowLimits(8, 1000, WINDOW_S)}, clock=Clock())
+
+    def claimed(*ids: str, at_s: float) -> list[Waiting]:
+        return [
+            Waiting(Claimed(id, "token", 1, 0.0, None, "t:normal", b"{}"), Prepared(1, None), 0.0, at_s) for id in ids
+        ]
+
+    rows.add("m", claimed("c", "d", at_s=2.0), 0)
+    rows.add("m", claimed("a", "b", at_s=1.0), 0)
+    rows.add("m", claimed("e", at_s=3.0), 0)
+    row = rows.take()
+    assert row is not None
+    assert [one.request.id for one in row.waiting] == list("abcde")
 
 
 def test_a_model_that_is_due_does_not_wait_for_one_that_is_not() -> None:

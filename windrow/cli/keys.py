@@ -31,9 +31,9 @@ def new(
         sys.stdout.flush()
         # Apart from the key, so that `KEY=$(windrow key new --tenant acme)` is the key.
         print(
-            f"\nThis key is shown only now; only its hash is kept. Add to windrow.toml, and restart the API:\n\n"
+            f"\nThis key is shown only now; only its hash is kept. Add to windrow.toml, and send gunicorn a HUP:\n\n"
             f'[tenants."{tenant}"]\nkeys = ["{hash_key(key)}"]\n\n'
-            "A tenant may have several: add the new one, restart, change the clients, remove the old one, restart.",
+            "A tenant may have several: add the new one, HUP, change the clients, remove the old one, HUP.",
             file=sys.stderr,
         )
 

@@ -118,7 +118,7 @@ class EncoderEngine(ABC):
         with torch.inference_mode():
             if batch.padded_length is None and self._packs:
                 if self._graphs is not None and self._graphs.has(batch.tokens, len(texts)):
-                    rows = self._replay(self._graphs, batch.tokens, texts)
+                    rows = self._replay(self._graphs, batch.tokens, texts, began)
                 else:
                     rows = self._run_packed(texts)
             else:
@@ -192,10 +192,12 @@ class EncoderEngine(ABC):
         # Copies from pageable memory make the host wait.
         return tensor.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else tensor
 
-    def _replay(self, graphs: PackedGraphs, rung: int, texts: Sequence[Ids]) -> Tensor:
+    def _replay(
+        self, graphs: PackedGraphs, rung: int, texts: Sequence[Ids], began: torch.cuda.Event | None = None
+    ) -> Tensor:
         lengths, ids = [len(text) for text in texts], np.concatenate(texts)
         positions = restarting_positions(ids, lengths, self._weights.position_pad_id)
-        return graphs.replay(rung, ids, positions, lengths)
+        return graphs.replay(rung, ids, positions, lengths, began)
 
     def _capture(
         self, name: str, settings: ModelSettings, texts: Sequence[Ids], expected: Tensor, tolerance: float

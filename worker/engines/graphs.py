@@ -56,8 +56,18 @@ class PackedGraphs:
         """Whether a pass of that size was captured."""
         return rung in self._graphs and sequences < self._offsets
 
-    def replay(self, rung: int, ids: NDArray[np.int64], positions: NDArray[np.int64], lengths: Sequence[int]) -> Tensor:
-        """Start the pass of ``rung`` over ``lengths`` laid end to end; (sequences, width), good until the next call."""
+    def replay(
+        self,
+        rung: int,
+        ids: NDArray[np.int64],
+        positions: NDArray[np.int64],
+        lengths: Sequence[int],
+        began: torch.cuda.Event | None = None,
+    ) -> Tensor:
+        """Start the pass of ``rung`` over ``lengths`` laid end to end; (sequences, width), good until the next call.
+
+        ``began`` is recorded when there is work for the device, which the preparations here are not.
+        """
         tokens, sequences = len(ids), len(lengths)
         turn = self._turn = (self._turn + 1) % STAGES
         self._sent[turn].synchronize()
@@ -69,6 +79,8 @@ class PackedGraphs:
             stage[start : start + tokens] = values
             # What an earlier pass of another size left there need not be a token or a position.
             stage[start + tokens : start + rung] = 0
+        if began is not None:
+            began.record()
         size = self._offsets + 2 * rung
         self._inputs[:size].copy_(self._stages[turn][:size], non_blocking=True)
         self._sent[turn].record()

@@ -107,8 +107,8 @@ def _refusal(text: Any, parameters: Mapping[str, Any]) -> Failed | None:
 def _encode(tokenizer: Tokenizer, texts: list[str]) -> list[Encoding | Failed]:
     """One call for all; where that raises, one by one, so that the culprit fails alone."""
     try:
-        # Threads are not worth waking for one.
-        return [tokenizer.encode(texts[0])] if len(texts) == 1 else list(tokenizer.encode_batch(texts))
+        # Threads are not worth waking for one; offsets, which the fast call leaves out, are of no use here.
+        return [tokenizer.encode(texts[0])] if len(texts) == 1 else list(tokenizer.encode_batch_fast(texts))
     except BaseException as error:  # A panic inside the tokenizer derives from BaseException.
         _raise_if_meant_for_us(error)
         if len(texts) == 1:

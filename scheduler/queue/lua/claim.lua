@@ -8,6 +8,21 @@ local SUSPECT_AFTER = 2
 -- Records of another release are looked past, so many at a time and so many times.
 local LOOK, LOOKS = 1000, 20
 
+-- A claim that is asked again, since its answer was lost, gets what it took.
+local before = redis.call('HGET', CLAIMS, token)
+if before then
+  local claimed = { int(now_us), 0 }
+  for id in string.gmatch(before, '%S+') do
+    if redis.call('HGET', OWNERS, id) == token then
+      local at = #claimed
+      claimed[at + 1], claimed[at + 2] = id, redis.call('HGET', ATTEMPTS, id) or '0'
+      claimed[at + 3] = redis.call('HGET', JOBS, id)
+    end
+  end
+  redis.call('ZADD', LEASES, int(now_us + lease_us), token)
+  return claimed
+end
+
 local ids, tags, records, back = {}, {}, {}, {}
 local ask, waits = count, false
 for _ = 1, LOOKS do
@@ -16,7 +31,7 @@ for _ = 1, LOOKS do
   local names, strangers = {}, #back
   for i = 1, #popped, 2 do names[#names + 1] = popped[i] end
   for i, record in ipairs(redis.call('HMGET', JOBS, unpack(names))) do
-    local is_ours = record and string.sub(record, 1, 2) == '1|'
+    local is_ours = record and string.find(record, '^1|%d+|%d+|%d+|[^|]*|[^|]*|') == 1
     if is_ours and #ids < count then
       ids[#ids + 1], tags[#tags + 1], records[#records + 1] = names[i], popped[2 * i], record
     elseif record then

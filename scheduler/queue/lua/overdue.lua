@@ -22,7 +22,9 @@ while #late < count do
   local ids = redis.call('ZRANGEBYSCORE', DEADLINES, '-inf', int(now_us), 'LIMIT', from, count)
   for _, id in ipairs(ids) do
     -- Claimed in time: its worker decides, or its lease runs out.
-    if #late < count and redis.call('ZSCORE', READY, id) then late[#late + 1] = id end
+    if #late < count and redis.call('ZSCORE', READY, id) and parse(redis.call('HGET', JOBS, id) or '') then
+      late[#late + 1] = id
+    end
   end
   if #ids < count then break end
   from = from + count
