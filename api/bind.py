@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
 
 from api.keys import Keys
@@ -9,14 +10,19 @@ from scheduler.core.errors import InvalidSetting
 from scheduler.settings import Settings
 
 
-def check_bind(settings: Settings) -> None:
+def check_bind(settings: Settings, hosts: Sequence[str] | None = None) -> None:
     """Raise `InvalidSetting` where other machines could send without a key, and nobody said that they may.
 
-    It also does where there are tenants and none of them has a key.
+    ``hosts`` are those that the server listens on where that is known, else it is the setting. It also raises where
+    there are tenants and none of them has a key.
     """
-    if not (Keys(settings.tenants) or settings.allow_no_keys or is_loopback(settings.host)):
+    if Keys(settings.tenants) or settings.allow_no_keys:
+        return
+    for host in [settings.host] if hosts is None else hosts:
+        if is_loopback(host):
+            continue
         raise InvalidSetting(
-            f"host: {settings.host!r} can be reached from other machines, and no API key is configured. "
+            f"host: {host!r} can be reached from other machines, and no API key is configured. "
             "Make one with `windrow key new --tenant NAME` and put it into windrow.toml, "
             "or set allow_no_keys = true (WINDROW_ALLOW_NO_KEYS=1) where something else keeps strangers out"
         )
@@ -26,6 +32,11 @@ def bind_address(settings: Settings) -> str:
     """``host:port`` as gunicorn takes it."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return f"{host}:{settings.port}"
+
+
+def hosts_of(addresses: Iterable[object]) -> list[str]:
+    """The hosts among gunicorn's addresses: pairs of host and port. Sockets in the file system are nobody else's."""
+    return [str(address[0]) for address in addresses if isinstance(address, tuple)]
 
 
 def is_loopback(host: str) -> bool:

@@ -7,8 +7,9 @@ The worker class was chosen by measurement: docs/api-server.md.
 from __future__ import annotations
 
 import resource
+from typing import Any
 
-from api.bind import bind_address, check_bind
+from api.bind import bind_address, check_bind, hosts_of
 from scheduler.core.errors import InvalidSetting
 from scheduler.settings import load_settings
 
@@ -40,6 +41,15 @@ graceful_timeout = 30
 limit_request_line = 4094
 limit_request_fields = 64
 limit_request_field_size = 8190
+
+
+def on_starting(server: Any) -> None:
+    """Called by gunicorn before it listens: its command line may name other addresses than the settings do."""
+    try:
+        check_bind(_settings, hosts_of(server.cfg.address))
+    except InvalidSetting as error:
+        raise SystemExit(f"windrow: {error.detail}") from None
+
 
 accesslog = None
 control_socket_disable = True

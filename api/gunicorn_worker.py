@@ -14,7 +14,7 @@ from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 from gunicorn.http import errors as http  # type: ignore[import-untyped]
 from gunicorn.workers.ggevent import GeventWorker  # type: ignore[import-untyped]
 
-from api.bind import check_bind
+from api.bind import check_bind, hosts_of
 from scheduler.core.errors import InvalidSetting
 from scheduler.core.faults import describe_fault
 
@@ -51,7 +51,7 @@ class Worker(GeventWorker):
             app: Any = self.wsgi
             self.service = app.extensions["windrow"]
             # Again: after HUP the settings are new, and the master did not look at them.
-            check_bind(self.service.settings)
+            check_bind(self.service.settings, hosts_of(self.cfg.address))
         except InvalidSetting as error:
             self.log.critical("windrow: %s", error.detail)
             sys.exit(Arbiter.APP_LOAD_ERROR)

@@ -169,6 +169,8 @@ class Settings(_Frozen):
     def _names(self) -> Settings:
         if not self.models:
             raise ValueError("takes at least one [models.<name>] table")
+        if self.tenants and not any(tenant.keys for tenant in self.tenants.values()):
+            raise ValueError("tenants: none of them has a key, so nobody could be served; `windrow key new` makes one")
         for name in self.models:
             if not MODEL_NAME.fullmatch(name) or name in RESERVED_MODEL_NAMES:
                 raise ValueError(

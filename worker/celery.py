@@ -5,7 +5,11 @@ Jobs do not travel through Celery's broker, Redis scripts carry them; Celery sup
 
 from __future__ import annotations
 
+from typing import Any
+
 from celery import Celery
+from celery.platforms import set_pdeathsig
+from celery.signals import beat_embedded_init
 from kombu import Queue
 
 from scheduler.settings import load_settings
@@ -46,3 +50,9 @@ keep_bodies_out_of_the_log()
 app.steps["consumer"].add(CheckRedis)
 app.steps["consumer"].add(Residents)
 app.steps["worker"].add(StopResidents)
+
+
+@beat_embedded_init.connect
+def _end_with_the_parent(**_: Any) -> None:
+    """A beat that outlives its worker would go on sending hints beside the next one's."""
+    set_pdeathsig("SIGKILL")

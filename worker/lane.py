@@ -22,6 +22,7 @@ from scheduler.queue.redis_queue import expired
 from worker.engines.base import Engine, Prepared
 from worker.passes import Budget, Pass
 from worker.rows import Waiting
+from worker.stopping import DRAINED
 
 log = logging.getLogger(__name__)
 #: How long a claim blocks for work before it looks around again, in seconds.
@@ -169,6 +170,7 @@ class Lane:
         fields that it does not know: workers of several versions may share a queue.
         """
         info = asdict(self.engine.info) | {"busy_s": round(busy_s, 1), "held": len(self.held)}
+        info["drained"] = bool(DRAINED.value)
         info["ran_out_tokens"] = self.budget.ran_out_tokens
         self.queue.heartbeat(self.worker, orjson.dumps(info), stale_s=FORGET_AFTER_S)
 

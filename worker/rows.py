@@ -64,14 +64,16 @@ class Rows:
         self._running: tuple[str, int, float] | None = None
         self._paces = dict.fromkeys(limits, Pace())
         self._closed = False
-        self._changed = threading.Condition()
+        # One lock, and each thread is woken for what concerns it: wake-ups are what a lone request mostly waits for.
+        lock = threading.RLock()
+        self._filled, self._room_made = threading.Condition(lock), threading.Condition(lock)
 
     def reserve(self, model: str, timeout_s: float) -> int:
         """Return how many more requests may be claimed, at most a row, waiting up to ``timeout_s`` while it is none.
 
         While a row runs that is because it is early, see `Pace`. They are the caller's until `add`.
         """
-        with self._changed:
+        with self._room_made:
             end_s = self._clock() + timeout_s
             while not self._closed:
                 now_s = self._clock()
@@ -81,7 +83,7 @@ class Rows:
                     return room
                 if now_s >= end_s:
                     break
-                self._changed.wait(min(end_s - now_s, early_s or timeout_s))
+                self._room_made.wait(min(end_s - now_s, early_s or timeout_s))
             return 0
 
     def add(self, model: str, waiting: Sequence[Waiting], reserved: int, prepare_s: float = 0.0) -> None:
@@ -89,10 +91,10 @@ class Rows:
 
         ``prepare_s`` is how long it took to make them ready.
         """
-        with self._changed:
+        with self._filled:
             self._reserved[model] -= reserved
             if not waiting:
-                self._changed.notify_all()
+                self._wake_claimers(model)
                 return
             self._paces[model] = self._paces[model].prepared(prepare_s)
             if self._exposed_s[model] is None:
@@ -105,14 +107,15 @@ class Rows:
             row.extend(waiting)
             if is_overtaken:  # what another thread claimed later was ready sooner
                 self._rows[model] = deque(sorted(row, key=lambda one: one.claimed_s))
-            self._changed.notify_all()
+            self._filled.notify()
+            self._wake_claimers(model)
 
     def take(self) -> Row | None:
         """Block until a window closes and return its row; None once `close` was called.
 
         The caller is the device: calling again says that the last row is done.
         """
-        with self._changed:
+        with self._filled:
             self._end_of_run()
             while not self._closed:
                 now_s = self._clock()
@@ -123,28 +126,38 @@ class Rows:
                     oldest = min(due, key=lambda model: self._rows[model][0].claimed_s)
                     return self._take(oldest, due[oldest], now_s)
                 waits = [made.seconds for made in decisions.values() if isinstance(made, Wait)]
-                self._changed.wait(min(waits, default=None))
+                self._filled.wait(min(waits, default=None))
             return None
 
     def close(self) -> None:
         """Say that nothing more is taken; `empty` has what is left."""
-        with self._changed:
+        with self._filled:
             self._closed = True
-            self._changed.notify_all()
+            self._filled.notify_all()
+            self._room_made.notify_all()
 
     def empty(self) -> dict[str, list[Waiting]]:
         """Take out everything that no row took, by model."""
-        with self._changed:
+        with self._filled:
             left = {model: list(row) for model, row in self._rows.items() if row}
             for row in self._rows.values():
                 row.clear()
-            self._changed.notify_all()
+            self._room_made.notify_all()
             return left
 
     def _room(self, model: str) -> int:
-        size = self._limits[model].max_batch_size
-        rows = ROWS_AHEAD if self._paces[model].is_short else 1
-        return max(0, min(size, rows * size - len(self._rows[model]) - self._reserved[model]))
+        size, reserved, is_short = (
+            self._limits[model].max_batch_size,
+            self._reserved[model],
+            self._paces[model].is_short,
+        )
+        if reserved and not is_short:
+            return 0  # one claim at a time is enough
+        return max(0, min(size, (ROWS_AHEAD if is_short else 1) * size - len(self._rows[model]) - reserved))
+
+    def _wake_claimers(self, model: str) -> None:
+        if self._paces[model].is_short or not self._reserved[model]:
+            self._room_made.notify_all()
 
     def _early_s(self, model: str, now_s: float) -> float:
         if self._running is None:
@@ -165,7 +178,7 @@ class Rows:
         count = take_count(tokens, limits)
         self._running = model, sum(tokens[:count]), now_s
         taken = Row(model, [row.popleft() for _ in range(count)], closed_by)
-        self._changed.notify_all()
+        self._wake_claimers(model)
         return taken
 
     def _observed(self, model: str, now_s: float) -> JoinRate:
@@ -184,4 +197,4 @@ class Rows:
         self._rates[model] = self._observed(model, now_s)
         self._joins[model] = 0
         self._exposed_s[model] = now_s if self._rows[model] else None
-        self._changed.notify_all()  # no claim has to wait for the end of a row any more
+        self._room_made.notify_all()  # no claim has to wait for the end of a row any more

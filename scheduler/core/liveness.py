@@ -18,6 +18,14 @@ def busy_s(info: bytes) -> float:
     return float(said) if isinstance(said, int | float) else 0.0
 
 
+def is_drained(info: bytes) -> bool:
+    """Whether the worker was told to claim nothing."""
+    try:
+        return json.loads(info).get("drained") is True
+    except (ValueError, AttributeError):
+        return False
+
+
 def describe_trouble(model: str, infos: Mapping[str, bytes], *, within_s: float, stall_s: float) -> str | None:
     """Say why ``model`` is not served, or None where at least one worker makes progress.
 
@@ -27,7 +35,11 @@ def describe_trouble(model: str, infos: Mapping[str, bytes], *, within_s: float,
     if not infos:
         return f"no worker has been heard of in the last {within_s:.0f} s for {model}"
     stalled = {worker: seconds for worker, info in infos.items() if (seconds := busy_s(info)) > stall_s}
-    if len(stalled) < len(infos):
+    idle = [worker for worker, info in infos.items() if is_drained(info)]
+    if len(stalled.keys() | set(idle)) < len(infos):
         return None
+    if len(idle) == len(infos):
+        return f"every worker of {model} was told to claim nothing (`celery -A worker control resume` ends that)"
     each = ", ".join(f"{worker} has been at one pass for {seconds:.0f} s" for worker, seconds in stalled.items())
-    return f"every worker of {model} has stalled: {each}"
+    others = f"; {', '.join(idle)} claims nothing" if idle else ""
+    return f"every worker of {model} has stalled: {each}{others}"

@@ -50,12 +50,14 @@ def test_an_ipv6_address_stands_in_brackets(host: str, address: str) -> None:
     assert bind_address(settings(host)) == address
 
 
-def test_gunicorn_does_not_start_on_every_address_without_keys() -> None:
+@pytest.mark.parametrize(
+    ("said", "environ"),
+    [([], {"WINDROW_HOST": "0.0.0.0"}), (["-b", "0.0.0.0:0"], {}), ([], {"GUNICORN_CMD_ARGS": "--bind=0.0.0.0:0"})],
+)
+def test_gunicorn_does_not_start_on_every_address_without_keys(said: list[str], environ: dict[str, str]) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WINDROW_")}
-    command = [sys.executable, "-m", "gunicorn", "-c", "python:api.gunicorn_conf", "api:create_app()"]
-    run = subprocess.run(
-        command, env=environment | {"WINDROW_HOST": "0.0.0.0"}, capture_output=True, text=True, timeout=60, check=False
-    )
+    command = [sys.executable, "-m", "gunicorn", *said, "-c", "python:api.gunicorn_conf", "api:create_app()"]
+    run = subprocess.run(command, env=environment | environ, capture_output=True, text=True, timeout=60, check=False)
     assert run.returncode != 0
     assert "windrow: host: '0.0.0.0'" in run.stderr
     assert "Traceback" not in run.stderr
