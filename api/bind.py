@@ -13,8 +13,7 @@ from scheduler.settings import Settings
 def check_bind(settings: Settings, hosts: Sequence[str] | None = None) -> None:
     """Raise `InvalidSetting` where other machines could send without a key, and nobody said that they may.
 
-    ``hosts`` are those that the server listens on where that is known, else it is the setting. It also raises where
-    there are tenants and none of them has a key.
+    ``hosts`` are those that the server listens on where that is known, else it is the setting.
     """
     if Keys(settings.tenants) or settings.allow_no_keys:
         return

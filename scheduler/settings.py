@@ -170,7 +170,10 @@ class Settings(_Frozen):
         if not self.models:
             raise ValueError("takes at least one [models.<name>] table")
         if self.tenants and not any(tenant.keys for tenant in self.tenants.values()):
-            raise ValueError("tenants: none of them has a key, so nobody could be served; `windrow key new` makes one")
+            raise ValueError(
+                "tenants: none of them has a key, so nobody could be served; "
+                "make one with `windrow key new`, or take the tables away to serve without keys"
+            )
         for name in self.models:
             if not MODEL_NAME.fullmatch(name) or name in RESERVED_MODEL_NAMES:
                 raise ValueError(

@@ -11,7 +11,6 @@ from api import create_app, service
 from api.keys import hash_key, make_key
 from api.openapi import document
 from api.tenants import OPEN_ENDPOINTS
-from scheduler.core.errors import InvalidSetting
 from tests.support.api_client import ApiClient, assert_problem
 from tests.support.api_fixtures import NewClient, make_settings
 from tests.support.fake_worker import FakeWorker
@@ -239,8 +238,3 @@ def test_clients_of_many_tenants_at_once_get_their_own(
     for thread in threads:
         thread.join()
     assert wrong == []
-
-
-def test_an_application_whose_tenants_have_no_key_does_not_start(redis_server: str) -> None:
-    with pytest.raises(InvalidSetting, match="none of them has a key"):
-        create_app(make_settings(redis_server, tenants={"acme": {}}))

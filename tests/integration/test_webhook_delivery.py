@@ -35,6 +35,8 @@ from worker.webhooks import Courier
 pytestmark = pytest.mark.integration
 
 MODEL = "minilm"
+#: The hash of a key that nobody has.
+KEY = "sha256:" + "0" * 64
 SECRET = "whsec_" + b64encode(b"windrow test secret, 32 bytes..!").decode()
 HOME = ip_address("127.0.0.1")
 
@@ -148,7 +150,7 @@ def test_each_tenant_signs_with_its_own_secret(
     redis_client: Redis, queue: RedisQueue, receiver: WebhookReceiver
 ) -> None:
     other = "whsec_" + b64encode(b"b" * 32).decode()
-    tenants = {"acme": {"webhook_secret": other}, "mute": {}}
+    tenants = {"acme": {"webhook_secret": other, "keys": [KEY]}, "mute": {}}
     end(queue, receiver.url(), "a", tenant="acme")
     end(queue, receiver.url(), "m", tenant="mute")
     assert send(redis_client, settings=settings(tenants=tenants)) == 2
@@ -310,7 +312,10 @@ def test_slow_receivers_of_one_tenant_leave_room_for_the_others(
 ) -> None:
     monkeypatch.setattr(webhooks, "THREADS", 4)
     monkeypatch.setattr(webhooks, "THREADS_PER_TENANT", 2)
-    tenants = {name: {"webhook_secret": SECRET} for name in ("slow", "quick")}
+    tenants = {
+        name: {"webhook_secret": SECRET, "keys": [f"sha256:{number:064}"]}
+        for number, name in enumerate(("slow", "quick"))
+    }
     end(queue, receiver.url("/hang"), *(f"slow-{number}" for number in range(20)), tenant="slow")
     end(queue, receiver.url("/200"), "quick", tenant="quick")
     with courier(redis_client, settings=settings(tenants=tenants)) as one:

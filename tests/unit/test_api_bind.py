@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from pydantic import ValidationError
 
 from api.bind import bind_address, check_bind
 from api.keys import hash_key, make_key
@@ -41,8 +42,8 @@ def test_other_machines_are_served_with_keys_or_where_somebody_said_so(host: str
 
 
 def test_a_tenant_without_a_key_is_no_reason_to_let_everybody_in() -> None:
-    with pytest.raises(InvalidSetting, match="none of them has a key"):
-        check_bind(settings("127.0.0.1", tenants={"acme": {}}))
+    with pytest.raises(ValidationError, match="none of them has a key"):
+        settings("127.0.0.1", tenants={"acme": {}})
 
 
 @pytest.mark.parametrize(("host", "address"), [("127.0.0.1", "127.0.0.1:8000"), ("::1", "[::1]:8000")])

@@ -14,6 +14,7 @@ FILE = f"""
 webhook_secret = "whsec_{OURS}"
 webhook_networks = ["10.0.0.0/8", "fd00::/8"]
 [tenants.loud]
+keys = ["sha256:{"0" * 64}"]
 webhook_secret = "whsec_{THEIRS}"
 [tenants.mute]
 """
