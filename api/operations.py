@@ -14,9 +14,8 @@ from redis.exceptions import RedisError
 from api.metrics import QueueCollector
 from api.service import Service
 from scheduler.core.errors import NoWorker
+from scheduler.core.liveness import HEARD_WITHIN_S
 
-#: A worker says every few seconds that it is there; silent for so long, it does not count for readiness. In seconds.
-READY_WITHIN_S = 15.0
 #: What a worker tells of a loaded model, and the list of models repeats.
 LOADED = ("strategy", "strategy_note", "device", "dtype", "max_input_tokens", "relative_error", "ran_out_tokens")
 
@@ -39,7 +38,7 @@ def register(app: Flask, service: Service) -> None:
         return _json({"status": "ok"})
 
     def readyz() -> Response:
-        troubles = [trouble for name in service.queues if (trouble := service.trouble(name, READY_WITHIN_S))]
+        troubles = [trouble for name in service.queues if (trouble := service.trouble(name, HEARD_WITHIN_S))]
         if troubles:
             raise NoWorker("; ".join(troubles))
         return _json({"status": "ready"})
@@ -56,7 +55,7 @@ def register(app: Flask, service: Service) -> None:
 def loaded(service: Service, name: str) -> dict[str, Any]:
     """What the workers of a model say of it; nulls where there is none, or Redis cannot be asked."""
     try:
-        infos = list(service.queues[name].workers(within_s=READY_WITHIN_S).values())
+        infos = list(service.queues[name].workers(within_s=HEARD_WITHIN_S).values())
     except RedisError:
         infos = []
     said = orjson.loads(infos[0]) if infos else {}

@@ -10,13 +10,11 @@ from typing import Any
 import orjson
 from celery.worker.control import control_command, inspect_command
 
+from scheduler.core.liveness import HEARD_WITHIN_S
 from scheduler.queue import RedisQueue
 from scheduler.queue.connection import connect
 from worker.stopping import DRAINED
 from worker.vitals import read_slot
-
-#: A loop that was silent for so long is not listed any more, in seconds.
-WITHIN_S = 15.0
 
 
 @inspect_command()
@@ -43,7 +41,7 @@ def models(state: Any, **_: Any) -> dict[str, Any]:
         return {
             model: {
                 name.rpartition("/")[2]: orjson.loads(info)
-                for name, info in RedisQueue(redis, model).workers(within_s=WITHIN_S).items()
+                for name, info in RedisQueue(redis, model).workers(within_s=HEARD_WITHIN_S).items()
                 if name.rpartition("/")[0] == state.hostname
             }
             for model in settings.models

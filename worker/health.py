@@ -12,13 +12,10 @@ import sys
 from redis.exceptions import RedisError
 
 from scheduler.core.errors import WindrowError
-from scheduler.core.liveness import describe_trouble
+from scheduler.core.liveness import HEARD_WITHIN_S, describe_trouble
 from scheduler.queue import RedisQueue
 from scheduler.queue.connection import connect
 from scheduler.settings import Settings, load_settings
-
-#: A loop says every few seconds that it is there; silent for so long, it is not. In seconds.
-WITHIN_S = 15.0
 
 
 def troubles_of(settings: Settings, worker: str) -> list[str]:
@@ -31,15 +28,15 @@ def troubles_of(settings: Settings, worker: str) -> list[str]:
         heard = {
             model: {
                 name: info
-                for name, info in RedisQueue(redis, model).workers(within_s=WITHIN_S).items()
+                for name, info in RedisQueue(redis, model).workers(within_s=HEARD_WITHIN_S).items()
                 if name.rpartition("/")[0] == worker
             }
             for model in settings.models
         }
     if not any(heard.values()):
-        return [f"no loop of {worker} has been heard of in the last {WITHIN_S:.0f} s"]
+        return [f"no loop of {worker} has been heard of in the last {HEARD_WITHIN_S:.0f} s"]
     found = [
-        describe_trouble(model, infos, within_s=WITHIN_S, stall_s=settings.stall_s)
+        describe_trouble(model, infos, within_s=HEARD_WITHIN_S, stall_s=settings.stall_s)
         for model, infos in heard.items()
         if infos
     ]

@@ -6,10 +6,8 @@ import threading
 from collections.abc import Sequence
 from enum import Enum
 
+from scheduler.core.retry import SUSPECT_AFTER
 from scheduler.queue import Claimed
-
-#: Third attempt: the processes of two died, and the queue gives the request out alone (lua/claim.lua).
-SUSPECT_ATTEMPT = 3
 
 
 class Turn(Enum):
@@ -54,7 +52,7 @@ class Quarantine:
         with self._changed:
             self._claims -= 1
             self._held += len(requests)
-            if self._is_alone and not any(one.attempt >= SUSPECT_ATTEMPT for one in requests):
+            if self._is_alone and not any(one.attempt > SUSPECT_AFTER for one in requests):
                 self._model = None
                 self._changed.notify_all()
             self._is_alone = False

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+#: A worker says every few seconds that it is there; one that was silent for so long is not counted on, in seconds.
+HEARD_WITHIN_S = 15.0
+
 
 def busy_s(info: bytes) -> float:
     """For how many seconds the worker has been at the same pass; 0 for an idle one, and for one too old to say.

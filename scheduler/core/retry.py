@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+#: A request that was in so many batches whose process died is a suspect: it runs alone, so that it can take no other
+#: request with it any more.
+SUSPECT_AFTER = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Retry:

@@ -8,10 +8,8 @@ from typing import Any
 
 from redis import Redis
 
+from scheduler.core.liveness import HEARD_WITHIN_S
 from scheduler.queue.keys import queue_key
-
-#: A worker unheard of for this long takes no part in estimates, in seconds.
-FRESH_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +47,7 @@ def read_depth(redis: Redis, model: str) -> Depth:
     pipe.zrange(queue_key(model, "workers"), 0, -1, withscores=True)
     pipe.hgetall(queue_key(model, "state"))
     (seconds, micros), waiting, running, beats, fields = pipe.execute()
-    fresh_us = seconds * 1_000_000 + micros - FRESH_S * 1e6
+    fresh_us = seconds * 1_000_000 + micros - HEARD_WITHIN_S * 1e6
     state: dict[str, Any] = {name.decode(): value for name, value in fields.items()}
     state.pop("vtime", None)
     token_us = state.pop("us_per_token", None)

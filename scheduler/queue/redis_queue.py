@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -14,17 +13,10 @@ from redis.commands.core import Script
 from redis.exceptions import NoScriptError, RedisError
 
 from scheduler.core.admission import UNLIMITED, Quota
-from scheduler.core.errors import (
-    AttemptsExhausted,
-    Canceled,
-    DeadlineExceeded,
-    InvalidInput,
-    QueueFull,
-    QuotaExceeded,
-)
+from scheduler.core.errors import AttemptsExhausted, Canceled, DeadlineExceeded
 from scheduler.core.fairness import PRIORITY_WEIGHTS, flow_name
 from scheduler.core.outcomes import Failed
-from scheduler.core.retry import GiveUp, decide_retry
+from scheduler.core.retry import SUSPECT_AFTER, GiveUp, decide_retry
 from scheduler.queue.depth import Depth, read_depth
 from scheduler.queue.idempotency import conflict, idempotency_key
 from scheduler.queue.ids import make_id, shared_secret
@@ -41,6 +33,7 @@ from scheduler.queue.records import (
     parse_claim,
     parse_dead_letter,
 )
+from scheduler.queue.refusals import quota_arguments, refusal
 from scheduler.queue.scripts import load_scripts
 
 T = TypeVar("T")
@@ -86,15 +79,16 @@ class RedisQueue:
         """
         key, fingerprint = idempotency or ("", "")
         arguments: list[Any] = [max_depth, max_bytes, flow, weight, fingerprint, self._result_ttl_s]
-        arguments += _quota_arguments(quota, len(submissions))
+        arguments += quota_arguments(quota, len(submissions))
         for item in _bounded(submissions):
             left_us = 0 if item.deadline_s is None else max(1, round(item.deadline_s * 1e6))
             arguments += (item.id, item.cost_tokens, left_us, item.webhook or "", item.payload)
         reply = self._run("submit", [idempotency_key(key)] if key else [], arguments)
         match reply:
             case [b"full", what, present, wait_us]:
-                raise self._full(
-                    what.decode(), int(present), int(wait_us), len(submissions), max_depth, max_bytes, quota
+                retry_s = int(wait_us) / 1e6 if int(wait_us) >= 0 else self.depth().wait_s
+                raise refusal(
+                    what.decode(), self.model, int(present), len(submissions), max_depth, max_bytes, quota, retry_s
                 )
             case [b"same", ids]:
                 return cast(bytes, ids).decode().split()
@@ -116,7 +110,7 @@ class RedisQueue:
         with suppress(IndexError):
             token = self._unanswered.pop()
         count = min(count, MAX_REQUESTS_PER_CALL)
-        arguments = [count, round(lease_s * 1e6), token, int(alone)]
+        arguments = [count, round(lease_s * 1e6), token, int(alone), SUSPECT_AFTER]
         try:
             return parse_claim(token, self._run("claim", [], arguments, wait_s))
         except RedisError:
@@ -257,38 +251,6 @@ class RedisQueue:
             if isinstance(answer, Exception):
                 raise answer
         return reply
-
-    def _full(
-        self, what: str, present: int, wait_us: int, count: int, max_depth: int, max_bytes: int, quota: Quota
-    ) -> QueueFull | QuotaExceeded:
-        retry_s = wait_us / 1e6 if wait_us >= 0 else self.depth().wait_s
-        model = f"model {self.model!r}"
-        match what:
-            case "depth":
-                detail = f"{present} requests wait for {model}, {count} more came, and {max_depth} may wait"
-                return QueueFull(detail, retry_after_s=retry_s)
-            case "bytes":
-                detail = f"the requests waiting for {model} would hold more than {max_bytes} bytes"
-                return QueueFull(detail, retry_after_s=retry_s)
-            case "tenant_in_flight":
-                detail = f"{present} of your requests to {model} have not ended, {count} more came, and "
-                detail += f"{quota.max_in_flight} may be in flight"
-            case "tenant_bytes":
-                detail = f"your requests to {model} that have not ended would hold more than {quota.max_bytes} bytes"
-            case _:
-                detail = f"you may send {quota.requests_per_s:g} requests a second to {model}"
-        return QuotaExceeded(detail, retry_after_s=retry_s)
-
-
-def _quota_arguments(quota: Quota, count: int) -> list[float]:
-    """In-flight, bytes, microseconds a request, burst; 0 for no limit."""
-    interval_us, burst = 0.0, 0
-    if quota.requests_per_s is not None:
-        interval_us = 1e6 / quota.requests_per_s
-        burst = quota.burst or math.ceil(quota.requests_per_s)
-        if count > burst:
-            raise InvalidInput(f"{count} requests in one call; your rate allows {burst} at once")
-    return [quota.max_in_flight or 0, quota.max_bytes or 0, interval_us, burst]
 
 
 def expired() -> Failed:

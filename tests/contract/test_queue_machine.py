@@ -18,13 +18,12 @@ from redis import Redis
 from scheduler.core.errors import ModelFailed
 from scheduler.core.fairness import PRIORITY_WEIGHTS, finish_tag, flow_name
 from scheduler.core.outcomes import Done, Failed
+from scheduler.core.retry import SUSPECT_AFTER
 from scheduler.queue import Claimed, Ending, RedisQueue
 from tests.support.backends import EMBEDDED, Servers
 from tests.support.queue_calls import LEASE_S, MODEL, NO_LEASE_S, held, ids_of, request, submit
 
 MAX_ATTEMPTS = 4
-#: As claim.lua has it.
-SUSPECT_AFTER = 2
 FLOWS = [("acme", "high"), ("acme", "low"), ("zeta", "high")]
 
 

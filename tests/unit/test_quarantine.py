@@ -10,8 +10,12 @@ from collections import deque
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scheduler.core.retry import SUSPECT_AFTER
 from scheduler.queue import Claimed
-from worker.quarantine import SUSPECT_ATTEMPT, Quarantine, Turn
+from worker.quarantine import Quarantine, Turn
+
+#: Two dead batches behind it.
+SUSPECT_ATTEMPT = SUSPECT_AFTER + 1
 
 GIVE_UP_S = 20.0
 

@@ -66,7 +66,8 @@ class EncoderEngine(ABC):
         self._set_up()
         texts = check_texts(limit, self._weights.pad_id)
         alone = self._one_by_one(texts)
-        expected = alone if dtype == torch.float32 else self._in_float32(texts)
+        in_full = alone if dtype == torch.float32 else self._in_float32(texts)
+        expected = alone if in_full is None else in_full
         # Where rounding alone does more than usual, packing may do as much again.
         tolerance = max(TOLERANCES[dtype], 2 * relative_difference(alone, expected))
         note = self._reason_not_to_pack(texts, expected, tolerance) if settings.strategy == "packed" else None
@@ -87,7 +88,7 @@ class EncoderEngine(ABC):
             dtype=str(dtype).removeprefix("torch."),
             max_input_tokens=limit.max_input_tokens,
             is_captured=self._graphs is not None,
-            relative_error=relative_difference(served, expected),
+            relative_error=None if in_full is None else relative_difference(served, in_full),
         )
 
     @abstractmethod
@@ -205,7 +206,7 @@ class EncoderEngine(ABC):
         """Graphs of this model's packed passes, compiled where that works; None where they cannot be had."""
         self._weights.module.config._attn_implementation = PACKED
         rungs = token_rungs(settings.max_batch_tokens)
-        # Where nothing else fits, the check is a text that does.
+        # Of a small budget, only some of the check's texts fit a pass.
         fitting = [text for text in texts if len(text) <= rungs[-1]][: settings.max_batch_size]
         ways: dict[str, PackedRun] = {"captured": self._packed_rows}
         if settings.compile:
@@ -228,13 +229,15 @@ class EncoderEngine(ABC):
         with torch.inference_mode():
             return torch.cat([self._run_padded([text], len(text)) for text in texts]).float()
 
-    def _in_float32(self, texts: Sequence[Ids]) -> Tensor:
-        """Rows of ``texts`` one by one, by the same files read in full precision."""
+    def _in_float32(self, texts: Sequence[Ids]) -> Tensor | None:
+        """Rows of ``texts`` one by one, by the same files read in full precision; None where they do not fit beside."""
         served = self._weights
-        self._weights = load_weights.__wrapped__(self._folder, self.auto_class, torch.float32, self._device)
-        self._set_up()
         try:
+            self._weights = load_weights.__wrapped__(self._folder, self.auto_class, torch.float32, self._device)
+            self._set_up()
             return self._one_by_one(texts)
+        except (torch.OutOfMemoryError, MemoryError):
+            return None
         finally:
             self._weights = served
             self._set_up()

@@ -1,10 +1,8 @@
 -- ready -> claimed. The next requests in fair order, leased to this claim's token.
--- ARGV: count, lease_us, token, 1 where the claimer's process holds nothing else.
+-- ARGV: count, lease_us, token, 1 where the claimer's process holds nothing else, dead batches that make a suspect.
 -- Returns {now_us, 1 where suspects wait, id, attempts, record, id, attempts, record, ...}
 local count, lease_us, token, is_alone = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4] == '1'
--- A request that was in so many batches whose process died is a suspect: it runs alone, so that it can take no other
--- request with it any more.
-local SUSPECT_AFTER = 2
+local suspect_after = tonumber(ARGV[5])
 -- Records of another release are looked past, so many at a time and so many times.
 local LOOK, LOOKS = 1000, 20
 
@@ -49,7 +47,7 @@ local attempts, suspects_wait, take = {}, 0, #ids
 if #ids > 0 and redis.call('HLEN', ATTEMPTS) > 0 then
   attempts = redis.call('HMGET', ATTEMPTS, unpack(ids))
   for i = 1, #ids do
-    if tonumber(attempts[i] or '0') >= SUSPECT_AFTER then
+    if tonumber(attempts[i] or '0') >= suspect_after then
       take = (i == 1 and is_alone) and 1 or i - 1
       suspects_wait = (i == 1 and is_alone) and 0 or 1
       break
