@@ -69,20 +69,24 @@ def lone(
 
 @bench_app.command()
 def encoder(
-    items: Annotated[int, typer.Option(min=1000, help="Texts that wait in the queue.")] = 200_000,
+    items: Annotated[int, typer.Option(min=1000, help="Texts that wait in the queue, for each device.")] = 200_000,
     batch_size: Annotated[int, typer.Option(min=1, max=1000, help="Texts in a row.")] = 256,
     batch_tokens: Annotated[int, typer.Option(min=64, help="Tokens in a pass.")] = 16_384,
     layers: Annotated[int, typer.Option(min=1, help="Layers of the model; BERT-base has 12.")] = 12,
+    processes: Annotated[int, typer.Option(min=1, help="Processes that share a device.")] = 2,
+    devices: Annotated[int, typer.Option(min=1, help="Devices; one alone is measured beside them.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Times that the queue is emptied.")] = 3,
     rate: Annotated[float, typer.Option(min=1, help="Requests a second, sent whatever comes back.")] = 1000.0,
-    seconds: Annotated[float, typer.Option(min=1, help="Length of each measurement.")] = 5.0,
+    seconds: Annotated[float, typer.Option(min=1, help="Length of the open loop and of each bound.")] = 5.0,
     json_file: JsonFile = None,
 ) -> None:
     """A BERT classifier of random weights: through the queue beside the device alone, one by one, and at a rate."""
-    from windrow.bench.encoder import run_encoder
+    from windrow.bench.encoder import Sizes, run_encoder
     from windrow.bench.show import show_figures
 
+    sizes = Sizes(items, batch_size, batch_tokens, layers, processes, devices, rounds, rate, seconds)
     with problems_reported():
-        report = run_encoder(items, batch_size, batch_tokens, layers, rate, seconds, _say)
+        report = run_encoder(sizes, _say)
         _finish(report, lambda console, made: show_figures(console, "An encoder", made["figures"]), json_file)
 
 

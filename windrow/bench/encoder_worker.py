@@ -1,4 +1,4 @@
-"""The worker of `windrow.bench.encoder`: the bound, the resident loop, the bound again. Run by `run_part`."""
+"""One process of `windrow.bench.encoder`: it loads the model and serves; the first of them measures the bound too."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ from worker.process import take_share
 from worker.resident import Resident
 
 MODEL = "bert"
-#: The parent says so when it has asked for everything.
-STOP_KEY, READY_KEY = "bench:stop", "bench:ready"
+#: Processes that have loaded; set once the bound was measured; how many devices serve; set when all is asked for.
+LOADED_KEY, READY_KEY, DEVICES_KEY, STOP_KEY = "bench:loaded", "bench:ready", "bench:devices", "bench:stop"
+#: How often a process looks at them, in seconds.
+LOOK_S = 0.05
 #: Passes on their way to the device while one is collected, as in the resident loop.
 AHEAD = 2
 LONE_CALLS = 100
 
 
 class Counted:
-    """An `Engine` that notes when its first input was prepared, and when each of its rows was collected."""
+    """An `Engine` that notes when each of its passes was collected, and how many tokens they computed."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.info = engine, engine.info
         self.busy_s = 0.0
-        self.first_s: float | None = None
-        #: When a pass was collected, how many texts it had, and how long the device had worked by then.
-        self.ended: list[tuple[float, int, float]] = []
+        #: When a pass was collected, `time.monotonic`, and how many texts it had.
+        self.ended: list[tuple[float, int]] = []
         self.tokens = self.asked_tokens = 0
 
     def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
         """As the engine does it."""
-        self.first_s = self.first_s or time.monotonic()
         return self.engine.prepare(inputs, parameters)
 
     def forward(self, prepared: Sequence[Prepared], batch: Batch) -> Any:
@@ -58,69 +58,62 @@ class Counted:
         """As the engine does it."""
         outcomes = self.engine.collect(handle)
         self.busy_s = self.engine.busy_s
-        self.ended.append((time.monotonic(), len(outcomes), self.busy_s))
+        self.ended.append((time.monotonic(), len(outcomes)))
         return outcomes
 
 
-def measure(spec: dict[str, Any]) -> dict[str, Any]:
-    """Returns the bound, and what the resident loop did with ``items`` requests that waited before it began."""
-    take_share(0, 1)
+def serve(spec: dict[str, Any]) -> dict[str, Any]:
+    """Load the model, serve as long as the parent wants, and return the passes; the first process also the bound.
+
+    Process ``rank`` of ``ranks`` has device ``rank % devices``.
+    """
+    rank, ranks, devices = spec["rank"], spec["ranks"], spec["devices"]
+    take_share(rank, ranks)
     settings = ModelSettings.model_validate(spec["model"])
     began_s = time.monotonic()
     engine = load_engine(MODEL, settings)
-    report: dict[str, Any] = {"load_s": time.monotonic() - began_s, "engine": {"captured": engine.info.is_captured}}
-    report["engine"] |= {"relative_error": engine.info.relative_error, "strategy": engine.info.strategy}
+    report: dict[str, Any] = {"load_s": time.monotonic() - began_s, "relative_error": engine.info.relative_error}
     limits = batch_limits(settings, engine.info)
-    report["bound_per_s"] = bound(engine, spec["texts"], limits, spec["seconds"])
-    report["lone_call_ms"] = lone_call_ms(engine, spec["texts"], limits)
     redis = connect(spec["url"])
+    redis.incr(LOADED_KEY)
+    if rank == 0:
+        _wait_for(redis, LOADED_KEY, ranks)
+        report["bound_per_s"] = bound(engine, spec["texts"], limits, spec["seconds"])
+        report["lone_call_ms"] = lone_call_ms(engine, spec["texts"], limits)
+        redis.set(READY_KEY, 1)
+    _wait_for(redis, READY_KEY, 1)
     counted = Counted(engine)
-    lane = Lane(RedisQueue(redis, MODEL), counted, limits, settings.max_wait_ms / 1e3, 15.0, "bench")
-    redis.set(READY_KEY, 1)
-    stop = Stop(redis)
-    Resident({MODEL: lane}, stop).run()
-    report["bound_after_per_s"] = bound(engine, spec["texts"], limits, spec["seconds"])
-    return report | saturated(counted, spec["items"])
+    lane = Lane(RedisQueue(redis, MODEL), counted, limits, settings.max_wait_ms / 1e3, 15.0, f"bench/{rank}")
+    stop, active = Number(redis, STOP_KEY), Number(redis, DEVICES_KEY)
+    Resident({MODEL: lane}, stop, drained=lambda: rank % devices >= active()).run()
+    redis.decr(LOADED_KEY)
+    if rank == 0:
+        _wait_for(redis, LOADED_KEY, 0)
+        report["bound_after_per_s"] = bound(engine, spec["texts"], limits, spec["seconds"])
+    return report | {"ended": counted.ended, "tokens": counted.tokens, "asked_tokens": counted.asked_tokens}
 
 
-class Stop:
-    """Whether the parent has said so; asked at most ten times a second."""
+def _wait_for(redis: Redis, key: str, number: int) -> None:
+    while _number(redis, key) != number:
+        time.sleep(LOOK_S)
 
-    def __init__(self, redis: Redis) -> None:
-        self._redis, self._asked_s, self._said = redis, 0.0, False
+
+def _number(redis: Redis, key: str) -> int:
+    text: Any = redis.get(key)
+    return int(text or 0)
+
+
+class Number:
+    """A number that the parent keeps in Redis, 0 where it is not there; looked up every `LOOK_S` at most."""
+
+    def __init__(self, redis: Redis, key: str) -> None:
+        self._redis, self._key, self._looked_s, self._seen = redis, key, 0.0, 0
 
     def __call__(self) -> int:
-        """1 once the loop has to stop."""
-        if not self._said and time.monotonic() - self._asked_s > 0.1:
-            self._asked_s, self._said = time.monotonic(), bool(self._redis.exists(STOP_KEY))
-        return int(self._said)
-
-
-def saturated(counted: Counted, items: int) -> dict[str, Any]:
-    """Rate and busy share over the first ``items``, without the first and last tenth: the loop fills and empties."""
-    assert counted.first_s is not None
-    done, marks = 0, []
-    for at_s, count, busy_s in counted.ended:
-        done += count
-        if items * 0.1 <= done <= items * 0.9:
-            marks.append((at_s, done, busy_s))
-    (from_s, from_done, from_busy_s), (to_s, to_done, to_busy_s) = marks[0], marks[-1]
-    return {
-        "through_queue_per_s": (to_done - from_done) / (to_s - from_s),
-        "device_busy_ratio": (to_busy_s - from_busy_s) / (to_s - from_s),
-        "tokens_over_asked": counted.tokens / counted.asked_tokens,
-        "whole_run_per_s": items / (next_end(counted, items) - counted.first_s),
-    }
-
-
-def next_end(counted: Counted, items: int) -> float:
-    """When the ``items``-th text was collected."""
-    done = 0
-    for at_s, count, _ in counted.ended:
-        done += count
-        if done >= items:
-            return at_s
-    raise ValueError(f"only {done} of {items} ended")
+        """What it was a moment ago."""
+        if time.monotonic() - self._looked_s > LOOK_S:
+            self._looked_s, self._seen = time.monotonic(), _number(self._redis, self._key)
+        return self._seen
 
 
 def bound(engine: Engine, texts: list[str], limits: BatchLimits, seconds: float) -> float:
@@ -167,4 +160,4 @@ def lone_call_ms(engine: Engine, texts: list[str], limits: BatchLimits) -> float
 
 if __name__ == "__main__":
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    part(measure)
+    part(serve)

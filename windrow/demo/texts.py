@@ -25,10 +25,10 @@ FEWEST_WORDS, MOST_WORDS = 3, 400
 LOG_MEAN, LOG_SIGMA = 3.5, 0.9
 
 
-def mixed_texts(count: int, seed: int = 20) -> list[str]:
+def mixed_texts(count: int, seed: int = 20, log_mean: float = LOG_MEAN) -> list[str]:
     """``count`` texts of 3 to 400 words, their lengths lognormal as in most real traffic: many short, a few long."""
     numbers = random.Random(seed)
-    lengths = (round(numbers.lognormvariate(LOG_MEAN, LOG_SIGMA)) for _ in range(count))
+    lengths = (round(numbers.lognormvariate(log_mean, LOG_SIGMA)) for _ in range(count))
     return [
         " ".join(numbers.choices(WORDS, k=min(MOST_WORDS, max(FEWEST_WORDS, length)))).capitalize() + "."
         for length in lengths

@@ -1,0 +1,49 @@
+"""How busy the CUDA devices are, as their driver says, sampled while something runs."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import threading
+import time
+from types import TracebackType
+
+#: The driver's own share of the time in which a kernel ran, over its last sixth of a second or so.
+COMMAND = ["nvidia-smi", "--query-gpu=index,utilization.gpu", "--format=csv,noheader,nounits", "--loop-ms=200"]
+
+
+class DeviceUse:
+    """Samples for the time of a ``with`` block; has nothing to say where there is no ``nvidia-smi``."""
+
+    def __init__(self) -> None:
+        #: When it was read, `time.monotonic`; which device; its share, 0 to 1.
+        self._samples: list[tuple[float, int, float]] = []
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> DeviceUse:
+        if shutil.which(COMMAND[0]):
+            self._process = subprocess.Popen(COMMAND, stdout=subprocess.PIPE, text=True)
+            threading.Thread(target=self._read, daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def ratio(self, from_s: float, to_s: float, devices: int) -> float | None:
+        """Mean share of the first ``devices``, over the middle eight tenths of that time; None without samples."""
+        edge_s = 0.1 * (to_s - from_s)
+        begin_s, end_s = from_s + edge_s, to_s - edge_s
+        seen = [share for at_s, device, share in self._samples if begin_s < at_s < end_s and device < devices]
+        return sum(seen) / len(seen) if seen else None
+
+    def _read(self) -> None:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            device, _, percent = line.partition(",")
+            if percent.strip().isdecimal():
+                self._samples.append((time.monotonic(), int(device), int(percent) / 100))
