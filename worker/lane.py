@@ -45,6 +45,8 @@ class Lane:
     max_wait_s: float
     lease_s: float
     worker: str
+    #: Another process serves this model on the same device: this one takes what that one leaves behind.
+    is_spare: bool = False
     #: Tells this process from those before it of the same name.
     started: str = field(default_factory=lambda: secrets.token_hex(3))
     #: id -> attempt token of everything claimed and not yet finished; what the keeper renews.
@@ -78,7 +80,9 @@ class Lane:
         ``alone`` promises that this process holds nothing; see `RedisQueue.claim`.
         """
         wait_s = CLAIM_BLOCK_S if blocking else 0.0
-        claim = self.queue.claim(room, lease_s=self.lease_s, alone=alone, wait_s=wait_s)
+        claim = self.queue.claim(
+            room, lease_s=self.lease_s, alone=alone, wait_s=wait_s, is_spare=self.is_spare
+        )
         self._learn_offset(claim.now_s)
         self.held.update((request.id, request.token) for request in claim.requests)
         return claim

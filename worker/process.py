@@ -42,7 +42,7 @@ def run_resident(slot: int, slots: int, worker: str) -> None:
         start_stage(_leave_while_loading, loaded, stopping)
         take_share(slot, slots)
         settings = load_settings()
-        lanes = open_lanes(settings, f"{worker}/{slot}")
+        lanes = open_lanes(settings, f"{worker}/{slot}", is_spare=is_spare(slot))
         loaded.set()
         log.info("slot %d serves %s", slot, ", ".join(lanes))
         Resident(lanes, stopping, Vitals(slot, settings.stall_s), lambda: DRAINED.value).run()
@@ -85,7 +85,17 @@ def visible_devices(environ: Mapping[str, str] = os.environ) -> list[str]:
         return []
 
 
-def open_lanes(settings: Settings, worker: str) -> dict[str, Lane]:
+def is_spare(slot: int, environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether the process of ``slot`` shares its device with one before it.
+
+    Several keep a device busier than one interpreter can. A request that comes alone is the first one's all the same:
+    rows are fuller so, and the device need not change between processes.
+    """
+    devices = visible_devices(environ)
+    return bool(devices) and slot >= len(devices)
+
+
+def open_lanes(settings: Settings, worker: str, *, is_spare: bool = False) -> dict[str, Lane]:
     """Load every model that loads; raise `ModelUnusable` where none does."""
     from worker.engines.loading import batch_limits, load_engine
 
@@ -104,7 +114,7 @@ def open_lanes(settings: Settings, worker: str) -> dict[str, Lane]:
         log.info("model %s loaded in %.1f s: %s", name, time.monotonic() - began_s, engine.info)
         queue = RedisQueue(redis, name, result_ttl_s=settings.result_ttl_s, max_attempts=settings.max_attempts)
         limits = batch_limits(model, engine.info)
-        lanes[name] = Lane(queue, engine, limits, model.max_wait_ms / 1e3, settings.lease_s, worker)
+        lanes[name] = Lane(queue, engine, limits, model.max_wait_ms / 1e3, settings.lease_s, worker, is_spare)
     if not lanes:
         raise ModelUnusable("none of the configured models could be loaded")
     return lanes

@@ -96,11 +96,14 @@ class RedisQueue:
                 raise conflict()
         return [item.id for item in submissions]
 
-    def claim(self, count: int, *, lease_s: float, alone: bool = False, wait_s: float = 0.0) -> Claim:
+    def claim(
+        self, count: int, *, lease_s: float, alone: bool = False, wait_s: float = 0.0, is_spare: bool = False
+    ) -> Claim:
         """Take up to ``count`` requests in fair order; they are ours until ``lease_s`` seconds pass.
 
-        With ``wait_s`` it waits so long for something to take, in the same round trip. Where the answer to a claim
-        was lost, the next claim gets what that one took.
+        With ``wait_s`` it waits so long for something to take, in the same round trip; a spare worker
+        (``is_spare``) for something that another claim left behind. Where the answer to a claim was lost, the next
+        claim gets what that one took.
 
         A request that was in two batches whose process died is a suspect: it is given out by itself, and only to a
         caller whose process holds nothing else (``alone``). A claim ends before the first suspect that it may not
@@ -112,7 +115,8 @@ class RedisQueue:
         count = min(count, MAX_REQUESTS_PER_CALL)
         arguments = [count, round(lease_s * 1e6), token, int(alone), SUSPECT_AFTER]
         try:
-            return parse_claim(token, self._run("claim", [], arguments, wait_s))
+            wake = [self._key["backlog"]] if is_spare else [self._key["wake"], self._key["backlog"]]
+            return parse_claim(token, self._run("claim", [], arguments, wait_s, wake))
         except RedisError:
             self._unanswered.append(token)
             raise
@@ -234,7 +238,14 @@ class RedisQueue:
         found = cast(list[bytes | None], self._redis.hmget(self._key["dead_letters"], list(ids))) if ids else []
         return [None if letter is None else parse_dead_letter(letter) for letter in found]
 
-    def _run(self, script: str, more_keys: Sequence[str], arguments: Sequence[Any], wait_s: float = 0.0) -> Any:
+    def _run(
+        self,
+        script: str,
+        more_keys: Sequence[str],
+        arguments: Sequence[Any],
+        wait_s: float = 0.0,
+        wake: Sequence[str] = (),
+    ) -> Any:
         if self._loaded is None:
             self._loaded = load_scripts(self._redis)
         keys, loaded = [*self._keys, *more_keys], self._loaded[script]
@@ -242,7 +253,7 @@ class RedisQueue:
             return loaded(keys=keys, args=arguments)
         # The token is only a hint, so the script runs either way, as soon as Redis lets go of this connection.
         pipe = self._redis.pipeline(transaction=False)
-        pipe.blpop([self._key["wake"]], timeout=wait_s)
+        pipe.blpop(list(wake), timeout=wait_s)
         pipe.evalsha(loaded.sha, len(keys), *keys, *arguments)
         woken, reply = pipe.execute(raise_on_error=False)
         if isinstance(reply, NoScriptError):

@@ -111,7 +111,7 @@ def test_the_tags_of_flows_are_dropped_when_the_rest_was_canceled(queue: RedisQu
 
 def wake_ups(redis: Redis) -> int:
     """How many workers that wait for work would go on at once."""
-    return redis.llen(f"windrow:{MODEL}:wake")
+    return redis.llen(f"windrow:{MODEL}:wake") + redis.llen(f"windrow:{MODEL}:backlog")
 
 
 def test_waiting_for_work_ends_when_there_is_some(queue: RedisQueue, redis: Redis) -> None:
@@ -159,6 +159,20 @@ def test_what_comes_back_wakes_a_worker(queue: RedisQueue, redis: Redis, comes_b
     else:
         queue.reap()
     assert wake_ups(redis) == 1
+
+
+def test_a_spare_worker_sleeps_on_until_something_is_left_behind(queue: RedisQueue, redis: Redis) -> None:
+    submit(queue, "a", "b")
+    assert redis.llen(f"windrow:{MODEL}:backlog") == 0
+    claim(queue, 1)
+    assert redis.llen(f"windrow:{MODEL}:backlog") == 1
+    assert ids_of(claim(queue, wait_s=60, is_spare=True)) == ["b"]
+    assert redis.llen(f"windrow:{MODEL}:backlog") == 0
+
+
+def test_a_spare_worker_serves_alone_where_nobody_else_does(queue: RedisQueue) -> None:
+    submit(queue, "a")
+    assert ids_of(claim(queue, wait_s=0.01, is_spare=True)) == ["a"]
 
 
 def test_waiting_for_work_is_only_a_hint(queue: RedisQueue) -> None:

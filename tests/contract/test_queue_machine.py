@@ -204,7 +204,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.everything_is_in_the_one_state_it_should_be_in()
         self.the_counts_are_those_of_the_requests()
         left = {key.decode().rpartition(":")[2] for key in self.redis.keys("windrow:*")}
-        assert left <= {"state", "wake", "dead", "dead_letters"}
+        assert left <= {"state", "wake", "backlog", "dead", "dead_letters"}
         assert self.queue.depth().cost_tokens == 0
 
     def _is_held_by(self, claimed: Claimed) -> bool:

@@ -24,6 +24,7 @@ from tests.support.queue_calls import (
 KEPT = {
     f"windrow:{MODEL}:state",  # a dozen fields
     f"windrow:{MODEL}:wake",  # one token
+    f"windrow:{MODEL}:backlog",  # one token
     f"windrow:{MODEL}:dead",  # the newest 1,000
     f"windrow:{MODEL}:dead_letters",
 }

@@ -78,4 +78,4 @@ def test_a_suspect_that_waits_keeps_waking_workers(queue: RedisQueue, redis: Red
     submit(queue, "a")
     lose(queue, 1, times=2)
     claim(queue, wait_s=0.01)
-    assert redis.llen(f"windrow:{MODEL}:wake") == 1
+    assert redis.llen(f"windrow:{MODEL}:backlog") == 1

@@ -51,11 +51,9 @@ def submit(
     )
 
 
-def claim(
-    queue: RedisQueue, count: int = 1000, *, lease_s: float = LEASE_S, alone: bool = False, wait_s: float = 0.0
-) -> list[Claimed]:
-    """Claim for a minute, where nothing else is said."""
-    return queue.claim(count, lease_s=lease_s, alone=alone, wait_s=wait_s).requests
+def claim(queue: RedisQueue, count: int = 1000, *, lease_s: float = LEASE_S, **how: Any) -> list[Claimed]:
+    """Claim for a minute, where nothing else is said; ``how`` is as `RedisQueue.claim` takes it."""
+    return queue.claim(count, lease_s=lease_s, **how).requests
 
 
 def ids_of(requests: Iterable[Claimed]) -> list[str]:

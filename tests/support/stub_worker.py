@@ -29,6 +29,8 @@ __all__ = ["app"]
 class StubEngine:
     """``sleep`` and ``hold`` (the interpreter's lock too) take ``s`` seconds of a forward, ``die`` ends the process."""
 
+    busy_s = 0.0
+
     def __init__(self, model: str) -> None:
         self.info = EngineInfo(model, "embed", "packed", None, "cpu", "float32", 512)
 
@@ -55,7 +57,7 @@ class StubEngine:
         return [Done({"name": name}) for name in handle]
 
 
-def open_stub_lanes(settings: Settings, worker: str) -> dict[str, Lane]:
+def open_stub_lanes(settings: Settings, worker: str, *, is_spare: bool = False) -> dict[str, Lane]:
     """A lane with a stub for every model of the settings."""
     redis = connect(settings.redis_url)
     return {
@@ -66,6 +68,7 @@ def open_stub_lanes(settings: Settings, worker: str) -> dict[str, Lane]:
             model.max_wait_ms / 1e3,
             settings.lease_s,
             worker,
+            is_spare,
         )
         for name, model in settings.models.items()
     }

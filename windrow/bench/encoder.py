@@ -61,6 +61,8 @@ class Emptied(NamedTuple):
     items: int
     from_s: float
     to_s: float
+    #: CPU time of Redis meanwhile, in seconds; it has one thread for commands.
+    redis_cpu_s: float
 
 
 def run_encoder(sizes: Sizes, say: Say) -> dict[str, Any]:
@@ -123,7 +125,9 @@ def summarise(
     seen = [share for share, one in zip(busy, asking.emptied, strict=True) if share is not None and one.devices == 1]
     if seen:
         rows.append(("device busy while the queue was emptied", median(seen), "", f">= {TARGETS['busy']}"))
+    use = [one.redis_cpu_s / (one.to_s - one.from_s) for one in asking.emptied if one.devices == sizes.devices]
     rows += [
+        ("Redis busy meanwhile, of one core", median(use), "", None),
         ("tokens computed over tokens asked", tokens / asked, "x", f"<= {TARGETS['padding']}"),
         ("a lone call of the engine, p50", first["lone_call_ms"], "ms", None),
         ("a lone request, queue to result, p50", asking.lone_ms, "ms", None),
@@ -205,12 +209,16 @@ class Asking:
         for start in range(0, items, MAX_REQUESTS_PER_CALL):
             end = min(items, start + MAX_REQUESTS_PER_CALL)
             _submit(self._queue, [texts[number % len(texts)] for number in range(start, end)])
-        from_s = time.monotonic()
+        from_s, before_s = time.monotonic(), self._redis_cpu_s()
         self._redis.set(DEVICES_KEY, devices)
         while (depth := self._queue.depth()).waiting or depth.running:
             time.sleep(0.05)
-        self.emptied.append(Emptied(devices, items, from_s, time.monotonic()))
+        self.emptied.append(Emptied(devices, items, from_s, time.monotonic(), self._redis_cpu_s() - before_s))
         self._say(f"{devices} emptied a queue of {items:,}")
+
+    def _redis_cpu_s(self) -> float:
+        info: Any = self._redis.info("cpu")
+        return float(info["used_cpu_user"] + info["used_cpu_sys"])
 
     def _one_by_one(self, ears: Ears) -> None:
         for text in self._texts[:20]:

@@ -82,5 +82,5 @@ if take > 0 then
     if last and tonumber(last) <= math.max(vtime, old) then redis.call('HDEL', FLOWS, flows[i]) end
   end
 end
-if waits then wake() end
+if waits then wake(BACKLOG) end
 return claimed

@@ -18,7 +18,8 @@
 -- KEYS[16] dead_letters  hash  id -> its input and the reason, JSON
 -- KEYS[17] workers       zset  worker -> last heartbeat in us
 -- KEYS[18] info          hash  worker -> what it serves, JSON
--- KEYS[19] ...                 result keys, one per request of the call: celery-task-meta-<id>, with a TTL
+-- KEYS[19] backlog       list  at most one token, where a claim left something behind; spare workers block on it alone
+-- KEYS[20] ...                 result keys, one per request of the call: celery-task-meta-<id>, with a TTL
 --
 -- All but the results are named windrow:<model>:<name>. A record is "1|created_us|deadline_us|cost|tag|flow|payload":
 -- a version, the Redis time of the submit, 0 or the deadline, tokens, the virtual finish time, "<tenant>:<priority>", and
@@ -28,8 +29,8 @@
 local READY, JOBS, OWNERS, LEASES, CLAIMS, HELD = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local ATTEMPTS, FLOWS, TENANTS, STATE, WAKE, DEADLINES = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12]
 local WEBHOOK_URLS, WEBHOOKS, DEAD, DEAD_LETTERS = KEYS[13], KEYS[14], KEYS[15], KEYS[16]
-local WORKERS, INFO = KEYS[17], KEYS[18]
-local RESULTS = 18
+local WORKERS, INFO, BACKLOG = KEYS[17], KEYS[18], KEYS[19]
+local RESULTS = 19
 local DEAD_LETTERS_KEPT = 1000
 
 -- Lua prints 14 digits of a number and a microsecond has 16: format every one by hand.
@@ -61,8 +62,8 @@ local function iso(us)
                        math.floor(rest / 60) % 60, rest % 60, us % 1000000)
 end
 
-local function wake()
-  if redis.call('LLEN', WAKE) == 0 then redis.call('LPUSH', WAKE, '1') end
+local function wake(list)
+  if redis.call('LLEN', list) == 0 then redis.call('LPUSH', list, '1') end
 end
 
 -- Back to where they were. That is the front: what was claimed has a tag of at most vtime, what never was has a larger
@@ -72,7 +73,7 @@ local function to_front(ids, records)
   local entries = {}
   for i, id in ipairs(ids) do entries[2 * i - 1], entries[2 * i] = parse(records[i]).tag, id end
   redis.call('ZADD', READY, unpack(entries))
-  wake()
+  wake(WAKE)
 end
 
 -- Claims hold so many requests less: token -> how many. A claim that holds none is over, and so is its lease.

@@ -85,5 +85,5 @@ if at_us then redis.call('HSET', TENANTS, 'r:' .. tenant, int(at_us)) end
 if fingerprint ~= '' then
   redis.call('SET', KEYS[RESULTS + 1], fingerprint .. ' ' .. table.concat(ids, ' '), 'EX', ARGV[6])
 end
-wake()
+wake(WAKE)
 return { 'queued' }
