@@ -73,7 +73,8 @@ def encoder(
     batch_size: Annotated[int, typer.Option(min=1, max=1000, help="Texts in a row.")] = 256,
     batch_tokens: Annotated[int, typer.Option(min=64, help="Tokens in a pass.")] = 16_384,
     layers: Annotated[int, typer.Option(min=1, help="Layers of the model; BERT-base has 12.")] = 12,
-    processes: Annotated[int, typer.Option(min=1, help="Processes that share a device.")] = 2,
+    words: Annotated[float, typer.Option(min=1, help="Of a text, on average.")] = 58.0,
+    processes: Annotated[int, typer.Option(min=1, help="Processes that share a device.")] = 3,
     devices: Annotated[int, typer.Option(min=1, help="Devices; one alone is measured beside them.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, help="Times that the queue is emptied.")] = 3,
     rate: Annotated[float, typer.Option(min=1, help="Requests a second, sent whatever comes back.")] = 1000.0,
@@ -84,7 +85,7 @@ def encoder(
     from windrow.bench.encoder import Sizes, run_encoder
     from windrow.bench.show import show_figures
 
-    sizes = Sizes(items, batch_size, batch_tokens, layers, processes, devices, rounds, rate, seconds)
+    sizes = Sizes(items, batch_size, batch_tokens, layers, words, processes, devices, rounds, rate, seconds)
     with problems_reported():
         report = run_encoder(sizes, _say)
         _finish(report, lambda console, made: show_figures(console, "An encoder", made["figures"]), json_file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 import threading
@@ -24,15 +25,13 @@ from windrow.bench.encoder_worker import DEVICES_KEY, MODEL, READY_KEY, STOP_KEY
 from windrow.bench.programs import check_interrupts, own_redis, run_part
 from windrow.bench.stats import median, percentile
 from windrow.bench.workload import bench_environ
-from windrow.demo.texts import mixed_texts
+from windrow.demo.texts import LOG_SIGMA, mixed_texts
 from windrow.supervise import Interrupts
 
 Say = Callable[[str], None]
 SECRET = b"of a benchmark"
 TARGETS = {"ratio": 0.9, "busy": 0.95, "lone_ms": 2.0, "open_p99_ms": 25.0, "padding": 1.02, "devices": 0.975}
 START_S = 300.0
-#: Of the normal under the lognormal lengths in words: 63 tokens on average.
-LOG_MEAN = 3.67
 
 
 class Sizes(NamedTuple):
@@ -43,6 +42,8 @@ class Sizes(NamedTuple):
     batch_size: int
     batch_tokens: int
     layers: int
+    #: Of a text, on average; 58 words are 63 tokens.
+    words: float
     #: Processes a device.
     processes: int
     devices: int
@@ -73,7 +74,7 @@ def run_encoder(sizes: Sizes, say: Say) -> dict[str, Any]:
             "task": "classify", "source": str(make_bert(folder / "bert", sizes.layers)), "strategy": "packed",
             "max_batch_size": sizes.batch_size, "max_batch_tokens": sizes.batch_tokens,
         }  # fmt: skip
-        texts = mixed_texts(20_000, log_mean=LOG_MEAN)
+        texts = mixed_texts(20_000, log_mean=math.log(sizes.words) - LOG_SIGMA**2 / 2)
         ranks = sizes.processes * sizes.devices
         with (
             own_redis(folder, interrupts, durable=False) as url,
