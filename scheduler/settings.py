@@ -146,6 +146,8 @@ class Settings(_Frozen):
     redis_url: str = Field("redis://127.0.0.1:6379/0", repr=False)
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
+    #: Worker processes that share each CUDA device, each with its own copy of the models.
+    processes_per_device: int = Field(1, ge=1, le=16)
     #: API processes.
     web_concurrency: int = Field(1, ge=1, le=256)
     #: How long an ended prediction stays readable, in seconds.

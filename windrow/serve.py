@@ -32,7 +32,7 @@ API_GRACE_S, WORKER_GRACE_S, REDIS_GRACE_S = 15.0, 40.0, 15.0
 STOP_PHASES = (["api"], ["worker", "housekeeping"])
 #: Settings that the stack decides; their values reach the children as PORT and CELERY_BROKER_URL.
 DECIDED_HERE = ("WINDROW_PORT", "WINDROW_REDIS_URL")
-WORKER = [sys.executable, "-m", "celery", "-A", "worker", "worker", "--concurrency", "1", "--loglevel", "INFO"]
+WORKER = [sys.executable, "-m", "celery", "-A", "worker", "worker", "--loglevel", "INFO"]
 
 Say = Callable[[str], None]
 
@@ -124,7 +124,7 @@ class Stack:
         self._run("api", gunicorn, API_GRACE_S)
         self._run("worker", [*WORKER, "-Q", "windrow", "-n", "worker@%h"], WORKER_GRACE_S)
         housekeeping = ["-B", "-Q", "windrow.housekeeping", "-n", "housekeeping@%h", "--schedule", schedule]
-        self._run("housekeeping", [*WORKER, *housekeeping], WORKER_GRACE_S)
+        self._run("housekeeping", [*WORKER, "--concurrency", "1", *housekeeping], WORKER_GRACE_S)
         self._say(f"starting the API, a worker and a housekeeping worker; logs in {self.logs}")
         if not self._supervisor.wait_until(self._is_ready, READY_S):
             raise NotReady(

@@ -42,7 +42,7 @@ app.conf.update(
         "windrow.janitor": {"task": "windrow.janitor", "schedule": JANITOR_EVERY_S},
         "windrow.webhook": {"task": "windrow.webhook", "schedule": WEBHOOK_EVERY_S},
     },
-    worker_concurrency=max(1, len(visible_devices())),
+    worker_concurrency=max(1, len(visible_devices()) * settings.processes_per_device),
     # Messages of predictions are handed on at once; only those for a full queue wait.
     worker_prefetch_multiplier=64,
 )

@@ -80,9 +80,7 @@ class Lane:
         ``alone`` promises that this process holds nothing; see `RedisQueue.claim`.
         """
         wait_s = CLAIM_BLOCK_S if blocking else 0.0
-        claim = self.queue.claim(
-            room, lease_s=self.lease_s, alone=alone, wait_s=wait_s, is_spare=self.is_spare
-        )
+        claim = self.queue.claim(room, lease_s=self.lease_s, alone=alone, wait_s=wait_s, is_spare=self.is_spare)
         self._learn_offset(claim.now_s)
         self.held.update((request.id, request.token) for request in claim.requests)
         return claim

@@ -40,9 +40,10 @@ def run_resident(slot: int, slots: int, worker: str) -> None:
     try:
         loaded = threading.Event()
         start_stage(_leave_while_loading, loaded, stopping)
+        spare = is_spare(slot)  # before it is given one device
         take_share(slot, slots)
         settings = load_settings()
-        lanes = open_lanes(settings, f"{worker}/{slot}", is_spare=is_spare(slot))
+        lanes = open_lanes(settings, f"{worker}/{slot}", is_spare=spare)
         loaded.set()
         log.info("slot %d serves %s", slot, ", ".join(lanes))
         Resident(lanes, stopping, Vitals(slot, settings.stall_s), lambda: DRAINED.value).run()

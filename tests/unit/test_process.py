@@ -1,0 +1,15 @@
+"""Which device a pool process gets."""
+
+from __future__ import annotations
+
+from worker.process import is_spare, visible_devices
+
+
+def test_processes_beyond_one_a_device_are_spare() -> None:
+    two = {"CUDA_VISIBLE_DEVICES": "4, 6"}
+    assert visible_devices(two) == ["4", "6"]
+    assert [is_spare(slot, two) for slot in range(5)] == [False, False, True, True, True]
+
+
+def test_without_devices_nobody_is_spare() -> None:
+    assert not any(is_spare(slot, {"CUDA_VISIBLE_DEVICES": ""}) for slot in range(4))
