@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from glob import glob
 
 from scheduler.core.errors import ModelUnusable
 from scheduler.queue import RedisQueue
@@ -80,10 +81,9 @@ def visible_devices(environ: Mapping[str, str] = os.environ) -> list[str]:
     named = environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [name.strip() for name in named.split(",") if name.strip() and name.strip() != "-1"]
-    try:
-        return [str(number) for number in range(len(os.listdir("/proc/driver/nvidia/gpus")))]
-    except OSError:
-        return []
+    # A container has the nodes of the devices that it was given; a driver that nobody has used yet has none.
+    nodes = glob("/dev/nvidia[0-9]*") or glob("/proc/driver/nvidia/gpus/*")
+    return [str(number) for number in range(len(nodes))]
 
 
 def is_spare(slot: int, environ: Mapping[str, str] = os.environ) -> bool:
