@@ -17,7 +17,16 @@ from scheduler.core.errors import NoWorker
 from scheduler.core.liveness import HEARD_WITHIN_S
 
 #: What a worker tells of a loaded model, and the list of models repeats.
-LOADED = ("strategy", "strategy_note", "device", "dtype", "max_input_tokens", "relative_error", "ran_out_tokens")
+LOADED = (
+    "strategy",
+    "strategy_note",
+    "device",
+    "dtype",
+    "max_input_tokens",
+    "relative_error",
+    "ran_out_tokens",
+    "wait_ms",
+)
 
 
 def register(app: Flask, service: Service) -> None:

@@ -37,6 +37,8 @@ from scheduler.redis_url import parse_redis_url
 Strategy = Literal["none", "static", "dynamic", "bucket", "packed"]
 Task = Literal["embed", "classify"]
 
+#: Longest window that can be set, in milliseconds.
+MOST_WAIT_MS = 60_000
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 #: Second segments of our own keys (``windrow:events:<id>``); a model of that name would collide.
 RESERVED_MODEL_NAMES = frozenset({"events", "secret", "idempotency"})
@@ -50,6 +52,18 @@ def _increasing(buckets: tuple[int, ...]) -> tuple[int, ...]:
     if not buckets or any(b < 1 for b in buckets) or list(buckets) != sorted(set(buckets)):
         raise ValueError("takes increasing lengths in tokens, such as [32, 64, 128]")
     return buckets
+
+
+def _wait_ms(value: object) -> object:
+    if value == "auto":
+        return value
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        number = -1.0
+    if not 0 <= number <= MOST_WAIT_MS:
+        raise ValueError(f"takes milliseconds from 0 to {MOST_WAIT_MS}, or auto")
+    return number
 
 
 def _webhook_secret(secret: SecretStr) -> SecretStr:
@@ -96,7 +110,8 @@ class ModelSettings(_Frozen):
     max_batch_size: int = Field(64, ge=1, le=1000)
     #: Budget of one forward, in tokens after padding.
     max_batch_tokens: int = Field(16384, ge=1)
-    max_wait_ms: float = Field(5.0, ge=0, le=60_000)
+    #: ``auto``: learnt from the traffic, see `scheduler.core.adaptive`.
+    max_wait_ms: Annotated[float | Literal["auto"], BeforeValidator(_wait_ms)] = 5.0
     buckets: Annotated[tuple[int, ...], AfterValidator(_increasing)] = (32, 64, 128, 256, 512)
     #: Longest input in tokens, special tokens included; the model's own limit when unset.
     max_input_tokens: int | None = Field(None, ge=1)
@@ -106,6 +121,11 @@ class ModelSettings(_Frozen):
     #: Requests and payload bytes that may wait; beyond that a submit gets 429.
     max_depth: int = Field(100_000, ge=1)
     max_queue_bytes: int = Field(256 << 20, ge=1)
+
+    @property
+    def max_wait_s(self) -> float | None:
+        """``max_wait_ms`` in seconds; None where it is learnt."""
+        return None if self.max_wait_ms == "auto" else self.max_wait_ms / 1e3
 
 
 class TenantSettings(_Frozen):

@@ -13,6 +13,7 @@ from celery.worker.control import control_command, inspect_command
 from scheduler.core.liveness import HEARD_WITHIN_S
 from scheduler.queue import RedisQueue
 from scheduler.queue.connection import connect
+from scheduler.settings import Settings
 from worker.stopping import DRAINED
 from worker.vitals import read_slot
 
@@ -37,24 +38,34 @@ def models(state: Any, **_: Any) -> dict[str, Any]:
     """The models that this worker's loops serve, as each loop describes them."""
     from worker.celery import settings
 
+    return _said(settings, state.hostname)
+
+
+@inspect_command()
+def batching(state: Any, **_: Any) -> dict[str, Any]:
+    """How requests of each model are put together, as the settings say, and the window that each loop uses now."""
+    from worker.celery import settings
+
+    shown = {"strategy", "max_batch_size", "max_batch_tokens", "max_wait_ms", "buckets"}
+    said = _said(settings, state.hostname)
+    return {
+        name: model.model_dump(mode="json", include=shown)
+        | {"wait_ms": {slot: info.get("wait_ms") for slot, info in said[name].items()}}
+        for name, model in settings.models.items()
+    }
+
+
+def _said(settings: Settings, hostname: str) -> dict[str, dict[str, Any]]:
+    """Model -> slot -> what the loop of this worker in that slot says of it."""
     with connect(settings.redis_url) as redis:
         return {
             model: {
                 name.rpartition("/")[2]: orjson.loads(info)
                 for name, info in RedisQueue(redis, model).workers(within_s=HEARD_WITHIN_S).items()
-                if name.rpartition("/")[0] == state.hostname
+                if name.rpartition("/")[0] == hostname
             }
             for model in settings.models
         }
-
-
-@inspect_command()
-def batching(state: Any, **_: Any) -> dict[str, Any]:
-    """How requests of each model are put together, as the settings say."""
-    from worker.celery import settings
-
-    shown = {"strategy", "max_batch_size", "max_batch_tokens", "max_wait_ms", "buckets"}
-    return {name: model.model_dump(mode="json", include=shown) for name, model in settings.models.items()}
 
 
 @control_command()

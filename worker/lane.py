@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from scheduler.core.adaptive import FIRST_WAIT_S, MAX_WAIT_S
 from scheduler.core.errors import ModelFailed
 from scheduler.core.faults import describe_fault
 from scheduler.core.outcomes import Failed, Outcome
@@ -42,7 +43,8 @@ class Lane:
     queue: RedisQueue
     engine: Engine
     limits: BatchLimits
-    max_wait_s: float
+    #: None where it is learnt.
+    max_wait_s: float | None
     lease_s: float
     worker: str
     #: Another process serves this model on the same device: this one takes what that one leaves behind.
@@ -55,10 +57,13 @@ class Lane:
     budget: Budget = field(init=False)
     #: Redis time minus `time.monotonic`, as of the last claim.
     redis_offset_s: float = float("-inf")
+    #: The window in use, as the resident last said.
+    wait_s: float = field(init=False)
     _offset_at_s: float = 0.0
 
     def __post_init__(self) -> None:
         self.budget = Budget(self.limits)
+        self.wait_s = FIRST_WAIT_S if self.max_wait_s is None else self.max_wait_s
 
     @property
     def model(self) -> str:
@@ -68,7 +73,10 @@ class Lane:
     @property
     def window(self) -> WindowLimits:
         """What closes this model's window."""
-        return WindowLimits(self.limits.max_batch_size, self.limits.max_batch_tokens, self.max_wait_s)
+        size, tokens = self.limits.max_batch_size, self.limits.max_batch_tokens
+        if self.max_wait_s is None:
+            return WindowLimits(size, tokens, MAX_WAIT_S, is_learnt=True)
+        return WindowLimits(size, tokens, self.max_wait_s)
 
     def redis_now_s(self) -> float:
         """Redis time, in seconds since the epoch, without asking."""
@@ -172,6 +180,7 @@ class Lane:
         fields that it does not know: workers of several versions may share a queue.
         """
         info = asdict(self.engine.info) | {"busy_s": round(busy_s, 1), "held": len(self.held)}
+        info["wait_ms"] = _ms(self.wait_s)
         info["drained"] = bool(DRAINED.value)
         info["ran_out_tokens"] = self.budget.ran_out_tokens
         self.queue.heartbeat(self.worker, orjson.dumps(info), stale_s=FORGET_AFTER_S)

@@ -115,7 +115,7 @@ def open_lanes(settings: Settings, worker: str, *, is_spare: bool = False) -> di
         log.info("model %s loaded in %.1f s: %s", name, time.monotonic() - began_s, engine.info)
         queue = RedisQueue(redis, name, result_ttl_s=settings.result_ttl_s, max_attempts=settings.max_attempts)
         limits = batch_limits(model, engine.info)
-        lanes[name] = Lane(queue, engine, limits, model.max_wait_ms / 1e3, settings.lease_s, worker, is_spare)
+        lanes[name] = Lane(queue, engine, limits, model.max_wait_s, settings.lease_s, worker, is_spare)
     if not lanes:
         raise ModelUnusable("none of the configured models could be loaded")
     return lanes

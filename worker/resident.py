@@ -147,6 +147,8 @@ class Resident:
         """Beside the stages: show signs of life, and see to it that the loop stops when it has to."""
         while not self._ended.wait(ATTEND_EVERY_S):
             self._vitals.tick(held=sum(len(lane.held) for lane in self.lanes.values()))
+            for model, lane in self.lanes.items():
+                lane.wait_s = self._rows.wait_s(model)
             level = self._stopping()
             if level:
                 self._rows.close()

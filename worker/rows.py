@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from scheduler.core.adaptive import AdaptiveWindow
 from scheduler.core.pace import Pace
 from scheduler.core.window import Close, JoinRate, Wait, WindowLimits, decide_window, take_count
 from scheduler.queue import Claimed
@@ -57,11 +58,12 @@ class Rows:
         self._clock = clock
         self._rows: dict[str, deque[Waiting]] = {model: deque() for model in limits}
         self._rates = {model: JoinRate.unknown(limit.max_wait_s) for model, limit in limits.items()}
+        self._learnt = {model: AdaptiveWindow(limit) for model, limit in limits.items() if limit.is_learnt}
         self._joins = dict.fromkeys(limits, 0)
         #: Since when each model has had something waiting or running; None while it has neither.
         self._exposed_s: dict[str, float | None] = dict.fromkeys(limits)
-        #: The row that runs: its model, its tokens, and since when.
-        self._running: tuple[str, int, float] | None = None
+        #: The row that runs: its model, its requests, its tokens, and since when.
+        self._running: tuple[str, int, int, float] | None = None
         self._paces = dict.fromkeys(limits, Pace())
         self._closed = False
         # One lock, and each thread is woken for what concerns it: wake-ups are what a lone request mostly waits for.
@@ -102,6 +104,9 @@ class Rows:
                 self._exposed_s[model] = waiting[0].claimed_s
                 self._joins[model] -= 1
             self._joins[model] += len(waiting)
+            if model in self._learnt:
+                for one in waiting:
+                    self._learnt[model].arrived(one.arrived_s, one.prepared.tokens)
             row = self._rows[model]
             is_overtaken = bool(row) and row[-1].claimed_s > waiting[0].claimed_s
             row.extend(waiting)
@@ -128,6 +133,11 @@ class Rows:
                 waits = [made.seconds for made in decisions.values() if isinstance(made, Wait)]
                 self._filled.wait(min(waits, default=None))
             return None
+
+    def wait_s(self, model: str) -> float:
+        """The longest that a row of ``model`` waits now, in seconds."""
+        learnt = self._learnt.get(model)
+        return (learnt.limits if learnt else self._limits[model]).max_wait_s
 
     def close(self) -> None:
         """Say that nothing more is taken; `empty` has what is left."""
@@ -162,21 +172,23 @@ class Rows:
     def _early_s(self, model: str, now_s: float) -> float:
         if self._running is None:
             return 0.0
-        runs, tokens, since_s = self._running
+        runs, _, tokens, since_s = self._running
         expected = replace(self._paces[runs], prepare_s=self._paces[model].prepare_s)
         return expected.claim_in_s(tokens, now_s - since_s)
 
     def _decide(self, model: str, now_s: float) -> Close | Wait:
         row = self._rows[model]
         tokens = sum(waiting.prepared.tokens for waiting in row)
-        rate = self._observed(model, now_s)
-        return decide_window(now_s, min(one.arrived_s for one in row), len(row), tokens, self._limits[model], rate)
+        learnt = self._learnt.get(model)
+        limits = learnt.limits if learnt else self._limits[model]
+        rate = None if learnt else self._observed(model, now_s)
+        return decide_window(now_s, min(one.arrived_s for one in row), len(row), tokens, limits, rate)
 
     def _take(self, model: str, closed_by: str, now_s: float) -> Row:
         row, limits = self._rows[model], self._limits[model]
         tokens = [waiting.prepared.tokens for waiting in row]
         count = take_count(tokens, limits)
-        self._running = model, sum(tokens[:count]), now_s
+        self._running = model, count, sum(tokens[:count]), now_s
         taken = Row(model, [row.popleft() for _ in range(count)], closed_by)
         self._wake_claimers(model)
         return taken
@@ -191,8 +203,10 @@ class Rows:
         running, self._running = self._running, None
         if running is None:
             return
-        model, tokens, since_s = running
+        model, count, tokens, since_s = running
         now_s = self._clock()
+        if model in self._learnt:
+            self._learnt[model].ran(now_s, count, tokens, now_s - since_s)
         self._paces[model] = self._paces[model].ran(tokens, now_s - since_s)
         self._rates[model] = self._observed(model, now_s)
         self._joins[model] = 0

@@ -48,6 +48,8 @@ class WindowLimits:
     max_batch_size: int
     max_batch_tokens: int
     max_wait_s: float
+    #: Whether ``max_wait_s`` is only a bound, and the wait itself is learnt: `scheduler.core.adaptive`.
+    is_learnt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +68,12 @@ class Wait:
 
 
 def decide_window(
-    now_s: float, opened_s: float, waiting: int, tokens: int, limits: WindowLimits, rate: JoinRate
+    now_s: float, opened_s: float, waiting: int, tokens: int, limits: WindowLimits, rate: JoinRate | None
 ) -> Close | Wait:
     """Decide for a device that is free now and a row of ``waiting`` >= 1 requests with ``tokens`` in all.
 
-    ``opened_s`` is the arrival of the row's first request. A busy device is not asked: the row simply grows.
+    ``opened_s`` is the arrival of the row's first request. A busy device is not asked: the row simply grows. Without a
+    ``rate`` the window is used whole: its length was learnt, and knows of the company (`scheduler.core.adaptive`).
     """
     if waiting >= limits.max_batch_size:
         return Close("size")
@@ -79,7 +82,7 @@ def decide_window(
     left_s = opened_s + limits.max_wait_s - now_s
     if left_s <= 0:
         return Close("wait")
-    if rate.expected(left_s) < WORTH_WAITING_FOR:
+    if rate is not None and rate.expected(left_s) < WORTH_WAITING_FOR:
         return Close("idle")
     return Wait(left_s)
 

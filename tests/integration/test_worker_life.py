@@ -37,6 +37,7 @@ max_batch_size = 4
 task = "embed"
 source = "stub"
 max_batch_size = 32
+max_wait_ms = "auto"
 """
 
 
@@ -278,7 +279,9 @@ def test_the_parent_answers_and_drains_while_a_row_runs(
         busy = ask("inflight")["slots"]["0"]
         assert (busy["pid"], busy["loaded"]) == (worker.pool()[0].pid, True)
         assert ask("models")["one"]["0"]["device"] == "cpu"
-        assert ask("batching")["one"]["max_batch_size"] == 4
+        batching = ask("batching")
+        assert (batching["one"]["max_batch_size"], batching["one"]["wait_ms"]) == (4, {"0": 5.0})
+        assert (batching["two"]["max_wait_ms"], batching["two"]["wait_ms"]) == ("auto", {"0": 5.0})
         assert "ok" in ask("drain")
         assert [one.status for one in found(queues["one"], slow)] == ["processing"]
         until("what was held has ended", lambda: ask("inflight")["slots"]["0"]["held"] == 0)

@@ -65,7 +65,7 @@ def open_stub_lanes(settings: Settings, worker: str, *, is_spare: bool = False) 
             RedisQueue(redis, name, result_ttl_s=settings.result_ttl_s, max_attempts=settings.max_attempts),
             StubEngine(name),
             BatchLimits(model.max_batch_size, model.max_batch_tokens),
-            model.max_wait_ms / 1e3,
+            model.max_wait_s,
             settings.lease_s,
             worker,
             is_spare,

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
+from scheduler.core.adaptive import FIRST_WAIT_S
 from scheduler.core.window import WindowLimits
 from scheduler.queue import Claimed
 from worker.engines.base import Prepared
@@ -315,3 +316,25 @@ def test_adding_nothing_opens_no_window() -> None:
     field.rows.add("m", [], 0)
     field.rows.close()
     assert field.rows.take() is None
+
+
+def test_a_learnt_window_is_closed_for_requests_that_always_come_alone() -> None:
+    field = Field(m=WindowLimits(8, 1000, 0.050, is_learnt=True))
+    assert field.rows.wait_s("m") == FIRST_WAIT_S
+    field.arrive("first")
+    field.take()
+    for number in range(100):
+        field.clock.pass_time(0.020)
+        field.arrive_when_idle(f"{number}")  # sent after the last answer
+        field.take()
+    assert field.rows.wait_s("m") == 0.0
+
+
+def test_a_learnt_window_waits_for_company_that_always_comes() -> None:
+    field = Field(m=WindowLimits(8, 1000, 0.050, is_learnt=True))
+    for number in range(30):
+        field.arrive(f"first {number}")
+        field.clock.at(field.clock.now_s + 0.002, lambda number=number: field.arrive(f"second {number}"))  # type: ignore[misc]
+        assert len(field.take().waiting) == 2
+        field.clock.pass_time(0.100)
+    assert 0.002 <= field.rows.wait_s("m") < FIRST_WAIT_S

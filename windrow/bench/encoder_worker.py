@@ -83,7 +83,7 @@ def serve(spec: dict[str, Any]) -> dict[str, Any]:
         redis.set(READY_KEY, 1)
     _wait_for(redis, READY_KEY, 1)
     counted = Counted(engine)
-    max_wait_s, is_spare = settings.max_wait_ms / 1e3, rank >= devices
+    max_wait_s, is_spare = settings.max_wait_s, rank >= devices
     lane = Lane(RedisQueue(redis, MODEL), counted, limits, max_wait_s, 15.0, f"bench/{rank}", is_spare)
     stop, active = Number(redis, STOP_KEY), Number(redis, DEVICES_KEY)
     Resident({MODEL: lane}, stop, drained=lambda: rank % devices >= active()).run()

@@ -1,0 +1,1 @@
+"""Simulation and planning: the policies of `scheduler.core` on a virtual clock."""
