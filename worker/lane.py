@@ -7,21 +7,18 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import orjson
 
 from scheduler.core.adaptive import FIRST_WAIT_S, MAX_WAIT_S
-from scheduler.core.errors import ModelFailed
-from scheduler.core.faults import describe_fault
-from scheduler.core.outcomes import Failed, Outcome
+from scheduler.core.outcomes import Failed
 from scheduler.core.planning import BatchLimits
 from scheduler.core.window import WindowLimits
 from scheduler.queue import Claim, Claimed, Ending, RedisQueue
 from scheduler.queue.keys import MAX_REQUESTS_PER_CALL
 from scheduler.queue.redis_queue import expired
-from worker.engines.base import Engine, Prepared
-from worker.passes import Budget, Pass
+from worker.engines.base import Engine
+from worker.passes import Budget, Pass, collect_pass, prepare_inputs
 from worker.rows import Waiting
 from worker.stopping import DRAINED
 
@@ -110,7 +107,8 @@ class Lane:
             return [], []
         claimed_s = time.monotonic()
         calls = [request.call() for request in requests]
-        prepared = self._prepare(calls)
+        inputs, parameters = [call.get("input") for call in calls], [call.get("parameters") or {} for call in calls]
+        prepared = prepare_inputs(self.engine, inputs, parameters)
         waiting, ended = [], []
         for request, ready in zip(requests, prepared, strict=True):
             if isinstance(ready, Failed):
@@ -118,16 +116,6 @@ class Lane:
             else:
                 waiting.append(Waiting(request, ready, request.created_s - self.redis_offset_s, claimed_s))
         return waiting, ended
-
-    def _prepare(self, calls: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
-        inputs, parameters = [call.get("input") for call in calls], [call.get("parameters") or {} for call in calls]
-        try:
-            return self.engine.prepare(inputs, parameters)
-        except Exception as error:
-            log.warning("model %s: preparing %d inputs raised %s", self.model, len(calls), describe_fault(error))
-            if len(calls) == 1:
-                return [Failed(ModelFailed(f"preparing this input raised {type(error).__name__}"))]
-        return [one for call in calls for one in self._prepare([call])]
 
     def split_late(self, waiting: Sequence[Waiting]) -> tuple[list[Waiting], list[Ending]]:
         """Part what may still start from what is past its deadline; what was canceled or lost is in neither."""
@@ -141,10 +129,7 @@ class Lane:
 
     def endings(self, done: Pass, closed_by: str) -> list[Ending]:
         """Wait for the pass and say how each of its requests ended."""
-        outcomes: list[Outcome] = [done.error] if done.error else self.engine.collect(done.handle)
-        if len(outcomes) != len(done.members):
-            wrong = f"the engine gave {len(outcomes)} outputs for {len(done.members)} inputs"
-            outcomes = [Failed(ModelFailed(wrong))] * len(done.members)
+        outcomes = collect_pass(self.engine, done)
         ended_s = time.monotonic()
         started_s = done.started_s + self.redis_offset_s
         of_pass = {

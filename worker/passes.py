@@ -1,19 +1,19 @@
-"""Forward passes, and what happens when one raises: it is split until the culprit stands alone."""
+"""From inputs to outputs, and what happens when a call for many raises: it is split until the culprit stands alone."""
 
 from __future__ import annotations
 
 import itertools
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from scheduler.core.errors import ModelFailed, OutOfMemory
 from scheduler.core.faults import describe_fault
-from scheduler.core.outcomes import Failed
+from scheduler.core.outcomes import Failed, Outcome
 from scheduler.core.planning import Batch, BatchLimits, plan_batches
-from worker.engines.base import Engine
+from worker.engines.base import Engine, Prepared
 from worker.rows import Waiting
 
 log = logging.getLogger(__name__)
@@ -52,6 +52,23 @@ class Budget:
             self.limits = replace(self.limits, max_batch_tokens=max(1, int(tokens * KEPT_AFTER_OUT_OF_MEMORY)))
 
 
+def prepare_inputs(
+    engine: Engine, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]
+) -> list[Prepared | Failed]:
+    """`Engine.prepare`, for each input alone where the call for all of them raises."""
+    try:
+        return engine.prepare(inputs, parameters)
+    except Exception as error:
+        log.warning("model %s: preparing %d inputs raised %s", engine.info.model, len(inputs), describe_fault(error))
+        if len(inputs) == 1:
+            return [Failed(ModelFailed(f"preparing this input raised {type(error).__name__}"))]
+    return [
+        one
+        for input, wishes in zip(inputs, parameters, strict=True)
+        for one in prepare_inputs(engine, [input], [wishes])
+    ]
+
+
 def run_row(engine: Engine, waiting: Sequence[Waiting], budget: Budget) -> Iterator[Pass]:
     """Plan ``waiting`` by the engine's strategy and run it, yielding each pass as soon as it was started.
 
@@ -75,6 +92,15 @@ def run_row(engine: Engine, waiting: Sequence[Waiting], budget: Budget) -> Itera
                     yield one
             if was_size:
                 budget.ran_out(batch.tokens)
+
+
+def collect_pass(engine: Engine, done: Pass) -> list[Outcome]:
+    """Wait for the pass; what became of each of its members, in their order."""
+    outcomes: list[Outcome] = [done.error] if done.error else engine.collect(done.handle)
+    if len(outcomes) == len(done.members):
+        return outcomes
+    wrong = f"the engine gave {len(outcomes)} outputs for {len(done.members)} inputs"
+    return [Failed(ModelFailed(wrong))] * len(done.members)
 
 
 def _forward(engine: Engine, members: Sequence[Waiting], batch: Batch) -> tuple[Any, Failed | None]:

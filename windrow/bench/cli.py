@@ -92,6 +92,22 @@ def encoder(
 
 
 @bench_app.command()
+def gateway(
+    requests: Annotated[int, typer.Option(min=16, help="Tasks at once, on the devices that only sleep.")] = 320,
+    texts: Annotated[int, typer.Option(min=16, help="Texts at once, on the model.")] = 192,
+    rounds: Annotated[int, typer.Option(min=1, help="Times each way is measured.")] = 3,
+    json_file: JsonFile = None,
+) -> None:
+    """Many tasks of one process: one request a pass, passes of 8 and of 16; on a fixed cost a pass and on a model."""
+    from windrow.bench.gateway import run_gateway
+    from windrow.bench.show import show_figures
+
+    with problems_reported():
+        report = run_gateway(requests, texts, rounds, _say)
+        _finish(report, lambda console, made: show_figures(console, "Gateway", made["figures"]), json_file)
+
+
+@bench_app.command()
 def faults(
     only: Annotated[list[str] | None, typer.Argument(help="Scenarios, by name; all of them when left out.")] = None,
     names: Annotated[bool, typer.Option("--list", help="List the scenarios and leave.")] = False,

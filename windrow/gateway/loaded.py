@@ -1,0 +1,35 @@
+"""A model of windrow.toml in this process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from scheduler.core.errors import UnknownModel
+from scheduler.core.planning import BatchLimits
+from scheduler.settings import load_settings
+from windrow.gateway.config import InferenceConfig
+from worker.engines.base import Engine
+
+
+def load(model: str, config: InferenceConfig) -> tuple[Engine, BatchLimits]:
+    """Load ``model`` of the settings with the limits of ``config``.
+
+    Raises `UnknownModel`, `InvalidSetting` and `ModelUnusable`.
+    """
+    from worker.engines.loading import batch_limits, load_engine
+
+    models = load_settings().models
+    if model not in models:
+        raise UnknownModel(f"no model {model!r} is configured; there are {', '.join(models)}")
+    window = config.window
+    limits = {"max_batch_size": window.max_batch_size, "max_batch_tokens": window.max_batch_tokens}
+    settings = models[model].model_copy(update=limits)
+    engine = load_engine(model, settings)
+    return engine, batch_limits(settings, engine.info)
+
+
+def plain(output: Any) -> Any:
+    """An engine's output object as it comes from a server: lists where it had arrays."""
+    if isinstance(output, dict):
+        return {name: plain(value) for name, value in output.items()}
+    return output.tolist() if hasattr(output, "tolist") else output
