@@ -16,11 +16,11 @@ def load(model: str, config: InferenceConfig) -> tuple[Engine, BatchLimits]:
 
     Raises `UnknownModel`, `InvalidSetting` and `ModelUnusable`.
     """
-    from worker.engines.loading import batch_limits, load_engine
-
     models = load_settings().models
     if model not in models:
         raise UnknownModel(f"no model {model!r} is configured; there are {', '.join(models)}")
+    from worker.engines.loading import batch_limits, load_engine  # which loads torch
+
     window = config.window
     limits = {"max_batch_size": window.max_batch_size, "max_batch_tokens": window.max_batch_tokens}
     settings = models[model].model_copy(update=limits)

@@ -1,0 +1,393 @@
+"""The gateway over functions that a test holds and lets go: what shares a pass, and who hears of what."""
+
+import asyncio
+import subprocess
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from scheduler.core.errors import InvalidInput, InvalidSetting, UnknownModel
+from scheduler.core.outcomes import Done, Failed, Outcome
+from scheduler.core.planning import Batch
+from windrow import InferenceConfig, InferenceGateway
+from windrow.errors import ClientError, PredictionFailed, RequestRefused
+from worker.engines.base import EngineInfo, Prepared
+
+#: Long enough for whoever is to come, were the machine to stand still; a row closes by its size before.
+PATIENT_MS = 60_000.0
+
+
+class Device:
+    """A function that notes its passes. While it is held, a pass that has begun does not end."""
+
+    def __init__(self, run: Callable[[list[Any]], Any] = list) -> None:
+        self.passes: list[list[Any]] = []
+        self._run = run
+        self._free = threading.Event()
+        self._free.set()
+        self._began = threading.Event()
+
+    def __call__(self, inputs: list[Any]) -> Any:
+        self.passes.append(inputs)
+        self._began.set()
+        assert self._free.wait(30)
+        return self._run(inputs)
+
+    def hold(self) -> None:
+        self._free.clear()
+        self._began.clear()
+
+    def let_go(self) -> None:
+        self._free.set()
+
+    async def began(self) -> None:
+        assert await asyncio.to_thread(self._began.wait, 30)
+
+
+def play(
+    story: Callable[[InferenceGateway], Awaitable[None]], backend: Any, config: InferenceConfig | None = None
+) -> None:
+    async def run() -> None:
+        async with InferenceGateway(config, backend) as gateway:
+            await story(gateway)
+
+    asyncio.run(run())
+
+
+async def send(gateway: InferenceGateway, *inputs: Any) -> list[asyncio.Task[Any]]:
+    """Start one task an input, and let each come to its wait."""
+    tasks = [asyncio.create_task(gateway.infer(one)) for one in inputs]
+    await asyncio.sleep(0)
+    return tasks
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        InferenceConfig(enable_batching=False),
+        InferenceConfig(max_batch_size=8, max_batch_wait_ms=0),
+        InferenceConfig(max_batch_size=8, max_batch_wait_ms="auto"),
+        InferenceConfig(max_batch_size=7, max_batch_wait_ms=1),
+        InferenceConfig.high_rate(),
+        InferenceConfig.low_rate(),
+        InferenceConfig.low_latency(),
+    ],
+)
+def test_every_task_gets_the_output_for_its_own_input(config: InferenceConfig) -> None:
+    device = Device(lambda inputs: [10 * one for one in inputs])
+
+    async def story(gateway: InferenceGateway) -> None:
+        assert await asyncio.gather(*(gateway.infer(number) for number in range(100))) == list(range(0, 1000, 10))
+
+    play(story, device, config)
+    assert sorted(one for row in device.passes for one in row) == list(range(100))
+    assert max(map(len, device.passes)) <= config.window.max_batch_size
+
+
+def test_a_window_brings_together_what_comes_within_it() -> None:
+    device = Device()
+
+    async def story(gateway: InferenceGateway) -> None:
+        await asyncio.gather(*(gateway.infer(number) for number in range(4)))
+
+    play(story, device, InferenceConfig(max_batch_size=4, max_batch_wait_ms=PATIENT_MS))
+    assert device.passes == [[0, 1, 2, 3]]
+
+
+def test_what_comes_while_the_device_is_busy_shares_the_next_pass() -> None:
+    device = Device()
+
+    async def story(gateway: InferenceGateway) -> None:
+        device.hold()
+        first = await send(gateway, *range(8))
+        await device.began()
+        rest = await send(gateway, *range(8, 24))
+        assert (await gateway.health())["batching"]["queue_depth"] == 16
+        device.let_go()
+        await asyncio.gather(*first, *rest)
+
+    play(story, device, InferenceConfig(max_batch_size=8, max_batch_wait_ms=PATIENT_MS))
+    assert device.passes == [list(range(8)), list(range(8, 16)), list(range(16, 24))]
+
+
+def test_without_batching_each_request_is_a_pass_in_the_order_they_came() -> None:
+    device = Device()
+
+    async def story(gateway: InferenceGateway) -> None:
+        await asyncio.gather(*(gateway.infer(number) for number in range(20)))
+
+    play(story, device, InferenceConfig(enable_batching=False))
+    assert device.passes == [[number] for number in range(20)]
+
+
+def test_one_bad_input_fails_alone() -> None:
+    def refuse(inputs: list[Any]) -> list[Any]:
+        if "bad" in inputs:
+            raise ValueError("a bad input")
+        return inputs
+
+    inputs = ["a", "b", "bad", "c", "d", "e", "f", "g"]
+
+    async def story(gateway: InferenceGateway) -> None:
+        outputs = await asyncio.gather(*(gateway.infer(one) for one in inputs), return_exceptions=True)
+        failed = outputs.pop(2)
+        assert isinstance(failed, PredictionFailed)
+        assert (failed.code, failed.detail) == ("model_failed", "the model raised ValueError on this input")
+        assert outputs == ["a", "b", "c", "d", "e", "f", "g"]
+
+    play(story, refuse, InferenceConfig(max_batch_size=8, max_batch_wait_ms=PATIENT_MS))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "said"),
+    [
+        ([1], "1 outputs for 3 inputs"),
+        ("one", "returned str"),
+        ({"a": 1}, "returned dict"),
+        (None, "returned NoneType"),
+    ],
+)
+def test_where_outputs_cannot_be_told_apart_everybody_in_the_pass_hears_why(outputs: Any, said: str) -> None:
+    async def story(gateway: InferenceGateway) -> None:
+        failed = await asyncio.gather(*(gateway.infer(one) for one in "abc"), return_exceptions=True)
+        assert [isinstance(one, PredictionFailed) and said in one.detail for one in failed] == [True] * 3
+
+    play(story, lambda inputs: outputs, InferenceConfig(max_batch_size=3, max_batch_wait_ms=PATIENT_MS))
+
+
+def test_a_full_queue_refuses_one_more_and_takes_it_later() -> None:
+    device = Device()
+
+    async def story(gateway: InferenceGateway) -> None:
+        device.hold()
+        first = await send(gateway, "first")
+        await device.began()
+        waiting = await send(gateway, "a", "b")
+        with pytest.raises(RequestRefused, match="max_queue_size") as refused:
+            await gateway.infer("c")
+        assert refused.value.code == "queue_full"
+        device.let_go()
+        await asyncio.gather(*first, *waiting)
+        assert await gateway.infer("c") == "c"
+
+    play(story, device, InferenceConfig(max_queue_size=2, max_batch_wait_ms=0))
+
+
+def test_a_canceled_task_takes_its_request_out_of_the_queue() -> None:
+    device = Device()
+
+    async def story(gateway: InferenceGateway) -> None:
+        device.hold()
+        first = await send(gateway, "first")
+        await device.began()
+        gone, stays = await send(gateway, "gone", "stays")
+        gone.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+        assert (await gateway.health())["batching"]["queue_depth"] == 1
+        device.let_go()
+        assert await asyncio.gather(*first, stays) == ["first", "stays"]
+
+    play(story, device, InferenceConfig(max_batch_wait_ms=0))
+    assert device.passes == [["first"], ["stays"]]
+
+
+def test_a_task_that_is_canceled_while_its_pass_runs_disturbs_nobody() -> None:
+    device = Device()
+
+    async def story(gateway: InferenceGateway) -> None:
+        device.hold()
+        gone, stays = await send(gateway, "gone", "stays")
+        await device.began()
+        gone.cancel()
+        device.let_go()
+        assert await stays == "stays"
+
+    play(story, device, InferenceConfig(max_batch_size=2, max_batch_wait_ms=PATIENT_MS))
+    assert device.passes == [["gone", "stays"]]
+
+
+def test_health_counts_passes_and_requests() -> None:
+    async def story(gateway: InferenceGateway) -> None:
+        assert (await gateway.health())["batching"] == {
+            "total_batches": 0, "total_requests": 0, "avg_batch_size": 0.0, "avg_batch_duration_ms": 0.0,
+            "queue_depth": 0, "wait_ms": PATIENT_MS,
+        }  # fmt: skip
+        await asyncio.gather(*(gateway.infer(one) for one in range(6)))
+        health = await gateway.health()
+        assert (health["status"], health["mode"]) == ("ok", "in-process")
+        batching = health["batching"]
+        assert (batching["total_batches"], batching["total_requests"], batching["avg_batch_size"]) == (2, 6, 3.0)
+        assert batching["avg_batch_duration_ms"] > 0
+
+    play(story, Device(), InferenceConfig(max_batch_size=3, max_batch_wait_ms=PATIENT_MS))
+
+
+def test_closing_ends_the_pass_that_runs_and_says_so_to_whoever_waits_and_comes_later() -> None:
+    device = Device()
+
+    async def story(gateway: InferenceGateway) -> None:
+        device.hold()
+        (runs,) = await send(gateway, "runs")
+        await device.began()
+        (waits,) = await send(gateway, "waits")
+        closing = asyncio.create_task(gateway.close())
+        with pytest.raises(PredictionFailed, match="closed") as told:
+            await waits
+        assert told.value.code == "canceled"
+        device.let_go()
+        await closing
+        assert await runs == "runs"
+        assert (await gateway.health())["status"] == "closed"
+        with pytest.raises(PredictionFailed, match="closed"):
+            await gateway.infer("late")
+
+    play(story, device, InferenceConfig(max_batch_wait_ms=0))
+    assert device.passes == [["runs"]]
+
+
+def test_before_it_is_initialized_it_says_what_to_do() -> None:
+    with pytest.raises(RuntimeError, match="initialize"):
+        asyncio.run(InferenceGateway(backend=Device()).infer("early"))
+
+
+def test_initializing_twice_starts_one() -> None:
+    async def run() -> None:
+        gateway = InferenceGateway(InferenceConfig(), Device())
+        await asyncio.gather(gateway.initialize(), gateway.initialize())
+        await gateway.infer("a")
+        await gateway.initialize()
+        assert (await gateway.health())["batching"]["total_requests"] == 1
+        await gateway.close()
+
+    before = threading.active_count()
+    asyncio.run(run())
+    assert threading.active_count() == before
+
+
+class Pick:
+    """An engine that refuses what is no text, takes a parameter, and loses its device when it is told to."""
+
+    def __init__(self) -> None:
+        self.info = EngineInfo("pick", "embed", "packed", None, "cpu", "float32", 16)
+        self.busy_s = 0.0
+
+    def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
+        if "raises" in inputs:
+            raise LookupError("raises")
+        return [
+            Prepared(len(text), text + wishes.get("end", ""))
+            if isinstance(text, str)
+            else Failed(InvalidInput("input: takes a string"))
+            for text, wishes in zip(inputs, parameters, strict=True)
+        ]
+
+    def forward(self, prepared: Sequence[Prepared], batch: Batch) -> Any:
+        texts = [one.data for one in prepared]
+        if "device lost" in texts:
+            raise AcceleratorError
+        return texts
+
+    def collect(self, handle: Any) -> list[Outcome]:
+        if "collect raises" in handle:
+            raise LookupError
+        return [Done({"text": text}) for text in handle]
+
+
+class AcceleratorError(RuntimeError):
+    """Named as torch names its own: nothing runs on the device any more."""
+
+
+def test_an_engine_refuses_its_bad_inputs_one_by_one() -> None:
+    async def story(gateway: InferenceGateway) -> None:
+        good, refused, raised, other = await asyncio.gather(
+            gateway.infer("a", parameters={"end": "!"}), gateway.infer(7), gateway.infer("raises"), gateway.infer("b"),
+            return_exceptions=True,
+        )  # fmt: skip
+        assert (good, other) == ({"text": "a!"}, {"text": "b"})
+        assert isinstance(refused, RequestRefused)
+        assert refused.code == "invalid_input"
+        assert isinstance(raised, PredictionFailed)
+        assert "LookupError" in raised.detail
+
+    play(story, Pick())
+
+
+def test_outputs_that_cannot_be_read_fail_their_own_pass_only() -> None:
+    async def story(gateway: InferenceGateway) -> None:
+        with pytest.raises(PredictionFailed, match="LookupError"):
+            await gateway.infer("collect raises")
+        assert await gateway.infer("a") == {"text": "a"}
+
+    play(story, Pick())
+
+
+def test_a_lost_device_is_told_to_everybody_and_to_health() -> None:
+    device_lost: list[ClientError] = []
+
+    async def story(gateway: InferenceGateway) -> None:
+        for text in ("device lost", "after"):
+            with pytest.raises(PredictionFailed) as told:
+                await gateway.infer(text)
+            device_lost.append(told.value)
+        assert (await gateway.health())["status"] == "failed"
+
+    play(story, Pick())
+    assert [one.code for one in device_lost] == ["model_failed"] * 2
+
+
+def test_parameters_for_a_function_are_refused() -> None:
+    async def story(gateway: InferenceGateway) -> None:
+        with pytest.raises(RequestRefused, match="parameters"):
+            await gateway.infer("a", parameters={"truncate": True})
+
+    play(story, Device())
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"max_batch_size": 0}, "max_batch_size"),
+        ({"max_batch_size": 2.5}, "max_batch_size"),
+        ({"max_batch_size": True}, "max_batch_size"),
+        ({"max_batch_tokens": -1}, "max_batch_tokens"),
+        ({"max_queue_size": 0}, "max_queue_size"),
+        ({"max_batch_wait_ms": -1}, "max_batch_wait_ms"),
+        ({"max_batch_wait_ms": float("nan")}, "max_batch_wait_ms"),
+        ({"max_batch_wait_ms": "soon"}, "max_batch_wait_ms"),
+        ({"max_batch_wait_ms": True}, "max_batch_wait_ms"),
+        ({"max_batch_wait_ms": None}, "max_batch_wait_ms"),
+    ],
+)
+def test_a_malformed_field_is_refused_by_name(fields: dict[str, Any], name: str) -> None:
+    with pytest.raises(InvalidSetting, match=f"^{name}: takes"):
+        InferenceConfig(**fields)
+
+
+async def coroutine(inputs: list[Any]) -> list[Any]:
+    return inputs
+
+
+@pytest.mark.parametrize(("backend", "error"), [(7, TypeError), (coroutine, TypeError), ("no url", ValueError)])
+def test_what_is_no_backend_is_refused_when_it_is_initialized(backend: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        asyncio.run(InferenceGateway(backend=backend).initialize())
+
+
+def test_a_model_that_is_not_configured_is_refused_with_those_that_are() -> None:
+    with pytest.raises(UnknownModel, match="minilm"):
+        asyncio.run(InferenceGateway(model="maxilm").initialize())
+
+
+def test_the_client_is_imported_without_the_gateway_and_the_gateway_without_torch() -> None:
+    program = """
+import sys, windrow
+before = sorted({"torch", "redis", "worker", "scheduler", "windrow.gateway"} & set(sys.modules))
+windrow.InferenceGateway
+print(before, sorted({"torch", "transformers", "celery"} & set(sys.modules)))
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[] []"
