@@ -38,7 +38,7 @@ class JoinRate:
 
     def expected(self, seconds: float) -> float:
         """Requests expected to join in the next ``seconds``."""
-        return self.joins / self.exposure_s * seconds if self.exposure_s > 0 else 0.0
+        return self.joins * seconds / self.exposure_s if self.exposure_s > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """When a row goes to the device: limits first, then patience, and patience only where company is likely."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from scheduler.core.window import Close, JoinRate, Wait, WindowLimits, decide_window, take_count
@@ -57,6 +57,11 @@ def test_before_anything_was_seen_a_configured_window_is_used() -> None:
     assert decide_window(0.0, 0.0, 1, 10, LIMITS, JoinRate.unknown(0.020)) == Wait(0.020)
 
 
+def test_without_a_rate_the_window_is_used_whole() -> None:
+    assert decide_window(5.019, 5.0, 1, 10, LIMITS, None) == Wait(pytest.approx(0.001))
+    assert decide_window(5.020, 5.0, 1, 10, LIMITS, None) == Close("wait")
+
+
 def test_no_window_means_no_waiting() -> None:
     limits = WindowLimits(4, 100, max_wait_s=0.0)
     assert decide_window(0.0, 0.0, 1, 10, limits, JoinRate.unknown(0.0)) == Close("wait")
@@ -85,6 +90,7 @@ def test_every_row_goes_once_its_window_is_over(
 
 
 @given(RATES, st.integers(0, 1000), st.floats(0, 100), st.floats(0, 10), SECONDS)
+@example(JoinRate(joins=0.0, exposure_s=0.0), 1, 5e-324, 0.0, 0.0)  # a rate too large for a float, times nothing
 def test_a_rate_stays_a_rate_whatever_is_observed(
     rate: JoinRate, joins: int, exposure_s: float, max_wait_s: float, seconds: float
 ) -> None:
