@@ -74,8 +74,8 @@ def run_row(engine: Engine, waiting: Sequence[Waiting], budget: Budget) -> Itera
 
     A pass that raises is run again as two halves, so that one bad request costs its neighbours time and nothing else.
     """
-    lengths = [one.prepared.tokens for one in waiting]
-    for batch in plan_batches(engine.info.strategy, lengths, budget.limits):
+    sizes = [one.prepared.size for one in waiting]
+    for batch in plan_batches(engine.info.strategy, sizes, budget.limits):
         members = [waiting[index] for index in batch.indices]
         started_s = time.monotonic()
         handle, failed = _forward(engine, members, batch)

@@ -5,14 +5,26 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Size(NamedTuple):
+    """What one request brings into a pass: a sequence of tokens, or several that stay together."""
+
+    #: Of all its sequences.
+    tokens: int
+    sequences: int
+    #: Tokens of the longest of them.
+    longest: int
 
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
     """What one forward pass may hold."""
 
+    #: Requests, whatever the number of their sequences.
     max_batch_size: int
-    #: Budget in tokens after padding; a single longer request still runs, alone.
+    #: Budget in tokens after padding; a single request of more still runs, alone.
     max_batch_tokens: int
     #: Increasing lengths in tokens, for ``bucket``.
     buckets: tuple[int, ...] = (32, 64, 128, 256, 512)
@@ -41,55 +53,56 @@ class Batch:
         return 1 - self.asked_tokens / self.tokens if self.tokens else 0.0
 
 
-def plan_batches(strategy: str, lengths: Sequence[int], limits: BatchLimits) -> list[Batch]:
+def plan_batches(strategy: str, lengths: Sequence[int | Size], limits: BatchLimits) -> list[Batch]:
     """Plan a row: every index appears in exactly one batch, and no batch is over the limits.
 
-    ``lengths`` are tokens per request, in arrival order. Raises `ValueError` for an unknown strategy or a length
-    below 1.
+    ``lengths`` are tokens per request, in arrival order, or a `Size` where a request has several sequences. Raises
+    `ValueError` for an unknown strategy or a length below 1.
     """
     if strategy not in PLANNERS:
         raise ValueError(f"unknown strategy {strategy!r}; there are {', '.join(PLANNERS)}")
-    if any(length < 1 for length in lengths):
+    sizes = [length if isinstance(length, Size) else Size(length, 1, length) for length in lengths]
+    if any(size.tokens < 1 for size in sizes):
         raise ValueError("every request has at least one token")
-    return list(PLANNERS[strategy](lengths, limits))
+    return list(PLANNERS[strategy](sizes, limits))
 
 
-def _plan_none(lengths: Sequence[int], limits: BatchLimits) -> Iterator[Batch]:
+def _plan_none(sizes: Sequence[Size], limits: BatchLimits) -> Iterator[Batch]:
     """One request a pass."""
-    return (_padded((index,), lengths, length) for index, length in enumerate(lengths))
+    return (_padded((index,), sizes, size.longest) for index, size in enumerate(sizes))
 
 
-def _plan_static(lengths: Sequence[int], limits: BatchLimits) -> Iterator[Batch]:
+def _plan_static(sizes: Sequence[Size], limits: BatchLimits) -> Iterator[Batch]:
     """Arrival order, everything padded to one fixed length (or its own, where that is longer)."""
-    fixed = [max(limits.static_length, length) for length in lengths]
-    return _cut_padded(range(len(lengths)), fixed, lengths, limits)
+    fixed = [max(limits.static_length, size.longest) for size in sizes]
+    return _cut_padded(range(len(sizes)), fixed, sizes, limits)
 
 
-def _plan_dynamic(lengths: Sequence[int], limits: BatchLimits) -> Iterator[Batch]:
+def _plan_dynamic(sizes: Sequence[Size], limits: BatchLimits) -> Iterator[Batch]:
     """Arrival order, padded to the longest of the batch."""
-    return _cut_padded(range(len(lengths)), lengths, lengths, limits)
+    return _cut_padded(range(len(sizes)), [size.longest for size in sizes], sizes, limits)
 
 
-def _plan_bucket(lengths: Sequence[int], limits: BatchLimits) -> Iterator[Batch]:
+def _plan_bucket(sizes: Sequence[Size], limits: BatchLimits) -> Iterator[Batch]:
     """Each request in the smallest bucket that fits; one longer than the largest gets its own length."""
     groups: dict[int, list[int]] = {}
-    sizes = [bucket_length(length, limits.buckets) for length in lengths]
-    for index, size in enumerate(sizes):
-        groups.setdefault(size, []).append(index)
-    for size in sorted(groups):
-        yield from _cut_padded(groups[size], sizes, lengths, limits)
+    padded = [bucket_length(size.longest, limits.buckets) for size in sizes]
+    for index, length in enumerate(padded):
+        groups.setdefault(length, []).append(index)
+    for length in sorted(groups):
+        yield from _cut_padded(groups[length], padded, sizes, limits)
 
 
-def _plan_packed(lengths: Sequence[int], limits: BatchLimits) -> Iterator[Batch]:
+def _plan_packed(sizes: Sequence[Size], limits: BatchLimits) -> Iterator[Batch]:
     """Arrival order, laid end to end without padding."""
     row: list[int] = []
     tokens = 0
-    for index, length in enumerate(lengths):
-        if row and (len(row) == limits.max_batch_size or tokens + length > limits.max_batch_tokens):
+    for index, size in enumerate(sizes):
+        if row and (len(row) == limits.max_batch_size or tokens + size.tokens > limits.max_batch_tokens):
             yield Batch(tuple(row), None, bucket_length(tokens, limits.rungs), tokens)
             row, tokens = [], 0
         row.append(index)
-        tokens += length
+        tokens += size.tokens
     if row:
         yield Batch(tuple(row), None, bucket_length(tokens, limits.rungs), tokens)
 
@@ -115,29 +128,30 @@ def bucket_length(length: int, buckets: Sequence[int]) -> int:
 
 
 def _cut_padded(
-    order: Iterable[int], padded: Sequence[int], lengths: Sequence[int], limits: BatchLimits
+    order: Iterable[int], padded: Sequence[int], sizes: Sequence[Size], limits: BatchLimits
 ) -> Iterator[Batch]:
     """Cut ``order`` where one more request would pass the row or token limit of a rectangle."""
     row: list[int] = []
-    longest = 0
+    longest = height = 0
     for index in order:
-        grown = max(longest, padded[index])
-        full = len(row) == limits.max_batch_size or grown * (len(row) + 1) > limits.max_batch_tokens
+        grown, higher = max(longest, padded[index]), height + sizes[index].sequences
+        full = len(row) == limits.max_batch_size or grown * higher > limits.max_batch_tokens
         if row and full:
-            yield _padded(tuple(row), lengths, longest)
-            row, grown = [], padded[index]
+            yield _padded(tuple(row), sizes, longest)
+            row, grown, higher = [], padded[index], sizes[index].sequences
         row.append(index)
-        longest = grown
+        longest, height = grown, higher
     if row:
-        yield _padded(tuple(row), lengths, longest)
+        yield _padded(tuple(row), sizes, longest)
 
 
-def _padded(indices: tuple[int, ...], lengths: Sequence[int], padded_length: int) -> Batch:
-    return Batch(indices, padded_length, padded_length * len(indices), sum(lengths[index] for index in indices))
+def _padded(indices: tuple[int, ...], sizes: Sequence[Size], padded_length: int) -> Batch:
+    height = sum(sizes[index].sequences for index in indices)
+    return Batch(indices, padded_length, padded_length * height, sum(sizes[index].tokens for index in indices))
 
 
 #: Strategy name -> planner; the names are the values of ``strategy`` in windrow.toml.
-PLANNERS: dict[str, Callable[[Sequence[int], BatchLimits], Iterator[Batch]]] = {
+PLANNERS: dict[str, Callable[[Sequence[Size], BatchLimits], Iterator[Batch]]] = {
     "none": _plan_none,
     "static": _plan_static,
     "dynamic": _plan_dynamic,

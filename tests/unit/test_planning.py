@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.core.planning import PLANNERS, Batch, BatchLimits, bucket_length, plan_batches, token_rungs
+from scheduler.core.planning import PLANNERS, Batch, BatchLimits, Size, bucket_length, plan_batches, token_rungs
 
 LENGTHS = st.lists(st.integers(1, 600), max_size=200)
 LIMITS = st.builds(
@@ -195,3 +195,34 @@ def test_packed_passes_are_rounded_up_to_a_rung_and_only_a_lone_long_text_is_not
             assert batch.tokens in limits.rungs
         else:
             assert (len(batch.indices), batch.tokens) == (1, batch.asked_tokens)
+
+
+#: Requests of several sequences, each with its length.
+REQUESTS = st.lists(st.lists(st.integers(1, 200), min_size=1, max_size=20), max_size=60)
+
+
+def size_of(lengths: list[int]) -> Size:
+    return Size(sum(lengths), len(lengths), max(lengths))
+
+
+@given(STRATEGIES, LENGTHS, LIMITS)
+def test_a_request_of_one_sequence_is_planned_by_its_length(
+    strategy: str, lengths: list[int], limits: BatchLimits
+) -> None:
+    sizes = [size_of([length]) for length in lengths]
+    assert plan_batches(strategy, sizes, limits) == plan_batches(strategy, lengths, limits)
+
+
+@given(STRATEGIES, REQUESTS, LIMITS)
+def test_all_sequences_of_a_request_are_in_one_pass_that_counts_each_of_them(
+    strategy: str, requests: list[list[int]], limits: BatchLimits
+) -> None:
+    batches = plan_batches(strategy, [size_of(lengths) for lengths in requests], limits)
+    assert sorted(index for batch in batches for index in batch.indices) == list(range(len(requests)))
+    for batch in batches:
+        sequences = [length for index in batch.indices for length in requests[index]]
+        computed = sum(sequences) if batch.padded_length is None else batch.padded_length * len(sequences)
+        assert (batch.asked_tokens, batch.tokens) == (sum(sequences), computed)
+        assert batch.padded_length is None or max(sequences) <= batch.padded_length
+        assert len(batch.indices) <= limits.max_batch_size
+        assert batch.tokens <= limits.max_batch_tokens or len(batch.indices) == 1

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from scheduler.core.outcomes import Failed, Outcome
-from scheduler.core.planning import Batch
+from scheduler.core.planning import Batch, Size
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,17 @@ class Prepared:
     tokens: int
     #: Whatever `Engine.forward` of the same engine needs, such as token ids.
     data: Any
+    #: Tokens of each sequence, where the request has several; ``tokens`` is their sum.
+    lengths: tuple[int, ...] = ()
+
+    @property
+    def size(self) -> Size:
+        """What it brings into a pass."""
+        return (
+            Size(self.tokens, len(self.lengths), max(self.lengths))
+            if self.lengths
+            else Size(self.tokens, 1, self.tokens)
+        )
 
 
 class Engine(Protocol):
