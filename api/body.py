@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from api.errors import CLOSE
+from scheduler.checks import json_type
 from scheduler.core.errors import MalformedRequest, PayloadTooLarge
 
 #: Longest silence while a body arrives, in seconds.
@@ -69,23 +70,6 @@ def read_body(environ: dict[str, Any], max_bytes: int) -> bytes:
         environ[CLOSE] = True
         raise MalformedRequest(f"the body is shorter than announced: {len(body)} of {announced} bytes came")
     return body
-
-
-def json_type(value: object) -> str:
-    """The JSON name of a value's type, with its article."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "a boolean"
-        case int() | float():
-            return "a number"
-        case str():
-            return "a string"
-        case list():
-            return "an array"
-        case _:
-            return "an object"
 
 
 def _content_length(environ: dict[str, Any]) -> int | None:

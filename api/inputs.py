@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
-from api.body import json_type
-from scheduler.core.errors import InputTooLong, InvalidInput
+from scheduler.core.errors import InputTooLong
 from scheduler.core.fairness import estimate_cost_tokens
 from scheduler.settings import ModelSettings
+from scheduler.sources import resolve_source
+from scheduler.tasks import TASKS, Parameters, Text
+from scheduler.tasks.base import characters
 from scheduler.tokens import TextLimit, load_text_limit
 
 #: Texts with more characters than so many times the model's limit in tokens are not counted, but refused: no language
 #: comes near it (English has 4 to 5 characters a token), and counting holds up everybody else of this process.
 COUNTED_CHARACTERS_PER_TOKEN = 32
+#: Texts that are checked before other clients of this process get a turn.
+TEXTS_PER_TURN = 16
 
 
 class InputCheck:
@@ -20,30 +29,40 @@ class InputCheck:
 
     def __init__(self, settings: ModelSettings) -> None:
         self._settings = settings
+        self._task = TASKS[settings.task]
         self._limit: TextLimit | None = None
         self._lock = threading.Lock()
+        self._checked = 0
 
-    def cost_tokens(self, value: object, *, truncate: bool, where: str) -> int:
+    def read_parameters(self, value: Mapping[str, Any] | None) -> Parameters:
+        """Check the parameters of a call. Raises `InvalidInput`, or `ModelUnusable` where the model is not there."""
+        parameters: Parameters = self._task.read_parameters(value)
+        if self._task.check_model is not None and parameters.sent():
+            self._task.check_model(parameters, self._folder)
+        return parameters
+
+    def cost_tokens(self, value: object, parameters: Parameters, *, where: str) -> int:
         """Return what ``value`` costs in tokens; ``where`` names it in errors.
 
         Raises `InvalidInput`, `InputTooLong`, or `ModelUnusable` where there is no tokenizer to count with.
         """
-        if not isinstance(value, str):
-            raise InvalidInput(f"{where}: a model of task {self._settings.task} takes a string, not {json_type(value)}")
+        texts = self._task.texts(value, parameters, where)
         limit = self.text_limit()
-        if truncate:
-            return min(estimate_cost_tokens(len(value)), limit.max_input_tokens)
-        if is_surely_within(value, limit):
-            return estimate_cost_tokens(len(value))
-        advice = "shorten it, or send parameters.truncate: true"
-        if len(value) > COUNTED_CHARACTERS_PER_TOKEN * limit.max_input_tokens:
-            raise InputTooLong(
-                f"{where}: {len(value)} characters, and the model takes {limit.max_input_tokens} tokens; {advice}"
-            )
-        tokens = limit.count(value)
-        if tokens > limit.max_input_tokens:
-            raise InputTooLong(f"{where}: {tokens} tokens, and the model takes {limit.max_input_tokens}; {advice}")
-        return tokens
+        if parameters.truncate:
+            return self._task.estimate_tokens(texts, limit.max_input_tokens)
+        # The text that all pairs of a request share is counted once.
+        counted: dict[str, int] = {}
+        total = 0
+        for at, text in enumerate(texts):
+            total += _cost_tokens(text, limit, counted, self._task.name_of(where, at))
+            self._checked += 1
+            if self._checked % TEXTS_PER_TURN == 0:
+                time.sleep(0)
+        return total
+
+    @cached_property
+    def _folder(self) -> Path:
+        return resolve_source(self._settings.source, weights=False)
 
     def text_limit(self) -> TextLimit:
         """The model's tokenizer and limit, loaded once."""
@@ -54,7 +73,7 @@ class InputCheck:
         return self._limit
 
 
-def is_surely_within(text: str, limit: TextLimit) -> bool:
+def is_surely_within(text: Text, limit: TextLimit) -> bool:
     """Whether ``text`` is within the limit whatever its tokens turn out to be.
 
     Only said of ASCII: every Unicode normal form and lower case leave it as long as it is, and a WordPiece, BPE or
@@ -63,4 +82,26 @@ def is_surely_within(text: str, limit: TextLimit) -> bool:
     under NFKC, and each may fall back to 2 bytes or more), so there is no bound worth having. A tokenizer with a
     normalizer of its own making could still outgrow this; the worker counts again and is the one that decides.
     """
-    return text.isascii() and len(text) + 1 + limit.added_tokens <= limit.max_input_tokens
+    parts = (text,) if isinstance(text, str) else text
+    most = sum(len(part) + 1 for part in parts) + limit.added_to(text)
+    return most <= limit.max_input_tokens and all(part.isascii() for part in parts)
+
+
+def _cost_tokens(text: Text, limit: TextLimit, counted: dict[str, int], name: str) -> int:
+    if is_surely_within(text, limit):
+        return estimate_cost_tokens(characters(text))
+    advice = "shorten it, or send parameters.truncate: true"
+    most = limit.max_input_tokens
+    if characters(text) > COUNTED_CHARACTERS_PER_TOKEN * most:
+        raise InputTooLong(f"{name}: {characters(text)} characters, and the model takes {most} tokens; {advice}")
+    tokens = limit.count(text) if isinstance(text, str) else _count_pair(text, limit, counted)
+    if tokens > most:
+        raise InputTooLong(f"{name}: {tokens} tokens, and the model takes {most}; {advice}")
+    return tokens
+
+
+def _count_pair(pair: tuple[str, str], limit: TextLimit, counted: dict[str, int]) -> int:
+    for text in pair:
+        if text not in counted:
+            counted[text] = limit.count_plain(text)
+    return sum(counted[text] for text in pair) + limit.added_to(pair)

@@ -20,9 +20,8 @@ from api.headers import CANCEL_ON_DISCONNECT, IDEMPOTENCY_KEY, MAX_WAIT_S
 from api.tenants import OPEN_ENDPOINTS
 from scheduler.core import errors as core
 
-REF = "#/components/schemas/{model}"
 RESPONSES = (schemas.Prediction, schemas.Predictions, schemas.Models, schemas.Health, schemas.Problem)
-REQUESTS = (schemas.PredictionRequest, schemas.BatchRequest)
+REQUESTS: tuple[type[BaseModel], ...] = (schemas.PredictionRequest, schemas.BatchRequest, *schemas.OF_TASKS)
 
 READING = (core.UnknownPrediction, core.PredictionGone, core.RedisUnavailable)
 SUBMITTING = (
@@ -68,7 +67,7 @@ def document(*, needs_key: bool = True) -> dict[str, Any]:
     """The whole document, as JSON types, for servers whose clients need a key or for those that serve everybody."""
     _, definitions = models_json_schema(
         [*((model, "validation") for model in REQUESTS), *((model, "serialization") for model in RESPONSES)],
-        ref_template=REF,
+        ref_template=schemas.REF,
     )
     return {
         "openapi": "3.1.0",
@@ -176,7 +175,7 @@ def _problem(status: int, codes: Sequence[str]) -> dict[str, Any]:
 
 
 def _ref(model: type[BaseModel]) -> dict[str, str]:
-    return {"$ref": REF.format(model=model.__name__)}
+    return {"$ref": schemas.REF.format(model=model.__name__)}
 
 
 def _version() -> str:

@@ -21,9 +21,10 @@ from api.headers import (
     parse_wait,
     refuse_event_stream,
 )
-from api.schemas import BatchRequest, PredictionRequest, parse_request
+from api.schemas import BatchRequest, PredictionRequest
 from api.service import Call, Service
 from api.tenants import current_tenant
+from scheduler.checks import parse
 from scheduler.core.errors import InvalidInput
 from scheduler.queue import Prediction
 from scheduler.queue.render import prediction_json
@@ -36,8 +37,8 @@ def register(app: Flask, service: Service) -> None:
     def create() -> Response:
         refuse_event_stream(request.headers.get("Accept"))
         wait_s = parse_prefer(request.headers.get("Prefer"))
-        body = parse_request(PredictionRequest, read_object(request.environ, settings.max_body_bytes))
-        found = _create(service, _call(body, [body.input], is_batch=False), wait_s or 0)
+        body = parse(PredictionRequest, read_object(request.environ, settings.max_body_bytes))
+        found = _create(service, _call(service, body, [body.input], is_batch=False), wait_s or 0)
         response = _answer(service, found, 200 if found.is_ended and wait_s else 202)
         response.headers["Location"] = f"/v1/predictions/{found.id}"
         if wait_s is not None:
@@ -47,10 +48,10 @@ def register(app: Flask, service: Service) -> None:
 
     def create_batch() -> Response:
         refuse_event_stream(request.headers.get("Accept"))
-        body = parse_request(BatchRequest, read_object(request.environ, settings.max_body_bytes))
+        body = parse(BatchRequest, read_object(request.environ, settings.max_body_bytes))
         if len(body.inputs) > settings.max_batch_inputs:
             raise InvalidInput(f"inputs: {len(body.inputs)} inputs; at most {settings.max_batch_inputs} in one batch")
-        call, tenant = _call(body, body.inputs, is_batch=True), current_tenant()
+        call, tenant = _call(service, body, body.inputs, is_batch=True), current_tenant()
         costs = service.check(call)
         ids = service.submit(call, tenant, service.new_ids(tenant, len(costs)), costs)
         base = _base_url()
@@ -98,13 +99,15 @@ def _hangup_check() -> Callable[[], bool] | None:
     return partial(has_hung_up, connection)
 
 
-def _call(body: PredictionRequest | BatchRequest, inputs: Sequence[object], *, is_batch: bool) -> Call:
+def _call(
+    service: Service, body: PredictionRequest | BatchRequest, inputs: Sequence[object], *, is_batch: bool
+) -> Call:
     after_s = parse_cancel_after(request.headers.get("Cancel-After"))
     deadlines = [after_s, None if body.deadline_ms is None else body.deadline_ms / 1000]
     return Call(
         model=body.model,
         inputs=inputs,
-        truncate=body.parameters is not None and body.parameters.truncate,
+        parameters=service.read_parameters(body.model, body.parameters),
         priority=body.priority or "normal",
         deadline_s=min((deadline for deadline in deadlines if deadline is not None), default=None),
         idempotency_key=parse_idempotency_key(request.headers.get("Idempotency-Key")),

@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, WithJsonSchema
 
-from api.body import json_type
 from api.headers import MAX_DEADLINE_S
-from scheduler.core.errors import InvalidInput
+from scheduler.checks import Strict
+from scheduler.tasks import TASKS
 
 Priority = Literal["high", "normal", "low"]
 Status = Literal["queued", "processing", "succeeded", "failed", "canceled", "expired"]
-Request = TypeVar("Request", bound="_Request")
+
+#: Where models are in the OpenAPI document.
+REF = "#/components/schemas/{model}"
+#: The models of what tasks take, which requests refer to: which of them holds depends on the model that is asked.
+OF_TASKS: tuple[type[BaseModel], ...] = (
+    *(task.parameters for task in TASKS.values()), *(task.input for task in TASKS.values() if task.input),
+)  # fmt: skip
 
 
-class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+def _any_of(*kinds: type[BaseModel] | str) -> WithJsonSchema:
+    schemas = [{"type": kind} if isinstance(kind, str) else {"$ref": REF.format(model=kind.__name__)} for kind in kinds]
+    return WithJsonSchema({"anyOf": schemas})
 
 
-class Parameters(_Request):
-    """How the model is to treat the input."""
-
-    truncate: bool = Field(False, description="Cut an input that is longer than the model takes, instead of a 422.")
+Input = Annotated[Any, _any_of("string", *(task.input for task in TASKS.values() if task.input))]
+ParametersObject = Annotated[dict[str, Any] | None, _any_of(*(task.parameters for task in TASKS.values()), "null")]
 
 
-class _Submit(_Request):
+class _Submit(Strict):
     model: str = Field(description="Name of a configured model; GET /v1/models lists them.", examples=["minilm"])
-    parameters: Parameters | None = None
+    parameters: ParametersObject = Field(None, description="What the model's task takes; see docs/tasks.md.")
     priority: Priority | None = Field(None, description="Which share of the device it gets; normal where absent.")
     deadline_ms: Annotated[float, Field(gt=0, le=MAX_DEADLINE_S * 1000)] | None = Field(
         None, description="Not started so many milliseconds from now: expired, and never sent to the device."
@@ -42,13 +47,17 @@ class _Submit(_Request):
 class PredictionRequest(_Submit):
     """One input for one model."""
 
-    input: Any = Field(description="What the model's task takes: a string for embed and classify.", examples=["a text"])
+    input: Input = Field(
+        description="What the model's task takes: a string, or for rerank an object.", examples=["a text"]
+    )
 
 
 class BatchRequest(_Submit):
     """Many inputs for one model: all are queued, or none is."""
 
-    inputs: list[Any] = Field(min_length=1, description="As many as the server's max_batch_inputs, each like `input`.")
+    inputs: list[Input] = Field(
+        min_length=1, description="As many as the server's max_batch_inputs, each like `input`."
+    )
 
 
 class Problem(BaseModel):
@@ -83,9 +92,7 @@ class Prediction(BaseModel):
     model: str
     status: Status
     input: Any
-    output: Any = Field(
-        description="null until succeeded; `{embedding}` for embed, `{label, score, scores}` for classify."
-    )
+    output: Any = Field(description="null until succeeded; then what the model's task gives, see docs/tasks.md.")
     error: PredictionError | None
     metrics: dict[str, Any] = Field(description="queue_ms, compute_ms, batch_size and the like, once it has ended.")
     created_at: str = Field(json_schema_extra={"format": "date-time"})
@@ -133,28 +140,3 @@ class Health(BaseModel):
     """The process answers, or a worker serves every model."""
 
     status: Literal["ok", "ready"]
-
-
-def parse_request(kind: type[Request], value: dict[str, Any]) -> Request:
-    """Check ``value`` against ``kind``; raise `InvalidInput` naming each field and what it takes."""
-    try:
-        return kind.model_validate(value)
-    except ValidationError as error:
-        problems = [_explain(kind, dict(problem)) for problem in error.errors(include_url=False)[:5]]
-        raise InvalidInput("; ".join(problems)) from None
-
-
-def _explain(kind: type[BaseModel], problem: dict[str, Any]) -> str:
-    names = [str(part)[:64] for part in problem["loc"]]
-    field = ".".join(names)
-    if problem["type"] == "extra_forbidden":
-        known, what = (Parameters, "parameter") if names[0] == "parameters" else (kind, "field")
-        return f"{field}: unknown {what}; accepted: {', '.join(known.model_fields)}"
-    if problem["type"] == "missing":
-        return f"{field}: is missing"
-    if problem["type"] == "too_short":
-        return f"{field}: takes at least {problem['ctx']['min_length']}, and none came"
-    came = problem["input"]
-    shown = f"{came!r:.60}" if isinstance(came, (str, int, float)) else json_type(came)
-    message = problem["msg"].removeprefix("Input ")
-    return f"{field}: {message}, not {shown}"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
 from redis import Redis
@@ -32,11 +33,10 @@ from scheduler.queue.ids import is_issued, make_id, shared_secret
 from scheduler.queue.lookup import find_prediction, find_predictions
 from scheduler.queue.server_check import ServerCheck
 from scheduler.settings import Settings, TenantSettings
+from scheduler.tasks import Parameters
 
 #: How old an answer about workers and queue depth may be, in seconds.
 FRESH_S = 1.0
-#: Inputs of a batch that are counted before other clients of this process get a turn.
-INPUTS_PER_TURN = 16
 #: How often it is looked whether a waiting client is still there, where it asked for that. In seconds.
 LOOK_S = 0.5
 #: What a tenant may that no table names.
@@ -51,7 +51,8 @@ class Call:
 
     model: str
     inputs: Sequence[object]
-    truncate: bool = False
+    #: Of the model's task, as `Service.read_parameters` reads them.
+    parameters: Parameters
     priority: str = "normal"
     deadline_s: float | None = None
     idempotency_key: str | None = None
@@ -62,9 +63,10 @@ class Call:
 
     def fingerprint(self) -> str:
         """The same for the same call, whatever the order and spelling of its JSON."""
-        what = [self.is_batch, self.model, self.inputs, self.truncate, self.priority, self.deadline_s]
+        parameters = self.parameters.sent()
+        what = [self.is_batch, self.model, self.inputs, parameters, self.priority, self.deadline_s]
         what += [] if self.webhook is None else [self.webhook]
-        return hashlib.sha256(orjson.dumps(what)).hexdigest()
+        return hashlib.sha256(orjson.dumps(what, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 @dataclass(slots=True)
@@ -94,17 +96,23 @@ class Service:
         self._secret = b""
         self._secret_at_s = float("-inf")
 
+    def read_parameters(self, model: str, value: Mapping[str, Any] | None) -> Parameters:
+        """The parameters that ``model`` takes; raises `UnknownModel`, or `InvalidInput` naming what is accepted."""
+        return self._check_of(model).read_parameters(value)
+
     def check(self, call: Call) -> list[int]:
         """Return what each input costs in tokens, or raise what is wrong with the first that cannot be served."""
-        if call.model not in self.queues:
-            raise UnknownModel(f"no model {call.model[:64]!r} is served here; there are {', '.join(self.queues)}")
-        check, costs = self._checks[call.model], []
-        for at, value in enumerate(call.inputs):
-            where = f"inputs.{at}" if call.is_batch else "input"
-            costs.append(check.cost_tokens(value, truncate=call.truncate, where=where))
-            if at % INPUTS_PER_TURN == INPUTS_PER_TURN - 1:
-                time.sleep(0)
-        return costs
+        check = self._check_of(call.model)
+        names = (f"inputs.{at}" for at in range(len(call.inputs))) if call.is_batch else ("input",)
+        return [
+            check.cost_tokens(value, call.parameters, where=name)
+            for name, value in zip(names, call.inputs, strict=True)
+        ]
+
+    def _check_of(self, model: str) -> InputCheck:
+        if model not in self._checks:
+            raise UnknownModel(f"no model {model[:64]!r} is served here; there are {', '.join(self.queues)}")
+        return self._checks[model]
 
     def new_ids(self, tenant: str, count: int) -> list[str]:
         """Ids that only this deployment can have made."""
@@ -135,7 +143,7 @@ class Service:
                 grace_s = self.settings.worker_grace_s
                 raise NoWorker(f"no worker has served model {call.model!r} in the last {grace_s:g} s")
             return first
-        parameters = {"truncate": True} if call.truncate else {}
+        parameters = call.parameters.sent()
         submissions = [
             Submission(
                 id=id,

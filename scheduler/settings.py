@@ -33,9 +33,9 @@ from scheduler.core.admission import Quota
 from scheduler.core.errors import InvalidSetting
 from scheduler.core.webhooks import secret_key
 from scheduler.redis_url import parse_redis_url
+from scheduler.tasks import TASKS
 
 Strategy = Literal["none", "static", "dynamic", "bucket", "packed"]
-Task = Literal["embed", "classify"]
 
 #: Longest window that can be set, in milliseconds.
 MOST_WAIT_MS = 60_000
@@ -64,6 +64,12 @@ def _wait_ms(value: object) -> object:
     if not 0 <= number <= MOST_WAIT_MS:
         raise ValueError(f"takes milliseconds from 0 to {MOST_WAIT_MS}, or auto")
     return number
+
+
+def _known_task(task: str) -> str:
+    if task not in TASKS:
+        raise ValueError(f"takes {', '.join(TASKS)}")
+    return task
 
 
 def _webhook_secret(secret: SecretStr) -> SecretStr:
@@ -103,7 +109,7 @@ class _Frozen(BaseModel):
 class ModelSettings(_Frozen):
     """One ``[models.<name>]`` table."""
 
-    task: Task
+    task: Annotated[str, AfterValidator(_known_task)]
     #: Hub id, folder, or ``package:<module>/<folder>`` for weights inside an installed Python package.
     source: str = Field(min_length=1)
     strategy: Strategy = "packed"

@@ -20,29 +20,29 @@ class TextLimit:
     tokenizer: Tokenizer
     #: In tokens, special tokens included.
     max_input_tokens: int
-    #: Special tokens that every input gets.
+    #: Special tokens that a text by itself gets.
     added_tokens: int
 
-    def count(self, text: str) -> int:
-        """Tokens of ``text``, special tokens included."""
-        return len(self.tokenizer.encode(text))
+    def count(self, text: str | tuple[str, str]) -> int:
+        """Tokens of a text or a pair of texts, special tokens included."""
+        return len(self.tokenizer.encode(text) if isinstance(text, str) else self.tokenizer.encode(*text))
+
+    def count_plain(self, text: str) -> int:
+        """Tokens of ``text`` without special ones; those of a pair are the sum of both texts' and `added_to`."""
+        return len(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def added_to(self, text: str | tuple[str, str]) -> int:
+        """Special tokens that this text, or this pair of texts, gets."""
+        return self.added_tokens if isinstance(text, str) else self.tokenizer.num_special_tokens_to_add(is_pair=True)
 
 
 def load_text_limit(source: str, max_input_tokens: int | None = None) -> TextLimit:
-    """Load ``tokenizer.json`` and the model's limit; ``max_input_tokens`` lowers the limit, it cannot raise it.
+    """Load the tokenizer and the model's limit; ``max_input_tokens`` lowers the limit, it cannot raise it.
 
     Raises `ModelUnusable` where there is no fast tokenizer, or the wish is above what the model takes.
     """
     folder = resolve_source(source, weights=False)
-    file = folder / "tokenizer.json"
-    if not file.is_file():
-        raise ModelUnusable(f"source {source!r}: no tokenizer.json; save the model with its fast tokenizer")
-    tokenizer = Tokenizer.from_file(str(file))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    if _read(folder / "sentence_bert_config.json").get("do_lower_case") is True:
-        steps = [Lowercase()] if tokenizer.normalizer is None else [Lowercase(), tokenizer.normalizer]
-        tokenizer.normalizer = Sequence(steps)
+    tokenizer = load_tokenizer(folder)
     limit = _model_limit(folder)
     if max_input_tokens is not None and limit is not None and max_input_tokens > limit:
         raise ModelUnusable(f"source {source!r}: max_input_tokens {max_input_tokens} is above the model's {limit}")
@@ -51,6 +51,20 @@ def load_text_limit(source: str, max_input_tokens: int | None = None) -> TextLim
         max_input_tokens=max_input_tokens or limit or 512,
         added_tokens=tokenizer.num_special_tokens_to_add(is_pair=False),
     )
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """Load ``tokenizer.json``, so that it neither cuts nor pads. Raises `ModelUnusable` where there is none."""
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        raise ModelUnusable(f"{folder}: no tokenizer.json; save the model with its fast tokenizer")
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    if _read(folder / "sentence_bert_config.json").get("do_lower_case") is True:
+        steps = [Lowercase()] if tokenizer.normalizer is None else [Lowercase(), tokenizer.normalizer]
+        tokenizer.normalizer = Sequence(steps)
+    return tokenizer
 
 
 def _model_limit(folder: Path) -> int | None:

@@ -17,11 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from redis.exceptions import RedisError
 
 from scheduler.core.errors import InvalidInput, UnknownModel, WindrowError
-from scheduler.core.fairness import PRIORITY_WEIGHTS, estimate_cost_tokens, flow_name
+from scheduler.core.fairness import PRIORITY_WEIGHTS, flow_name
 from scheduler.core.faults import describe_fault
 from scheduler.queue import RedisQueue, Submission, result_key
 from scheduler.queue.connection import connect
 from scheduler.settings import Settings
+from scheduler.tasks import TASKS
 
 log = logging.getLogger(__name__)
 TENANT = "celery"
@@ -115,9 +116,10 @@ def submit_call(
     if len(body) > settings.max_body_bytes:
         raise InvalidInput(f"the call has {len(body)} bytes; at most {settings.max_body_bytes} are taken")
     limits = [seconds for seconds in (left_s, call.deadline_ms and call.deadline_ms / 1e3) if seconds is not None]
+    task = TASKS[model.task]
+    texts = task.texts(call.input, task.read_parameters(call.parameters), "input")
     # No text costs more than the model reads of it, or one caller's would stand for a queue of others.
-    longest = model.max_input_tokens or model.max_batch_tokens
-    cost = min(longest, estimate_cost_tokens(len(call.input))) if isinstance(call.input, str) else 1
+    cost = task.estimate_tokens(texts, model.max_input_tokens or model.max_batch_tokens)
     queues[call.model].submit(
         [Submission(id, body, cost, min(limits, default=None))],
         flow=flow_name(TENANT, call.priority),

@@ -56,8 +56,11 @@ def narrowed(app: Flask) -> BaseSchema:
     ):
         properties = raw["components"]["schemas"][name]["properties"]
         properties["model"] = {"enum": ["minilm"]}
+        properties["parameters"] = {"$ref": "#/components/schemas/EmbedParameters"}
         properties[field] = kind
         properties.pop("webhook", None)  # of the tenant's own, and only where it has a secret
+    dimensions = raw["components"]["schemas"]["EmbedParameters"]["properties"]["dimensions"]
+    dimensions["anyOf"][0]["maximum"] = 384
     for _, path in TAKING[:2]:
         operation = raw["paths"][path]["post"]
         # A key that comes again has another body; and the longest deadline is a week.

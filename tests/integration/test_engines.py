@@ -136,6 +136,13 @@ def answers(engine: Engine, wishes: ModelSettings, inputs: Sequence[Any], **para
     return outcomes
 
 
+def ids_of(prepared: Prepared | Failed) -> list[int]:
+    """The tokens of an input that is one text."""
+    assert isinstance(prepared, Prepared)
+    (tokens,) = prepared.data.sequences
+    return tokens.ids.tolist()
+
+
 def embeddings(outcomes: Sequence[Any]) -> np.ndarray:
     assert all(isinstance(outcome, Done) for outcome in outcomes), outcomes
     return np.stack([outcome.output["embedding"] for outcome in outcomes])
@@ -196,7 +203,7 @@ def test_a_model_that_lower_cases_in_sentence_transformers_does_so_here(tmp_path
     folder = save_model(tmp_path, FAMILIES["bert"][0]())
     (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 64, "do_lower_case": true}')
     upper, lower = load_engine("cased", settings(folder)).prepare(["W1 W2", "w1 w2"], [{}, {}])
-    assert upper.data.tolist() == lower.data.tolist() == [2, 5, 6, 3]
+    assert ids_of(upper) == ids_of(lower) == [2, 5, 6, 3]
 
 
 def test_a_module_that_is_not_computed_here_is_refused(tmp_path: Path) -> None:
@@ -265,7 +272,7 @@ def test_bad_inputs_fail_alone_and_say_what_is_accepted(folders: Any) -> None:
     assert all(part in details[3] for part in ("temperature", "truncate"))
     assert all(isinstance(prepared[index].error, InvalidInput) for index in details)
     assert [prepared[index].tokens for index in (0, 6, 7)] == [4, LIMIT, 2]
-    assert prepared[6].data.tolist() == [2, *[5] * (LIMIT - 2), 3]
+    assert ids_of(prepared[6]) == [2, *[5] * (LIMIT - 2), 3]
 
 
 def test_a_text_without_any_token_fails_alone(tmp_path: Path) -> None:
@@ -384,5 +391,5 @@ def test_a_text_is_read_only_as_far_as_it_can_matter_when_it_is_cut(text: str) -
     (cut,) = engine.prepare([text], [{"truncate": True}])
     assert isinstance(cut, Prepared)
     assert isinstance(whole, Prepared)
-    assert cut.data.tolist() == whole.data.tolist()
+    assert ids_of(cut) == ids_of(whole)
     assert cut.tokens <= 256

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from api.body import BODY_TIMEOUT_S, json_type, read_object
+from api.body import BODY_TIMEOUT_S, read_object
 from api.errors import CLOSE
 from scheduler.core.errors import MalformedRequest, PayloadTooLarge
 
@@ -132,9 +132,3 @@ def test_a_body_that_cannot_be_read_is_malformed() -> None:
 def test_a_length_that_is_no_number_is_malformed(length: str) -> None:
     with pytest.raises(MalformedRequest, match="Content-Length"):
         read_object(environ(b"{}", length=length), 100)
-
-
-def test_json_types_have_the_names_that_json_gives_them() -> None:
-    values = [None, True, 1, 1.5, "", [], {}]
-    names = ["null", "a boolean", "a number", "a number", "a string", "an array", "an object"]
-    assert [json_type(value) for value in values] == names

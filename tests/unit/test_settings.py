@@ -128,7 +128,7 @@ def test_settings_cannot_be_changed_afterwards(file: Path) -> None:
         ("CELERY_BROKER_URL", "amqp://rabbit", "redis_url", "rediss://"),
         ("WINDROW_MODELS", "minilm", "models", "dictionary"),
         ("WINDROW_MODELS__TOXIC__STRATEGY", "fast", "models.toxic.strategy", "'none', 'static', 'dynamic'"),
-        ("WINDROW_MODELS__TOXIC__TASK", "paint", "models.toxic.task", "'embed' or 'classify'"),
+        ("WINDROW_MODELS__TOXIC__TASK", "paint", "models.toxic.task", "takes embed, classify"),
         ("WINDROW_MODELS__TOXIC__DTYPE", "int4", "models.toxic.dtype", "'auto', 'float32'"),
         ("WINDROW_MODELS__TOXIC__SOURCE", "", "models.toxic.source", "at least 1 character"),
         ("WINDROW_MODELS__TOXIC__MAX_BATCH_SIZE", "0", "models.toxic.max_batch_size", "greater than or equal to 1"),

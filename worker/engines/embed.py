@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,36 +11,53 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scheduler.core.errors import ModelUnusable
+from scheduler.core.errors import InvalidInput, ModelUnusable
+from scheduler.core.outcomes import Failed
+from scheduler.tasks.embed import require_dimensions
+from scheduler.tasks.pooling import read_pooling
 from worker.engines.attention import PackedLayout
+from worker.engines.base import Prepared
 from worker.engines.encoder import EncoderEngine
-
-#: Key of 1_Pooling/config.json -> mode, in the order in which sentence-transformers concatenates them.
-POOLING_KEYS = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-    "pooling_mode_lasttoken": "lasttoken",
-}
+from worker.engines.text import TextRequest
+from worker.engines.vectors import vector_output
 
 
 class EmbedEngine(EncoderEngine):
-    """Output: ``{"embedding": (dimensions,) float32}``."""
+    """Output: ``{"embedding": ...}``, see `vector_output`."""
 
     task = "embed"
     auto_class = "AutoModel"
 
     def _set_up(self) -> None:
         self._modes, self._normalize = read_pooling(self._folder)
+        unknown = [mode for mode in self._modes if mode not in PADDED_POOLING]
+        if unknown:
+            raise ModelUnusable(
+                f"{self._folder}: pooling {', '.join(unknown)} is not supported; there are {', '.join(PADDED_POOLING)}"
+            )
 
-    def _padded_rows(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+    def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
+        """As `EncoderEngine.prepare`; more dimensions than the vectors have are a `Failed` too."""
+        return [self._within_width(one) for one in super().prepare(inputs, parameters)]
+
+    def _within_width(self, one: Prepared | Failed) -> Prepared | Failed:
+        if not isinstance(one, Failed):
+            try:
+                require_dimensions(one.data.parameters.dimensions, self._width)
+            except InvalidInput as error:
+                return Failed(error)
+        return one
+
+    def _padded_rows(
+        self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None = None
+    ) -> Tensor:
         hidden = self._weights.module(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         return self._finish([PADDED_POOLING[mode](hidden.float(), mask) for mode in self._modes])
 
-    def _packed_rows(self, input_ids: Tensor, position_ids: Tensor, layout: PackedLayout) -> Tensor:
+    def _packed_rows(
+        self, input_ids: Tensor, position_ids: Tensor, layout: PackedLayout, token_type_ids: Tensor | None = None
+    ) -> Tensor:
         hidden = self._weights.module(input_ids=input_ids, position_ids=position_ids, packed=layout).last_hidden_state
         return self._finish([PACKED_POOLING[mode](hidden[0].float(), layout) for mode in self._modes])
 
@@ -50,41 +65,8 @@ class EmbedEngine(EncoderEngine):
         rows = torch.cat(pooled, dim=1)
         return F.normalize(rows, dim=1) if self._normalize else rows
 
-    def _outputs(self, rows: NDArray[np.float32]) -> list[dict[str, Any]]:
-        return [{"embedding": row} for row in rows]
-
-
-def read_pooling(folder: Path) -> tuple[list[str], bool]:
-    """Pooling modes and whether to normalise, from ``modules.json`` and the pooling folder it names.
-
-    Without ``modules.json``: the mean, not normalised, which is what sentence-transformers does with such a folder.
-    Raises `ModelUnusable` for a module or mode that is not computed here: a vector without it would be wrong.
-    """
-    file = folder / "modules.json"
-    if not file.is_file():
-        return ["mean"], False
-    modes, normalize = ["mean"], False
-    for module in json.loads(file.read_text(encoding="utf-8")):
-        kind = str(module["type"]).rpartition(".")[2]
-        if kind == "Pooling":
-            modes = _pooling_modes(json.loads((folder / module["path"] / "config.json").read_text(encoding="utf-8")))
-        elif kind == "Normalize":
-            normalize = True
-        elif kind not in {"Transformer", "Dropout"}:
-            raise ModelUnusable(f"{file}: module {kind} is not supported; there are Transformer, Pooling and Normalize")
-    unknown = [mode for mode in modes if mode not in PADDED_POOLING]
-    if unknown:
-        raise ModelUnusable(
-            f"{file}: pooling {', '.join(unknown)} is not supported; there are {', '.join(PADDED_POOLING)}"
-        )
-    return modes, normalize
-
-
-def _pooling_modes(config: dict[str, Any]) -> list[str]:
-    named = config.get("pooling_mode")
-    if named is not None:
-        return [named] if isinstance(named, str) else list(named)
-    return [mode for key, mode in POOLING_KEYS.items() if config.get(key)] or ["mean"]
+    def _outputs(self, rows: NDArray[np.float32], requests: Sequence[TextRequest]) -> list[dict[str, Any]]:
+        return [vector_output(row, one.parameters, self._normalize) for row, one in zip(rows, requests, strict=True)]
 
 
 # (sequences, length, hidden) with its (sequences, length) mask -> (sequences, hidden), all in float32.

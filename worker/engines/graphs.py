@@ -20,8 +20,8 @@ from worker.engines.attention import PackedLayout
 
 log = logging.getLogger(__name__)
 
-#: (1, tokens) ids, (1, tokens) positions, layout -> (sequences, width) rows.
-PackedRun = Callable[[Tensor, Tensor, PackedLayout], Tensor]
+#: (1, tokens) ids, (1, tokens) positions, layout, and (1, tokens) types where the model is told -> rows.
+PackedRun = Callable[..., Tensor]
 #: Passes whose inputs may be on their way to the device at once.
 STAGES = 4
 
@@ -30,16 +30,24 @@ class PackedGraphs:
     """Captured passes over shared input memory. Used by one thread, in inference mode."""
 
     def __init__(
-        self, run: PackedRun, rungs: Sequence[int], max_sequences: int, longest: int, device: torch.device
+        self,
+        run: PackedRun,
+        rungs: Sequence[int],
+        max_sequences: int,
+        longest: int,
+        channels: int,
+        device: torch.device,
     ) -> None:
         """Capture ``run`` for each of ``rungs`` (tokens), up to ``max_sequences`` of at most ``longest`` tokens each.
 
-        Raises whatever the model raises when it is captured.
+        ``channels`` is how many numbers it reads of a token: id and position, or the type too. Raises whatever the
+        model raises when it is captured.
         """
         self._run = run
         self._longest = longest
         self._offsets = max_sequences + 1
-        room = self._offsets + 2 * max(rungs)
+        self._channels = channels
+        room = self._offsets + channels * max(rungs)
         self._inputs = torch.zeros(room, dtype=torch.int32, device=device)
         self._stages = [torch.zeros(room, dtype=torch.int32, pin_memory=True) for _ in range(STAGES)]
         self._sent = [torch.cuda.Event() for _ in range(STAGES)]
@@ -59,51 +67,51 @@ class PackedGraphs:
     def replay(
         self,
         rung: int,
-        ids: NDArray[np.int64],
-        positions: NDArray[np.int64],
+        channels: Sequence[NDArray[np.int64]],
         lengths: Sequence[int],
         began: torch.cuda.Event | None = None,
     ) -> Tensor:
-        """Start the pass of ``rung`` over ``lengths`` laid end to end; (sequences, width), good until the next call.
+        """Start the pass of ``rung`` over ``lengths`` laid end to end; its rows, and behind them rows of nobody's.
 
-        ``began`` is recorded when there is work for the device, which the preparations here are not.
+        ``channels`` are (tokens,) each. ``began`` is recorded when there is work for the device, which the
+        preparations here are not. The rows are good until the next call.
         """
-        tokens, sequences = len(ids), len(lengths)
+        tokens, sequences = len(channels[0]), len(lengths)
         turn = self._turn = (self._turn + 1) % STAGES
         self._sent[turn].synchronize()
         stage = self._stages[turn].numpy()
         stage[0] = 0
         np.cumsum(lengths, out=stage[1 : sequences + 1])
         stage[sequences + 1 : self._offsets] = tokens
-        for start, values in ((self._offsets, ids), (self._offsets + rung, positions)):
+        for start, values in zip(self._places(rung), channels, strict=True):
             stage[start : start + tokens] = values
-            # What an earlier pass of another size left there need not be a token or a position.
+            # What an earlier pass of another size left there need not be a token, a position or a type.
             stage[start + tokens : start + rung] = 0
         if began is not None:
             began.record()
-        size = self._offsets + 2 * rung
+        size = self._offsets + self._channels * rung
         self._inputs[:size].copy_(self._stages[turn][:size], non_blocking=True)
         self._sent[turn].record()
         graph, rows = self._graphs[rung]
         graph.replay()
-        return rows[:sequences]
+        return rows
+
+    def _places(self, rung: int) -> range:
+        """Where each channel of a pass begins, behind the offsets."""
+        return range(self._offsets, self._offsets + self._channels * rung, rung)
 
     def _capture(self, rung: int, pool: object) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        at = self._offsets
-        offsets, ids, positions = (
-            self._inputs[:at],
-            self._inputs[at : at + rung],
-            self._inputs[at + rung : at + 2 * rung],
-        )
+        offsets = self._inputs[: self._offsets]
+        ids, positions, *types = (self._inputs[None, start : start + rung] for start in self._places(rung))
         # One token in each sequence: shapes are what counts.
-        offsets.copy_(torch.arange(at, dtype=torch.int32).clamp(max=rung))
+        offsets.copy_(torch.arange(self._offsets, dtype=torch.int32).clamp(max=rung))
         layout = PackedLayout(offsets, self._longest)
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            self._run(ids[None], positions[None], layout)  # libraries plan at the first call
+            self._run(ids, positions, layout, *types)  # libraries plan at the first call
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=pool):
-            rows = self._run(ids[None], positions[None], layout)
+            rows = self._run(ids, positions, layout, *types)
         return graph, rows

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from importlib import import_module
 
 from scheduler.core.errors import ModelUnusable
 from scheduler.core.planning import BatchLimits, token_rungs
 from scheduler.settings import ModelSettings
 from worker.engines.base import Engine, EngineInfo
-from worker.engines.classify import ClassifyEngine
-from worker.engines.embed import EmbedEngine
 
-#: Task -> what loads its engine.
-ENGINES: dict[str, Callable[[str, ModelSettings], Engine]] = {"embed": EmbedEngine, "classify": ClassifyEngine}
+#: Task -> the class of its engine, which is imported with torch when a model of it is loaded.
+ENGINES: dict[str, str] = {
+    "embed": "worker.engines.embed:EmbedEngine",
+    "classify": "worker.engines.classify:ClassifyEngine",
+}
 
 
 def load_engine(name: str, settings: ModelSettings) -> Engine:
@@ -22,7 +23,9 @@ def load_engine(name: str, settings: ModelSettings) -> Engine:
     """
     if settings.task not in ENGINES:
         raise ModelUnusable(f"model {name!r}: no engine for task {settings.task!r}; there are {', '.join(ENGINES)}")
-    return ENGINES[settings.task](name, settings)
+    module, _, kind = ENGINES[settings.task].partition(":")
+    engine: Engine = getattr(import_module(module), kind)(name, settings)
+    return engine
 
 
 def batch_limits(settings: ModelSettings, info: EngineInfo) -> BatchLimits:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from scheduler.tokens import TextLimit
+from worker.engines.sequences import Tokens
 
 #: Lengths of the texts: one token, and more than a sliding window of 128 sees.
 CHECK_LENGTHS = (1, 9, 33, 300)
@@ -15,13 +15,22 @@ CHECK_LENGTHS = (1, 9, 33, 300)
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-2}
 
 
-def check_texts(limit: TextLimit, pad_id: int) -> list[NDArray[np.int64]]:
-    """Texts of random plain tokens, of `CHECK_LENGTHS` as far as the model takes them; always the same."""
+def check_texts(limit: TextLimit, pad_id: int, types: bool) -> list[Tokens]:
+    """Texts of random plain tokens, of `CHECK_LENGTHS` as far as the model takes them; always the same.
+
+    With ``types`` the second half of each is another text's.
+    """
     special = set(limit.tokenizer.get_added_tokens_decoder()) | {pad_id}
     plain = [token for token in range(limit.tokenizer.get_vocab_size()) if token not in special] or [0]
     draw = np.random.default_rng(0)
     lengths = [min(length, limit.max_input_tokens) for length in CHECK_LENGTHS]
-    return [draw.choice(np.array(plain, dtype=np.int64), length) for length in lengths]
+    return [
+        Tokens(
+            draw.choice(np.array(plain, dtype=np.int64), length),
+            (np.arange(length) > length // 2).astype(np.int64) if types else None,
+        )
+        for length in lengths
+    ]
 
 
 def relative_difference(rows: Tensor, expected: Tensor) -> float:

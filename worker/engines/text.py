@@ -3,64 +3,158 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import orjson
 from tokenizers import Encoding, Tokenizer
 
 from scheduler.core.errors import InputTooLong, InvalidInput, ModelUnusable
 from scheduler.core.outcomes import Failed
+from scheduler.tasks import Task, Text
+from scheduler.tasks.base import characters
 from scheduler.tokens import TextLimit
 from worker.engines.base import Prepared
+from worker.engines.sequences import Tokens
 
-#: What ``parameters`` may hold for models that read text.
-ACCEPTED_PARAMETERS = ("truncate",)
 #: Of a text that is to be cut, so many characters are read for each token that the model takes. English has 4 to 5;
 #: only runs of space or words of hundreds of letters are cut shorter than the model would take them.
 CHARACTERS_PER_TOKEN = 64
+#: What the tokenizer says of a token takes a hundred bytes, so no more texts are in its hands at once.
+TEXTS_PER_CALL = 1024
+#: Different parameters that are remembered.
+KNOWN_PARAMETERS = 256
+
+
+class TextRequest(NamedTuple):
+    """One request, read and tokenised: `Prepared.data` of the engines that read text."""
+
+    #: Of the task's own kind.
+    parameters: Any
+    texts: Sequence[Text]
+    #: As many as there are texts.
+    sequences: Sequence[Tokens]
+    #: What the tokenizer said of each (`tokenizers.Encoding`), with offsets; empty where nobody wants it.
+    encodings: Sequence[Any] = ()
+    #: Characters of the text in front of what the tokenizer read, which the offsets do not count.
+    skipped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What an engine wants to know of its texts, beside the ids."""
+
+    #: Which text of a pair a token is of.
+    types: bool = False
+    #: Where in the text each token is.
+    offsets: bool = False
 
 
 class TextPreparer:
     """Checks and tokenises texts for one model. Safe beside a forward pass: the tokenizer lets go of the GIL."""
 
-    def __init__(self, limit: TextLimit, folder: Path) -> None:
-        """``folder`` holds the model's tokenizer_config.json. Raises `ModelUnusable` where the limit leaves no room."""
+    def __init__(self, task: Task[Any], limit: TextLimit, folder: Path, reading: Reading) -> None:
+        """``folder`` holds the model's tokenizer_config.json."""
+        self._task = task
+        self._reading = reading
         self._max_tokens = limit.max_input_tokens
-        if self._max_tokens <= limit.added_tokens:
-            raise ModelUnusable(
-                f"max_input_tokens {self._max_tokens} leaves no room beside {limit.added_tokens} special tokens"
-            )
         self._whole = limit.tokenizer
         # Truncation is a state of the tokenizer and rows mix both wishes, hence a second one; cutting inside the
         # tokenizer keeps the special tokens as transformers and sentence-transformers do.
         self._cutting = Tokenizer.from_str(limit.tokenizer.to_str())
         side = _truncation_side(folder)
         self._cuts_end = side == "right"
-        self._cutting.enable_truncation(self._max_tokens, direction=side)
+        self._known: dict[bytes, Any] = {}
+        self._cutting.enable_truncation(self._max_tokens, strategy=task.cut, direction=side)
 
     def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
-        """Tokenise; same length and order as ``inputs``. `Prepared.data` is (tokens,), int64.
+        """Check and tokenise; same length and order as ``inputs``. `Prepared.data` is a `TextRequest`.
 
         A text that is to be cut is read only as far as `CHARACTERS_PER_TOKEN` goes: megabytes would hold up everybody
         else's requests for seconds.
         """
-        prepared: list[Prepared | Failed | None] = [
-            _refusal(text, wishes) for text, wishes in zip(inputs, parameters, strict=True)
-        ]
+        read = [self._read(value, wishes) for value, wishes in zip(inputs, parameters, strict=True)]
+        prepared: list[Prepared | Failed | None] = [one if isinstance(one, Failed) else None for one in read]
         for cut in (False, True):
             chosen = [
-                index for index, done in enumerate(prepared)
-                if done is None and parameters[index].get("truncate", False) is cut
+                (index, *one) for index, one in enumerate(read)
+                if not isinstance(one, Failed) and one[1].truncate is cut
             ]  # fmt: skip
-            texts = [self._readable(inputs[index]) if cut else inputs[index] for index in chosen]
-            encodings = _encode(self._cutting if cut else self._whole, texts)
-            for index, encoding in zip(chosen, encodings, strict=True):
-                prepared[index] = encoding if isinstance(encoding, Failed) else self._measured(encoding)
+            texts = [text for _, of_request, _ in chosen for text in of_request]
+            encodings = self._encode(texts, cut)
+            for index, of_request, wishes in chosen:
+                prepared[index] = self._measured(of_request, wishes, list(islice(encodings, len(of_request))))
         return [item for item in prepared if item is not None]
 
-    def _readable(self, text: str) -> str:
+    def _read(self, value: Any, parameters: Mapping[str, Any]) -> tuple[list[Text], Any] | Failed:
+        """The texts and the parameters of one request, before any tokenising."""
+        try:
+            wishes = self._read_parameters(parameters)
+            return self._task.texts(value, wishes, "input"), wishes
+        except InvalidInput as error:
+            return Failed(error)
+
+    def _read_parameters(self, parameters: Mapping[str, Any]) -> Any:
+        """Checked once for all that are written alike, as most requests of a model are."""
+        try:
+            written = orjson.dumps(parameters)
+        except TypeError:  # half a surrogate pair
+            return self._task.read_parameters(parameters)
+        wishes = self._known.get(written)
+        if wishes is None:
+            wishes = self._task.read_parameters(parameters)
+            if len(self._known) >= KNOWN_PARAMETERS:
+                self._known.clear()
+            self._known[written] = wishes
+        return wishes
+
+    def _measured(self, texts: list[Text], parameters: Any, encodings: Sequence[Encoding | str]) -> Prepared | Failed:
+        sequences = []
+        for at, encoding in enumerate(encodings):
+            if isinstance(encoding, str) or not 0 < len(encoding) <= self._max_tokens:
+                return Failed(self._fault(self._task.name_of("input", at), encoding))
+            types = np.asarray(encoding.type_ids, dtype=np.int64) if self._reading.types else None
+            sequences.append(Tokens(np.asarray(encoding.ids, dtype=np.int64), types))
+        request = TextRequest(parameters, texts, sequences)
+        if self._reading.offsets:
+            skipped = self._skipped(texts[0]) if parameters.truncate else 0
+            request = request._replace(encodings=encodings, skipped=skipped)
+        if len(sequences) == 1:
+            return Prepared(len(sequences[0]), request)
+        lengths = tuple(map(len, sequences))
+        return Prepared(sum(lengths), request, lengths)
+
+    def _fault(self, name: str, encoding: Encoding | str) -> InvalidInput:
+        """Why the model does not take the text of that name."""
+        if isinstance(encoding, str):
+            return InvalidInput(f"{name}: the tokenizer cannot read it: {encoding}")
+        if not len(encoding):
+            return InvalidInput(f"{name}: it has no tokens; this model takes at least one")
+        return InputTooLong(
+            f"{name}: {len(encoding)} tokens, and the model takes {self._max_tokens}; "
+            "pass parameters.truncate=true to cut it to that"
+        )
+
+    def _encode(self, texts: Sequence[Text], cut: bool) -> Iterator[Encoding | str]:
+        """What the tokenizer says of each text, or why it cannot read it; in few calls."""
+        tokenizer = self._cutting if cut else self._whole
+        for start in range(0, len(texts), TEXTS_PER_CALL):
+            some = texts[start : start + TEXTS_PER_CALL]
+            yield from _encode_alike(tokenizer, [self._readable(one) for one in some] if cut else some, self._reading)
+
+    def _readable(self, text: Text) -> Text:
+        if not isinstance(text, str):
+            return self._cut_roughly(text[0]), self._cut_roughly(text[1])
+        return self._cut_roughly(text)
+
+    def _skipped(self, text: Text) -> int:
+        return 0 if self._cuts_end else characters(text) - characters(self._readable(text))
+
+    def _cut_roughly(self, text: str) -> str:
         limit = CHARACTERS_PER_TOKEN * self._max_tokens
         if len(text) <= limit:
             return text
@@ -69,51 +163,27 @@ class TextPreparer:
         at = start.rfind(" ") if self._cuts_end else start.find(" ")
         return start if at < 0 else start[:at] if self._cuts_end else start[at:]
 
-    def _measured(self, encoding: Encoding) -> Prepared | Failed:
-        ids = np.asarray(encoding.ids, dtype=np.int64)
-        if not len(ids):
-            return Failed(InvalidInput("the input has no tokens; this model takes a text of at least one"))
-        if len(ids) > self._max_tokens:
-            return Failed(
-                InputTooLong(
-                    f"the input has {len(ids)} tokens; the model takes {self._max_tokens}; "
-                    "pass parameters.truncate=true to cut it to that"
-                )
-            )
-        return Prepared(tokens=len(ids), data=ids)
 
-
-def _refusal(text: Any, parameters: Mapping[str, Any]) -> Failed | None:
-    """What is wrong before any tokenising; None where nothing is."""
-    unknown = [name for name in parameters if name not in ACCEPTED_PARAMETERS]
-    if unknown:
-        return Failed(
-            InvalidInput(
-                f"unknown parameters {', '.join(map(repr, unknown))}; this model takes truncate (true or false)"
-            )
+def require_room(limit: TextLimit, text: Text) -> None:
+    """Raise `ModelUnusable` where the limit leaves no room beside the special tokens of an input like ``text``."""
+    if limit.max_input_tokens <= limit.added_to(text):
+        raise ModelUnusable(
+            f"max_input_tokens {limit.max_input_tokens} leaves no room beside {limit.added_to(text)} special tokens"
         )
-    if not isinstance(parameters.get("truncate", False), bool):
-        return Failed(InvalidInput(f"parameters.truncate: takes true or false (got {parameters['truncate']!r})"))
-    if not isinstance(text, str):
-        return Failed(InvalidInput(f"input: takes a string (got {type(text).__name__})"))
-    try:
-        # JSON can spell half a surrogate pair; the tokenizer would raise for the whole row.
-        text.encode()
-    except UnicodeEncodeError:
-        return Failed(InvalidInput("input: the string holds half a surrogate pair, which is no character"))
-    return None
 
 
-def _encode(tokenizer: Tokenizer, texts: list[str]) -> list[Encoding | Failed]:
+def _encode_alike(tokenizer: Tokenizer, texts: Sequence[Text], reading: Reading) -> list[Encoding | str]:
     """One call for all; where that raises, one by one, so that the culprit fails alone."""
     try:
-        # Threads are not worth waking for one; offsets, which the fast call leaves out, are of no use here.
-        return [tokenizer.encode(texts[0])] if len(texts) == 1 else list(tokenizer.encode_batch_fast(texts))
+        if len(texts) == 1:  # threads are not worth waking for one
+            return [tokenizer.encode(texts[0]) if isinstance(texts[0], str) else tokenizer.encode(*texts[0])]
+        encode = tokenizer.encode_batch if reading.offsets else tokenizer.encode_batch_fast
+        return list(encode(list(texts)))
     except BaseException as error:  # A panic inside the tokenizer derives from BaseException.
         _raise_if_meant_for_us(error)
         if len(texts) == 1:
-            return [Failed(InvalidInput(f"input: the tokenizer cannot read it: {error}"))]
-        return [outcome for text in texts for outcome in _encode(tokenizer, [text])]
+            return [str(error)]
+        return [outcome for text in texts for outcome in _encode_alike(tokenizer, [text], reading)]
 
 
 def _raise_if_meant_for_us(error: BaseException) -> None:

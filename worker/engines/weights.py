@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -75,6 +76,18 @@ def load_weights(folder: Path, auto_class: str, dtype: torch.dtype, device: torc
         position_pad_id=_position_pad_id(module),
         pad_id=config.pad_token_id if isinstance(config.pad_token_id, int) else 0,
     )
+
+
+def tells_texts_apart(module: nn.Module, folder: Path) -> bool:
+    """Whether the model is told which text of a pair each token is of.
+
+    It has to have types of tokens, and to take them, and its tokenizer has to be one that transformers asks for them.
+    """
+    types = getattr(module.config, "type_vocab_size", None) or 0
+    if types < 2 or "token_type_ids" not in inspect.signature(module.forward).parameters:
+        return False
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    return "token_type_ids" in tokenizer.model_input_names
 
 
 def _position_pad_id(module: nn.Module) -> int | None:

@@ -1,0 +1,16 @@
+"""Task ``classify``: the best label of a text and the score of each."""
+
+from __future__ import annotations
+
+from scheduler.tasks.base import Parameters, Task, Text, require_string
+
+
+class ClassifyParameters(Parameters):
+    """Parameters of task classify."""
+
+
+def _texts(value: object, parameters: ClassifyParameters, where: str) -> list[Text]:
+    return [require_string("classify", value, where)]
+
+
+CLASSIFY = Task("classify", ClassifyParameters, _texts)

@@ -1,0 +1,47 @@
+"""Task ``embed``: one vector a text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from scheduler.checks import Count
+from scheduler.core.errors import InvalidInput
+from scheduler.tasks.base import Parameters, Task, Text, require_string
+from scheduler.tasks.pooling import embedding_width
+
+
+class EmbedParameters(Parameters):
+    """Parameters of task embed."""
+
+    dimensions: Count | None = Field(
+        None, description="Keep so many numbers from the front, normalised again where the model normalises."
+    )
+    encoding_format: Literal["float", "base64", "int8"] = Field(
+        "float",
+        description="float: an array of numbers. base64: a string, little-endian float32. "
+        "int8: an array of integers from -127 to 127, which times `scale` is the vector.",
+    )
+
+
+def require_dimensions(wanted: int | None, width: int) -> None:
+    """Raise `InvalidInput` where ``wanted`` is more than the ``width`` numbers of the model's vectors."""
+    if wanted is not None and wanted > width:
+        raise InvalidInput(
+            f"parameters.dimensions: takes 1 to {width}, the width of this model's vectors, not {wanted}"
+        )
+
+
+def _texts(value: object, parameters: EmbedParameters, where: str) -> list[Text]:
+    return [require_string("embed", value, where)]
+
+
+def _check_model(parameters: EmbedParameters, folder: Path) -> None:
+    width = None if parameters.dimensions is None else embedding_width(folder)
+    if width is not None:
+        require_dimensions(parameters.dimensions, width)
+
+
+EMBED = Task("embed", EmbedParameters, _texts, check_model=_check_model)

@@ -1,0 +1,63 @@
+"""How a model's vectors are made of its hidden states, as its sentence-transformers files say."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from scheduler.core.errors import ModelUnusable
+
+#: Key of 1_Pooling/config.json -> mode, in the order in which sentence-transformers concatenates them.
+POOLING_KEYS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+#: Keys of config.json that hold the width of the hidden states, family by family.
+WIDTH_KEYS = ("hidden_size", "dim", "d_model")
+
+
+def read_pooling(folder: Path) -> tuple[list[str], bool]:
+    """Pooling modes and whether to normalise, from ``modules.json`` and the pooling folder it names.
+
+    Without ``modules.json``: the mean, not normalised, which is what sentence-transformers does with such a folder.
+    Raises `ModelUnusable` for a module that is not computed here: a vector without it would be wrong.
+    """
+    file = folder / "modules.json"
+    if not file.is_file():
+        return ["mean"], False
+    modes, normalize = ["mean"], False
+    for module in _read(file):
+        kind = str(module["type"]).rpartition(".")[2]
+        if kind == "Pooling":
+            modes = _pooling_modes(_read(folder / module["path"] / "config.json"))
+        elif kind == "Normalize":
+            normalize = True
+        elif kind not in {"Transformer", "Dropout"}:
+            raise ModelUnusable(f"{file}: module {kind} is not supported; there are Transformer, Pooling and Normalize")
+    return modes, normalize
+
+
+@cache
+def embedding_width(folder: Path) -> int | None:
+    """Numbers of a vector; None where the model's files do not tell."""
+    file = folder / "config.json"
+    config = _read(file) if file.is_file() else {}
+    width = next((config[key] for key in WIDTH_KEYS if isinstance(config.get(key), int)), None)
+    return None if width is None else width * len(read_pooling(folder)[0])
+
+
+def _pooling_modes(config: dict[str, Any]) -> list[str]:
+    named = config.get("pooling_mode")
+    if named is not None:
+        return [named] if isinstance(named, str) else list(named)
+    return [mode for key, mode in POOLING_KEYS.items() if config.get(key)] or ["mean"]
+
+
+def _read(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8"))
