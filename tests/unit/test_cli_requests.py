@@ -111,6 +111,14 @@ def test_predict_reads_stdin_and_sends_its_options(server: Server) -> None:
     ]
 
 
+def test_predict_sends_an_object_where_the_input_is_said_to_be_json(server: Server) -> None:
+    pairs = {"query": "hay", "documents": ["dry", "wet"]}
+    done = server.run("predict", "minilm", json.dumps(pairs), "--json-input")
+    assert done.exit_code == 0, done.output
+    assert server.run("predict", "minilm", "{}").exit_code == 0
+    assert [body["input"] for _, body in server.handler.requests] == [pairs, "{}"]
+
+
 def test_a_failed_prediction_exits_with_1(server: Server) -> None:
     done = server.run("predict", "broken", "hay")
     assert done.exit_code == 1
@@ -151,6 +159,7 @@ def test_a_refusal_exits_with_1_and_its_code(server: Server) -> None:
         ("predict", "minilm"),
         ("predict", "minilm", "hay", "--priority", "urgent"),
         ("predict", "minilm", "hay", "-p", "truncate"),
+        ("predict", "minilm", "{hay", "--json-input"),
         ("get", "id", "--wait", "-1"),
         ("models", "--url", "localhost"),
         ("nonsense",),

@@ -13,9 +13,14 @@ from scheduler.tasks import TASKS
 from scheduler.tasks.pooling import embedding_width
 from scheduler.tasks.rerank import MAX_DOCUMENTS
 from scheduler.tasks.zero_shot import MAX_LABELS
+from worker.engines.loading import ENGINES
 
 LABELS = {"labels": ["hay", "rain"]}
 PAIRS = {"query": "hay", "documents": ["dry", "wet"]}
+
+
+def test_every_task_has_an_engine() -> None:
+    assert set(ENGINES) == set(TASKS)
 
 
 def texts(task: str, value: object, **parameters: Any) -> list[Any]:

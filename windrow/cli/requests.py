@@ -24,6 +24,9 @@ NO_URL = ""
 def predict(
     model: Annotated[str, typer.Argument(help="Name of the model.")],
     text: Annotated[str, typer.Argument(help="The input; '-' reads it from stdin.")],
+    json_input: Annotated[
+        bool, typer.Option("--json-input", help="The input is JSON, for tasks that take an object.")
+    ] = False,
     parameter: Annotated[
         list[str] | None, typer.Option("--parameter", "-p", help="NAME=VALUE, the value in JSON or plain text.")
     ] = None,
@@ -43,7 +46,7 @@ def predict(
             "deadline_ms": deadline_ms,
             "idempotency_key": idempotency_key,
         }
-        value = read_stdin() if text == "-" else text
+        value = read_input(read_stdin() if text == "-" else text, json_input)
         with connect(url, timeout) as client:
             if wait == 0:
                 return show_prediction(client.submit(model, value, **options), as_json)
@@ -105,6 +108,16 @@ def read_stdin() -> str:
         return sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:
         raise typer.BadParameter(f"stdin is not UTF-8 (at byte {error.start})") from None
+
+
+def read_input(text: str, is_json: bool) -> Any:
+    """The input as it is sent. Raises `ValueError` where it should be JSON and is not."""
+    if not is_json:
+        return text
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--json-input: the input is not JSON: {error}") from None
 
 
 def connect(url: str, timeout_s: float) -> Client:

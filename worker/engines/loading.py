@@ -13,6 +13,9 @@ from worker.engines.base import Engine, EngineInfo
 ENGINES: dict[str, str] = {
     "embed": "worker.engines.embed:EmbedEngine",
     "classify": "worker.engines.classify:ClassifyEngine",
+    "token-classify": "worker.engines.token_classify:TokenClassifyEngine",
+    "rerank": "worker.engines.rerank:RerankEngine",
+    "zero-shot": "worker.engines.zero_shot:ZeroShotEngine",
 }
 
 

@@ -1,0 +1,123 @@
+"""Tiny models with random weights for tasks that read pairs of texts or label their tokens, and a way to ask them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    BertConfig,
+    DebertaV2Config,
+    DistilBertConfig,
+    ModernBertConfig,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+)
+
+from scheduler.core.outcomes import Failed
+from scheduler.core.planning import plan_batches
+from scheduler.settings import ModelSettings
+from worker.engines.base import Engine
+from worker.engines.loading import batch_limits
+
+STRATEGIES = ("none", "static", "dynamic", "bucket", "packed")
+LIMIT = 96
+WORDS = ("hay", "rain", "sun", "field", "row", "dry", "wet", "cut", "rake", "mow", "and", "the", "Ä", ".", ",", "!")
+TAILS = ("##s", "##ing", "##er", "##y", "##ed")
+SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+SMALL = {
+    "vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48,
+    "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3,
+    "max_position_embeddings": LIMIT,
+}  # fmt: skip
+#: Which text of a pair a token is of: told to the first, not known to the others. The last one cannot pack.
+FAMILIES: dict[str, Callable[..., PretrainedConfig]] = {
+    "bert": lambda **more: BertConfig(**SMALL, **more),
+    "distilbert": lambda **more: DistilBertConfig(
+        vocab_size=40, dim=32, hidden_dim=48, n_layers=2, n_heads=2, max_position_embeddings=LIMIT, **more
+    ),
+    "modernbert": lambda **more: ModernBertConfig(**SMALL, local_attention=16, **more),
+    "deberta-v2": lambda **more: DebertaV2Config(
+        **SMALL, relative_attention=True, pos_att_type=["p2c", "c2p"], position_biased_input=False, **more
+    ),
+}
+
+
+def word_pieces() -> Tokenizer:
+    """Words of `WORDS` that may go on with `TAILS`; the second text of a pair is of another type."""
+    vocab = {token: number for number, token in enumerate((*SPECIALS, *WORDS, *TAILS))}
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return tokenizer
+
+
+def whole_words() -> Tokenizer:
+    """A tokenizer that knows of no parts of words, and marks the space before one."""
+    vocab = {token: number for number, token in enumerate((*SPECIALS, *(f"▁{word}" for word in WORDS), *WORDS))}
+    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Punctuation(), pre_tokenizers.Metaspace()])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return tokenizer
+
+
+def save(folder: Path, config: PretrainedConfig, auto_class: Any, tokenizer: Tokenizer | None = None) -> Path:
+    """Save a model with random weights large enough for positions, types and neighbours to show in the answer."""
+    torch.manual_seed(0)
+    model = auto_class.from_config(config)
+    for parameter in model.parameters():
+        parameter.data.normal_(0, 0.25) if parameter.ndim > 1 else None
+    model.save_pretrained(folder)
+    special = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token"), SPECIALS, strict=True))
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer or word_pieces(), model_max_length=LIMIT, model_input_names=names, **special
+    ).save_pretrained(folder)
+    return folder
+
+
+def save_scorer(folder: Path, family: str = "bert", labels: Sequence[str] = ("score",)) -> Path:
+    """A model with a head over whole sequences."""
+    names = {"id2label": dict(enumerate(labels)), "label2id": {label: at for at, label in enumerate(labels)}}
+    return save(folder, FAMILIES[family](**names), AutoModelForSequenceClassification)
+
+
+def save_tagger(folder: Path, family: str = "bert", tokenizer: Tokenizer | None = None) -> Path:
+    """A model with a head over each token."""
+    labels = ("O", "B-PLACE", "I-PLACE", "B-TIME", "I-TIME", "THING")
+    names = {"id2label": dict(enumerate(labels)), "label2id": {label: at for at, label in enumerate(labels)}}
+    return save(folder, FAMILIES[family](**names), AutoModelForTokenClassification, tokenizer)
+
+
+def settings(folder: Path, task: str, strategy: str = "packed", **more: Any) -> ModelSettings:
+    """Settings with buckets that the lengths of the tests straddle."""
+    return ModelSettings.model_validate(
+        {"task": task, "source": str(folder), "strategy": strategy, "buckets": (16, 32, 256), "max_batch_size": 4,
+         "dtype": "float32"} | more
+    )  # fmt: skip
+
+
+def answers(
+    engine: Engine, wishes: ModelSettings, inputs: Sequence[Any], parameters: Sequence[dict[str, Any]] | None = None
+) -> list[Any]:
+    """Through every stage as the worker does it; outcomes in the order of ``inputs``."""
+    outcomes: list[Any] = list(engine.prepare(inputs, parameters or [{}] * len(inputs)))
+    ready = [index for index, item in enumerate(outcomes) if not isinstance(item, Failed)]
+    prepared = [outcomes[index] for index in ready]
+    limits = batch_limits(wishes, engine.info)
+    for batch in plan_batches(engine.info.strategy, [item.size for item in prepared], limits):
+        handle = engine.forward([prepared[index] for index in batch.indices], batch)
+        for index, outcome in zip(batch.indices, engine.collect(handle), strict=True):
+            outcomes[ready[index]] = outcome
+    return outcomes

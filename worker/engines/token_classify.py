@@ -1,0 +1,84 @@
+"""Task ``token-classify``: a label for each token of a text, made entities on the host."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Encoding, Tokenizer
+from torch import Tensor
+
+from scheduler.tokens import load_tokenizer
+from worker.engines.attention import PackedLayout
+from worker.engines.encoder import EncoderEngine
+from worker.engines.entities import Labelling, Token, find_entities
+from worker.engines.scores import softmax
+from worker.engines.text import TextRequest
+
+
+class TokenClassifyEngine(EncoderEngine):
+    """Output: ``{"entities": [...]}``, see `find_entities`."""
+
+    task = "token-classify"
+    auto_class = "AutoModelForTokenClassification"
+    rows_per_token = True
+
+    def _set_up(self) -> None:
+        config = self._weights.module.config
+        tokenizer = load_tokenizer(self._folder)
+        labels = [str(config.id2label[index]) for index in range(config.num_labels)]
+        self._labelling = Labelling(labels, lambda tokens: _join(tokenizer, tokens))
+        # With a prefix, a token is longer than the characters it stands for; else only a space tells words apart.
+        self._has_prefix = bool(getattr(tokenizer.model, "continuing_subword_prefix", None))
+        self._unknown_id = _unknown_id(self._folder, tokenizer)
+
+    def _padded_rows(
+        self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None = None
+    ) -> Tensor:
+        return self._weights.module(input_ids=input_ids, attention_mask=attention_mask).logits
+
+    def _packed_rows(
+        self, input_ids: Tensor, position_ids: Tensor, layout: PackedLayout, token_type_ids: Tensor | None = None
+    ) -> Tensor:
+        return self._weights.module(input_ids=input_ids, position_ids=position_ids, packed=layout).logits[0]
+
+    def _outputs(self, rows: NDArray[np.float32], requests: Sequence[TextRequest]) -> list[dict[str, Any]]:
+        scores = self._split_rows(softmax(rows), requests)
+        return [self._output(of_text, one) for of_text, one in zip(scores, requests, strict=True)]
+
+    def _output(self, scores: NDArray[np.float32], request: TextRequest) -> dict[str, Any]:
+        (text,), (encoding,) = request.texts, request.encodings
+        tokens = list(self._tokens(text if isinstance(text, str) else "", encoding, request.skipped))
+        kept = scores[[token.position for token in tokens]]
+        return {"entities": find_entities(tokens, kept, request.parameters.aggregation, self._labelling)}
+
+    def _tokens(self, text: str, encoding: Encoding, skipped: int) -> Iterator[Token]:
+        said = zip(encoding.ids, encoding.tokens, encoding.offsets, encoding.special_tokens_mask, strict=True)
+        for index, (id, token, (start, end), is_special) in enumerate(said):
+            if is_special:
+                continue
+            start, end = start + skipped, end + skipped
+            written = text[start:end]
+            if id == self._unknown_id:
+                yield Token(index, written, start, end, False)
+            elif self._has_prefix:
+                yield Token(index, token, start, end, len(token) != len(written))
+            else:
+                yield Token(index, token, start, end, start > 0 and " " not in text[start - 1 : start + 1])
+
+
+def _join(tokenizer: Tokenizer, tokens: list[str]) -> str:
+    return " ".join(tokens) if tokenizer.decoder is None else tokenizer.decoder.decode(tokens)
+
+
+def _unknown_id(folder: Path, tokenizer: Tokenizer) -> int | None:
+    """The id of what the tokenizer does not know; None where it knows everything."""
+    file = folder / "tokenizer_config.json"
+    named = json.loads(file.read_text(encoding="utf-8")).get("unk_token") if file.is_file() else None
+    token = named.get("content") if isinstance(named, dict) else named
+    token = token or getattr(tokenizer.model, "unk_token", None)
+    return None if token is None else tokenizer.token_to_id(token)
