@@ -1,0 +1,218 @@
+"""The primitives of batching: small enough to be checked by hand, and held to their one law by properties."""
+
+import copy
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduler.lab import (
+    Request,
+    bucket_sequences,
+    calculate_arithmetic_intensity_with_batch,
+    calculate_batch_metrics,
+    calculate_request_latency,
+    continuous_batch_simulation,
+    find_optimal_batch_size,
+    optimal_batch_size,
+    static_batch_simulation,
+)
+
+SIMULATIONS = [static_batch_simulation, continuous_batch_simulation]
+REQUESTS = st.lists(
+    st.builds(
+        Request,
+        id=st.integers(0, 999),
+        prompt_length=st.integers(0, 50),
+        output_length=st.integers(0, 50),
+        arrival_time=st.floats(0, 100),
+    ),
+    max_size=40,
+)
+
+
+def requests(*outputs: int, every_s: float = 0.0) -> list[Request]:
+    return [Request(number, 10, tokens, number * every_s) for number, tokens in enumerate(outputs)]
+
+
+def test_in_a_static_batch_everyone_waits_for_the_longest() -> None:
+    completed, total_s, throughput = static_batch_simulation(requests(1, 10), 2, 0.5)
+    assert [(one.start_time, one.end_time) for one in completed] == [(0.0, 5.0), (0.0, 5.0)]
+    assert (total_s, throughput) == (5.0, 11 / 5)
+
+
+def test_a_static_batch_waits_until_it_is_full() -> None:
+    completed, total_s, _ = static_batch_simulation(requests(2, 2, every_s=3.0), 2, 1.0)
+    assert [one.start_time for one in completed] == [3.0, 3.0]
+    assert total_s == 5.0
+
+
+def test_the_last_static_batch_waits_only_until_no_arrivals_are_left() -> None:
+    completed, _, _ = static_batch_simulation(requests(1, 1, 1, every_s=2.0), 2, 1.0)
+    assert [one.start_time for one in completed] == [2.0, 2.0, 4.0]
+
+
+def test_in_a_continuous_batch_a_place_is_taken_again_as_soon_as_it_is_free() -> None:
+    completed, total_s, throughput = continuous_batch_simulation(requests(1, 10, 4), 2, 1.0)
+    assert [(one.start_time, one.end_time) for one in completed] == [(0.0, 1.0), (0.0, 10.0), (1.0, 5.0)]
+    assert (total_s, throughput) == (10.0, 1.5)
+
+
+def test_a_continuous_batch_starts_what_arrives_at_once() -> None:
+    completed, _, _ = continuous_batch_simulation(requests(5, 5, every_s=2.0), 8, 1.0)
+    assert [one.start_time for one in completed] == [0.0, 2.0]
+
+
+@given(REQUESTS, st.integers(1, 8))
+def test_continuous_is_never_behind_static_and_ahead_wherever_lengths_vary_in_a_batch(
+    made: list[Request], size: int
+) -> None:
+    static, static_s, static_rate = static_batch_simulation(made, size, 0.1)
+    continuous, continuous_s, continuous_rate = continuous_batch_simulation(made, size, 0.1)
+    almost = 1 + 1e-9
+    for theirs, ours in zip(static, continuous, strict=True):
+        assert theirs.end_time is not None
+        assert ours.end_time is not None
+        assert ours.end_time <= theirs.end_time * almost
+    assert continuous_s <= static_s * almost
+    assert continuous_rate * almost >= static_rate
+    batches = [static[first : first + size] for first in range(0, len(static), size)]
+    if any(len({one.output_length for one in batch}) > 1 for batch in batches):
+        mean = [calculate_batch_metrics(done, took_s)["avg_latency"] for done, took_s in
+                ((static, static_s), (continuous, continuous_s))]  # fmt: skip
+        assert mean[1] < mean[0]
+
+
+def test_continuous_has_the_higher_throughput_and_the_lower_latency_where_output_lengths_vary() -> None:
+    made = requests(*[5, 100, 20, 60] * 8)
+    static, static_s, static_rate = static_batch_simulation(made, 4, 0.01)
+    continuous, continuous_s, continuous_rate = continuous_batch_simulation(made, 4, 0.01)
+    assert continuous_rate > 1.5 * static_rate
+    mean = calculate_batch_metrics(continuous, continuous_s)["avg_latency"]
+    assert mean < 0.7 * calculate_batch_metrics(static, static_s)["avg_latency"]
+
+
+@pytest.mark.parametrize("simulate", SIMULATIONS)
+class TestBothSimulations:
+    def test_the_requests_of_the_caller_are_not_changed(self, simulate) -> None:
+        made = requests(3, 1, 2)
+        before = copy.deepcopy(made)
+        completed, _, _ = simulate(made, 2, 0.1)
+        assert made == before
+        assert completed[0] is not made[0]
+
+    def test_no_requests_take_no_time(self, simulate) -> None:
+        assert simulate([], 4, 0.1) == ([], 0.0, 0.0)
+
+    def test_a_request_without_output_ends_as_it_starts(self, simulate) -> None:
+        completed, total_s, throughput = simulate([Request(0, 5, 0, 2.0)], 1, 0.1)
+        assert (completed[0].start_time, completed[0].end_time) == (2.0, 2.0)
+        assert (total_s, throughput) == (2.0, 0.0)
+
+    def test_equal_arrivals_keep_their_order(self, simulate) -> None:
+        completed, _, _ = simulate(requests(1, 1, 1), 1, 1.0)
+        assert [one.id for one in completed] == [0, 1, 2]
+        assert [one.end_time for one in completed] == [1.0, 2.0, 3.0]
+
+    def test_requests_in_any_order_are_taken_by_their_arrival(self, simulate) -> None:
+        completed, _, _ = simulate(requests(1, 1, every_s=5.0)[::-1], 1, 1.0)
+        assert [one.id for one in completed] == [0, 1]
+
+    @pytest.mark.parametrize(
+        ("made", "size", "token_s"),
+        [
+            (requests(1), 0, 0.1),
+            (requests(1), 1, -0.1),
+            (requests(1), 1, math.nan),
+            ([Request(7, 1, 1, -1.0)], 1, 0.1),
+            ([Request(7, 1, 1, math.nan)], 1, 0.1),
+            ([Request(7, 1, -1, 0.0)], 1, 0.1),
+        ],
+    )
+    def test_sizes_times_and_lengths_that_cannot_be_are_refused(self, simulate, made, size, token_s) -> None:
+        with pytest.raises(ValueError, match=r"takes|tokens, 0 or more"):
+            simulate(made, size, token_s)
+
+
+def test_the_latency_of_a_request_is_split_into_waiting_and_processing() -> None:
+    assert calculate_request_latency(Request(1, 8, 4, 1.0, start_time=3.0, end_time=5.0)) == {
+        "queue_time": 2.0,
+        "processing_time": 2.0,
+        "total_latency": 4.0,
+        "time_to_first_token": 2.5,
+        "tokens_generated": 4,
+    }
+
+
+def test_a_request_that_has_not_ended_has_no_latency() -> None:
+    with pytest.raises(ValueError, match="request 3 has not ended"):
+        calculate_request_latency(Request(3, 1, 1, 0.0, start_time=1.0))
+
+
+def test_batch_metrics_are_those_that_are_worked_out_by_hand() -> None:
+    done = [Request(n, 1, 10, 0.0, start_time=start_s, end_time=end_s)
+            for n, (start_s, end_s) in enumerate([(0.0, 1.0), (0.0, 2.0), (4.0, 5.0)])]  # fmt: skip
+    metrics = calculate_batch_metrics(done, 6.0)
+    assert metrics == {
+        "throughput": 5.0,
+        "avg_latency": pytest.approx(8 / 3),
+        "p50_latency": 2.0,
+        "p95_latency": pytest.approx(4.7),  # 2 + 0.9 of the way to 5
+        "p99_latency": pytest.approx(4.94),
+        "avg_queue_time": pytest.approx(4 / 3),
+        "gpu_utilization": 0.5,  # from 0 to 2 and from 4 to 5, of 6
+    }
+
+
+def test_batch_metrics_of_nothing_are_zero_and_of_one_are_its_own() -> None:
+    assert set(calculate_batch_metrics([], 0.0).values()) == {0.0}
+    one = calculate_batch_metrics([Request(0, 1, 1, 0.0, start_time=0.0, end_time=2.0)], 2.0)
+    assert one["p50_latency"] == one["p99_latency"] == 2.0
+
+
+def test_arithmetic_intensity_is_twice_the_batch_whatever_the_model() -> None:
+    assert [calculate_arithmetic_intensity_with_batch(size, 14e9) for size in (1, 32)] == [2.0, 64.0]
+    with pytest.raises(ValueError, match="batch of 1 or more"):
+        calculate_arithmetic_intensity_with_batch(0, 14e9)
+
+
+def test_the_batch_that_fits_is_what_is_left_beside_the_model() -> None:
+    assert optimal_batch_size(80e9, 14e9, 0.5e6, 4096) == 32  # 66 GB by 2.048 GB a sequence
+    assert optimal_batch_size(10e9, 14e9, 0.5e6, 4096) == 0
+    with pytest.raises(ValueError, match="more than 0"):
+        optimal_batch_size(80e9, 14e9, 0.5e6, 0)
+
+
+def test_sequences_go_to_the_smallest_bucket_that_holds_them() -> None:
+    sequences = ["a", "abcd", "", "abcdefg", "ab"]
+    assert bucket_sequences(sequences, [4, 2]) == {2: ["a", "", "ab"], 4: ["abcd"], 7: ["abcdefg"]}
+    assert bucket_sequences([], [8]) == {8: []}
+    with pytest.raises(ValueError, match="1 or more"):
+        bucket_sequences(["a"], [0])
+
+
+def test_batch_sizes_are_doubled_up_to_the_largest_that_is_asked_for() -> None:
+    results = find_optimal_batch_size(torch.nn.Linear(4, 2), (4,), max_batch=6)
+    assert [one["batch_size"] for one in results] == [1, 2, 4, 6]
+    for one in results:
+        assert one["throughput"] == pytest.approx(one["batch_size"] / one["latency_ms"] * 1e3)
+        assert one["latency_per_sample"] == pytest.approx(one["latency_ms"] / one["batch_size"])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("no more"), MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+)
+def test_the_search_stops_where_memory_is_out(error: Exception) -> None:
+    def model(inputs: torch.Tensor) -> None:
+        if len(inputs) > 2:
+            raise error
+
+    assert [one["batch_size"] for one in find_optimal_batch_size(model, (1,))] == [1, 2]
+
+
+def test_any_other_error_of_the_model_is_not_taken_for_a_lack_of_memory() -> None:
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        find_optimal_batch_size(torch.nn.Linear(4, 2), (3,))
