@@ -1,0 +1,166 @@
+"""How long a forward pass takes: a straight line through passes that were measured."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scheduler.core.planning import Batch
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PassCost:
+    """``pass_s + token_s * tokens + sequence_s * sequences``.
+
+    A pass is cut over ``lanes``, the cores of a CPU (1 on a GPU), and tokens and sequences are those of the busiest of
+    them: an equal share, or the longest request where that is more, since a request is not cut.
+    """
+
+    pass_s: float
+    token_s: float
+    sequence_s: float = 0.0
+    lanes: int = 1
+
+    def __post_init__(self) -> None:
+        if not all(0 <= part < math.inf for part in (self.pass_s, self.token_s, self.sequence_s)) or self.lanes < 1:
+            raise ValueError("a cost takes seconds of 0 or more, and 1 lane or more")
+
+    def seconds(self, tokens: int, sequences: int, longest_tokens: int) -> float:
+        """Of a pass over ``tokens``, padding included."""
+        lane_tokens = max(tokens / self.lanes, longest_tokens)
+        return self.pass_s + self.token_s * lane_tokens + self.sequence_s * max(1.0, sequences / self.lanes)
+
+    def of_batch(self, batch: Batch, lengths: Sequence[int]) -> float:
+        """Seconds of ``batch``, planned from a row of ``lengths``."""
+        if self.lanes == 1:
+            return self.pass_s + self.token_s * batch.tokens + self.sequence_s * len(batch.indices)
+        longest = batch.padded_length or max(lengths[index] for index in batch.indices)
+        return self.seconds(batch.tokens, len(batch.indices), longest)
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeCost:
+    """A step of generation: ``step_s + token_s * tokens + sequence_s * sequences + cache_token_s * cached tokens``.
+
+    ``tokens`` are those computed: the chunks of prompts, and one for each sequence that decodes.
+    """
+
+    step_s: float
+    token_s: float
+    sequence_s: float = 0.0
+    cache_token_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        parts = (self.step_s, self.token_s, self.sequence_s, self.cache_token_s)
+        if not all(0 <= part < math.inf for part in parts):
+            raise ValueError("a cost takes seconds of 0 or more")
+
+    def seconds(self, tokens: int, sequences: int, cached_tokens: int) -> float:
+        """Of a step over ``tokens`` of ``sequences`` whose caches hold ``cached_tokens`` in all."""
+        return self.step_s + self.token_s * tokens + self.sequence_s * sequences + self.cache_token_s * cached_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class CostModel:
+    """What a device takes for the passes of one model; a file that ``windrow tune`` writes."""
+
+    #: ``none``, ``static``, ``dynamic`` and ``bucket``.
+    padded: PassCost
+    packed: PassCost
+    decode: DecodeCost | None = None
+    #: Which model on which device, and how well the lines fit; for people.
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def of_strategy(self, strategy: str) -> PassCost:
+        """The line that a strategy's passes lie on."""
+        return self.packed if strategy == "packed" else self.padded
+
+
+def read_cost(path: Path) -> CostModel:
+    """Read what `write_cost` wrote. Raises `ValueError` naming the file and what is wrong with it."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found.pop("windrow_cost") != VERSION:
+            raise ValueError("another version")
+        decode = found["decode"]
+        return CostModel(
+            PassCost(**found["padded"]),
+            PassCost(**found["packed"]),
+            None if decode is None else DecodeCost(**decode),
+            found["about"],
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path}: not a cost file as `windrow tune` writes it ({type(error).__name__}: {error})"
+        ) from None
+
+
+def write_cost(path: Path, cost: CostModel) -> None:
+    """Write ``cost`` as JSON."""
+    path.write_text(json.dumps({"windrow_cost": VERSION, **asdict(cost)}, indent=2) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class TimedPass:
+    """One measured forward pass."""
+
+    tokens: int
+    sequences: int
+    longest_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class FitError:
+    """By how much a line misses the passes that it was drawn through, as shares of each pass's time."""
+
+    passes: int
+    median: float
+    p95: float
+
+
+def fit_passes(passes: Sequence[TimedPass], lanes: int = 1) -> tuple[PassCost, FitError]:
+    """The line with the least squares of relative errors and no negative part. Raises `ValueError` for no passes."""
+    unit = PassCost(0.0, 1.0, 0.0, lanes), PassCost(0.0, 0.0, 1.0, lanes)
+    rows = [
+        [1.0, *(one.seconds(timed.tokens, timed.sequences, timed.longest_tokens) for one in unit)] for timed in passes
+    ]
+    parts, error = fit_line(rows, [timed.seconds for timed in passes])
+    pass_s, token_s, sequence_s = parts
+    return PassCost(pass_s, token_s, sequence_s, lanes), error
+
+
+def fit_steps(steps: Sequence[tuple[int, int, int, float]]) -> tuple[DecodeCost, FitError]:
+    """The same for steps of generation: ``(tokens, sequences, cached tokens, seconds)`` each."""
+    parts, error = fit_line([[1.0, *map(float, step[:3])] for step in steps], [step[3] for step in steps])
+    return DecodeCost(*parts), error
+
+
+def fit_line(rows: Sequence[Sequence[float]], seconds: Sequence[float]) -> tuple[list[float], FitError]:
+    """Weights of the columns of ``rows``, none negative, that come nearest to ``seconds``, relative to each.
+
+    Columns whose weight turns out negative are left out, the worst first: what costs less than nothing is noise.
+    """
+    if not rows or not all(0 < took_s < math.inf for took_s in seconds):
+        raise ValueError("a line takes measured passes, each of more than 0 seconds")
+    matrix, target = np.asarray(rows, dtype=float), np.asarray(seconds, dtype=float)
+    scaled = matrix / target[:, None]
+    kept = list(range(matrix.shape[1]))
+    while True:
+        weights = np.zeros(matrix.shape[1])
+        weights[kept] = np.linalg.lstsq(scaled[:, kept], np.ones(len(target)), rcond=None)[0]
+        # By what each contributes: the columns have units of their own.
+        worst = min(kept, key=lambda column: weights[column] * scaled[:, column].mean())
+        if weights[worst] >= 0:
+            break
+        kept.remove(worst)
+    misses = np.abs(scaled @ weights - 1.0)
+    return weights.tolist(), FitError(len(target), float(np.median(misses)), float(np.percentile(misses, 95)))

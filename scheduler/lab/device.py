@@ -1,0 +1,157 @@
+"""One simulated device: the row it fills, the row it runs, and what it has learnt of its traffic.
+
+What `worker.rows` does with threads, here in virtual time, by the same decisions of `scheduler.core`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scheduler.core.pace import Pace
+from scheduler.core.planning import BatchLimits, plan_batches
+from scheduler.core.window import Close, JoinRate, Wait, WindowLimits, decide_window, take_count
+from scheduler.lab.cost import PassCost
+
+#: Rows that wait or are being prepared while short ones run, as in the worker.
+ROWS_AHEAD = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How rows are closed and what becomes of them."""
+
+    strategy: str
+    limits: BatchLimits
+    max_wait_s: float
+
+    @property
+    def window(self) -> WindowLimits:
+        """What closes a window."""
+        return WindowLimits(self.limits.max_batch_size, self.limits.max_batch_tokens, self.max_wait_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One forward pass on the virtual clock, in seconds."""
+
+    start_s: float
+    end_s: float
+    #: Positions in the workload.
+    requests: tuple[int, ...]
+    #: Computed, padding included.
+    tokens: int
+    asked_tokens: int
+    device: int
+
+
+class Device:
+    """Filled by `add`, asked by `decide`, started by `start`, ended by `end`."""
+
+    def __init__(
+        self, number: int, policy: Policy, cost: PassCost, arrival_s: Sequence[float], tokens: Sequence[int]
+    ) -> None:
+        self.number = number
+        self.policy = policy
+        self._cost, self._arrival_s, self._tokens = cost, arrival_s, tokens
+        self._window = policy.window
+        #: Claimed and waiting, as positions in the workload, in the order of the claims.
+        self.row: list[int] = []
+        self._opened_s = 0.0
+        self._row_tokens = 0
+        #: The passes of the row that runs, and what they have in tokens.
+        self.passes: list[Pass] = []
+        self._running_tokens = 0
+        self._running_since_s = 0.0
+        self._rate = JoinRate.unknown(policy.max_wait_s)
+        self._joins = 0
+        #: Since when something waits or runs here; None while nothing does.
+        self._exposed_s: float | None = None
+        self._pace = Pace()
+        #: Requests that may wait here.
+        self._most_waiting = self._window.max_batch_size
+        #: It holds a suspect, which nothing may join.
+        self.is_closed = False
+        self.is_dead = False
+        #: It waits for work.
+        self.is_in_line = False
+        #: When it will look at its window and claim again; None where neither is planned.
+        self.window_due_s: float | None = None
+        self.claim_due_s: float | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a row runs."""
+        return bool(self.passes)
+
+    @property
+    def holds_nothing(self) -> bool:
+        """Whether it neither runs nor waits."""
+        return not self.passes and not self.row
+
+    @property
+    def room(self) -> int:
+        """Requests that it may claim now, at most a row."""
+        free = self._most_waiting - len(self.row)
+        size = self._window.max_batch_size
+        return 0 if self.is_closed or free <= 0 else size if free > size else free
+
+    @property
+    def window_ends_s(self) -> float:
+        """When the row has waited for as long as it may."""
+        return self._opened_s + self._window.max_wait_s
+
+    def claim_in_s(self, now_s: float) -> float:
+        """Seconds until it claims: at once on an idle device, shortly before the end of a row."""
+        if not self.passes:
+            return 0.0
+        return self._pace.claim_in_s(self._running_tokens, now_s - self._running_since_s)
+
+    def add(self, requests: Sequence[int], now_s: float) -> None:
+        """Claimed requests join the row."""
+        if self._exposed_s is None:  # the first to arrive is not company
+            self._exposed_s = now_s
+            self._joins -= 1
+        self._joins += len(requests)
+        opened_s = min(self._arrival_s[request] for request in requests)
+        self._opened_s = min(self._opened_s, opened_s) if self.row else opened_s
+        self.row.extend(requests)
+        self._row_tokens += sum(self._tokens[request] for request in requests)
+
+    def decide(self, now_s: float) -> Close | Wait:
+        """Whether the row, which is not empty, goes now."""
+        rate = self._observed(now_s)
+        return decide_window(now_s, self._opened_s, len(self.row), self._row_tokens, self._window, rate)
+
+    def start(self, now_s: float) -> float:
+        """Run the front of the row; returns when that will be over."""
+        tokens = self._tokens
+        count = take_count([tokens[request] for request in self.row], self._window)
+        taken, self.row = self.row[:count], self.row[count:]
+        lengths = [tokens[request] for request in taken]
+        self._running_tokens, self._running_since_s = sum(lengths), now_s
+        self._row_tokens -= self._running_tokens
+        if self.row:
+            self._opened_s = min(self._arrival_s[request] for request in self.row)
+        at_s = now_s
+        for batch in plan_batches(self.policy.strategy, lengths, self.policy.limits):
+            end_s = at_s + self._cost.of_batch(batch, lengths)
+            members = tuple(taken[index] for index in batch.indices)
+            self.passes.append(Pass(at_s, end_s, members, batch.tokens, batch.asked_tokens, self.number))
+            at_s = end_s
+        return at_s
+
+    def end(self, now_s: float) -> list[Pass]:
+        """The row is over: learn from it, and give its passes."""
+        self._pace = self._pace.ran(self._running_tokens, now_s - self._running_since_s)
+        self._most_waiting = self._window.max_batch_size * (ROWS_AHEAD if self._pace.is_short else 1)
+        self._rate = self._observed(now_s)
+        self._joins = 0
+        self._exposed_s = now_s if self.row else None
+        self.is_closed = False
+        done, self.passes = self.passes, []
+        return done
+
+    def _observed(self, now_s: float) -> JoinRate:
+        exposure_s = 0.0 if self._exposed_s is None else now_s - self._exposed_s
+        return self._rate.observe(self._joins, exposure_s, self._window.max_wait_s)

@@ -1,0 +1,148 @@
+"""From what became of each request to the figures of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.lab.simulation import Outcome
+
+Seconds = NDArray[np.float64]
+#: Of every distribution that is reported.
+PERCENTILES = (50, 90, 95, 99)
+
+
+def summarise(outcome: Outcome, slo_s: float | None = None) -> dict[str, Any]:
+    """The report of a run; durations in milliseconds, rates per second from the first arrival to the last end."""
+    arrival_s, start_s, end_s = _columns(outcome)
+    is_done = np.isfinite(end_s)
+    took_s, waited_s = (end_s - arrival_s)[is_done], (start_s - arrival_s)[is_done]
+    span_s = _span_s(arrival_s, end_s)
+    done = int(is_done.sum())
+    report: dict[str, Any] = {
+        "requests": len(arrival_s),
+        "succeeded": done,
+        "failed": outcome.failed,
+        "unserved": len(arrival_s) - done - outcome.failed,
+        "redelivered": outcome.redelivered,
+        "devices": outcome.devices,
+        "seconds": span_s,
+        "throughput_per_s": done / span_s if span_s else 0.0,
+        "tokens_per_s": float(np.asarray(outcome.workload.tokens)[is_done].sum() / span_s) if span_s else 0.0,
+        "latency_ms": distribution_ms(took_s),
+        "queue_ms": distribution_ms(waited_s),
+    }
+    if slo_s is not None:
+        within = int((took_s <= slo_s).sum())
+        report["slo_ms"] = slo_s * 1e3
+        report["goodput_per_s"] = within / span_s if span_s else 0.0
+        report["within_slo"] = within / len(arrival_s)
+    return report | _of_devices(outcome, span_s) | _of_flows(outcome, end_s - arrival_s)
+
+
+def distribution_ms(seconds: Seconds) -> dict[str, float] | None:
+    """Mean, percentiles and maximum in milliseconds; None of nothing."""
+    if not len(seconds):
+        return None
+    values = np.percentile(seconds, PERCENTILES)
+    named = {f"p{share}": float(value * 1e3) for share, value in zip(PERCENTILES, values, strict=True)}
+    return {"mean": float(seconds.mean() * 1e3), **named, "max": float(seconds.max() * 1e3)}
+
+
+def series(outcome: Outcome, points: int = 200) -> dict[str, list[float]]:
+    """Over time, in ``points`` equal steps: rates a second, requests waiting, devices busy (share), p99 in ms."""
+    arrival_s, start_s, end_s = _columns(outcome)
+    is_done = np.isfinite(end_s)
+    last_s = max(arrival_s[-1], end_s[is_done].max(initial=0.0))
+    edges = np.linspace(arrival_s[0], last_s if last_s > arrival_s[0] else arrival_s[0] + 1e-9, points + 1)
+    step_s = edges[1] - edges[0]
+    arrived, ended = (np.histogram(at_s, edges)[0] for at_s in (arrival_s, end_s[is_done]))
+    started = np.histogram(start_s[is_done], edges)[0]
+    busy_s = _busy_in(edges, outcome)
+    return {
+        "at_s": (edges[1:] - arrival_s[0]).tolist(),
+        "arrivals_per_s": (arrived / step_s).tolist(),
+        "ends_per_s": (ended / step_s).tolist(),
+        "waiting": np.cumsum(arrived - started).astype(float).tolist(),
+        "busy": (busy_s / (step_s * outcome.devices)).tolist(),
+        "p99_ms": _p99_in(edges, end_s[is_done], (end_s - arrival_s)[is_done]),
+    }
+
+
+def cumulative(seconds: Sequence[float] | Seconds, points: int = 400) -> tuple[list[float], list[float]]:
+    """The distribution function: milliseconds, and the share of ``seconds`` that are at most that."""
+    shares = np.linspace(0.0, 1.0, points)
+    return (np.quantile(np.asarray(seconds), shares) * 1e3).tolist(), shares.tolist()
+
+
+def latencies_s(outcome: Outcome) -> Seconds:
+    """Of the requests that were answered, in the order of their arrival."""
+    arrival_s, _, end_s = _columns(outcome)
+    taken: Seconds = (end_s - arrival_s)[np.isfinite(end_s)]
+    return taken
+
+
+def _columns(outcome: Outcome) -> tuple[Seconds, Seconds, Seconds]:
+    return np.asarray(outcome.workload.arrival_s, float), np.asarray(outcome.start_s), np.asarray(outcome.end_s)
+
+
+def _span_s(arrival_s: Seconds, end_s: Seconds) -> float:
+    ended = end_s[np.isfinite(end_s)]
+    return float(ended.max() - arrival_s[0]) if len(ended) else 0.0
+
+
+def _of_devices(outcome: Outcome, span_s: float) -> dict[str, Any]:
+    passes = outcome.passes
+    busy_s = [0.0] * outcome.devices
+    for one in passes:
+        busy_s[one.device] += one.end_s - one.start_s
+    tokens, asked = sum(one.tokens for one in passes), sum(one.asked_tokens for one in passes)
+    return {
+        "utilisation": [used_s / span_s if span_s else 0.0 for used_s in busy_s],
+        "lost_device_s": outcome.lost_s,
+        "passes": len(passes),
+        "mean_batch_size": sum(len(one.requests) for one in passes) / len(passes) if passes else 0.0,
+        "padding_ratio": 1 - asked / tokens if tokens else 0.0,
+        "closed_by": dict(outcome.closed_by),
+    }
+
+
+def _of_flows(outcome: Outcome, took_s: Seconds) -> dict[str, Any]:
+    flows = outcome.workload.flows
+    if len(flows) < 2:
+        return {}
+    flow, is_done = np.asarray(outcome.workload.flow), np.isfinite(took_s)
+    return {
+        "flows": {
+            one.name: {
+                "requests": int((flow == number).sum()),
+                "latency_ms": distribution_ms(took_s[is_done & (flow == number)]),
+            }
+            for number, one in enumerate(flows)
+        }
+    }
+
+
+def _busy_in(edges: Seconds, outcome: Outcome) -> Seconds:
+    """Device seconds of passes in each step."""
+    starts, ends = (
+        np.array([getattr(one, name) for one in outcome.passes]) if outcome.passes else np.zeros(0)
+        for name in ("start_s", "end_s")
+    )
+    # What has been used up to an edge: of each pass that began before it, what lies before it.
+    starts, ends = np.sort(starts), np.sort(ends)
+    begun, done = np.searchsorted(starts, edges), np.searchsorted(ends, edges)
+    sums_of_starts, sums_of_ends = (np.concatenate([[0.0], np.cumsum(column)]) for column in (starts, ends))
+    used: Seconds = edges * (begun - done) - sums_of_starts[begun] + sums_of_ends[done]
+    return np.diff(used)
+
+
+def _p99_in(edges: Seconds, end_s: Seconds, took_s: Seconds) -> list[float]:
+    order = np.argsort(end_s)
+    cuts = np.searchsorted(end_s[order], edges)
+    parts = [took_s[order[low:high]] for low, high in pairwise(cuts.tolist())]
+    return [float(np.percentile(part, 99) * 1e3) if len(part) else 0.0 for part in parts]

@@ -1,0 +1,194 @@
+"""The simulator: nothing lost, nothing twice, nothing before its time; and queueing theory where it has an answer."""
+
+import math
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scheduler.core.planning import PLANNERS, BatchLimits
+from scheduler.lab.cost import CostModel, PassCost
+from scheduler.lab.device import Policy
+from scheduler.lab.measure import series, summarise
+from scheduler.lab.simulation import Failure, Fleet, Outcome, simulate
+from scheduler.lab.workload import PATTERNS, Flow, Workload, draw_arrivals
+
+COST = CostModel(PassCost(0.010, 0.001), PassCost(0.010, 0.001))
+
+
+def policy(strategy: str = "packed", size: int = 4, tokens: int = 1000, wait_s: float = 0.005) -> Policy:
+    return Policy(strategy, BatchLimits(size, tokens, static_length=32), wait_s)
+
+
+def workload(*arrival_s: float, tokens: int = 10) -> Workload:
+    return Workload(arrival_s, [tokens] * len(arrival_s))
+
+
+ARRIVALS = st.lists(st.floats(0, 3), min_size=1, max_size=60).map(sorted)
+FAILURES = st.lists(st.builds(Failure, st.floats(0, 4), st.integers(0, 1), st.floats(0, 1)), max_size=4).map(tuple)
+
+
+@settings(deadline=None)
+@given(ARRIVALS, st.sampled_from(sorted(PLANNERS)), st.integers(1, 8), st.floats(0, 0.1), FAILURES, st.data())
+def test_every_request_ends_once_and_no_device_does_two_things_at_once(
+    arrival_s: list[float], strategy: str, size: int, wait_s: float, failures: tuple[Failure, ...], data: st.DataObject
+) -> None:
+    flows = (Flow("a"), Flow("b", "high"))
+    count = len(arrival_s)
+    tokens = data.draw(st.lists(st.integers(1, 60), min_size=count, max_size=count))
+    flow = data.draw(st.lists(st.integers(0, 1), min_size=count, max_size=count))
+    made = Workload(arrival_s, tokens, flow=flow, flows=flows)
+    fleet = Fleet(2, failures, lease_s=0.5, max_attempts=2)
+    outcome = simulate(made, policy(strategy, size, wait_s=wait_s), COST, fleet)
+    runs = Counter(request for one in outcome.passes for request in one.requests)
+    assert set(runs.values()) <= {1}
+    assert len(runs) + outcome.failed == count
+    for one in outcome.passes:
+        assert all(one.start_s >= arrival_s[request] for request in one.requests)
+        assert len(one.requests) <= size
+    for device in range(2):
+        spans = sorted((one.start_s, one.end_s) for one in outcome.passes if one.device == device)
+        assert all(before[1] <= after[0] + 1e-9 for before, after in pairwise(spans))
+    if not failures:
+        assert outcome.failed == outcome.redelivered == 0
+
+
+@given(ARRIVALS, st.integers(1, 8), st.floats(0, 0.1))
+def test_one_device_serves_one_flow_in_the_order_of_arrival(arrival_s: list[float], size: int, wait_s: float) -> None:
+    outcome = simulate(workload(*arrival_s), policy(size=size, wait_s=wait_s), COST)
+    assert outcome.start_s == sorted(outcome.start_s)
+
+
+def test_the_same_run_gives_the_same_outcome() -> None:
+    made = Workload(draw_arrivals(PATTERNS["bursts"], 50, 300, np.random.default_rng(3)), [20] * 300)
+    first, second = (simulate(made, policy(), COST, Fleet(2)) for _ in range(2))
+    assert first.end_s == second.end_s
+
+
+def test_a_first_request_waits_for_its_window_and_the_ones_after_it_run_together_meanwhile() -> None:
+    # 5 ms of window, then 10 ms + 10 tokens of 1 ms; the next three come while it runs, and the next row has all three.
+    outcome = simulate(workload(0.0, 0.006, 0.010, 0.012), policy(), COST)
+    assert outcome.start_s == pytest.approx([0.005, 0.025, 0.025, 0.025])
+    assert outcome.end_s == pytest.approx([0.025, 0.065, 0.065, 0.065])
+    assert outcome.closed_by == {"wait": 2}
+
+
+def test_a_row_that_is_full_does_not_wait() -> None:
+    outcome = simulate(workload(0.0, 0.001, 0.001, 0.001), policy(wait_s=1.0), COST)
+    assert outcome.start_s == [0.001] * 4
+    assert outcome.closed_by == {"size": 1}
+
+
+def test_a_backlog_goes_out_in_full_rows() -> None:
+    outcome = simulate(workload(*[0.0] * 400), policy(), COST)
+    assert {len(one.requests) for one in outcome.passes} == {4}
+    assert summarise(outcome)["utilisation"] == [pytest.approx(1.0)]
+
+
+def test_devices_share_a_backlog() -> None:
+    alone, four = (simulate(workload(*[0.0] * 400), policy(), COST, Fleet(count)) for count in (1, 4))
+    assert max(four.end_s) == pytest.approx(max(alone.end_s) / 4)
+
+
+def test_mean_waiting_in_front_of_one_device_is_that_of_theory() -> None:
+    # M/D/1 (Pollaczek-Khinchine): at utilisation r of a fixed service time D, r D / (2 (1 - r)).
+    count, service_s, used = 40_000, 0.020, 0.7
+    arrival_s = draw_arrivals(PATTERNS["poisson"], used / service_s, count, np.random.default_rng(11))
+    outcome = simulate(workload(*arrival_s), policy("none", size=1, wait_s=0.0), COST)
+    waited_s = np.array(outcome.start_s) - np.array(arrival_s)
+    assert waited_s.mean() == pytest.approx(used * service_s / (2 * (1 - used)), rel=0.06)
+
+
+def test_a_tenant_with_little_to_ask_does_not_wait_for_the_backlog_of_another() -> None:
+    flows = (Flow("noisy"), Flow("quiet"))
+    arrival_s = [0.0] * 200 + [0.5 + 0.2 * number for number in range(10)]
+    made = Workload(arrival_s, [10] * 210, flow=[0] * 200 + [1] * 10, flows=flows)
+    report = summarise(simulate(made, policy(wait_s=0.0), COST))
+    assert report["flows"]["quiet:normal"]["latency_ms"]["max"] < 200  # three rows of 50 ms, and not fifty
+    assert report["flows"]["noisy:normal"]["latency_ms"]["max"] > 2000
+
+
+def test_a_high_priority_overtakes_a_normal_one_and_starves_nobody() -> None:
+    flows = (Flow(priority="normal"), Flow(priority="high"))
+    made = Workload([0.0] * 400, [10] * 400, flow=[0, 1] * 200, flows=flows)
+    outcome = simulate(made, policy(wait_s=0.0), COST)
+    ends = np.array(outcome.end_s)
+    assert np.median(ends[1::2]) < np.median(ends[::2])
+    assert outcome.failed == 0
+
+
+class TestDeaths:
+    def test_what_a_dead_worker_held_comes_back_when_its_lease_is_over(self) -> None:
+        fleet = Fleet(1, (Failure(0.010, 0, 0.5),), lease_s=2.0)
+        outcome = simulate(workload(0.0), policy(wait_s=0.0), COST, fleet)
+        assert outcome.start_s == [pytest.approx(2.015, abs=0.01)]
+        assert outcome.redelivered == 1
+        assert outcome.lost_s == pytest.approx(0.010)
+
+    def test_passes_that_were_over_before_a_death_keep_their_answers(self) -> None:
+        made = workload(0.0, 0.0)
+        outcome = simulate(made, policy("none", wait_s=0.0), COST, Fleet(1, (Failure(0.030, 0, 0.0),), lease_s=1.0))
+        assert outcome.end_s[0] == pytest.approx(0.020)
+        assert outcome.end_s[1] > 1.0
+        assert outcome.redelivered == 1
+
+    def test_a_request_is_given_up_after_its_last_attempt(self) -> None:
+        deaths = tuple(Failure(at_s, 0, 0.0) for at_s in (0.001, 1.010, 2.020))
+        outcome = simulate(workload(0.0), policy(wait_s=0.0), COST, Fleet(1, deaths, lease_s=1.0, max_attempts=3))
+        assert outcome.failed == 1
+        assert math.isnan(outcome.end_s[0])
+
+    def test_a_request_that_was_in_two_dead_batches_runs_alone(self) -> None:
+        deaths = (Failure(0.001, 0, 0.0), Failure(1.010, 0, 0.0))
+        outcome = simulate(workload(0.0, 0.0, 2.0, 2.1), policy(wait_s=0.0), COST, Fleet(1, deaths, lease_s=1.0))
+        assert {one.requests for one in outcome.passes if {0, 1} & set(one.requests)} == {(0,), (1,)}
+        assert outcome.failed == 0
+
+    def test_the_others_go_on_meanwhile(self) -> None:
+        made = workload(*[0.01 * number for number in range(100)])
+        fleet = Fleet(2, (Failure(0.2, 0, 1e9),), lease_s=0.1)
+        outcome = simulate(made, policy(), COST, fleet)
+        assert not np.isnan(outcome.end_s).any()
+        assert {one.device for one in outcome.passes if one.start_s > 0.2} == {1}
+
+    def test_what_nobody_is_left_to_serve_is_reported_as_unserved(self) -> None:
+        outcome = simulate(workload(0.0, 1.0), policy(), COST, Fleet(1, (Failure(0.5, 0, math.inf),)))
+        assert summarise(outcome)["unserved"] == 1
+
+    def test_a_failure_of_a_device_that_is_not_there_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="takes devices from 0 to 1"):
+            Fleet(2, (Failure(1.0, 2, 1.0),))
+
+
+class TestReport:
+    def outcome(self) -> Outcome:
+        return simulate(workload(0.0, 0.0, 1.0, 1.0), policy("static", size=2, wait_s=0.5), COST)
+
+    def test_the_figures_are_those_that_are_worked_out_by_hand(self) -> None:
+        report = summarise(self.outcome(), slo_s=0.1)
+        # Two rectangles of 2 x 32 tokens: 10 + 64 ms each, from 0 to 1.074 s.
+        assert report["latency_ms"]["p50"] == pytest.approx(74)
+        assert report["seconds"] == pytest.approx(1.074)
+        assert report["throughput_per_s"] == pytest.approx(4 / 1.074)
+        assert report["goodput_per_s"] == report["throughput_per_s"]
+        assert report["padding_ratio"] == pytest.approx(1 - 20 / 64)
+        assert report["utilisation"] == [pytest.approx(0.148 / 1.074)]
+        assert summarise(self.outcome(), slo_s=0.05)["within_slo"] == 0
+
+    def test_the_series_add_up_to_the_run(self) -> None:
+        outcome = self.outcome()
+        over_time = series(outcome, points=50)
+        step_s = 1.074 / 50
+        assert sum(over_time["arrivals_per_s"]) * step_s == pytest.approx(4)
+        assert sum(over_time["ends_per_s"]) * step_s == pytest.approx(4)
+        assert sum(over_time["busy"]) * step_s == pytest.approx(0.148)
+        assert over_time["waiting"][-1] == 0
+
+    def test_a_run_that_too_many_are_late_in_is_stopped(self) -> None:
+        made = workload(*[0.0] * 4000)
+        outcome = simulate(made, policy(), COST, give_up=(0.1, 0.01))
+        assert outcome.is_hopeless
+        assert len(outcome.passes) < 20
