@@ -8,6 +8,7 @@ from windrow.bench.cli import bench_app
 from windrow.cli.dead import dead_app
 from windrow.cli.keys import key_app
 from windrow.cli.requests import cancel, get, models, predict
+from windrow.cli.simulate import simulate
 from windrow.cli.stack import demo, serve
 
 app = typer.Typer(
@@ -17,7 +18,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (serve, demo, predict, get, cancel, models):
+for command in (serve, demo, predict, get, cancel, models, simulate):
     app.command()(command)
 app.add_typer(bench_app)
 app.add_typer(key_app)

@@ -1,0 +1,101 @@
+"""``windrow simulate``: policies on a virtual clock."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from windrow.cli import lab_options as options
+from windrow.cli.output import errors_reported, print_json
+
+
+def simulate(
+    pattern: options.Pattern = "poisson",
+    rate: options.Rate = None,
+    requests: options.Requests = None,
+    trace: options.Trace = None,
+    median_tokens: options.MedianTokens = 45.0,
+    sigma: options.Sigma = 0.9,
+    max_tokens: options.MaxTokens = 256,
+    tenant: options.Tenants = None,
+    seed: options.Seed = 0,
+    strategy: Annotated[list[str] | None, typer.Option(help="Once for each; none, static, ... or all.")] = None,
+    max_batch_size: Annotated[int, typer.Option(min=1, help="Requests of a row.")] = 64,
+    max_batch_tokens: options.BatchTokens = 16384,
+    max_wait_ms: Annotated[float, typer.Option(min=0, help="How long a row waits for company.")] = 5.0,
+    devices: Annotated[int, typer.Option(min=1, help="How many.")] = 1,
+    fail: Annotated[
+        list[str] | None, typer.Option(help="WHEN:DEVICE:HOW_LONG; a worker dies, such as 10s:0:5s. Repeatable.")
+    ] = None,
+    lease: Annotated[str, typer.Option(help="From a worker's death until its requests are back.")] = "15s",
+    max_attempts: Annotated[int, typer.Option(min=1, help="Before a request is given up.")] = 3,
+    slo: Annotated[str | None, typer.Option(help="Latency that counts as good, such as 300ms.")] = None,
+    cost: options.Cost = options.DEFAULT_COST,
+    report: options.Report = None,
+    as_json: options.Json = False,
+) -> None:
+    """Run a workload through the scheduler's own decisions on a virtual clock, and say what would have been.
+
+    What passes take comes from a cost file of `windrow tune`; without one, from the default model on two CPU cores.
+    """
+    from scheduler.lab.cost import read_cost
+    from scheduler.lab.measure import summarise
+    from scheduler.lab.simulation import Fleet
+    from scheduler.lab.simulation import simulate as run
+    from windrow.lab.workloads import Traffic
+
+    with errors_reported(as_json):
+        slo_s = None if slo is None else options.seconds(slo, "--slo")
+        traffic = Traffic(
+            pattern, rate, requests, trace, median_tokens, sigma, max_tokens, options.read_flows(tenant), seed
+        )
+        fleet = Fleet(devices, options.read_failures(fail), options.seconds(lease, "--lease"), max_attempts)
+        costs = read_cost(cost)
+        workload = traffic.workload()
+        gc.disable()  # millions of small objects, and none of them in a cycle
+        outcomes = {}
+        for name in options.strategies(strategy):
+            policy = options.policy_of(name, max_batch_size, max_batch_tokens, max_wait_ms / 1e3, max_tokens)
+            began_s = time.perf_counter()
+            outcomes[name] = run(workload, policy, costs, fleet)
+            _say(f"{name}: {len(workload):,} requests in {time.perf_counter() - began_s:.1f} s")
+        runs = {name: summarise(outcome, slo_s) for name, outcome in outcomes.items()}
+        about = {
+            "workload": f"{len(workload):,} requests, {traffic.describe()}",
+            "devices": f"{devices}, {costs.about.get('model', 'a model')} on {costs.about.get('device', cost)}",
+            "settings": f"rows of {max_batch_size} and {max_batch_tokens} tokens, {max_wait_ms:g} ms",
+        }
+        show_runs("Simulation", about, runs, as_json)
+        if report is not None:
+            from windrow.lab.charts import run_panels
+            from windrow.lab.page import write_report
+            from windrow.lab.tables import flow_rows, run_rows, work_rows
+
+            tables = [run_rows(runs), work_rows(runs), flow_rows(runs)]
+            _say(*write_report(report, "Simulation", about, tables, run_panels(outcomes)))
+
+
+def show_runs(title: str, about: Mapping[str, str], runs: Mapping[str, Any], as_json: bool) -> None:
+    """Reports by name, as JSON or as tables."""
+    if as_json:
+        return print_json({**about, "runs": runs})
+    from rich.console import Console
+
+    from windrow.lab.tables import flow_rows, run_rows, show, work_rows
+
+    console = Console()
+    for name, value in about.items():
+        console.print(f"{name}: {value}", markup=False, highlight=False)
+    show(console, title, run_rows(runs))
+    show(console, "Devices", work_rows(runs))
+    show(console, "By tenant and priority", flow_rows(runs))
+
+
+def _say(*parts: str | Path) -> None:
+    print(*parts, file=sys.stderr, flush=True)

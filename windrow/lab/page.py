@@ -1,0 +1,54 @@
+"""A report as one HTML page that needs nothing else: no script, no font, no network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+from windrow.lab.charts import Panel, draw_png, draw_svg
+from windrow.lab.tables import Rows
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .75rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+svg { width: 100%; height: auto; } dt { font-weight: 600; float: left; clear: left; margin-right: .5rem; }
+"""
+
+
+def write_report(
+    folder: Path,
+    title: str,
+    about: Mapping[str, object],
+    tables: Sequence[Rows],
+    panels: Sequence[Panel],
+) -> tuple[Path, Path]:
+    """Write ``report.html`` and ``report.png`` into ``folder``; each of ``tables`` has its heads first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    page, picture = folder / "report.html", folder / "report.png"
+    page.write_text(render(title, about, tables, [draw_svg(panel) for panel in panels]), encoding="utf-8")
+    draw_png(panels, picture)
+    return page, picture
+
+
+def render(title: str, about: Mapping[str, object], tables: Sequence[Rows], drawings: Sequence[str]) -> str:
+    """The page; ``drawings`` are SVG elements."""
+    facts = "".join(f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>\n" for name, value in about.items())
+    wide = "\n".join(f'<div class="wide">{_table(rows)}</div>' for rows in tables if rows)
+    figures = "\n".join(f"<figure>{drawing}</figure>" for drawing in drawings)
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{escape(title)}</title>\n'
+        f"<style>{STYLE}</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n<dl>\n{facts}</dl>\n"
+        f"{wide}\n{figures}\n</body>\n</html>\n"
+    )
+
+
+def _table(rows: Rows) -> str:
+    head, *body = rows
+    lines = ["<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr>"]
+    lines += ["<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in body]
+    return "<table>\n" + "\n".join(lines) + "\n</table>"
