@@ -108,6 +108,27 @@ def gateway(
 
 
 @bench_app.command()
+def record(
+    out: Annotated[Path, typer.Argument(dir_okay=False, help="File to write, one JSON line a request.")],
+    rate: Annotated[float, typer.Option(min=0.1, help="Requests a second, sent whatever comes back.")] = 40.0,
+    requests: Annotated[int, typer.Option(min=10, help="How many.")] = 2000,
+    pattern: Annotated[str, typer.Option(help="How they arrive: poisson, bursts, diurnal or ramp.")] = "poisson",
+    strategy: Annotated[str, typer.Option(help="Of the model.")] = "packed",
+    max_wait_ms: Annotated[float, typer.Option(min=0, help="How long a row waits for company.")] = 5.0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same arrivals.")] = 0,
+) -> None:
+    """A run against a real server, written down for `windrow simulate --against` and `windrow tune --from`."""
+    from scheduler.lab.recording import write_recording
+    from scheduler.lab.workload import PATTERNS
+    from windrow.bench.record import record as run
+
+    with problems_reported():
+        if pattern not in PATTERNS:
+            raise ValueError(f"--pattern {pattern!r}; there are {', '.join(PATTERNS)}")
+        write_recording(out, run(pattern, rate, requests, strategy, max_wait_ms, seed, _say))
+
+
+@bench_app.command()
 def faults(
     only: Annotated[list[str] | None, typer.Argument(help="Scenarios, by name; all of them when left out.")] = None,
     names: Annotated[bool, typer.Option("--list", help="List the scenarios and leave.")] = False,

@@ -10,6 +10,7 @@ from windrow.cli.keys import key_app
 from windrow.cli.requests import cancel, get, models, predict
 from windrow.cli.simulate import simulate
 from windrow.cli.stack import demo, serve
+from windrow.cli.tune import tune
 
 app = typer.Typer(
     name="windrow",
@@ -18,7 +19,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (serve, demo, predict, get, cancel, models, simulate):
+for command in (serve, demo, predict, get, cancel, models, tune, simulate):
     app.command()(command)
 app.add_typer(bench_app)
 app.add_typer(key_app)

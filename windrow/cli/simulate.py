@@ -7,12 +7,15 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from windrow.cli import lab_options as options
 from windrow.cli.output import errors_reported, print_json
+
+if TYPE_CHECKING:
+    from scheduler.lab.cost import CostModel
 
 
 def simulate(
@@ -37,6 +40,12 @@ def simulate(
     max_attempts: Annotated[int, typer.Option(min=1, help="Before a request is given up.")] = 3,
     slo: Annotated[str | None, typer.Option(help="Latency that counts as good, such as 300ms.")] = None,
     cost: options.Cost = options.DEFAULT_COST,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="Simulate this recorded run instead, and show by how much it is off."
+        ),
+    ] = None,
     report: options.Report = None,
     as_json: options.Json = False,
 ) -> None:
@@ -51,6 +60,9 @@ def simulate(
     from windrow.lab.workloads import Traffic
 
     with errors_reported(as_json):
+        if against is not None:
+            _lay_over(against, read_cost(cost), report, as_json)
+            return
         slo_s = None if slo is None else options.seconds(slo, "--slo")
         traffic = Traffic(
             pattern, rate, requests, trace, median_tokens, sigma, max_tokens, options.read_flows(tenant), seed
@@ -79,6 +91,32 @@ def simulate(
 
             tables = [run_rows(runs), work_rows(runs), flow_rows(runs)]
             _say(*write_report(report, "Simulation", about, tables, run_panels(outcomes)))
+
+
+def _lay_over(run: Path, costs: CostModel, report: Path | None, as_json: bool) -> None:
+    """The arrivals, lengths and settings of a recorded run, simulated; and both beside each other."""
+    from rich.console import Console
+
+    from scheduler.lab.recording import read_recording
+    from scheduler.lab.simulation import Fleet
+    from scheduler.lab.simulation import simulate as run_again
+    from windrow.lab.overlay import compare, distributions, overlay_rows
+    from windrow.lab.tables import show
+
+    recording = read_recording(run)
+    outcome = run_again(recording.workload, recording.policy, costs, Fleet(recording.devices))
+    compared = compare(recording, outcome)
+    if as_json:
+        print_json({"run": str(run), "compared": compared})
+    else:
+        show(Console(), f"{run.name}: {len(recording.requests):,} requests", overlay_rows(compared))
+    if report is not None:
+        from windrow.lab.charts import distribution_panel
+        from windrow.lab.page import write_report
+
+        about = {"run": run.name, "strategy": recording.policy.strategy, "requests": f"{len(recording.requests):,}"}
+        panel = distribution_panel(distributions(recording, outcome))
+        _say(*write_report(report, "Measured and simulated", about, [overlay_rows(compared)], [panel]))
 
 
 def show_runs(title: str, about: Mapping[str, str], runs: Mapping[str, Any], as_json: bool) -> None:

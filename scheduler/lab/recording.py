@@ -1,0 +1,147 @@
+"""A run of a real server, request by request, to lay a simulated one over.
+
+JSON lines. The first is ``{"windrow_run": 1, "model", "strategy", "max_batch_size", "max_batch_tokens",
+"max_wait_s", "buckets", "static_length", "devices", ...}``; then one line a request in order of arrival:
+
+| field | holds |
+|---|---|
+| ``arrival_s`` | when it was submitted, from the first one |
+| ``tokens`` | its length |
+| ``queue_s``, ``latency_s`` | from there until its pass began and until it had its answer, as the worker saw it |
+| ``pass_id``, ``pass_s``, ``pass_size``, ``pass_tokens`` | its pass: name, duration, requests, tokens computed |
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from scheduler.core.planning import PLANNERS, BatchLimits
+from scheduler.lab.cost import TimedPass
+from scheduler.lab.device import Policy
+from scheduler.lab.workload import Workload
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """One request of a run; see the module."""
+
+    arrival_s: float
+    tokens: int
+    queue_s: float
+    latency_s: float
+    pass_id: str
+    pass_s: float
+    pass_size: int
+    pass_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A run: under which settings, and what became of each request, in order of arrival."""
+
+    policy: Policy
+    devices: int
+    about: Mapping[str, Any]
+    requests: Sequence[Recorded]
+
+    @property
+    def workload(self) -> Workload:
+        """What arrived."""
+        return Workload([one.arrival_s for one in self.requests], [one.tokens for one in self.requests])
+
+    def passes(self) -> list[TimedPass]:
+        """Each pass of the run once."""
+        longest: dict[str, int] = {}
+        by_id: dict[str, Recorded] = {}
+        for one in self.requests:
+            by_id[one.pass_id] = one
+            longest[one.pass_id] = max(longest.get(one.pass_id, 0), one.tokens)
+        is_padded = self.policy.strategy != "packed"
+        return [
+            TimedPass(
+                one.pass_tokens,
+                one.pass_size,
+                one.pass_tokens // one.pass_size if is_padded else longest[id],
+                one.pass_s,
+            )
+            for id, one in by_id.items()
+            if one.pass_s > 0
+        ]
+
+
+def write_recording(path: Path, recording: Recording) -> None:
+    """Write it as the module says."""
+    policy, limits = recording.policy, recording.policy.limits
+    head = {
+        "windrow_run": VERSION, **recording.about, "devices": recording.devices, "strategy": policy.strategy,
+        "max_wait_s": policy.max_wait_s, "max_batch_size": limits.max_batch_size,
+        "max_batch_tokens": limits.max_batch_tokens, "buckets": limits.buckets, "static_length": limits.static_length,
+    }  # fmt: skip
+    lines = [head, *(asdict(one) for one in recording.requests)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+def read_recording(path: Path) -> Recording:
+    """Read it back. Raises `ValueError` with the file, the line and what is wrong there."""
+    lines = _lines(path)
+    try:
+        head = next(lines, {})
+        if head.get("windrow_run") != VERSION:
+            raise ValueError("not a run as `windrow bench record` writes it")
+        limits = BatchLimits(
+            int(head["max_batch_size"]),
+            int(head["max_batch_tokens"]),
+            tuple(head["buckets"]),
+            int(head["static_length"]),
+        )
+        policy = Policy(str(head["strategy"]), limits, float(head["max_wait_s"]))
+        if policy.strategy not in PLANNERS:
+            raise ValueError(f"strategy {policy.strategy!r}; there are {', '.join(PLANNERS)}")
+        devices = int(head["devices"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path}, line 1: {_say(error)}") from None
+    requests = []
+    for line, row in enumerate(lines, 2):
+        try:
+            requests.append(_request(row))
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{path}, line {line}: {_say(error)}") from None
+        if len(requests) > 1 and requests[-1].arrival_s < requests[-2].arrival_s:
+            raise ValueError(f"{path}, line {line}: it arrives before the one ahead of it")
+    if not requests:
+        raise ValueError(f"{path}: the run has no requests")
+    return Recording(policy, devices, head, requests)
+
+
+def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
+    for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            row = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {line}: not JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, line {line}: takes one object a line")
+        yield row
+
+
+def _request(row: Mapping[str, Any]) -> Recorded:
+    one = Recorded(
+        arrival_s=float(row["arrival_s"]), tokens=int(row["tokens"]), queue_s=float(row["queue_s"]),
+        latency_s=float(row["latency_s"]), pass_id=str(row["pass_id"]), pass_s=float(row["pass_s"]),
+        pass_size=int(row["pass_size"]), pass_tokens=int(row["pass_tokens"]),
+    )  # fmt: skip
+    times = (one.arrival_s, one.queue_s, one.latency_s, one.pass_s)
+    if not all(0 <= at_s < math.inf for at_s in times) or min(one.tokens, one.pass_size, one.pass_tokens) < 1:
+        raise ValueError("takes times of 0 s or more, and sizes of 1 or more")
+    return one
+
+
+def _say(error: Exception) -> str:
+    return f"there is no {error.args[0]}" if isinstance(error, KeyError) else str(error)
