@@ -10,10 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scheduler.core.planning import Batch
 
 VERSION = 1
+#: Factors that stand for all by which passes miss a line.
+SPREAD = 20
+#: Repetitions of a fit; it stands still after a few.
+ROUNDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +33,12 @@ class PassCost:
     token_s: float
     sequence_s: float = 0.0
     lanes: int = 1
+    #: By what factors measured passes missed the line, as equally likely; empty where all lie on it.
+    spread: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if not all(0 <= part < math.inf for part in (self.pass_s, self.token_s, self.sequence_s)) or self.lanes < 1:
+        parts = (self.pass_s, self.token_s, self.sequence_s, *self.spread)
+        if not all(0 <= part < math.inf for part in parts) or self.lanes < 1:
             raise ValueError("a cost takes seconds of 0 or more, and 1 lane or more")
 
     def seconds(self, tokens: int, sequences: int, longest_tokens: int) -> float:
@@ -92,8 +100,8 @@ def read_cost(path: Path) -> CostModel:
             raise ValueError("another version")
         decode = found["decode"]
         return CostModel(
-            PassCost(**found["padded"]),
-            PassCost(**found["packed"]),
+            _read_pass(found["padded"]),
+            _read_pass(found["packed"]),
             None if decode is None else DecodeCost(**decode),
             found["about"],
         )
@@ -101,6 +109,10 @@ def read_cost(path: Path) -> CostModel:
         raise ValueError(
             f"{path}: not a cost file as `windrow tune` writes it ({type(error).__name__}: {error})"
         ) from None
+
+
+def _read_pass(found: dict[str, Any]) -> PassCost:
+    return PassCost(**{**found, "spread": tuple(found["spread"])})
 
 
 def write_cost(path: Path, cost: CostModel) -> None:
@@ -120,7 +132,7 @@ class TimedPass:
 
 @dataclass(frozen=True, slots=True)
 class FitError:
-    """By how much a line misses the passes that it was drawn through, as shares of each pass's time."""
+    """By how much measured passes miss the line through them, as shares of what it says."""
 
     passes: int
     median: float
@@ -128,39 +140,49 @@ class FitError:
 
 
 def fit_passes(passes: Sequence[TimedPass], lanes: int = 1) -> tuple[PassCost, FitError]:
-    """The line with the least squares of relative errors and no negative part. Raises `ValueError` for no passes."""
+    """The line through ``passes`` and how they spread around it. Raises `ValueError` for no passes."""
     unit = PassCost(0.0, 1.0, 0.0, lanes), PassCost(0.0, 0.0, 1.0, lanes)
     rows = [
         [1.0, *(one.seconds(timed.tokens, timed.sequences, timed.longest_tokens) for one in unit)] for timed in passes
     ]
-    parts, error = fit_line(rows, [timed.seconds for timed in passes])
-    pass_s, token_s, sequence_s = parts
-    return PassCost(pass_s, token_s, sequence_s, lanes), error
+    (pass_s, token_s, sequence_s), factors = fit_line(rows, [timed.seconds for timed in passes])
+    spread = np.quantile(factors, (np.arange(SPREAD) + 0.5) / SPREAD)
+    spread = np.round(spread / spread.mean(), 4)
+    return PassCost(pass_s, token_s, sequence_s, lanes, tuple(spread.tolist())), _error(factors)
 
 
 def fit_steps(steps: Sequence[tuple[int, int, int, float]]) -> tuple[DecodeCost, FitError]:
     """The same for steps of generation: ``(tokens, sequences, cached tokens, seconds)`` each."""
-    parts, error = fit_line([[1.0, *map(float, step[:3])] for step in steps], [step[3] for step in steps])
-    return DecodeCost(*parts), error
+    parts, factors = fit_line([[1.0, *map(float, step[:3])] for step in steps], [step[3] for step in steps])
+    return DecodeCost(*parts), _error(factors)
 
 
-def fit_line(rows: Sequence[Sequence[float]], seconds: Sequence[float]) -> tuple[list[float], FitError]:
-    """Weights of the columns of ``rows``, none negative, that come nearest to ``seconds``, relative to each.
+def fit_line(rows: Sequence[Sequence[float]], seconds: Sequence[float]) -> tuple[list[float], NDArray[np.float64]]:
+    """Weights of the columns of ``rows``, none negative, and each of ``seconds`` as a multiple of the line's.
 
-    Columns whose weight turns out negative are left out, the worst first: what costs less than nothing is noise.
+    Least squares relative to the line itself, found by repetition: relative to what was measured, the slow ones would
+    count for less and the line lie too low. Columns whose weight turns out negative are left out, the worst first:
+    what costs less than nothing is noise.
     """
     if not rows or not all(0 < took_s < math.inf for took_s in seconds):
         raise ValueError("a line takes measured passes, each of more than 0 seconds")
     matrix, target = np.asarray(rows, dtype=float), np.asarray(seconds, dtype=float)
-    scaled = matrix / target[:, None]
-    kept = list(range(matrix.shape[1]))
-    while True:
-        weights = np.zeros(matrix.shape[1])
-        weights[kept] = np.linalg.lstsq(scaled[:, kept], np.ones(len(target)), rcond=None)[0]
-        # By what each contributes: the columns have units of their own.
-        worst = min(kept, key=lambda column: weights[column] * scaled[:, column].mean())
-        if weights[worst] >= 0:
-            break
-        kept.remove(worst)
-    misses = np.abs(scaled @ weights - 1.0)
-    return weights.tolist(), FitError(len(target), float(np.median(misses)), float(np.percentile(misses, 95)))
+    kept, line = list(range(matrix.shape[1])), target
+    weights = np.zeros(matrix.shape[1])
+    for _ in range(ROUNDS):
+        scaled, goal = matrix / line[:, None], target / line
+        while True:
+            weights[:] = 0.0
+            weights[kept] = np.linalg.lstsq(scaled[:, kept], goal, rcond=None)[0]
+            # By what each contributes: the columns have units of their own.
+            worst = min(kept, key=lambda column: weights[column] * scaled[:, column].mean())
+            if weights[worst] >= 0:
+                break
+            kept.remove(worst)
+        line = matrix @ weights
+    return weights.tolist(), target / line
+
+
+def _error(factors: NDArray[np.float64]) -> FitError:
+    misses = np.abs(factors - 1.0)
+    return FitError(len(factors), float(np.median(misses)), float(np.percentile(misses, 95)))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from random import Random
 
 from scheduler.core.pace import Pace
 from scheduler.core.planning import BatchLimits, plan_batches
@@ -55,6 +56,8 @@ class Device:
         self.policy = policy
         self._cost, self._arrival_s, self._tokens = cost, arrival_s, tokens
         self._window = policy.window
+        # The same factors in every run, so that runs differ by what was changed.
+        self._numbers = Random(number)
         #: Claimed and waiting, as positions in the workload, in the order of the claims.
         self.row: list[int] = []
         self._opened_s = 0.0
@@ -135,7 +138,8 @@ class Device:
             self._opened_s = min(self._arrival_s[request] for request in self.row)
         at_s = now_s
         for batch in plan_batches(self.policy.strategy, lengths, self.policy.limits):
-            end_s = at_s + self._cost.of_batch(batch, lengths)
+            took_s = self._cost.of_batch(batch, lengths)
+            end_s = at_s + (took_s * self._numbers.choice(self._cost.spread) if self._cost.spread else took_s)
             members = tuple(taken[index] for index in batch.indices)
             self.passes.append(Pass(at_s, end_s, members, batch.tokens, batch.asked_tokens, self.number))
             at_s = end_s

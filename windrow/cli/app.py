@@ -7,6 +7,7 @@ import typer
 from windrow.bench.cli import bench_app
 from windrow.cli.dead import dead_app
 from windrow.cli.keys import key_app
+from windrow.cli.plan import plan
 from windrow.cli.requests import cancel, get, models, predict
 from windrow.cli.simulate import simulate
 from windrow.cli.stack import demo, serve
@@ -19,7 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (serve, demo, predict, get, cancel, models, tune, simulate):
+for command in (serve, demo, predict, get, cancel, models, tune, simulate, plan):
     app.command()(command)
 app.add_typer(bench_app)
 app.add_typer(key_app)

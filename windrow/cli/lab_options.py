@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -112,3 +115,19 @@ def strategies(names: list[str] | None) -> list[str]:
         if name not in PLANNERS:
             raise ValueError(f"--strategy {name!r}: takes {', '.join(PLANNERS)} or all")
     return list(dict.fromkeys(names)) if names else ["packed"]
+
+
+@contextmanager
+def many_objects(report: Path | None) -> Iterator[None]:
+    """Let nobody look for cycles in millions of small objects that have none; first look whether ``report`` can be."""
+    from windrow.lab.charts import check_can_draw
+
+    if report is not None:
+        check_can_draw()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

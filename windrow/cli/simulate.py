@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 import time
 from collections.abc import Mapping
@@ -59,7 +58,7 @@ def simulate(
     from scheduler.lab.simulation import simulate as run
     from windrow.lab.workloads import Traffic
 
-    with errors_reported(as_json):
+    with errors_reported(as_json), options.many_objects(report):
         if against is not None:
             _lay_over(against, read_cost(cost), report, as_json)
             return
@@ -70,7 +69,6 @@ def simulate(
         fleet = Fleet(devices, options.read_failures(fail), options.seconds(lease, "--lease"), max_attempts)
         costs = read_cost(cost)
         workload = traffic.workload()
-        gc.disable()  # millions of small objects, and none of them in a cycle
         outcomes = {}
         for name in options.strategies(strategy):
             policy = options.policy_of(name, max_batch_size, max_batch_tokens, max_wait_ms / 1e3, max_tokens)

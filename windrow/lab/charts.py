@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,11 +76,17 @@ def draw_svg(panel: Panel) -> str:
     return text[text.index("<svg") :]
 
 
+def check_can_draw() -> None:
+    """Raise `ValueError` where matplotlib is not installed: before anything was simulated, not after."""
+    if find_spec("matplotlib") is None:
+        raise ValueError(
+            "--report draws with matplotlib, the extra 'lab' of windrow; to get it: pip install matplotlib"
+        )
+
+
 def _figure(width: float, height: float) -> Figure:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ValueError("plots take matplotlib, which is in the extra 'lab': pip install 'windrow[lab]'") from None
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width, height), layout="constrained")
 
 

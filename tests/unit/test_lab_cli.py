@@ -1,0 +1,115 @@
+"""The commands of the laboratory, in process: what they print, write and refuse."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from windrow.cli.app import app
+
+SAMPLES = Path(__file__).parents[2] / "examples/traces"
+SMALL = ["--requests", "300", "--rate", "60"]
+
+
+def run(*words: str) -> Any:
+    return CliRunner().invoke(app, list(words))
+
+
+def test_a_simulation_reports_every_strategy_in_json() -> None:
+    done = run("simulate", *SMALL, "--strategy", "all", "--slo", "300ms", "--json")
+    assert done.exit_code == 0, done.stderr
+    runs = json.loads(done.stdout)["runs"]
+    assert set(runs) == {"none", "static", "dynamic", "bucket", "packed"}
+    for report in runs.values():
+        assert report["succeeded"] == 300
+        assert report["latency_ms"]["p50"] <= report["latency_ms"]["p99"]
+        assert report["goodput_per_s"] <= report["throughput_per_s"]
+    assert runs["packed"]["padding_ratio"] == 0 < runs["static"]["padding_ratio"]
+
+
+def test_a_simulation_is_repeatable() -> None:
+    first, second = (run("simulate", *SMALL, "--json", "--seed", "4").stdout for _ in range(2))
+    assert first == second
+
+
+def test_a_simulation_prints_tables_and_tenants() -> None:
+    done = run("simulate", *SMALL, "--tenant", "acme", "--tenant", "beta:high:0.3:2", "--fail", "1s:0:100ms")
+    assert done.exit_code == 0, done.stderr
+    assert "packed" in done.stdout
+    assert "beta:high" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["azure_llm.csv", "burstgpt.csv", "mooncake.jsonl", "vidur.csv"])
+def test_a_trace_is_simulated(name: str) -> None:
+    done = run("simulate", "--trace", str(SAMPLES / name), "--devices", "2", "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["runs"]["packed"]["unserved"] == 0
+
+
+def test_a_report_is_one_page_that_needs_nothing_else_and_a_picture(tmp_path: Path) -> None:
+    done = run("simulate", *SMALL, "--report", str(tmp_path / "r"))
+    assert done.exit_code == 0, done.stderr
+    page = (tmp_path / "r/report.html").read_text()
+    assert page.count("<svg") == 5
+    assert "viewport" in page
+    assert "<script" not in page
+    assert not re.search(r"""(?:src|href)=["'](?!#)""", page.replace("xlink:href", "href"))
+    assert not re.search(r"url\((?!#)|@import", page)
+    assert (tmp_path / "r/report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_plan_names_devices_and_settings(tmp_path: Path) -> None:
+    done = run("plan", "--p99", "300ms", "--rate", "100", "--requests", "400", "--strategy", "packed",
+               "--report", str(tmp_path), "--json")  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert plan["best"]["devices"] >= 1
+    assert plan["best"]["latency_ms"] <= 300
+    assert plan["front"][0] == plan["best"]
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_a_plan_the_other_way_round_names_a_rate() -> None:
+    done = run("plan", "--p95", "1s", "--devices", "1", "--requests", "300", "--strategy", "none", "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["best"]["rate_per_s"] > 1
+
+
+def test_an_slo_that_cannot_be_met_ends_with_1_and_the_best_reachable() -> None:
+    done = run("plan", "--p99", "10us", "--requests", "300")
+    assert done.exit_code == 1
+    assert re.search(r"no number of devices meets p99 within 0\.01 ms.*[\d.]+ ms .*best reachable", done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["simulate", "--pattern", "square"], "--pattern 'square'; there are poisson"),
+        (["simulate", "--strategy", "best"], "--strategy 'best': takes none"),
+        (["simulate", "--rate", "-1"], "a rate of more than 0"),
+        (["simulate", "--rate", "nan"], "a rate of more than 0"),
+        (["simulate", "--slo", "fast"], "--slo is 'fast'; it takes a time"),
+        (["simulate", "--slo", "0ms"], "--slo is '0ms'"),
+        (["simulate", "--fail", "1s"], "--fail '1s': takes WHEN:DEVICE:HOW_LONG"),
+        (["simulate", "--fail", "1s:7:1s"], "a failure of device 7"),
+        (["simulate", "--tenant", "a:urgent"], "--tenant 'a:urgent': takes NAME"),
+        (["simulate", "--tenant", "a:high:-1"], "--tenant 'a:high:-1'"),
+        (["plan"], "takes one of --p99, --p95 and --p50"),
+        (["plan", "--p99", "1s", "--p50", "1s"], "takes one of"),
+    ],
+)
+def test_a_command_line_that_means_nothing_ends_with_2_and_says_what_it_takes(words: list[str], said: str) -> None:
+    done = run(*words, "--requests", "20")
+    assert done.exit_code == 2
+    assert said in done.stderr
+
+
+def test_a_malformed_trace_ends_with_2_and_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "trace.csv"
+    file.write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n0.1,5,5\n0.2,five,5\n")
+    done = run("simulate", "--trace", str(file))
+    assert done.exit_code == 2
+    assert "line 3" in done.stderr

@@ -1,0 +1,110 @@
+"""Costs: a line is found again through what was measured, and a file says what is wrong with it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scheduler.core.planning import BatchLimits, plan_batches
+from scheduler.lab.cost import CostModel, DecodeCost, PassCost, TimedPass, fit_passes, fit_steps, read_cost, write_cost
+from windrow.cli.lab_options import DEFAULT_COST
+
+SIZES = st.tuples(st.integers(1, 4000), st.integers(1, 64), st.integers(1, 400))
+
+
+def timed(cost: PassCost, numbers: np.random.Generator | None = None, count: int = 400) -> list[TimedPass]:
+    draw = np.random.default_rng(2)
+    made = []
+    for _ in range(count):
+        sequences = int(draw.integers(1, 64))
+        lengths = draw.integers(1, 256, sequences)
+        took_s = cost.seconds(int(lengths.sum()), sequences, int(lengths.max()))
+        factor = 1.0 if numbers is None else float(numbers.lognormal(0, 0.3))
+        made.append(TimedPass(int(lengths.sum()), sequences, int(lengths.max()), took_s * factor))
+    return made
+
+
+@settings(max_examples=20)
+@given(st.floats(1e-4, 0.1), st.floats(1e-6, 1e-3), st.floats(0, 1e-3), st.sampled_from([1, 2, 16]))
+def test_a_line_is_found_again(pass_s: float, token_s: float, sequence_s: float, lanes: int) -> None:
+    true = PassCost(pass_s, token_s, sequence_s, lanes)
+    found, error = fit_passes(timed(true), lanes)
+    for tokens, sequences, longest in ((100, 1, 100), (3000, 40, 200)):
+        expected = true.seconds(tokens, sequences, longest)
+        assert found.seconds(tokens, sequences, longest) == pytest.approx(expected, rel=0.01)
+    assert error.p95 < 0.01
+
+
+def test_noise_moves_a_line_to_neither_side_and_is_kept_as_its_spread() -> None:
+    true = PassCost(0.005, 3e-4, 1e-3)
+    found, error = fit_passes(timed(true, np.random.default_rng(4), 2000))
+    # The mean of a lognormal lies above its median.
+    assert found.seconds(2000, 30, 200) == pytest.approx(true.seconds(2000, 30, 200) * np.exp(0.3**2 / 2), rel=0.03)
+    assert error.median == pytest.approx(0.2, abs=0.05)
+    assert np.mean(found.spread) == pytest.approx(1.0, abs=1e-3)
+    assert np.percentile(found.spread, 84) == pytest.approx(np.exp(0.3), rel=0.1)
+
+
+def test_no_part_of_a_fitted_line_is_negative() -> None:
+    # Larger passes that are faster: noise, whatever a line would make of it.
+    found, _ = fit_passes([TimedPass(tokens, 1, tokens, 1.0 / tokens) for tokens in (1, 10, 100)])
+    assert min(found.pass_s, found.token_s, found.sequence_s) >= 0
+
+
+def test_steps_of_generation_are_fitted_over_the_cache() -> None:
+    true = DecodeCost(0.002, 1e-5, 1e-6, 1e-8)
+    draw = np.random.default_rng(3).integers(1, 500, (300, 3)) * [1, 1, 100]
+    found, error = fit_steps([(*map(int, row), true.seconds(*map(int, row))) for row in draw])
+    assert found.seconds(100, 64, 20_000) == pytest.approx(true.seconds(100, 64, 20_000), rel=0.01)
+    assert error.p95 < 0.01
+
+
+def test_a_line_takes_passes_that_were_measured() -> None:
+    for passes in ([], [TimedPass(1, 1, 1, 0.0)], [TimedPass(1, 1, 1, float("nan"))]):
+        with pytest.raises(ValueError, match="measured passes"):
+            fit_passes(passes)
+
+
+def test_a_pass_on_several_cores_takes_as_long_as_its_busiest_one() -> None:
+    cost = PassCost(0.0, 1.0, lanes=2)
+    assert cost.seconds(100, 1, 100) == 100  # one request is not cut
+    assert cost.seconds(100, 2, 50) == 50
+    (batch,) = plan_batches("packed", [10, 70, 20], BatchLimits(8, 1000))
+    assert cost.of_batch(batch, [10, 70, 20]) == 70
+
+
+@given(SIZES)
+def test_a_file_gives_back_what_was_written(
+    tmp_path_factory: pytest.TempPathFactory, size: tuple[int, int, int]
+) -> None:
+    file = tmp_path_factory.mktemp("cost") / "cost.json"
+    cost = CostModel(
+        PassCost(0.001 * size[1], 1e-6 * size[0], lanes=size[1], spread=(0.5, 1.5)), PassCost(0.1, 0.2),
+        DecodeCost(0.1, 0.2), {"model": "one"},
+    )  # fmt: skip
+    write_cost(file, cost)
+    assert read_cost(file) == cost
+
+
+def test_the_packaged_costs_can_be_read() -> None:
+    assert read_cost(DEFAULT_COST).packed.token_s > 0
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"windrow_cost": 2}', "\x00"])
+def test_a_file_that_is_none_is_refused_by_name(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "cost.json"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=r"cost\.json: not a cost file"):
+        read_cost(file)
+
+
+def test_a_cost_below_nothing_is_refused(tmp_path: Path) -> None:
+    write_cost(tmp_path / "cost.json", CostModel(PassCost(1, 1), PassCost(1, 1)))
+    found = json.loads((tmp_path / "cost.json").read_text())
+    found["packed"]["token_s"] = -1
+    (tmp_path / "cost.json").write_text(json.dumps(found))
+    with pytest.raises(ValueError, match="seconds of 0 or more"):
+        read_cost(tmp_path / "cost.json")

@@ -1,0 +1,90 @@
+"""A recorded run is read back as it was written, and a simulated one laid over it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from scheduler.core.planning import BatchLimits
+from scheduler.lab.cost import CostModel, PassCost, fit_passes
+from scheduler.lab.device import Policy
+from scheduler.lab.recording import Recorded, Recording, read_recording, write_recording
+from scheduler.lab.simulation import Outcome, simulate
+from scheduler.lab.traces import read_trace
+from scheduler.lab.workload import Workload
+from windrow.lab.overlay import compare, overlay_rows
+
+COST = CostModel(PassCost(0.01, 0.001), PassCost(0.01, 0.001))
+
+
+def run() -> tuple[Recording, Outcome]:
+    """A simulated run, written down as if it had been measured."""
+    workload = Workload([0.01 * number for number in range(100)], [5 + number % 20 for number in range(100)])
+    policy = Policy("packed", BatchLimits(8, 1000), 0.005)
+    outcome = simulate(workload, policy, COST)
+    rows: dict[int, Recorded] = {}
+    for number, one in enumerate(outcome.passes):
+        for request in one.requests:
+            at_s = workload.arrival_s[request]
+            rows[request] = Recorded(
+                at_s, workload.tokens[request], one.start_s - at_s, one.end_s - at_s, f"pass-{number}",
+                one.end_s - one.start_s, len(one.requests), one.tokens,
+            )  # fmt: skip
+    return Recording(policy, 1, {"model": "minilm"}, [rows[request] for request in range(100)]), outcome
+
+
+def test_a_run_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    recording, outcome = run()
+    write_recording(tmp_path / "run.jsonl", recording)
+    found = read_recording(tmp_path / "run.jsonl")
+    assert found.requests == recording.requests
+    assert found.policy == recording.policy
+    assert len(found.passes()) == len(outcome.passes)
+    assert read_trace(tmp_path / "run.jsonl").tokens == recording.workload.tokens
+
+
+def test_a_run_that_is_as_simulated_has_no_error() -> None:
+    compared = compare(*run())
+    assert set(compared) == {"throughput_per_s", "mean", "p50", "p95", "p99"}
+    assert all(abs(one["error"]) < 1e-9 for one in compared.values())
+    assert overlay_rows(compared)[1][-1].endswith("0.0%")
+
+
+def test_the_costs_of_a_run_are_found_in_its_passes() -> None:
+    cost, error = fit_passes(run()[0].passes())
+    assert cost.seconds(100, 8, 20) == pytest.approx(0.11)
+    assert error.p95 < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("line", "change", "said"),
+    [
+        (1, {"windrow_run": 7}, "line 1: not a run as"),
+        (1, {"strategy": "best"}, "line 1: strategy 'best'"),
+        (1, {"devices": None}, "line 1: int"),
+        (5, {"arrival_s": -1}, "line 5: takes times"),
+        (5, {"latency_s": float("nan")}, "line 5: takes times"),
+        (5, {"tokens": 0}, "line 5: takes times of 0 s or more, and sizes"),
+        (5, {"arrival_s": 0.0}, "line 5: it arrives before"),
+    ],
+)
+def test_a_malformed_run_is_refused_with_its_line(
+    tmp_path: Path, line: int, change: dict[str, object], said: str
+) -> None:
+    file = tmp_path / "run.jsonl"
+    write_recording(file, run()[0])
+    lines = file.read_text().splitlines()
+    lines[line - 1] = json.dumps(json.loads(lines[line - 1]) | change)
+    file.write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=said):
+        read_recording(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("", "line 1: not a run"), ("{}\n", "line 1: not a run"), ("x", "not JSON")]
+)
+def test_a_file_that_is_no_run_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "run.jsonl"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=said):
+        read_recording(file)
