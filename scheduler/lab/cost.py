@@ -111,6 +111,13 @@ def read_cost(path: Path) -> CostModel:
         ) from None
 
 
+def decode_cost(cost: CostModel, path: Path) -> DecodeCost:
+    """What steps of generation take. Raises `ValueError` where ``path``, which it was read from, does not say."""
+    if cost.decode is None:
+        raise ValueError(f"{path}: it says nothing of generation; its entry decode is empty")
+    return cost.decode
+
+
 def _read_pass(found: dict[str, Any]) -> PassCost:
     return PassCost(**{**found, "spread": tuple(found["spread"])})
 

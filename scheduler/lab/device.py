@@ -1,10 +1,11 @@
-"""One simulated device: the row it fills, the row it runs, and what it has learnt of its traffic.
+"""One simulated device that runs rows: the one it fills, the one it runs, and what it has learnt of its traffic.
 
 What `worker.rows` does with threads, here in virtual time, by the same decisions of `scheduler.core`.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
@@ -38,32 +39,102 @@ class Pass:
 
     start_s: float
     end_s: float
-    #: Positions in the workload.
+    #: Those that ended with it.
     requests: tuple[int, ...]
+    #: Those that it computed for.
+    size: int
     #: Computed, padding included.
     tokens: int
     asked_tokens: int
     device: int
 
 
-class Device:
-    """Filled by `add`, asked by `decide`, started by `start`, ended by `end`."""
+@dataclass(frozen=True, slots=True)
+class Step(Pass):
+    """A pass that gives one token to each sequence that decodes."""
+
+    decoding: int
+    #: Of each of ``requests``, when its prompt began to be read and when its first token was there.
+    times: tuple[tuple[float, float], ...]
+
+
+class Device(ABC):
+    """What the event loop asks of a device. Requests are positions in the workload, times are seconds."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.is_dead = False
+        #: It holds a suspect, which nothing may join.
+        self.is_closed = False
+        #: It waits for work.
+        self.is_in_line = False
+        #: When it will look at its window and claim again; None where neither is planned.
+        self.window_due_s: float | None = None
+        self.claim_due_s: float | None = None
+
+    @property
+    @abstractmethod
+    def is_running(self) -> bool:
+        """Whether it computes."""
+
+    @property
+    @abstractmethod
+    def waits(self) -> int:
+        """Requests that it holds and does not run."""
+
+    @property
+    @abstractmethod
+    def room(self) -> int:
+        """Requests that it may claim now, at most a row."""
+
+    @property
+    @abstractmethod
+    def window_ends_s(self) -> float:
+        """When what it holds has waited for as long as it may."""
+
+    @abstractmethod
+    def claim_in_s(self, now_s: float) -> float:
+        """Seconds until it claims again; infinite for the end of what runs."""
+
+    @abstractmethod
+    def add(self, requests: Sequence[int], now_s: float) -> None:
+        """It claimed these."""
+
+    @abstractmethod
+    def decide(self, now_s: float) -> Close | Wait:
+        """Whether it starts now; asked where it is idle and holds something."""
+
+    @abstractmethod
+    def start(self, now_s: float) -> float:
+        """Run what is due; returns when that will be over."""
+
+    @abstractmethod
+    def end(self, now_s: float) -> Sequence[Pass]:
+        """It is over: learn from it, and give its passes."""
+
+    @abstractmethod
+    def die(self, now_s: float) -> tuple[Sequence[Pass], list[int], float]:
+        """The passes that were over, the requests that are lost, and the seconds spent on a pass that was not over."""
+
+
+class RowDevice(Device):
+    """Fills rows and runs them, for requests that end with their pass."""
 
     def __init__(
         self, number: int, policy: Policy, cost: PassCost, arrival_s: Sequence[float], tokens: Sequence[int]
     ) -> None:
-        self.number = number
-        self.policy = policy
+        super().__init__(number)
+        self._policy = policy
         self._cost, self._arrival_s, self._tokens = cost, arrival_s, tokens
         self._window = policy.window
         # The same factors in every run, so that runs differ by what was changed.
         self._numbers = Random(number)
         #: Claimed and waiting, as positions in the workload, in the order of the claims.
-        self.row: list[int] = []
+        self._row: list[int] = []
         self._opened_s = 0.0
         self._row_tokens = 0
         #: The passes of the row that runs, and what they have in tokens.
-        self.passes: list[Pass] = []
+        self._passes: list[Pass] = []
         self._running_tokens = 0
         self._running_since_s = 0.0
         self._rate = JoinRate.unknown(policy.max_wait_s)
@@ -73,29 +144,21 @@ class Device:
         self._pace = Pace()
         #: Requests that may wait here.
         self._most_waiting = self._window.max_batch_size
-        #: It holds a suspect, which nothing may join.
-        self.is_closed = False
-        self.is_dead = False
-        #: It waits for work.
-        self.is_in_line = False
-        #: When it will look at its window and claim again; None where neither is planned.
-        self.window_due_s: float | None = None
-        self.claim_due_s: float | None = None
 
     @property
     def is_running(self) -> bool:
         """Whether a row runs."""
-        return bool(self.passes)
+        return bool(self._passes)
 
     @property
-    def holds_nothing(self) -> bool:
-        """Whether it neither runs nor waits."""
-        return not self.passes and not self.row
+    def waits(self) -> int:
+        """Requests of the row that it fills."""
+        return len(self._row)
 
     @property
     def room(self) -> int:
         """Requests that it may claim now, at most a row."""
-        free = self._most_waiting - len(self.row)
+        free = self._most_waiting - len(self._row)
         size = self._window.max_batch_size
         return 0 if self.is_closed or free <= 0 else size if free > size else free
 
@@ -106,7 +169,7 @@ class Device:
 
     def claim_in_s(self, now_s: float) -> float:
         """Seconds until it claims: at once on an idle device, shortly before the end of a row."""
-        if not self.passes:
+        if not self._passes:
             return 0.0
         return self._pace.claim_in_s(self._running_tokens, now_s - self._running_since_s)
 
@@ -117,31 +180,31 @@ class Device:
             self._joins -= 1
         self._joins += len(requests)
         opened_s = min(self._arrival_s[request] for request in requests)
-        self._opened_s = min(self._opened_s, opened_s) if self.row else opened_s
-        self.row.extend(requests)
+        self._opened_s = min(self._opened_s, opened_s) if self._row else opened_s
+        self._row.extend(requests)
         self._row_tokens += sum(self._tokens[request] for request in requests)
 
     def decide(self, now_s: float) -> Close | Wait:
         """Whether the row, which is not empty, goes now."""
         rate = self._observed(now_s)
-        return decide_window(now_s, self._opened_s, len(self.row), self._row_tokens, self._window, rate)
+        return decide_window(now_s, self._opened_s, len(self._row), self._row_tokens, self._window, rate)
 
     def start(self, now_s: float) -> float:
         """Run the front of the row; returns when that will be over."""
         tokens = self._tokens
-        count = take_count([tokens[request] for request in self.row], self._window)
-        taken, self.row = self.row[:count], self.row[count:]
+        count = take_count([tokens[request] for request in self._row], self._window)
+        taken, self._row = self._row[:count], self._row[count:]
         lengths = [tokens[request] for request in taken]
         self._running_tokens, self._running_since_s = sum(lengths), now_s
         self._row_tokens -= self._running_tokens
-        if self.row:
-            self._opened_s = min(self._arrival_s[request] for request in self.row)
+        if self._row:
+            self._opened_s = min(self._arrival_s[request] for request in self._row)
         at_s = now_s
-        for batch in plan_batches(self.policy.strategy, lengths, self.policy.limits):
+        for batch in plan_batches(self._policy.strategy, lengths, self._policy.limits):
             took_s = self._cost.of_batch(batch, lengths)
             end_s = at_s + (took_s * self._numbers.choice(self._cost.spread) if self._cost.spread else took_s)
             members = tuple(taken[index] for index in batch.indices)
-            self.passes.append(Pass(at_s, end_s, members, batch.tokens, batch.asked_tokens, self.number))
+            self._passes.append(Pass(at_s, end_s, members, len(members), batch.tokens, batch.asked_tokens, self.number))
             at_s = end_s
         return at_s
 
@@ -151,10 +214,17 @@ class Device:
         self._most_waiting = self._window.max_batch_size * (ROWS_AHEAD if self._pace.is_short else 1)
         self._rate = self._observed(now_s)
         self._joins = 0
-        self._exposed_s = now_s if self.row else None
+        self._exposed_s = now_s if self._row else None
         self.is_closed = False
-        done, self.passes = self.passes, []
+        done, self._passes = self._passes, []
         return done
+
+    def die(self, now_s: float) -> tuple[list[Pass], list[int], float]:
+        """Passes of its row that were over keep their answers."""
+        done = [one for one in self._passes if one.end_s <= now_s]
+        cut = self._passes[len(done) :]
+        lost = [request for one in cut for request in one.requests] + self._row
+        return done, lost, sum(now_s - one.start_s for one in cut if one.start_s < now_s)
 
     def _observed(self, now_s: float) -> JoinRate:
         exposure_s = 0.0 if self._exposed_s is None else now_s - self._exposed_s

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scheduler.lab.device import Step
 from scheduler.lab.simulation import Outcome
 
 Seconds = NDArray[np.float64]
@@ -16,8 +17,12 @@ Seconds = NDArray[np.float64]
 PERCENTILES = (50, 90, 95, 99)
 
 
-def summarise(outcome: Outcome, slo_s: float | None = None) -> dict[str, Any]:
-    """The report of a run; durations in milliseconds, rates per second from the first arrival to the last end."""
+def summarise(outcome: Outcome, slo_s: float | None = None, slo_itl_s: float | None = None) -> dict[str, Any]:
+    """The report of a run; durations in milliseconds, rates per second from the first arrival to the last end.
+
+    Good is what took at most ``slo_s``; where text is generated, to its first token, and at most ``slo_itl_s`` from one
+    token to the next on average.
+    """
     arrival_s, start_s, end_s = _columns(outcome)
     is_done = np.isfinite(end_s)
     took_s, waited_s = (end_s - arrival_s)[is_done], (start_s - arrival_s)[is_done]
@@ -36,12 +41,26 @@ def summarise(outcome: Outcome, slo_s: float | None = None) -> dict[str, Any]:
         "latency_ms": distribution_ms(took_s),
         "queue_ms": distribution_ms(waited_s),
     }
-    if slo_s is not None:
-        within = int((took_s <= slo_s).sum())
-        report["slo_ms"] = slo_s * 1e3
+    if slo_s is not None or slo_itl_s is not None:
+        within = _within(outcome, slo_s, slo_itl_s)
         report["goodput_per_s"] = within / span_s if span_s else 0.0
         report["within_slo"] = within / len(arrival_s)
+    if outcome.first_s:
+        report |= _of_generation(outcome, span_s)
     return report | _of_devices(outcome, span_s) | _of_flows(outcome, end_s - arrival_s)
+
+
+def _within(outcome: Outcome, slo_s: float | None, slo_itl_s: float | None) -> int:
+    """Requests that were good; what has not ended was not."""
+    arrival_s, _, end_s = _columns(outcome)
+    answered_s = np.asarray(outcome.first_s) if outcome.first_s else end_s
+    is_good = np.isfinite(end_s)
+    if slo_s is not None:
+        is_good &= answered_s - arrival_s <= slo_s
+    if slo_itl_s is not None and outcome.first_s:
+        gaps = np.maximum(np.asarray(outcome.workload.output_tokens) - 1, 1)
+        is_good &= (end_s - answered_s) / gaps <= slo_itl_s
+    return int(is_good.sum())
 
 
 def distribution_ms(seconds: Seconds) -> dict[str, float] | None:
@@ -105,10 +124,35 @@ def _of_devices(outcome: Outcome, span_s: float) -> dict[str, Any]:
         "utilisation": [used_s / span_s if span_s else 0.0 for used_s in busy_s],
         "lost_device_s": outcome.lost_s,
         "passes": len(passes),
-        "mean_batch_size": sum(len(one.requests) for one in passes) / len(passes) if passes else 0.0,
+        "mean_batch_size": sum(one.size for one in passes) / len(passes) if passes else 0.0,
         "padding_ratio": 1 - asked / tokens if tokens else 0.0,
         "closed_by": dict(outcome.closed_by),
     }
+
+
+def _of_generation(outcome: Outcome, span_s: float) -> dict[str, Any]:
+    """Times to the first token, and gaps between tokens: each step is one gap for everybody who decodes in it."""
+    first_s = np.asarray(outcome.first_s) - np.asarray(outcome.workload.arrival_s)
+    is_done = np.isfinite(first_s)
+    tokens = int(np.asarray(outcome.workload.output_tokens)[is_done].sum())
+    steps = [one for one in outcome.passes if isinstance(one, Step) and one.decoding]
+    gaps_s = np.array([one.end_s - one.start_s for one in steps])
+    return {
+        "tokens_per_s": tokens / span_s if span_s else 0.0,
+        "ttft_ms": distribution_ms(first_s[is_done]),
+        "itl_ms": _weighted_ms(gaps_s, np.array([one.decoding for one in steps])),
+    }
+
+
+def _weighted_ms(seconds: Seconds, weights: NDArray[np.int64]) -> dict[str, float] | None:
+    """As `distribution_ms`, of each value as often as its weight says."""
+    if not len(seconds):
+        return None
+    order = np.argsort(seconds)
+    ordered, upto = seconds[order], np.cumsum(weights[order])
+    at = np.searchsorted(upto, np.array(PERCENTILES) / 100 * upto[-1])
+    named = {f"p{share}": float(ordered[place] * 1e3) for share, place in zip(PERCENTILES, at, strict=True)}
+    return {"mean": float(np.average(seconds, weights=weights) * 1e3), **named, "max": float(ordered[-1] * 1e3)}
 
 
 def _of_flows(outcome: Outcome, took_s: Seconds) -> dict[str, Any]:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 from scheduler.core.retry import Retry, decide_retry
 from scheduler.core.window import Close
 from scheduler.lab.cost import CostModel
-from scheduler.lab.device import Device, Pass, Policy
+from scheduler.lab.device import Device, Pass, Policy, RowDevice, Step
 from scheduler.lab.ready import Ready
 from scheduler.lab.workload import Workload
 
@@ -60,6 +60,8 @@ class Outcome:
     #: When the pass that answered it began and ended; NaN where none did.
     start_s: list[float]
     end_s: list[float]
+    #: When the first token was there; empty where nothing is generated.
+    first_s: list[float] = field(default_factory=list)
     passes: list[Pass] = field(default_factory=list)
     closed_by: Counter[str] = field(default_factory=Counter)
     #: Requests that were given up after their last attempt.
@@ -82,21 +84,30 @@ def simulate(
 
     ``give_up`` is ``(slo_s, share)``: stop, with ``is_hopeless``, once more than that share of all took longer.
     """
-    return Simulation(workload, policy, cost, fleet, give_up).run()
+    line = cost.of_strategy(policy.strategy)
+
+    def make(number: int) -> Device:
+        return RowDevice(number, policy, line, workload.arrival_s, workload.tokens)
+
+    return Simulation(workload, make, fleet, give_up).run()
 
 
 class Simulation:
     """One run. Devices that have room and found nothing to claim wait in line, as workers wait in ``BLPOP``."""
 
     def __init__(
-        self, workload: Workload, policy: Policy, cost: CostModel, fleet: Fleet, give_up: tuple[float, float] | None
+        self,
+        workload: Workload,
+        make: Callable[[int], Device],
+        fleet: Fleet,
+        give_up: tuple[float, float] | None = None,
     ) -> None:
-        self._workload, self._policy, self._fleet = workload, policy, fleet
-        self._cost = cost.of_strategy(policy.strategy)
+        self._workload, self._make, self._fleet = workload, make, fleet
         self._ready = Ready(workload)
         unknown = [math.nan] * len(workload)
-        self._outcome = Outcome(workload, fleet.devices, unknown, unknown.copy())
-        self._devices = [self._new_device(number) for number in range(fleet.devices)]
+        first_s = unknown.copy() if workload.output_tokens else []
+        self._outcome = Outcome(workload, fleet.devices, unknown, unknown.copy(), first_s)
+        self._devices = [make(number) for number in range(fleet.devices)]
         #: Devices that wait for work, the longest-waiting first.
         self._line: deque[Device] = deque()
         #: When, in which order of those at once, and what happens then.
@@ -139,10 +150,10 @@ class Simulation:
         """It takes what it may, runs it if that is enough, and waits in line for more if it has room."""
         device.claim_due_s = None
         ready = self._ready
-        while ready and (room := device.room) and (taken := ready.claim(room, device.holds_nothing)):
+        while ready and (room := device.room) and (taken := ready.claim(room, not (device.waits or device.is_running))):
             device.is_closed = ready.is_suspect(taken[0])
             device.add(taken, now_s)
-        if device.row and not device.is_running:
+        if device.waits and not device.is_running:
             self._decide(device, now_s)
         elif device.room:
             self._stand_in_line(device)
@@ -170,8 +181,9 @@ class Simulation:
         if device.is_in_line:
             self._line.remove(device)
             device.is_in_line = False
-        device.claim_due_s = now_s + early_s
-        self._at(device.claim_due_s, partial(self._claim_when_due, device, device.claim_due_s))
+        if early_s < math.inf:
+            device.claim_due_s = now_s + early_s
+            self._at(device.claim_due_s, partial(self._claim_when_due, device, device.claim_due_s))
 
     def _look_again(self, device: Device, due_s: float, now_s: float) -> None:
         if device.window_due_s == due_s and not device.is_dead:
@@ -187,13 +199,17 @@ class Simulation:
             self._record(device.end(now_s))
             self._claim(device, now_s)
 
-    def _record(self, passes: list[Pass]) -> None:
-        start_s, end_s, arrival_s = self._outcome.start_s, self._outcome.end_s, self._workload.arrival_s
-        self._outcome.passes += passes
+    def _record(self, passes: Sequence[Pass]) -> None:
+        outcome, arrival_s = self._outcome, self._workload.arrival_s
+        start_s, end_s = outcome.start_s, outcome.end_s
+        outcome.passes += passes
         for one in passes:
             for request in one.requests:
                 start_s[request], end_s[request] = one.start_s, one.end_s
                 self._late += one.end_s - arrival_s[request] > self._slo_s
+            if isinstance(one, Step):
+                for request, (began_s, first_s) in zip(one.requests, one.times, strict=True):
+                    start_s[request], outcome.first_s[request] = began_s, first_s
 
     def _fail(self, failure: Failure, now_s: float) -> None:
         device = self._devices[failure.device]
@@ -202,15 +218,14 @@ class Simulation:
         device.is_dead = True
         if device.is_in_line:
             self._line.remove(device)
-        self._record([one for one in device.passes if one.end_s <= now_s])
-        cut = [one for one in device.passes if one.end_s > now_s]
-        self._outcome.lost_s += sum(now_s - one.start_s for one in cut if one.start_s < now_s)
-        lost = [request for one in cut for request in one.requests] + device.row
+        done, lost, lost_s = device.die(now_s)
+        self._record(done)
+        self._outcome.lost_s += lost_s
         self._at(now_s + self._fleet.lease_s, partial(self._reap, lost))
         self._at(now_s + failure.down_s, partial(self._replace, failure.device))
 
     def _replace(self, number: int, now_s: float) -> None:
-        self._devices[number] = self._new_device(number)
+        self._devices[number] = self._make(number)
         self._claim(self._devices[number], now_s)
 
     def _reap(self, lost: list[int], now_s: float) -> None:
@@ -224,9 +239,6 @@ class Simulation:
         self._outcome.failed += len(lost) - len(back)
         self._ready.give_back(back)
         self._serve_line(now_s)
-
-    def _new_device(self, number: int) -> Device:
-        return Device(number, self._policy, self._cost, self._workload.arrival_s, self._workload.tokens)
 
     def _serve_line(self, now_s: float) -> None:
         """Those that wait in line claim, once each, while there is something."""
