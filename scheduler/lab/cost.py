@@ -84,8 +84,14 @@ class CostModel:
     padded: PassCost
     packed: PassCost
     decode: DecodeCost | None = None
+    #: From a submit until a device that waits can start on it: queue, claim, tokenising and threads.
+    handover_s: float = 0.0
     #: Which model on which device, and how well the lines fit; for people.
     about: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.handover_s < math.inf:
+            raise ValueError("handover_s takes seconds of 0 or more")
 
     def of_strategy(self, strategy: str) -> PassCost:
         """The line that a strategy's passes lie on."""
@@ -103,6 +109,7 @@ def read_cost(path: Path) -> CostModel:
             _read_pass(found["padded"]),
             _read_pass(found["packed"]),
             None if decode is None else DecodeCost(**decode),
+            float(found["handover_s"]),
             found["about"],
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -16,8 +16,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from scheduler.core.planning import PLANNERS, BatchLimits
@@ -26,6 +28,10 @@ from scheduler.lab.device import Policy
 from scheduler.lab.workload import Workload
 
 VERSION = 1
+#: Passes that began on an idle device, below which nothing is said of the time that this takes.
+ENOUGH = 20
+#: A pass that began later after an arrival had waited for company, or for a core, in seconds.
+WAITED_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,29 @@ class Recording:
             for id, one in by_id.items()
             if one.pass_s > 0
         ]
+
+    def handover_s(self) -> float:
+        """From a submit to the start of its pass, where the device was idle and nothing was waited for: the median.
+
+        0 where the run has too few such passes to tell.
+        """
+        spans: dict[str, list[float]] = {}
+        for one in self.requests:
+            start_s = one.arrival_s + one.queue_s
+            span = spans.setdefault(one.pass_id, [start_s, start_s + one.pass_s, one.arrival_s])
+            span[2] = min(span[2], one.arrival_s)
+        gaps = [
+            start_s - arrival_s
+            for (_, ended_s, _), (start_s, _, arrival_s) in pairwise(sorted(spans.values()))
+            if arrival_s > ended_s and start_s - arrival_s < max(self.policy.max_wait_s, WAITED_S)
+        ]
+        return max(0.0, median(gaps)) if len(gaps) >= ENOUGH and self.devices == 1 else 0.0
+
+
+def rebased(requests: Sequence[Recorded]) -> list[Recorded]:
+    """In order of arrival, the first of which becomes 0."""
+    ordered = sorted(requests, key=lambda one: one.arrival_s)
+    return [replace(one, arrival_s=round(one.arrival_s - ordered[0].arrival_s, 6)) for one in ordered]
 
 
 def write_recording(path: Path, recording: Recording) -> None:

@@ -89,7 +89,7 @@ def simulate(
     def make(number: int) -> Device:
         return RowDevice(number, policy, line, workload.arrival_s, workload.tokens)
 
-    return Simulation(workload, make, fleet, give_up).run()
+    return Simulation(workload, make, fleet, give_up, cost.handover_s).run()
 
 
 class Simulation:
@@ -101,7 +101,10 @@ class Simulation:
         make: Callable[[int], Device],
         fleet: Fleet,
         give_up: tuple[float, float] | None = None,
+        handover_s: float = 0.0,
     ) -> None:
+        #: When each request can be had.
+        self._ready_s = [at_s + handover_s for at_s in workload.arrival_s] if handover_s else workload.arrival_s
         self._workload, self._make, self._fleet = workload, make, fleet
         self._ready = Ready(workload)
         unknown = [math.nan] * len(workload)
@@ -121,20 +124,20 @@ class Simulation:
 
     def run(self) -> Outcome:
         """Until nothing is left to happen."""
-        arrival_s, events, line, ready = self._workload.arrival_s, self._events, self._line, self._ready
-        arrived, count = 0, len(arrival_s)
+        ready_s, events, line, ready = self._ready_s, self._events, self._line, self._ready
+        arrived, count = 0, len(ready_s)
         for device in self._devices:
             self._stand_in_line(device)
         while self._late <= self._late_allowed:
             next_s = events[0][0] if events else math.inf
             # While no device waits, an arrival changes nothing but the queue.
-            while arrived < count and arrival_s[arrived] <= next_s and not line:
+            while arrived < count and ready_s[arrived] <= next_s and not line:
                 ready.submit(arrived)
                 arrived += 1
-            if arrived < count and arrival_s[arrived] <= next_s:
-                now_s = arrival_s[arrived]
+            if arrived < count and ready_s[arrived] <= next_s:
+                now_s = ready_s[arrived]
                 # What came in one call is claimed in one.
-                while arrived < count and arrival_s[arrived] == now_s:
+                while arrived < count and ready_s[arrived] == now_s:
                     ready.submit(arrived)
                     arrived += 1
                 self._serve_line(now_s)

@@ -83,7 +83,7 @@ def test_a_file_gives_back_what_was_written(
     file = tmp_path_factory.mktemp("cost") / "cost.json"
     cost = CostModel(
         PassCost(0.001 * size[1], 1e-6 * size[0], lanes=size[1], spread=(0.5, 1.5)), PassCost(0.1, 0.2),
-        DecodeCost(0.1, 0.2), {"model": "one"},
+        DecodeCost(0.1, 0.2), 0.0005, {"model": "one"},
     )  # fmt: skip
     write_cost(file, cost)
     assert read_cost(file) == cost

@@ -56,6 +56,13 @@ def test_the_costs_of_a_run_are_found_in_its_passes() -> None:
     assert error.p95 < 1e-6
 
 
+def test_the_handover_is_read_off_passes_that_began_on_an_idle_device() -> None:
+    rows = [Recorded(float(n), 5, 0.002, 0.012, f"pass-{n}", 0.010, 1, 5) for n in range(40)]
+    policy = Policy("packed", BatchLimits(8, 1000), 0.005)
+    assert Recording(policy, 1, {}, rows).handover_s() == pytest.approx(0.002)
+    assert Recording(policy, 1, {}, rows[:5]).handover_s() == 0.0
+
+
 @pytest.mark.parametrize(
     ("line", "change", "said"),
     [

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -74,6 +75,12 @@ def test_a_first_request_waits_for_its_window_and_the_ones_after_it_run_together
     assert outcome.start_s == pytest.approx([0.005, 0.025, 0.025, 0.025])
     assert outcome.end_s == pytest.approx([0.025, 0.065, 0.065, 0.065])
     assert outcome.closed_by == {"wait": 2}
+
+
+def test_a_request_reaches_an_idle_device_after_the_handover_and_its_latency_counts_from_its_arrival() -> None:
+    outcome = simulate(workload(1.0), policy(wait_s=0.0), replace(COST, handover_s=0.003))
+    assert outcome.start_s == [pytest.approx(1.003)]
+    assert summarise(outcome)["queue_ms"]["max"] == pytest.approx(3.0)
 
 
 def test_a_row_that_is_full_does_not_wait() -> None:

@@ -116,16 +116,30 @@ def record(
     strategy: Annotated[str, typer.Option(help="Of the model.")] = "packed",
     max_wait_ms: Annotated[float, typer.Option(min=0, help="How long a row waits for company.")] = 5.0,
     seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same arrivals.")] = 0,
+    pretend: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="No server: passes of a worker sleep as this cost file says."),
+    ] = None,
 ) -> None:
     """A run against a real server, written down for `windrow simulate --against` and `windrow tune --from`."""
+    from scheduler.lab.cost import read_cost
     from scheduler.lab.recording import write_recording
     from scheduler.lab.workload import PATTERNS
     from windrow.bench.record import record as run
+    from windrow.cli.lab_options import policy_of
 
     with problems_reported():
         if pattern not in PATTERNS:
             raise ValueError(f"--pattern {pattern!r}; there are {', '.join(PATTERNS)}")
-        write_recording(out, run(pattern, rate, requests, strategy, max_wait_ms, seed, _say))
+        if pretend is None:
+            made = run(pattern, rate, requests, strategy, max_wait_ms, seed, _say)
+        else:
+            from windrow.bench.paced import record_paced
+            from windrow.bench.workload import ROW, model_settings
+
+            policy = policy_of(strategy, ROW, model_settings().max_batch_tokens, max_wait_ms / 1e3, 256)
+            made = record_paced(policy, read_cost(pretend), pattern, rate, requests, seed, _say)
+        write_recording(out, made)
 
 
 @bench_app.command()

@@ -19,7 +19,7 @@ import numpy as np
 
 from scheduler.core.planning import BatchLimits
 from scheduler.lab.device import Policy
-from scheduler.lab.recording import Recorded, Recording
+from scheduler.lab.recording import Recorded, Recording, rebased
 from scheduler.lab.workload import PATTERNS, draw_arrivals
 from windrow.bench.programs import BenchFailed
 from windrow.bench.workload import MODEL, ROW, bench_environ, counted_texts, model_settings
@@ -96,7 +96,7 @@ def _recorded(ended: Sequence[dict[str, Any]], tokens: Sequence[int]) -> list[Re
         metrics = one["metrics"]
         rows.append(
             Recorded(
-                arrival_s=round(max(0.0, at_s - created_s[0]), 6),
+                arrival_s=at_s,
                 tokens=length,
                 queue_s=(metrics["queue_ms"] + metrics["batch_wait_ms"]) / 1e3,
                 latency_s=metrics["total_ms"] / 1e3,
@@ -106,4 +106,4 @@ def _recorded(ended: Sequence[dict[str, Any]], tokens: Sequence[int]) -> list[Re
                 pass_tokens=metrics["batch_tokens"],
             )
         )
-    return sorted(rows, key=lambda row: row.arrival_s)
+    return rebased(rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -60,7 +61,7 @@ def _time_model(model: str | None, seconds: float, max_batch_size: int) -> dict[
         "fit": _errors({kind: error for kind, (_, error) in fits.items()}),
     }  # fmt: skip
     return {
-        "cost": CostModel(fits["dynamic"][0], fits[best][0], None, about),
+        "cost": CostModel(fits["dynamic"][0], fits[best][0], about=about),
         "curve": {kind: [asdict(point) for point in timed.curve] for kind, timed in timings.items()},
         "ran_out_tokens": {kind: timed.ran_out_tokens for kind, timed in timings.items()},
         "recommended": {
@@ -90,7 +91,8 @@ def _fit_runs(paths: list[Path]) -> dict[str, Any]:
         "fit": _errors({kind: error for kind, (_, error) in fits.items()}),
         "runs": [path.name for path in paths],
     }  # fmt: skip
-    return {"cost": CostModel(padded[0], packed[0], None, about)}
+    handover_s = median([run.handover_s() for run in runs])
+    return {"cost": CostModel(padded[0], packed[0], None, round(handover_s, 6), about)}
 
 
 def _lanes(about: Any) -> int:
@@ -124,6 +126,7 @@ def _show(report: dict[str, Any]) -> None:
         misses = (f"{error[name]:.1%}" for name in ("median_error", "p95_error"))
         lines.append([kind, *map(number, parts), str(cost["lanes"]), *misses])
     show(console, "What passes cost", lines)
+    console.print(f"from a submit to an idle device: {report['cost']['handover_s'] * 1e3:.2f} ms", highlight=False)
     if "recommended" in report:
         for name, value in report["recommended"].items():
             console.print(f"{name} = {value!r}", markup=False, highlight=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -13,11 +12,14 @@ Rows = list[list[str]]
 
 
 def run_rows(runs: Mapping[str, Mapping[str, Any]]) -> Rows:
-    """How fast each run was; columns that no run has anything for are left out."""
+    """How fast each run was; columns that no run has anything for are left out.
+
+    Latencies in milliseconds; waiting, time to the first token and between tokens at their 99th percentile.
+    """
     has_slo = any("goodput_per_s" in report for report in runs.values())
     generates = any(report.get("ttft_ms") for report in runs.values())
-    heads = ["run", "req/s", "tokens/s", "p50 ms", "p95 ms", "p99 ms", "queue p99"]
-    heads += ["TTFT p99", "ITL p99"] if generates else []
+    heads = ["run", "req/s", "tok/s", "p50", "p95", "p99", "queue"]
+    heads += ["TTFT", "ITL"] if generates else []
     heads += ["good/s", "in SLO"] if has_slo else []
     rows = [heads]
     for name, report in runs.items():
@@ -25,14 +27,14 @@ def run_rows(runs: Mapping[str, Mapping[str, Any]]) -> Rows:
         row += [_share(report["latency_ms"], share) for share in ("p50", "p95", "p99")]
         row.append(_share(report["queue_ms"], "p99"))
         row += [_share(report.get(kind), "p99") for kind in ("ttft_ms", "itl_ms")] if generates else []
-        row += [number(report["goodput_per_s"]), f"{report['within_slo']:.1%}"] if has_slo else []
+        row += [number(report["goodput_per_s"]), f"{report['within_slo']:.2%}"] if has_slo else []
         rows.append(row)
     return rows
 
 
 def work_rows(runs: Mapping[str, Mapping[str, Any]]) -> Rows:
     """What the devices of each run did."""
-    rows = [["run", "devices busy", "passes", "batch", "padding", "redelivered", "failed", "unserved"]]
+    rows = [["run", "busy", "passes", "batch", "padding", "again", "failed", "unserved"]]
     for name, report in runs.items():
         busy = report["utilisation"]
         row = [name, f"{sum(busy) / len(busy):.1%}", f"{report['passes']:,}", number(report["mean_batch_size"])]
@@ -55,7 +57,7 @@ def show(console: Console, title: str, rows: Rows) -> None:
     """Print ``rows``, heads first; nothing where there are none."""
     if not rows:
         return
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
     for column, name in enumerate(rows[0]):
         table.add_column(name, justify="right" if column else "left", overflow="fold")
     for row in rows[1:]:
@@ -64,8 +66,8 @@ def show(console: Console, title: str, rows: Rows) -> None:
 
 
 def number(value: float) -> str:
-    """Three significant figures, and whole above 1,000."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    """Three significant figures, and whole above 100."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _share(distribution: Mapping[str, float] | None, share: str) -> str:

@@ -1,0 +1,143 @@
+"""``windrow bench record --pretend``: the real queue and the real resident loop over a device that sleeps.
+
+What a pass takes is then known exactly, whatever else the machine does, so that a run shows what the simulator makes
+of the scheduler, apart from what a line makes of a device.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scheduler.core.outcomes import Done, Failed, Outcome
+from scheduler.core.planning import Batch
+from scheduler.lab.cost import CostModel, PassCost
+from scheduler.lab.device import Policy
+from scheduler.lab.recording import Recorded, Recording, rebased
+from scheduler.lab.workload import PATTERNS, draw_arrivals
+from scheduler.queue import Ending, RedisQueue, Submission
+from scheduler.queue.connection import connect
+from scheduler.queue.ids import make_id
+from windrow.bench.programs import BenchFailed, check_interrupts, own_redis
+from windrow.bench.workload import MODEL, counted_texts
+from windrow.supervise import Interrupts
+from worker.engines.base import EngineInfo, Prepared
+from worker.lane import Lane
+from worker.resident import Resident
+
+SECRET = b"of a benchmark"
+#: Sent before the clock starts, so that the worker knows its pace.
+WARM = 40
+#: How long the last request may take, in seconds.
+END_S = 60.0
+Say = Callable[[str], None]
+
+
+class PacedEngine:
+    """An `Engine` whose inputs are lengths, and whose passes sleep for what they cost."""
+
+    def __init__(self, policy: Policy, cost: PassCost) -> None:
+        self.info = EngineInfo(MODEL, "embed", policy.strategy, None, "pretended", "none", policy.limits.static_length)
+        self.busy_s = 0.0
+        self._cost = cost
+
+    def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
+        """The input says how long it is."""
+        return [Prepared(tokens, None) for tokens in inputs]
+
+    def forward(self, prepared: Sequence[Prepared], batch: Batch) -> int:
+        """Sleep to the end of the pass; returns how many were in it."""
+        longest = batch.padded_length or max(one.tokens for one in prepared)
+        time.sleep(self._cost.seconds(batch.tokens, len(prepared), longest))
+        return len(prepared)
+
+    def collect(self, handle: int) -> list[Outcome]:
+        """Nothing, as often as asked."""
+        return [Done({})] * handle
+
+
+class NotingQueue(RedisQueue):
+    """Remembers the ends that it stored."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.ended: list[Ending] = []
+
+    def finish(self, endings: Sequence[Ending], **more: Any) -> Any:
+        """Store and note them."""
+        self.ended += endings
+        return super().finish(endings, **more)
+
+
+def record_paced(
+    policy: Policy, cost: CostModel, pattern: str, rate_per_s: float, requests: int, seed: int, say: Say
+) -> Recording:
+    """Send requests to a worker that pretends, and give the run."""
+    _, tokens = counted_texts(requests)
+    arrival_s = draw_arrivals(PATTERNS[pattern], rate_per_s, requests, np.random.default_rng(seed))
+    line = cost.of_strategy(policy.strategy)
+    engine = PacedEngine(policy, PassCost(line.pass_s, line.token_s, line.sequence_s, line.lanes))
+    with (
+        tempfile.TemporaryDirectory(prefix="windrow-bench-") as name,
+        Interrupts() as interrupts,
+        own_redis(Path(name), interrupts, durable=False) as url,
+    ):
+        queue = NotingQueue(connect(url), MODEL)
+        lane = Lane(queue, engine, policy.limits, policy.max_wait_s, 15.0, "bench")
+        stop = threading.Event()
+        worker = threading.Thread(target=Resident({MODEL: lane}, lambda: int(stop.is_set())).run)
+        worker.start()
+        try:
+            for length in tokens[:WARM]:
+                _submit(queue, length)
+            _wait_for(queue, WARM)
+            say(f"{requests} requests, {pattern}, {rate_per_s:g} a second")
+            from_s = time.monotonic()
+            ids = []
+            for length, at_s in zip(tokens, arrival_s, strict=True):
+                check_interrupts(interrupts)
+                time.sleep(max(0.0, from_s + at_s - time.monotonic()))
+                ids.append(_submit(queue, length))
+            _wait_for(queue, WARM + requests)
+        finally:
+            stop.set()
+            worker.join()
+    about = {"model": "pretended", "pattern": pattern, "rate_per_s": rate_per_s, "seed": seed, "lanes": line.lanes}
+    ended = {ending.id: ending for ending in queue.ended}
+    return Recording(policy, 1, about, _recorded([ended[id] for id in ids], tokens))
+
+
+def _submit(queue: RedisQueue, tokens: int) -> str:
+    payload = b'{"model": "%s", "input": %d}' % (MODEL.encode(), tokens)
+    submission = Submission(make_id(SECRET, "bench"), payload, cost_tokens=tokens)
+    return queue.submit([submission], flow="bench:normal", weight=4.0, max_depth=1 << 40, max_bytes=1 << 50)[0]
+
+
+def _wait_for(queue: NotingQueue, count: int) -> None:
+    end_s = time.monotonic() + END_S
+    while len(queue.ended) < count:
+        if time.monotonic() > end_s:
+            raise BenchFailed(f"{count - len(queue.ended)} requests did not end")
+        time.sleep(0.02)
+
+
+def _recorded(ended: Sequence[Ending], tokens: Sequence[int]) -> list[Recorded]:
+    rows = []
+    for ending, length in zip(ended, tokens, strict=True):
+        metrics, started_s = ending.metrics or {}, ending.started_s
+        if started_s is None or not isinstance(ending.outcome, Done):
+            raise BenchFailed(f"request {ending.id} did not succeed")
+        queue_s = (metrics["queue_ms"] + metrics["batch_wait_ms"]) / 1e3
+        rows.append(
+            Recorded(
+                started_s - queue_s, length, queue_s, metrics["total_ms"] / 1e3, metrics["batch_id"],
+                metrics["compute_ms"] / 1e3, metrics["batch_size"], metrics["batch_tokens"],
+            )
+        )  # fmt: skip
+    return rebased(rows)
