@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
+from scheduler.core.adaptive import MAX_WAIT_S, AdaptiveWindow
 from scheduler.core.pace import Pace
 from scheduler.core.planning import BatchLimits, plan_batches
 from scheduler.core.window import Close, JoinRate, Wait, WindowLimits, decide_window, take_count
@@ -25,12 +26,16 @@ class Policy:
 
     strategy: str
     limits: BatchLimits
-    max_wait_s: float
+    #: None where the wait is learnt.
+    max_wait_s: float | None
 
     @property
     def window(self) -> WindowLimits:
         """What closes a window."""
-        return WindowLimits(self.limits.max_batch_size, self.limits.max_batch_tokens, self.max_wait_s)
+        size, tokens = self.limits.max_batch_size, self.limits.max_batch_tokens
+        if self.max_wait_s is None:
+            return WindowLimits(size, tokens, MAX_WAIT_S, is_learnt=True)
+        return WindowLimits(size, tokens, self.max_wait_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +142,8 @@ class RowDevice(Device):
         self._passes: list[Pass] = []
         self._running_tokens = 0
         self._running_since_s = 0.0
-        self._rate = JoinRate.unknown(policy.max_wait_s)
+        self._learnt = AdaptiveWindow(self._window) if self._window.is_learnt else None
+        self._rate = JoinRate.unknown(self._window.max_wait_s)
         self._joins = 0
         #: Since when something waits or runs here; None while nothing does.
         self._exposed_s: float | None = None
@@ -165,7 +171,7 @@ class RowDevice(Device):
     @property
     def window_ends_s(self) -> float:
         """When the row has waited for as long as it may."""
-        return self._opened_s + self._window.max_wait_s
+        return self._opened_s + (self._learnt.limits if self._learnt else self._window).max_wait_s
 
     def claim_in_s(self, now_s: float) -> float:
         """Seconds until it claims: at once on an idle device, shortly before the end of a row."""
@@ -179,6 +185,9 @@ class RowDevice(Device):
             self._exposed_s = now_s
             self._joins -= 1
         self._joins += len(requests)
+        if self._learnt:
+            for request in requests:
+                self._learnt.arrived(self._arrival_s[request], self._tokens[request])
         opened_s = min(self._arrival_s[request] for request in requests)
         self._opened_s = min(self._opened_s, opened_s) if self._row else opened_s
         self._row.extend(requests)
@@ -186,8 +195,8 @@ class RowDevice(Device):
 
     def decide(self, now_s: float) -> Close | Wait:
         """Whether the row, which is not empty, goes now."""
-        rate = self._observed(now_s)
-        return decide_window(now_s, self._opened_s, len(self._row), self._row_tokens, self._window, rate)
+        limits, rate = (self._learnt.limits, None) if self._learnt else (self._window, self._observed(now_s))
+        return decide_window(now_s, self._opened_s, len(self._row), self._row_tokens, limits, rate)
 
     def start(self, now_s: float) -> float:
         """Run the front of the row; returns when that will be over."""
@@ -210,7 +219,11 @@ class RowDevice(Device):
 
     def end(self, now_s: float) -> list[Pass]:
         """The row is over: learn from it, and give its passes."""
-        self._pace = self._pace.ran(self._running_tokens, now_s - self._running_since_s)
+        took_s = now_s - self._running_since_s
+        self._pace = self._pace.ran(self._running_tokens, took_s)
+        if self._learnt:
+            count = sum(one.size for one in self._passes)
+            self._learnt.ran(now_s, count, self._running_tokens, took_s)
         self._most_waiting = self._window.max_batch_size * (ROWS_AHEAD if self._pace.is_short else 1)
         self._rate = self._observed(now_s)
         self._joins = 0

@@ -15,9 +15,9 @@ from scheduler.lab.measure import latencies_s
 from scheduler.lab.simulation import Fleet, simulate
 from scheduler.lab.workload import Workload
 
-#: Settings that are tried with each strategy.
+#: Settings that are tried with each strategy; None is the learnt wait.
 BATCH_SIZES = (8, 16, 32, 64, 128)
-MAX_WAITS_S = (0.0, 0.002, 0.005, 0.020)
+MAX_WAITS_S: tuple[float | None, ...] = (0.0, 0.002, 0.005, 0.020, None)
 #: Beyond the fewest devices, how many more are tried for the front, and with how many of the best settings.
 FRONT_DEVICES, FRONT_POLICIES = 4, 3
 #: A rate is found to this share of itself.

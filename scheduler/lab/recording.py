@@ -94,7 +94,7 @@ class Recording:
         gaps = [
             start_s - arrival_s
             for (_, ended_s, _), (start_s, _, arrival_s) in pairwise(sorted(spans.values()))
-            if arrival_s > ended_s and start_s - arrival_s < max(self.policy.max_wait_s, WAITED_S)
+            if arrival_s > ended_s and start_s - arrival_s < max(self.policy.window.max_wait_s, WAITED_S)
         ]
         return max(0.0, median(gaps)) if len(gaps) >= ENOUGH and self.devices == 1 else 0.0
 
@@ -130,7 +130,9 @@ def read_recording(path: Path) -> Recording:
             tuple(head["buckets"]),
             int(head["static_length"]),
         )
-        policy = Policy(str(head["strategy"]), limits, float(head["max_wait_s"]))
+        policy = Policy(
+            str(head["strategy"]), limits, None if head["max_wait_s"] is None else float(head["max_wait_s"])
+        )
         if policy.strategy not in PLANNERS:
             raise ValueError(f"strategy {policy.strategy!r}; there are {', '.join(PLANNERS)}")
         devices = int(head["devices"])

@@ -36,7 +36,8 @@ def test_a_simulation_is_repeatable() -> None:
 
 
 def test_a_simulation_prints_tables_and_tenants() -> None:
-    done = run("simulate", *SMALL, "--tenant", "acme", "--tenant", "beta:high:0.3:2", "--fail", "1s:0:100ms")
+    done = run("simulate", *SMALL, "--tenant", "acme", "--tenant", "beta:high:0.3:2", "--fail", "1s:0:100ms",
+               "--max-wait-ms", "auto")  # fmt: skip
     assert done.exit_code == 0, done.stderr
     assert "packed" in done.stdout
     assert "beta:high" in done.stdout
@@ -97,6 +98,8 @@ def test_an_slo_that_cannot_be_met_ends_with_1_and_the_best_reachable() -> None:
         (["simulate", "--fail", "1s:7:1s"], "a failure of device 7"),
         (["simulate", "--tenant", "a:urgent"], "--tenant 'a:urgent': takes NAME"),
         (["simulate", "--tenant", "a:high:-1"], "--tenant 'a:high:-1'"),
+        (["simulate", "--max-wait-ms", "-1"], "--max-wait-ms is '-1'; it takes milliseconds"),
+        (["simulate", "--max-wait-ms", "soon"], "--max-wait-ms is 'soon'"),
         (["plan"], "takes one of --p99, --p95 and --p50"),
         (["plan", "--p99", "1s", "--p50", "1s"], "takes one of"),
     ],

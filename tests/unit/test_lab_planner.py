@@ -70,7 +70,7 @@ def test_the_front_holds_what_no_other_choice_beats_in_devices_and_latency() -> 
 def test_every_strategy_is_tried_with_every_setting_that_means_something_to_it() -> None:
     made = policies(["none", "packed"], 1000, 256)
     assert sum(one.strategy == "none" for one in made) == 1
-    assert len({(one.limits.max_batch_size, one.max_wait_s) for one in made if one.strategy == "packed"}) == 20
+    assert len({(one.limits.max_batch_size, one.max_wait_s) for one in made if one.strategy == "packed"}) == 25
 
 
 @pytest.mark.parametrize(("seconds", "share"), [(0.0, 0.99), (float("nan"), 0.99), (1.0, 1.0), (1.0, 0.0)])

@@ -20,7 +20,7 @@ from scheduler.lab.workload import PATTERNS, Flow, Workload, draw_arrivals
 COST = CostModel(PassCost(0.010, 0.001), PassCost(0.010, 0.001))
 
 
-def policy(strategy: str = "packed", size: int = 4, tokens: int = 1000, wait_s: float = 0.005) -> Policy:
+def policy(strategy: str = "packed", size: int = 4, tokens: int = 1000, wait_s: float | None = 0.005) -> Policy:
     return Policy(strategy, BatchLimits(size, tokens, static_length=32), wait_s)
 
 
@@ -89,6 +89,16 @@ def test_a_row_that_is_full_does_not_wait() -> None:
     assert outcome.closed_by == {"size": 1}
 
 
+def test_a_learnt_wait_ends_where_the_best_fixed_ones_are() -> None:
+    made = Workload(draw_arrivals(PATTERNS["poisson"], 60, 4000, np.random.default_rng(3)), [10] * 4000)
+    mean_ms = {
+        wait_s: summarise(simulate(made, policy(size=16, wait_s=wait_s), COST))["latency_ms"]["mean"]
+        for wait_s in (None, 0.0, 0.005, 0.020, 0.050)
+    }
+    learnt_ms = mean_ms.pop(None)
+    assert learnt_ms < 1.05 * min(mean_ms.values())
+
+
 def test_a_backlog_goes_out_in_full_rows() -> None:
     outcome = simulate(workload(*[0.0] * 400), policy(), COST)
     assert {len(one.requests) for one in outcome.passes} == {4}
@@ -102,11 +112,11 @@ def test_devices_share_a_backlog() -> None:
 
 def test_mean_waiting_in_front_of_one_device_is_that_of_theory() -> None:
     # M/D/1 (Pollaczek-Khinchine): at utilisation r of a fixed service time D, r D / (2 (1 - r)).
-    count, service_s, used = 40_000, 0.020, 0.7
+    count, service_s, used = 20_000, 0.020, 0.7
     arrival_s = draw_arrivals(PATTERNS["poisson"], used / service_s, count, np.random.default_rng(11))
     outcome = simulate(workload(*arrival_s), policy("none", size=1, wait_s=0.0), COST)
     waited_s = np.array(outcome.start_s) - np.array(arrival_s)
-    assert waited_s.mean() == pytest.approx(used * service_s / (2 * (1 - used)), rel=0.06)
+    assert waited_s.mean() == pytest.approx(used * service_s / (2 * (1 - used)), rel=0.08)
 
 
 def test_a_tenant_with_little_to_ask_does_not_wait_for_the_backlog_of_another() -> None:

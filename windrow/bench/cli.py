@@ -114,7 +114,7 @@ def record(
     requests: Annotated[int, typer.Option(min=10, help="How many.")] = 2000,
     pattern: Annotated[str, typer.Option(help="How they arrive: poisson, bursts, diurnal or ramp.")] = "poisson",
     strategy: Annotated[str, typer.Option(help="Of the model.")] = "packed",
-    max_wait_ms: Annotated[float, typer.Option(min=0, help="How long a row waits for company.")] = 5.0,
+    max_wait_ms: Annotated[str, typer.Option(help="How long a row waits for company, or auto.")] = "5",
     seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same arrivals.")] = 0,
     pretend: Annotated[
         Path | None,
@@ -126,18 +126,19 @@ def record(
     from scheduler.lab.recording import write_recording
     from scheduler.lab.workload import PATTERNS
     from windrow.bench.record import record as run
-    from windrow.cli.lab_options import policy_of
+    from windrow.cli.lab_options import policy_of, read_wait_s
 
     with problems_reported():
         if pattern not in PATTERNS:
             raise ValueError(f"--pattern {pattern!r}; there are {', '.join(PATTERNS)}")
+        wait_s = read_wait_s(max_wait_ms)
         if pretend is None:
-            made = run(pattern, rate, requests, strategy, max_wait_ms, seed, _say)
+            made = run(pattern, rate, requests, strategy, wait_s, seed, _say)
         else:
             from windrow.bench.paced import record_paced
             from windrow.bench.workload import ROW, model_settings
 
-            policy = policy_of(strategy, ROW, model_settings().max_batch_tokens, max_wait_ms / 1e3, 256)
+            policy = policy_of(strategy, ROW, model_settings().max_batch_tokens, wait_s, 256)
             made = record_paced(policy, read_cost(pretend), pattern, rate, requests, seed, _say)
         write_recording(out, made)
 

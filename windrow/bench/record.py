@@ -34,13 +34,13 @@ Say = Callable[[str], None]
 
 
 def record(
-    pattern: str, rate_per_s: float, requests: int, strategy: str, max_wait_ms: float, seed: int, say: Say
+    pattern: str, rate_per_s: float, requests: int, strategy: str, max_wait_s: float | None, seed: int, say: Say
 ) -> Recording:
     """Start a stack of the default model under these settings, send the requests, and give the run."""
     texts, tokens = counted_texts(requests)
     arrival_s = draw_arrivals(PATTERNS[pattern], rate_per_s, requests, np.random.default_rng(seed))
     settings = model_settings()
-    chosen = {"STRATEGY": strategy, "MAX_WAIT_MS": f"{max_wait_ms:g}"}
+    chosen = {"STRATEGY": strategy, "MAX_WAIT_MS": "auto" if max_wait_s is None else f"{max_wait_s * 1e3:g}"}
     with tempfile.TemporaryDirectory(prefix="windrow-bench-") as name, Interrupts() as interrupts:
         environ = bench_environ(Path(name)) | {f"WINDROW_MODELS__{MODEL.upper()}__{key}": chosen[key] for key in chosen}
         with (
@@ -57,7 +57,7 @@ def record(
     # A CPU worker runs a pass on all of its cores.
     lanes = len(os.sched_getaffinity(0)) if model["data"][0].get("device") == "cpu" else 1
     about = {"model": MODEL, "pattern": pattern, "rate_per_s": rate_per_s, "seed": seed, "lanes": lanes}
-    return Recording(Policy(strategy, limits, max_wait_ms / 1e3), 1, about, _recorded(ended, tokens))
+    return Recording(Policy(strategy, limits, max_wait_s), 1, about, _recorded(ended, tokens))
 
 
 def _submit(client: httpx.Client, text: str) -> str:

@@ -45,6 +45,7 @@ Report = Annotated[
     Path | None, typer.Option(file_okay=False, help="Write report.html and report.png into this folder.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, everything else on stderr.")]
+MaxWait = Annotated[str, typer.Option(help="How long a row waits for company, in milliseconds, or auto.")]
 BatchTokens = Annotated[int, typer.Option(min=1, help="Tokens of a pass, padding included.")]
 
 
@@ -55,6 +56,19 @@ def seconds(text: str, name: str) -> float:
     if not 0 < value < math.inf:
         raise ValueError(f"{name} is {text!r}; it takes a time above 0 with its unit, such as 300ms or 1.5s")
     return value
+
+
+def read_wait_s(text: str) -> float | None:
+    """``--max-wait-ms`` in seconds; None for ``auto``."""
+    if text == "auto":
+        return None
+    try:
+        wait_ms = float(text)
+    except ValueError:
+        wait_ms = math.nan
+    if not 0 <= wait_ms <= 60_000:
+        raise ValueError(f"--max-wait-ms is {text!r}; it takes milliseconds from 0 to 60,000, or auto")
+    return wait_ms / 1e3
 
 
 def read_flows(texts: list[str] | None) -> tuple[Flow, ...]:
@@ -96,7 +110,7 @@ def _failure(text: str) -> Failure:
 
 
 def policy_of(
-    strategy: str, max_batch_size: int, max_batch_tokens: int, max_wait_s: float, longest_tokens: int
+    strategy: str, max_batch_size: int, max_batch_tokens: int, max_wait_s: float | None, longest_tokens: int
 ) -> Policy:
     """As the worker would make it of the same settings; ``static`` pads to the longest input."""
     from scheduler.lab.device import Policy

@@ -13,6 +13,7 @@ from windrow.cli import lab_options as options
 from windrow.cli.output import FAILED, errors_reported, fail, print_json
 
 if TYPE_CHECKING:
+    from scheduler.lab.device import Policy
     from scheduler.lab.planner import Plan, Point, Slo
 
 #: Requests of a simulated run where --requests does not say.
@@ -114,8 +115,13 @@ def _point(point: Point) -> dict[str, Any]:
         "strategy": point.policy.strategy,
         "max_batch_size": point.policy.limits.max_batch_size,
         "max_batch_tokens": point.policy.limits.max_batch_tokens,
-        "max_wait_ms": point.policy.max_wait_s * 1e3,
+        "max_wait_ms": _wait_ms(point.policy),
     }
+
+
+def _wait_ms(policy: Policy) -> float | str:
+    """As ``max_wait_ms`` takes it."""
+    return "auto" if policy.max_wait_s is None else policy.max_wait_s * 1e3
 
 
 def _rows(found: Plan) -> list[list[str]]:
@@ -132,7 +138,7 @@ def _rows(found: Plan) -> list[list[str]]:
     return [heads] + [
         ["best" if point is found.best else "front", str(point.devices), f"{point.rate_per_s:.1f}",
          f"{point.latency_s * 1e3:.1f}", point.policy.strategy, str(point.policy.limits.max_batch_size),
-         f"{point.policy.max_wait_s * 1e3:g}"]
+         str(_wait_ms(point.policy))]
         for point in points
     ]  # fmt: skip
 

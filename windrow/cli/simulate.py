@@ -30,7 +30,7 @@ def simulate(
     strategy: Annotated[list[str] | None, typer.Option(help="Once for each; none, static, ... or all.")] = None,
     max_batch_size: Annotated[int, typer.Option(min=1, help="Requests of a row.")] = 64,
     max_batch_tokens: options.BatchTokens = 16384,
-    max_wait_ms: Annotated[float, typer.Option(min=0, help="How long a row waits for company.")] = 5.0,
+    max_wait_ms: options.MaxWait = "5",
     devices: Annotated[int, typer.Option(min=1, help="How many.")] = 1,
     fail: Annotated[
         list[str] | None, typer.Option(help="WHEN:DEVICE:HOW_LONG; a worker dies, such as 10s:0:5s. Repeatable.")
@@ -62,6 +62,7 @@ def simulate(
         if against is not None:
             _lay_over(against, read_cost(cost), report, as_json)
             return
+        wait_s = options.read_wait_s(max_wait_ms)
         slo_s = None if slo is None else options.seconds(slo, "--slo")
         traffic = Traffic(
             pattern, rate, requests, trace, median_tokens, sigma, max_tokens, options.read_flows(tenant), seed
@@ -71,7 +72,7 @@ def simulate(
         workload = traffic.workload()
         outcomes = {}
         for name in options.strategies(strategy):
-            policy = options.policy_of(name, max_batch_size, max_batch_tokens, max_wait_ms / 1e3, max_tokens)
+            policy = options.policy_of(name, max_batch_size, max_batch_tokens, wait_s, max_tokens)
             began_s = time.perf_counter()
             outcomes[name] = run(workload, policy, costs, fleet)
             _say(f"{name}: {len(workload):,} requests in {time.perf_counter() - began_s:.1f} s")
@@ -79,7 +80,7 @@ def simulate(
         about = {
             "workload": f"{len(workload):,} requests, {traffic.describe()}",
             "devices": f"{devices}, {costs.about.get('model', 'a model')} on {costs.about.get('device', cost)}",
-            "settings": f"rows of {max_batch_size} and {max_batch_tokens} tokens, {max_wait_ms:g} ms",
+            "settings": f"rows of {max_batch_size} and {max_batch_tokens} tokens, {max_wait_ms} ms",
         }
         show_runs("Simulation", about, runs, as_json)
         if report is not None:
@@ -128,8 +129,8 @@ def show_runs(title: str, about: Mapping[str, str], runs: Mapping[str, Any], as_
     console = Console()
     for name, value in about.items():
         console.print(f"{name}: {value}", markup=False, highlight=False)
-    show(console, title, run_rows(runs))
-    show(console, "Devices", work_rows(runs))
+    show(console, f"{title}: latencies in ms, queue at p99", run_rows(runs))
+    show(console, "Devices; again: requests that came back from dead workers", work_rows(runs))
     show(console, "By tenant and priority", flow_rows(runs))
 
 

@@ -1,0 +1,27 @@
+"""The real queue and the real resident loop over a device that sleeps, written down and simulated again."""
+
+from pathlib import Path
+
+import pytest
+
+from scheduler.core.planning import BatchLimits
+from scheduler.lab.cost import CostModel, PassCost
+from scheduler.lab.device import Policy
+from scheduler.lab.recording import read_recording, write_recording
+from scheduler.lab.simulation import simulate
+from windrow.bench.paced import record_paced
+from windrow.lab.overlay import compare
+
+pytestmark = pytest.mark.integration
+
+
+def test_a_run_over_a_device_that_sleeps_is_whole_and_can_be_simulated(tmp_path: Path) -> None:
+    cost = CostModel(PassCost(0.002, 0.0), PassCost(0.002, 0.0))
+    policy = Policy("packed", BatchLimits(8, 4096), 0.0)
+    write_recording(tmp_path / "run.jsonl", record_paced(policy, cost, "poisson", 200.0, 100, 1, lambda text: None))
+    found = read_recording(tmp_path / "run.jsonl")
+    assert len(found.requests) == 100
+    assert sum(one.sequences for one in found.passes()) == 100
+    assert all(one.seconds >= 0.002 for one in found.passes())
+    assert all(one.latency_s >= one.queue_s + 0.002 for one in found.requests)
+    assert set(compare(found, simulate(found.workload, found.policy, cost))) >= {"throughput_per_s", "p99"}
