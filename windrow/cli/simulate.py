@@ -79,7 +79,8 @@ def simulate(
         runs = {name: summarise(outcome, slo_s) for name, outcome in outcomes.items()}
         about = {
             "workload": f"{len(workload):,} requests, {traffic.describe()}",
-            "devices": f"{devices}, {costs.about.get('model', 'a model')} on {costs.about.get('device', cost)}",
+            "devices": str(devices),
+            "costs": f"{costs.about.get('model', 'a model')} on {costs.about.get('device', cost)}",
             "settings": f"rows of {max_batch_size} and {max_batch_tokens} tokens, {max_wait_ms} ms",
         }
         show_runs("Simulation", about, runs, as_json)
