@@ -145,12 +145,12 @@ class StepScheduler:
 
     def _grow(self, plan: StepPlan) -> None:
         """A page for everybody whose token of this step begins one; where there is none, somebody makes room."""
-        for sequence in list(self._grows_in[plan.number % self.limits.page_tokens]):
-            while sequence.state is State.DECODING and not self._pool.available:
-                self._preempt(self._victim(), plan)
-            if sequence.state is State.DECODING:
-                sequence.pages += self._pool.take(1)
-                plan.grown.append(sequence)
+        growing = self._grows_in[plan.number % self.limits.page_tokens]
+        while len(growing) > self._pool.available:
+            self._preempt(self._victim(), plan)
+        for sequence, page in zip(growing, self._pool.take(len(growing)), strict=True):
+            sequence.pages.append(page)
+        plan.grown += growing
 
     def _victim(self) -> GeneratingSequence:
         """The least important, and of those the latest."""
@@ -164,8 +164,6 @@ class StepScheduler:
         given = sequence.given(self.step)
         was_decoding = self._take_out(sequence)
         self._free(sequence)
-        if sequence in plan.grown:
-            plan.grown.remove(sequence)
         if sequence in plan.joined:
             plan.joined.remove(sequence)
         elif was_decoding:
