@@ -1,0 +1,186 @@
+"""The task ``generate``: what a prompt may be, what may be asked of the sampling, and what a request is charged.
+
+Names and meanings are those of OpenAI's and vLLM's interfaces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from scheduler.core.errors import InvalidInput
+from scheduler.core.fairness import estimate_cost_tokens
+
+#: New tokens where the request does not say, or what is left of the model's context.
+DEFAULT_MAX_TOKENS = 256
+MAX_STOPS, MAX_STOP_CHARACTERS = 16, 256
+MAX_CHOICES = 16
+MAX_LOGPROBS = 20
+MAX_MESSAGES = 1024
+#: What a chat template puts round a message, for estimates.
+TOKENS_PER_MESSAGE = 8
+
+
+def _listed(stop: object) -> object:
+    """One stop string is a list of one; None is none."""
+    if stop is None:
+        return ()
+    if isinstance(stop, str):
+        return (stop,)
+    if not isinstance(stop, (list, tuple)):
+        raise ValueError("takes a string or a list of strings")
+    return tuple(stop)  # strict pydantic takes no list for a tuple
+
+
+def _counted(logprobs: object) -> object:
+    """``true`` is the chosen token alone, ``false`` and null are nothing."""
+    if logprobs is False:
+        return None
+    return 0 if logprobs is True else logprobs
+
+
+Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
+
+
+class GenerateParameters(BaseModel):
+    """How to go on from the prompt; greedy where nothing is said."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    max_tokens: int | None = Field(
+        None, ge=1, le=1 << 20, description=f"Most new tokens; {DEFAULT_MAX_TOKENS}, or what the context has left."
+    )
+    min_tokens: int = Field(0, ge=0, le=1 << 20, description="No end, by token or by stop string, before so many.")
+    ignore_eos: bool = Field(False, description="Go on past the model's own end: exactly max_tokens come.")
+    temperature: float = Field(0.0, ge=0, le=100, description="0 takes the likeliest token each time.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Sample from the fewest tokens with so much probability.")
+    top_k: int = Field(0, ge=0, le=1 << 20, description="Sample from so many of the likeliest tokens; 0 is all.")
+    repetition_penalty: float = Field(
+        1.0, gt=0, le=10, description="Divides (or multiplies, where negative) the logits of tokens seen before."
+    )
+    presence_penalty: float = Field(0.0, ge=-2, le=2, description="Taken off the logit of a token generated before.")
+    frequency_penalty: float = Field(0.0, ge=-2, le=2, description="The same, times how often it was generated.")
+    seed: int | None = Field(None, ge=0, lt=1 << 63, description="The same seed and request: the same answer.")
+    stop: Annotated[tuple[Stop, ...], BeforeValidator(_listed), Field(max_length=MAX_STOPS)] = Field(
+        (), description=f"A string or up to {MAX_STOPS}: generation ends before any of them, and the text lacks it."
+    )
+    logprobs: Annotated[Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None, BeforeValidator(_counted)] = Field(
+        None, description="Log probabilities of each token and of so many of the likeliest; true is 0."
+    )
+    n: int = Field(1, ge=1, le=MAX_CHOICES, description="How many answers, each sampled by itself.")
+    json_schema: dict[str, Any] | None = Field(None, alias="schema", description="A JSON schema that the text meets.")
+    truncate: bool = Field(False, description="Cut the start of a prompt that is too long, instead of a 422.")
+
+    @model_validator(mode="after")
+    def _can_be_met(self) -> GenerateParameters:
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise ValueError(f"min_tokens {self.min_tokens} is above max_tokens {self.max_tokens}")
+        return self
+
+    @property
+    def wanted_tokens(self) -> int:
+        """The most new tokens of one choice, where the context has room for them."""
+        return max(DEFAULT_MAX_TOKENS, self.min_tokens) if self.max_tokens is None else self.max_tokens
+
+
+class Message(BaseModel):
+    """One turn of a chat, for the model's chat template."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str
+
+
+class Prompt(BaseModel):
+    """What to go on from; exactly one of its fields is set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    prompt: str | None = Field(None, description="A text.")
+    prompt_ids: list[Annotated[int, Field(ge=0, lt=1 << 31)]] | None = Field(
+        None, min_length=1, description="Token ids, taken as they are."
+    )
+    messages: list[Message] | None = Field(
+        None, min_length=1, max_length=MAX_MESSAGES, description="A chat, put through the model's chat template."
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> Prompt:
+        if sum(value is not None for value in (self.prompt, self.prompt_ids, self.messages)) != 1:
+            raise ValueError("takes exactly one of prompt, prompt_ids, messages")
+        return self
+
+    def estimate_tokens(self) -> int:
+        """About how many tokens it has, without a tokenizer."""
+        if self.prompt_ids is not None:
+            return len(self.prompt_ids)
+        if self.messages is not None:
+            return sum(TOKENS_PER_MESSAGE + estimate_cost_tokens(len(turn.content)) for turn in self.messages)
+        return estimate_cost_tokens(len(self.prompt or ""))
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateCall:
+    """One checked request."""
+
+    prompt: Prompt
+    parameters: GenerateParameters
+
+    @property
+    def cost_tokens(self) -> int:
+        """What fair queueing charges: the prompt once, and every token that may come of it."""
+        return self.prompt.estimate_tokens() + self.parameters.n * self.parameters.wanted_tokens
+
+
+def read_call(value: object, parameters: Mapping[str, Any] | None, where: str = "input") -> GenerateCall:
+    """Check an input and its parameters; raise `InvalidInput` naming what is wrong and what is accepted.
+
+    ``value`` is a text, or an object with one of ``prompt``, ``prompt_ids`` and ``messages``.
+    """
+    return GenerateCall(read_prompt(value, where), read_parameters(parameters))
+
+
+def read_prompt(value: object, where: str = "input") -> Prompt:
+    """Check an input alone; see `read_call`."""
+    if isinstance(value, str):
+        value = {"prompt": value}
+    if not isinstance(value, dict):
+        raise InvalidInput(f"{where}: takes a string, or an object with one of prompt, prompt_ids, messages")
+    try:
+        prompt = Prompt.model_validate(value)
+    except ValidationError as error:
+        raise InvalidInput(_explain(error, where, Prompt)) from None
+    for text in [prompt.prompt or "", *(turn.content for turn in prompt.messages or ())]:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise InvalidInput(f"{where}: a string holds half a surrogate pair, which is no character") from None
+    return prompt
+
+
+def read_parameters(parameters: Mapping[str, Any] | None) -> GenerateParameters:
+    """Check parameters alone; see `read_call`."""
+    try:
+        return GenerateParameters.model_validate(dict(parameters or {}))
+    except ValidationError as error:
+        raise InvalidInput(_explain(error, "parameters", GenerateParameters)) from None
+
+
+def _explain(error: ValidationError, where: str, kind: type[BaseModel]) -> str:
+    lines = []
+    for problem in error.errors(include_url=False)[:5]:
+        name = ".".join([where, *(str(part)[:64] for part in problem["loc"])])
+        came, message = problem["input"], problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        if problem["type"] == "extra_forbidden":
+            named = kind if len(problem["loc"]) == 1 else Message
+            accepted = ", ".join(field.alias or name for name, field in named.model_fields.items())
+            lines.append(f"{name}: unknown; accepted: {accepted}")
+        elif problem["type"] == "missing" or isinstance(came, (dict, list, tuple)):
+            lines.append(f"{name}: {message}")
+        else:
+            lines.append(f"{name}: {message}, not {came!r:.60}")
+    return "; ".join(lines)

@@ -1,0 +1,105 @@
+"""What the task generate takes, and what it says of anything else."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduler.core.errors import InvalidInput
+from scheduler.tasks.generate import DEFAULT_MAX_TOKENS, TOKENS_PER_MESSAGE, read_call, read_parameters, read_prompt
+
+CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Is the hay dry?"}]
+
+
+def test_a_text_alone_is_greedy_and_of_the_default_length() -> None:
+    call = read_call("Make hay", {})
+    assert call.prompt.prompt == "Make hay"
+    assert (call.parameters.temperature, call.parameters.n, call.parameters.stop) == (0.0, 1, ())
+    assert call.parameters.max_tokens is None
+    assert call.parameters.wanted_tokens == DEFAULT_MAX_TOKENS
+
+
+def test_prompts_are_texts_ids_or_chats() -> None:
+    assert read_prompt({"prompt": "hay"}) == read_prompt("hay")
+    assert read_prompt({"prompt_ids": [1, 2]}).prompt_ids == [1, 2]
+    messages = read_prompt({"messages": CHAT}).messages
+    assert messages is not None
+    assert [turn.role for turn in messages] == ["system", "user"]
+
+
+def test_one_stop_string_is_a_list_of_one_and_true_asks_for_the_chosen_tokens_log_probability() -> None:
+    assert read_parameters({"stop": "\n"}).stop == ("\n",)
+    assert read_parameters({"stop": ["a", "b"]}).stop == ("a", "b")
+    assert [read_parameters({"logprobs": asked}).logprobs for asked in (True, False, None, 5)] == [0, None, None, 5]
+
+
+def test_more_tokens_asked_for_at_least_than_the_default_is_not_cut_by_it() -> None:
+    assert read_parameters({"min_tokens": 1000}).wanted_tokens == 1000
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (3, "input: takes a string, or an object with one of prompt, prompt_ids, messages"),
+        ({}, "input: takes exactly one of"),
+        ({"prompt": "a", "prompt_ids": [1]}, "input: takes exactly one of"),
+        ({"prompt": 1}, "input.prompt: should be a valid string, not 1"),
+        ({"prompt_ids": []}, "input.prompt_ids: "),
+        ({"prompt_ids": [-1]}, "input.prompt_ids.0: should be greater than or equal to 0, not -1"),
+        ({"messages": []}, "input.messages: "),
+        ({"messages": [{"role": "king", "content": "a"}]}, "input.messages.0.role: should be 'system', "),
+        ({"messages": [{"role": "user"}]}, "input.messages.0.content: "),
+        ({"messages": [{"role": "user", "content": "a", "mood": 1}]}, "mood: unknown; accepted: role, content"),
+        ("half \ud800", "half a surrogate pair"),
+    ],
+)
+def test_a_prompt_that_is_none_is_refused_by_name(value: Any, said: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        read_prompt(value)
+    assert said in refused.value.detail
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({"max_tokens": 0}, "parameters.max_tokens: should be greater than or equal to 1, not 0"),
+        ({"max_tokens": 1.5}, "parameters.max_tokens: "),
+        ({"max_tokens": 2, "min_tokens": 3}, "min_tokens 3 is above max_tokens 2"),
+        ({"temperature": -0.1}, "parameters.temperature: should be greater than or equal to 0, not -0.1"),
+        ({"temperature": float("nan")}, "parameters.temperature: "),
+        ({"temperature": True}, "parameters.temperature: "),
+        ({"top_p": 0}, "parameters.top_p: "),
+        ({"seed": -1}, "parameters.seed: "),
+        ({"stop": 3}, "parameters.stop: takes a string or a list of strings"),
+        ({"stop": [""]}, "parameters.stop.0: "),
+        ({"stop": ["x"] * 17}, "parameters.stop: "),
+        ({"logprobs": 21}, "parameters.logprobs: "),
+        ({"n": 0}, "parameters.n: "),
+        ({"best_of": 2}, "parameters.best_of: unknown; accepted: max_tokens, "),
+    ],
+)
+def test_a_parameter_out_of_range_is_refused_by_name(parameters: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        read_parameters(parameters)
+    assert said in refused.value.detail
+
+
+def test_a_schema_goes_by_that_name() -> None:
+    assert read_parameters({"schema": {"type": "object"}}).json_schema == {"type": "object"}
+    with pytest.raises(InvalidInput, match="n, schema, truncate"):
+        read_parameters({"json_schema": {}})
+
+
+@given(
+    st.lists(st.text(st.characters(codec="utf-8"), max_size=50), min_size=1, max_size=5),
+    st.integers(1, 4096),
+    st.integers(1, 16),
+)
+def test_a_request_is_charged_for_its_prompt_once_and_for_all_that_may_come(
+    turns: list[str], max_tokens: int, n: int
+) -> None:
+    messages = [{"role": "user", "content": text} for text in turns]
+    cost = read_call({"messages": messages}, {"max_tokens": max_tokens, "n": n}).cost_tokens
+    prompt = cost - n * max_tokens
+    assert TOKENS_PER_MESSAGE * len(turns) < prompt <= sum(TOKENS_PER_MESSAGE + 1 + len(text) for text in turns)
