@@ -48,11 +48,12 @@ class InputCheck:
         """
         texts = self._task.texts(value, parameters, where)
         limit = self.text_limit()
+        more = self._task.count_more(value, parameters)
         if parameters.truncate:
-            return self._task.estimate_tokens(texts, limit.max_input_tokens)
+            return more + self._task.estimate_tokens(texts, limit.max_input_tokens)
         # The text that all pairs of a request share is counted once.
         counted: dict[str, int] = {}
-        total = 0
+        total = more
         for at, text in enumerate(texts):
             total += _cost_tokens(text, limit, counted, self._task.name_of(where, at))
             self._checked += 1

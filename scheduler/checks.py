@@ -60,7 +60,10 @@ def _explain(kind: type[BaseModel], problem: dict[str, Any], where: str, what: s
     names = [where] * bool(where) + [str(part)[:64] for part in problem["loc"]]
     field = ".".join(names)
     if problem["type"] == "extra_forbidden":
-        return f"{field}: unknown {what}; accepted: {', '.join(kind.model_fields)}"
+        if len(problem["loc"]) > 1:
+            return f"{field}: unknown"
+        accepted = (member.alias or name for name, member in kind.model_fields.items())
+        return f"{field}: unknown {what}; accepted: {', '.join(accepted)}"
     if problem["type"] == "missing":
         return f"{field}: is missing"
     if problem["type"] == "too_short":

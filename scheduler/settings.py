@@ -30,12 +30,18 @@ from pydantic import (
 
 from scheduler.core.addresses import Network
 from scheduler.core.admission import Quota
+from scheduler.core.continuous import STEP_STRATEGIES
 from scheduler.core.errors import InvalidSetting
+from scheduler.core.planning import PLANNERS
 from scheduler.core.webhooks import secret_key
 from scheduler.redis_url import parse_redis_url
 from scheduler.tasks import TASKS
 
-Strategy = Literal["none", "static", "dynamic", "bucket", "packed"]
+Strategy = Literal["none", "static", "dynamic", "bucket", "packed", "continuous"]
+
+#: What each kind of task may be planned by.
+STRATEGIES_OF_ROWS = tuple(PLANNERS)
+STRATEGIES_OF_STEPS = STEP_STRATEGIES
 
 #: Longest window that can be set, in milliseconds.
 MOST_WAIT_MS = 60_000
@@ -112,6 +118,7 @@ class ModelSettings(_Frozen):
     task: Annotated[str, AfterValidator(_known_task)]
     #: Hub id, folder, or ``package:<module>/<folder>`` for weights inside an installed Python package.
     source: str = Field(min_length=1)
+    #: Unless it is set, ``continuous`` for ``generate`` and ``packed`` for all others.
     strategy: Strategy = "packed"
     max_batch_size: int = Field(64, ge=1, le=1000)
     #: Budget of one forward, in tokens after padding.
@@ -124,6 +131,11 @@ class ModelSettings(_Frozen):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     #: Let torch compile the passes on CUDA: about a tenth faster, and some 20 s more at each start.
     compile: bool = True
+    #: ``generate`` only: tokens of the cache (what the device has room for when unset), and of each of its pages.
+    cache_tokens: int | None = Field(None, ge=1)
+    page_tokens: int = Field(32, ge=1, le=1024)
+    #: ``generate`` only: prompt tokens that one step reads while others wait for their next token.
+    prefill_chunk_tokens: int = Field(2048, ge=1)
     #: Requests and payload bytes that may wait; beyond that a submit gets 429.
     max_depth: int = Field(100_000, ge=1)
     max_queue_bytes: int = Field(256 << 20, ge=1)
@@ -132,6 +144,20 @@ class ModelSettings(_Frozen):
     def max_wait_s(self) -> float | None:
         """``max_wait_ms`` in seconds; None where it is learnt."""
         return None if self.max_wait_ms == "auto" else self.max_wait_ms / 1e3
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_strategy(cls, table: Any) -> Any:
+        if isinstance(table, dict) and table.get("task") == "generate":
+            return {"strategy": "continuous", **table}
+        return table
+
+    @model_validator(mode="after")
+    def _strategy_of_task(self) -> ModelSettings:
+        accepted = STRATEGIES_OF_STEPS if self.task == "generate" else STRATEGIES_OF_ROWS
+        if self.strategy not in accepted:
+            raise ValueError(f"strategy {self.strategy!r}: task {self.task} takes {', '.join(accepted)}")
+        return self
 
 
 class TenantSettings(_Frozen):

@@ -108,15 +108,21 @@ def _forward(engine: Engine, members: Sequence[Waiting], batch: Batch) -> tuple[
     try:
         return engine.forward([one.prepared for one in members], batch), None
     except Exception as error:
-        # Matched by name: this module is read before torch is. After such an error nothing runs on the device any
-        # more, whoever's fault it was: the process ends, and the leases bring its requests back.
-        if type(error).__name__ == "AcceleratorError":
+        if is_sticky(error):
             raise
         log.warning("a forward pass raised %s", describe_fault(error))
-        return None, _failed(error)
+        return None, failure_of(error)
 
 
-def _failed(error: Exception) -> Failed:
+def is_sticky(error: Exception) -> bool:
+    """Whether nothing runs on the device any more, whoever's fault it was: the process has to end, and the leases
+    bring its requests back. Matched by name: this module is read before torch is.
+    """
+    return type(error).__name__ == "AcceleratorError"
+
+
+def failure_of(error: Exception) -> Failed:
+    """What a request hears whose pass raised although it was alone in it."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return Failed(OutOfMemory("the device ran out of memory on this input alone; send a shorter one"))
     return Failed(ModelFailed(f"the model raised {type(error).__name__} on this input"))

@@ -98,14 +98,14 @@ def is_spare(slot: int, environ: Mapping[str, str] = os.environ) -> bool:
 
 def open_lanes(settings: Settings, worker: str, *, is_spare: bool = False) -> dict[str, Lane]:
     """Load every model that loads; raise `ModelUnusable` where none does."""
-    from worker.engines.loading import batch_limits, load_engine
+    from worker.engines.loading import batch_limits, load_row_engine
 
     redis = connect(settings.redis_url)
     lanes = {}
     for name, model in settings.models.items():
         began_s = time.monotonic()
         try:
-            engine = load_engine(name, model)
+            engine = load_row_engine(name, model)
         except ModelUnusable as error:
             log.error("model %s is not served: %s", name, error.detail)
             continue

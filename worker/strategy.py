@@ -117,9 +117,11 @@ def submit_call(
         raise InvalidInput(f"the call has {len(body)} bytes; at most {settings.max_body_bytes} are taken")
     limits = [seconds for seconds in (left_s, call.deadline_ms and call.deadline_ms / 1e3) if seconds is not None]
     task = TASKS[model.task]
-    texts = task.texts(call.input, task.read_parameters(call.parameters), "input")
+    parameters = task.read_parameters(call.parameters)
+    texts = task.texts(call.input, parameters, "input")
     # No text costs more than the model reads of it, or one caller's would stand for a queue of others.
     cost = task.estimate_tokens(texts, model.max_input_tokens or model.max_batch_tokens)
+    cost += task.count_more(call.input, parameters)
     queues[call.model].submit(
         [Submission(id, body, cost, min(limits, default=None))],
         flow=flow_name(TENANT, call.priority),

@@ -48,6 +48,10 @@ class StepScheduler:
         #: The last step read the last of their prompt.
         self._joining: list[GeneratingSequence] = []
         self._left: list[GeneratingSequence] = []
+        #: The last step read some of their prompt, and before the next one nobody shares that: the pass may fail.
+        self._just_read: list[GeneratingSequence] = []
+        #: They had their last token in the last step.
+        self._closing: list[GeneratingSequence] = []
         #: Ended sequences that keep their slots until their batch is over, and those of batches that are.
         self._over: list[GeneratingSequence] = []
         self._released: list[GeneratingSequence] = []
@@ -72,7 +76,7 @@ class StepScheduler:
     @property
     def is_idle(self) -> bool:
         """Whether nobody waits or runs, and nothing is left to tell."""
-        return not (self.waiting or self.running or self._left or self._released)
+        return not (self.waiting or self.running or self._left or self._closing or self._released)
 
     @property
     def pages_taken(self) -> int:
@@ -101,8 +105,8 @@ class StepScheduler:
             sequence.state = State.ENDED
             if sequence in self._preempted:
                 self._preempted.remove(sequence)
-            else:
-                self._canceled_waiting += 1  # taken out when its turn comes
+            elif sequence.order:  # it was added; taken out when its turn comes
+                self._canceled_waiting += 1
             return
         if self._take_out(sequence):
             self._left.append(sequence)
@@ -114,6 +118,11 @@ class StepScheduler:
 
     def plan_step(self) -> StepPlan | None:
         """Plan the next step; None where there is nothing to do and nothing to tell."""
+        for sequence in self._just_read:
+            self._publish(sequence)
+        for sequence in self._closing:
+            self._close(sequence)
+        self._just_read, self._closing = [], []
         if self.is_idle:
             return None
         plan = StepPlan(self.step + 1, self._left, [], [], [], [], [], [], self._released)
@@ -133,7 +142,9 @@ class StepScheduler:
                 plan.ended.append(sequence)
                 if self._take_out(sequence):
                     self._left.append(sequence)
-                self._close(sequence)
+                sequence.state = State.ENDED
+        # What they have is theirs until this step is over.
+        self._closing = plan.ended
         return plan
 
     def _join(self, plan: StepPlan) -> None:
@@ -242,7 +253,8 @@ class StepScheduler:
         is_last = sequence.read_tokens == sequence.context_tokens
         plan.chunks.append(Chunk(sequence, start, tokens, is_last))
         plan.prompt_tokens += tokens
-        self._publish(sequence)
+        if sequence.page_keys:
+            self._just_read.append(sequence)
         if is_last:
             del self._reading[sequence]
             sequence.state = State.DECODING
@@ -253,8 +265,8 @@ class StepScheduler:
         return tokens
 
     def _publish(self, sequence: GeneratingSequence) -> None:
-        """Let others share the pages that are full of its prompt by the end of this step."""
-        full = min(len(sequence.page_keys), sequence.read_tokens // self.limits.page_tokens)
+        """Let others share the pages that are full of its prompt, if it still has them."""
+        full = min(len(sequence.page_keys), len(sequence.pages), sequence.read_tokens // self.limits.page_tokens)
         while sequence.published < full:
             at = sequence.published
             if not self._pool.publish(sequence.pages[at], sequence.page_keys[at]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 
 class State(Enum):
@@ -39,7 +40,8 @@ class StepLimits:
 class GeneratingSequence:
     """One prompt and the tokens that it gets. Made by the caller; what stands below the line is the scheduler's."""
 
-    id: Hashable
+    #: Whatever the caller knows it by.
+    id: Any
     prompt_tokens: int
     max_tokens: int
     #: One key for each full page of the prompt, which stands for all its tokens up to there; () shares nothing.

@@ -53,10 +53,16 @@ class Task(Generic[P]):
     name_of: Callable[[str, int], str] = name_itself
     #: (parameters, folder of the model's files) -> None. Raises `InvalidInput` where the model cannot do as they say.
     check_model: Callable[[P, Path], None] | None = None
+    #: (input, parameters) -> tokens charged beside those of ``texts``; None for none.
+    more_tokens: Callable[[object, P], int] | None = None
 
     def read_parameters(self, value: Mapping[str, Any] | None) -> P:
         """Check ``value``, an object or nothing; raises `InvalidInput` naming what was wrong and what is accepted."""
         return parse(self.parameters, value or {}, where="parameters", what="parameter")
+
+    def count_more(self, value: object, parameters: P) -> int:
+        """What a checked request is charged for beside its texts, in tokens."""
+        return 0 if self.more_tokens is None else self.more_tokens(value, parameters)
 
     def estimate_tokens(self, texts: Sequence[Text], longest: int) -> int:
         """What ``texts`` are charged for, in tokens, uncounted; the model reads at most ``longest`` of each."""

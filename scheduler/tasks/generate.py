@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
+from scheduler.checks import Strict, parse
 from scheduler.core.errors import InvalidInput
-from scheduler.core.fairness import estimate_cost_tokens
+from scheduler.tasks.base import Parameters, Task, Text, require_characters
 
 #: New tokens where the request does not say, or what is left of the model's context.
 DEFAULT_MAX_TOKENS = 256
@@ -20,7 +21,7 @@ MAX_STOPS, MAX_STOP_CHARACTERS = 16, 256
 MAX_CHOICES = 16
 MAX_LOGPROBS = 20
 MAX_MESSAGES = 1024
-#: What a chat template puts round a message, for estimates.
+#: What a chat template puts round a message, in estimates.
 TOKENS_PER_MESSAGE = 8
 
 
@@ -43,12 +44,23 @@ def _counted(logprobs: object) -> object:
 
 
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
+_STOP = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_CHARACTERS}
+Stops = Annotated[
+    tuple[Stop, ...],
+    BeforeValidator(_listed),
+    Field(max_length=MAX_STOPS),
+    WithJsonSchema({"anyOf": [_STOP, {"type": "array", "items": _STOP, "maxItems": MAX_STOPS}, {"type": "null"}]}),
+]
+_COUNT = {"type": "integer", "minimum": 0, "maximum": MAX_LOGPROBS}
+Logprobs = Annotated[
+    Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None,
+    BeforeValidator(_counted),
+    WithJsonSchema({"anyOf": [_COUNT, {"type": "boolean"}, {"type": "null"}]}),
+]
 
 
-class GenerateParameters(BaseModel):
+class GenerateParameters(Parameters):
     """How to go on from the prompt; greedy where nothing is said."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     max_tokens: int | None = Field(
         None, ge=1, le=1 << 20, description=f"Most new tokens; {DEFAULT_MAX_TOKENS}, or what the context has left."
@@ -64,10 +76,10 @@ class GenerateParameters(BaseModel):
     presence_penalty: float = Field(0.0, ge=-2, le=2, description="Taken off the logit of a token generated before.")
     frequency_penalty: float = Field(0.0, ge=-2, le=2, description="The same, times how often it was generated.")
     seed: int | None = Field(None, ge=0, lt=1 << 63, description="The same seed and request: the same answer.")
-    stop: Annotated[tuple[Stop, ...], BeforeValidator(_listed), Field(max_length=MAX_STOPS)] = Field(
+    stop: Stops = Field(
         (), description=f"A string or up to {MAX_STOPS}: generation ends before any of them, and the text lacks it."
     )
-    logprobs: Annotated[Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None, BeforeValidator(_counted)] = Field(
+    logprobs: Logprobs = Field(
         None, description="Log probabilities of each token and of so many of the likeliest; true is 0."
     )
     n: int = Field(1, ge=1, le=MAX_CHOICES, description="How many answers, each sampled by itself.")
@@ -86,19 +98,15 @@ class GenerateParameters(BaseModel):
         return max(DEFAULT_MAX_TOKENS, self.min_tokens) if self.max_tokens is None else self.max_tokens
 
 
-class Message(BaseModel):
+class Message(Strict):
     """One turn of a chat, for the model's chat template."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str
 
 
-class Prompt(BaseModel):
+class Prompt(Strict):
     """What to go on from; exactly one of its fields is set."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     prompt: str | None = Field(None, description="A text.")
     prompt_ids: list[Annotated[int, Field(ge=0, lt=1 << 31)]] | None = Field(
@@ -114,13 +122,10 @@ class Prompt(BaseModel):
             raise ValueError("takes exactly one of prompt, prompt_ids, messages")
         return self
 
-    def estimate_tokens(self) -> int:
-        """About how many tokens it has, without a tokenizer."""
-        if self.prompt_ids is not None:
-            return len(self.prompt_ids)
-        if self.messages is not None:
-            return sum(TOKENS_PER_MESSAGE + estimate_cost_tokens(len(turn.content)) for turn in self.messages)
-        return estimate_cost_tokens(len(self.prompt or ""))
+    @property
+    def texts(self) -> list[str]:
+        """What of it is text."""
+        return [self.prompt] if self.prompt is not None else [turn.content for turn in self.messages or ()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +134,6 @@ class GenerateCall:
 
     prompt: Prompt
     parameters: GenerateParameters
-
-    @property
-    def cost_tokens(self) -> int:
-        """What fair queueing charges: the prompt once, and every token that may come of it."""
-        return self.prompt.estimate_tokens() + self.parameters.n * self.parameters.wanted_tokens
 
 
 def read_call(value: object, parameters: Mapping[str, Any] | None, where: str = "input") -> GenerateCall:
@@ -150,37 +150,26 @@ def read_prompt(value: object, where: str = "input") -> Prompt:
         value = {"prompt": value}
     if not isinstance(value, dict):
         raise InvalidInput(f"{where}: takes a string, or an object with one of prompt, prompt_ids, messages")
-    try:
-        prompt = Prompt.model_validate(value)
-    except ValidationError as error:
-        raise InvalidInput(_explain(error, where, Prompt)) from None
-    for text in [prompt.prompt or "", *(turn.content for turn in prompt.messages or ())]:
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise InvalidInput(f"{where}: a string holds half a surrogate pair, which is no character") from None
+    prompt = parse(Prompt, value, where=where)
+    for at, text in enumerate(prompt.texts):
+        require_characters(text, where if prompt.messages is None else f"{where}.messages.{at}.content")
     return prompt
 
 
 def read_parameters(parameters: Mapping[str, Any] | None) -> GenerateParameters:
     """Check parameters alone; see `read_call`."""
-    try:
-        return GenerateParameters.model_validate(dict(parameters or {}))
-    except ValidationError as error:
-        raise InvalidInput(_explain(error, "parameters", GenerateParameters)) from None
+    return GENERATE.read_parameters(parameters)
 
 
-def _explain(error: ValidationError, where: str, kind: type[BaseModel]) -> str:
-    lines = []
-    for problem in error.errors(include_url=False)[:5]:
-        name = ".".join([where, *(str(part)[:64] for part in problem["loc"])])
-        came, message = problem["input"], problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
-        if problem["type"] == "extra_forbidden":
-            named = kind if len(problem["loc"]) == 1 else Message
-            accepted = ", ".join(field.alias or name for name, field in named.model_fields.items())
-            lines.append(f"{name}: unknown; accepted: {accepted}")
-        elif problem["type"] == "missing" or isinstance(came, (dict, list, tuple)):
-            lines.append(f"{name}: {message}")
-        else:
-            lines.append(f"{name}: {message}, not {came!r:.60}")
-    return "; ".join(lines)
+def _texts(value: object, parameters: GenerateParameters, where: str) -> list[Text]:
+    return list(read_prompt(value, where).texts)
+
+
+def _more_tokens(value: object, parameters: GenerateParameters) -> int:
+    """Ids, what a template puts round messages, and every token that may come."""
+    prompt = read_prompt(value)
+    given = len(prompt.prompt_ids or ()) + TOKENS_PER_MESSAGE * len(prompt.messages or ())
+    return given + parameters.n * parameters.wanted_tokens
+
+
+GENERATE = Task("generate", GenerateParameters, _texts, input=Prompt, more_tokens=_more_tokens)

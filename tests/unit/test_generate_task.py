@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.core.errors import InvalidInput
-from scheduler.tasks.generate import DEFAULT_MAX_TOKENS, TOKENS_PER_MESSAGE, read_call, read_parameters, read_prompt
+from scheduler.tasks.generate import (
+    DEFAULT_MAX_TOKENS,
+    GENERATE,
+    TOKENS_PER_MESSAGE,
+    read_call,
+    read_parameters,
+    read_prompt,
+)
 
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Is the hay dry?"}]
 
@@ -50,7 +57,7 @@ def test_more_tokens_asked_for_at_least_than_the_default_is_not_cut_by_it() -> N
         ({"messages": []}, "input.messages: "),
         ({"messages": [{"role": "king", "content": "a"}]}, "input.messages.0.role: should be 'system', "),
         ({"messages": [{"role": "user"}]}, "input.messages.0.content: "),
-        ({"messages": [{"role": "user", "content": "a", "mood": 1}]}, "mood: unknown; accepted: role, content"),
+        ({"messages": [{"role": "user", "content": "a", "mood": 1}]}, "input.messages.0.mood: unknown"),
         ("half \ud800", "half a surrogate pair"),
     ],
 )
@@ -76,7 +83,7 @@ def test_a_prompt_that_is_none_is_refused_by_name(value: Any, said: str) -> None
         ({"stop": ["x"] * 17}, "parameters.stop: "),
         ({"logprobs": 21}, "parameters.logprobs: "),
         ({"n": 0}, "parameters.n: "),
-        ({"best_of": 2}, "parameters.best_of: unknown; accepted: max_tokens, "),
+        ({"best_of": 2}, "parameters.best_of: unknown parameter; accepted: truncate, max_tokens, "),
     ],
 )
 def test_a_parameter_out_of_range_is_refused_by_name(parameters: dict[str, Any], said: str) -> None:
@@ -87,7 +94,7 @@ def test_a_parameter_out_of_range_is_refused_by_name(parameters: dict[str, Any],
 
 def test_a_schema_goes_by_that_name() -> None:
     assert read_parameters({"schema": {"type": "object"}}).json_schema == {"type": "object"}
-    with pytest.raises(InvalidInput, match="n, schema, truncate"):
+    with pytest.raises(InvalidInput, match="n, schema"):
         read_parameters({"json_schema": {}})
 
 
@@ -100,6 +107,8 @@ def test_a_request_is_charged_for_its_prompt_once_and_for_all_that_may_come(
     turns: list[str], max_tokens: int, n: int
 ) -> None:
     messages = [{"role": "user", "content": text} for text in turns]
-    cost = read_call({"messages": messages}, {"max_tokens": max_tokens, "n": n}).cost_tokens
-    prompt = cost - n * max_tokens
-    assert TOKENS_PER_MESSAGE * len(turns) < prompt <= sum(TOKENS_PER_MESSAGE + 1 + len(text) for text in turns)
+    value, parameters = {"messages": messages}, read_parameters({"max_tokens": max_tokens, "n": n})
+    cost = GENERATE.count_more(value, parameters)
+    assert cost == n * max_tokens + TOKENS_PER_MESSAGE * len(turns)
+    assert GENERATE.texts(value, parameters, "input") == turns
+    assert GENERATE.count_more({"prompt_ids": [1, 2, 3]}, parameters) == n * max_tokens + 3

@@ -19,7 +19,7 @@ from scheduler.settings import ModelSettings
 from windrow.bench.programs import part
 from windrow.bench.stats import median
 from worker.engines.base import Engine, Prepared
-from worker.engines.loading import batch_limits, load_engine
+from worker.engines.loading import batch_limits, load_row_engine
 from worker.lane import Lane
 from worker.process import take_share
 from worker.resident import Resident
@@ -71,7 +71,7 @@ def serve(spec: dict[str, Any]) -> dict[str, Any]:
     take_share(rank, ranks)
     settings = ModelSettings.model_validate(spec["model"])
     began_s = time.monotonic()
-    engine = load_engine(MODEL, settings)
+    engine = load_row_engine(MODEL, settings)
     report: dict[str, Any] = {"load_s": time.monotonic() - began_s, "relative_error": engine.info.relative_error}
     limits = batch_limits(settings, engine.info)
     redis = connect(spec["url"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from scheduler.core.outcomes import Failed, Outcome
 from scheduler.core.planning import Batch, Size
@@ -27,6 +27,10 @@ class EngineInfo:
     is_captured: bool = False
     #: Of its rows, against the same texts one by one in float32; None where it was not measured.
     relative_error: float | None = None
+    #: Of models that generate: sequences that run at once, and the pages of the cache with the tokens of each.
+    max_sequences: int | None = None
+    pages: int | None = None
+    page_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,4 +74,68 @@ class Engine(Protocol):
 
     def collect(self, handle: Any) -> list[Outcome]:
         """Wait for the device if need be, and turn the handle into outputs, in the order of the pass."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What steps gave one sequence of one request."""
+
+    #: The request's.
+    id: str
+    #: Which of its ``n`` choices.
+    index: int
+    #: New text that may be shown: not half a character, nor what may be the start of a stop string. Of requests that
+    #: are not streamed it comes with the outcome only.
+    text: str
+    #: New tokens.
+    tokens: int
+    #: Of the new tokens, as OpenAI's ``logprobs.content``; None where they were not asked for.
+    logprobs: list[dict[str, Any]] | None
+    #: Set once for each request, when all its choices have ended.
+    outcome: Outcome | None
+    #: The first token of the request is in it.
+    first: bool
+
+
+@runtime_checkable
+class StepEngine(Protocol):
+    """One loaded model that generates: whoever is in gets a token at every step, and anybody may come in between."""
+
+    info: EngineInfo
+    #: Seconds that the device worked on steps so far, as far as they were collected.
+    busy_s: float
+
+    def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
+        """Check and tokenise; same length and order as ``inputs``. Any thread."""
+        ...
+
+    def room(self) -> int:
+        """Requests that it is worth adding now. Any thread."""
+        ...
+
+    def add(self, id: str, prepared: Prepared, *, stream: bool = False, priority: int = 0) -> None:
+        """Queue a request for the next step. Any thread.
+
+        ``stream`` asks for text as it comes; greater ``priority`` numbers make room first when the cache is full.
+        """
+        ...
+
+    def cancel(self, id: str) -> None:
+        """End a request without an outcome, within two steps; unknown ids are none of its business. Any thread."""
+        ...
+
+    def step(self) -> Any | None:
+        """Start the next step and return a handle for `collect`; None where there is nothing to do. One thread.
+
+        Waits where too many handles have not been collected. Raises where the device is of no use any more.
+        """
+        ...
+
+    def collect(self, handle: Any) -> list[Delta]:
+        """Wait for the device and say what the step gave, in the order of `step`. Another thread, or the same."""
+        ...
+
+    def wait(self, timeout_s: float) -> None:
+        """Return when there may be something to do, at the latest after ``timeout_s``."""
         ...

@@ -7,7 +7,7 @@ from importlib import import_module
 from scheduler.core.errors import ModelUnusable
 from scheduler.core.planning import BatchLimits, token_rungs
 from scheduler.settings import ModelSettings
-from worker.engines.base import Engine, EngineInfo
+from worker.engines.base import Engine, EngineInfo, StepEngine
 
 #: Task -> the class of its engine, which is imported with torch when a model of it is loaded.
 ENGINES: dict[str, str] = {
@@ -16,10 +16,11 @@ ENGINES: dict[str, str] = {
     "token-classify": "worker.engines.token_classify:TokenClassifyEngine",
     "rerank": "worker.engines.rerank:RerankEngine",
     "zero-shot": "worker.engines.zero_shot:ZeroShotEngine",
+    "generate": "worker.generation.engine:GenerateEngine",
 }
 
 
-def load_engine(name: str, settings: ModelSettings) -> Engine:
+def load_engine(name: str, settings: ModelSettings) -> Engine | StepEngine:
     """Load the model ``name``; in the pool process only, since it may initialise CUDA.
 
     Raises `ModelUnusable` where the source is not there, holds no safetensors or is of another task.
@@ -27,7 +28,15 @@ def load_engine(name: str, settings: ModelSettings) -> Engine:
     if settings.task not in ENGINES:
         raise ModelUnusable(f"model {name!r}: no engine for task {settings.task!r}; there are {', '.join(ENGINES)}")
     module, _, kind = ENGINES[settings.task].partition(":")
-    engine: Engine = getattr(import_module(module), kind)(name, settings)
+    engine: Engine | StepEngine = getattr(import_module(module), kind)(name, settings)
+    return engine
+
+
+def load_row_engine(name: str, settings: ModelSettings) -> Engine:
+    """`load_engine` for models that answer in one pass; raises `ModelUnusable` for others."""
+    engine = load_engine(name, settings)
+    if isinstance(engine, StepEngine):
+        raise ModelUnusable(f"model {name!r}: task {settings.task!r} does not answer in one pass")
     return engine
 
 

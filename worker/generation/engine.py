@@ -1,0 +1,396 @@
+"""The engine of task ``generate``: everybody who is in gets a token at every step.
+
+`step` lets the pure scheduler plan, starts the passes and returns at once; `collect`, in another thread, waits for the
+device and turns tokens into answers. Ends by content reach the scheduler a step or two late: what such a sequence was
+given beyond its end is dropped.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scheduler.core.continuous import StepScheduler
+from scheduler.core.errors import ModelFailed
+from scheduler.core.outcomes import Failed, Outcome
+from scheduler.core.steps import Chunk, GeneratingSequence, StepLimits, StepPlan
+from scheduler.settings import ModelSettings
+from worker.engines.base import Delta, EngineInfo, Prepared
+from worker.generation.answers import Answering, Choice, logprob_entry, output_of
+from worker.generation.halving import run_halved
+from worker.generation.inputs import GenerateInput
+from worker.generation.loading import LoadedModel, load_model
+from worker.generation.sampling import Drawn, Wishes
+from worker.generation.slots import Piece
+from worker.generation.text import TextStream
+
+log = logging.getLogger(__name__)
+#: Steps that may be started before the first of them was collected: the device has the next one when it ends one.
+AHEAD = 2
+
+
+@dataclass(slots=True)
+class Handle:
+    """One step on its way."""
+
+    plan: StepPlan
+    #: Who got a token: first those that decoded, then those whose prompt was read to its end.
+    decoded: list[Choice]
+    began: list[Choice]
+    #: (tokens of decoded, then of all pieces), in host memory once ``arrived`` is over.
+    tokens: Tensor
+    #: Where in ``tokens`` each of ``began`` is.
+    began_at: list[int]
+    #: Choice, its row in the drawn ones, and what was drawn for it.
+    logprobs: list[tuple[Choice, int, Drawn]]
+    #: Whose passes raised when they ran alone.
+    failed: dict[Choice, Failed] = field(default_factory=dict)
+    #: On CUDA, when the device began and when the tokens have arrived; None where they are there already.
+    span: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
+    #: Elsewhere, how long the passes took, in seconds.
+    took_s: float = 0.0
+
+
+class GenerateEngine:
+    """A `StepEngine` for decoders of transformers."""
+
+    def __init__(self, name: str, settings: ModelSettings) -> None:
+        """Load the model and check that it answers through the cache as without. Raises `ModelUnusable`."""
+        self.busy_s = 0.0
+        self._model: LoadedModel = load_model(name, settings)
+        cache, prompts = self._model.slots.cache, self._model.prompts
+        self._tokenizer = prompts.tokenizer
+        self._scheduler = StepScheduler(
+            settings.strategy,
+            StepLimits(
+                max_batch_size=settings.max_batch_size,
+                max_batch_tokens=settings.max_batch_tokens,
+                pages=cache.pages,
+                page_tokens=cache.page_tokens,
+                prefill_chunk_tokens=settings.prefill_chunk_tokens,
+            ),
+        )
+        self._size = 1 if settings.strategy == "none" else settings.max_batch_size
+        #: The next ones are at hand when somebody leaves.
+        self._ahead = self._size if settings.strategy == "static" else max(1, self._size // 8)
+        self._requests: dict[str, Answering] = {}
+        self._arrived: deque[Answering] = deque()
+        #: Choices that ended by content or were canceled, for the scheduler; and the last step of those that ended so.
+        self._ended: deque[Choice] = deque()
+        self._collected_step = 0
+        self._news = threading.Event()
+        #: The marks in a step's tokens that are looked at: ends, and -1 for what is no number.
+        self._marks = np.array([-1, *self._model.eos_ids], dtype=np.int64)
+        self._handles = threading.Semaphore(AHEAD)
+        #: Choices that decode, and where each of them stands there.
+        self._rows: list[Choice] = []
+        self._slots_of_rows: list[int] = []
+        self._row_of: dict[Choice, int] = {}
+        #: Outcomes of a static batch, until all of it has ended.
+        self._held: list[Delta] = []
+        self.info = EngineInfo(
+            model=name,
+            task="generate",
+            strategy=settings.strategy,
+            strategy_note=None,
+            device=self._model.slots.device.type,
+            dtype=str(cache.keys.dtype).removeprefix("torch."),
+            max_input_tokens=self._model.context_tokens,
+            is_captured=self._model.is_captured,
+            relative_error=self._model.relative_error,
+            max_sequences=self._size,
+            pages=cache.pages,
+            page_tokens=cache.page_tokens,
+        )
+
+    def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
+        """Check and tokenise; see `PromptPreparer.prepare`."""
+        return self._model.prompts.prepare(inputs, parameters)
+
+    def room(self) -> int:
+        """Requests that it is worth adding now: those that run next, and a few that wait for them to end."""
+        waiting = sum(one.input.parameters.n for one in list(self._arrived))
+        return max(0, self._size + self._ahead - self._scheduler.waiting - self._scheduler.running - waiting)
+
+    def add(self, id: str, prepared: Prepared, *, stream: bool = False, priority: int = 0) -> None:
+        """Queue a request for the next step. Raises `ValueError` for an id that is in already."""
+        if id in self._requests:
+            raise ValueError(f"request {id!r} is in already")
+        made: GenerateInput = prepared.data
+        request = Answering(id, made, stream)
+        wishes = Wishes.of(made.parameters, len(made.ids))
+        for index in range(made.parameters.n):
+            ids: list[int] = []
+            watched = stream or made.parameters.stop
+            sequence = GeneratingSequence(None, len(made.ids), made.max_tokens, made.page_keys, priority)
+            choice = Choice(
+                request, index, sequence, wishes,
+                text=TextStream(self._tokenizer, ids, made.parameters.stop) if watched else None,
+                ids=ids, logprobs=None if made.parameters.logprobs is None else [],
+            )  # fmt: skip
+            sequence.id = choice
+            request.choices.append(choice)
+        self._requests[id] = request
+        self._arrived.append(request)
+        self._news.set()
+
+    def cancel(self, id: str) -> None:
+        """End a request without an outcome; its slots and pages are free at the next step that is planned."""
+        request = self._requests.pop(id, None)
+        if request is not None:
+            request.is_over = True
+            self._ended.extend(request.choices)
+            self._news.set()
+
+    def wait(self, timeout_s: float) -> None:
+        """Return when something was added, ended or canceled since the last `step`, at the latest after that long."""
+        self._news.wait(timeout_s)
+
+    def step(self) -> Handle | None:
+        """Plan and start the next step; None where there is nothing to do."""
+        self._handles.acquire()
+        handle = None
+        try:
+            self._news.clear()
+            self._hear()
+            plan = self._scheduler.plan_step()
+            if plan is not None:
+                with torch.inference_mode():
+                    handle = self._run(plan)
+        finally:
+            if handle is None:
+                self._handles.release()
+        return handle
+
+    def _hear(self) -> None:
+        """Tell the scheduler what happened since the last step."""
+        # First how far it is known, then the ends: whoever ended by then is in.
+        known = self._collected_step
+        while self._ended:
+            self._scheduler.end(self._ended.popleft().sequence)
+        self._scheduler.learned(known)
+        while self._arrived:
+            request = self._arrived.popleft()
+            if not request.is_over:
+                for choice in request.choices:
+                    self._scheduler.add(choice.sequence)
+
+    def _run(self, plan: StepPlan) -> Handle:
+        """Bring the rows up to date and start the passes of one step."""
+        slots = self._model.slots
+        began, began_s = slots.mark(), time.monotonic()
+        self._update_rows(plan)
+        handle = Handle(plan, list(self._rows), [], torch.empty(0, dtype=torch.int64), [], [])
+        if not plan.runs:
+            return handle
+        self._set_pages(plan)
+        made: list[Tensor] = []
+        if self._rows:
+            made.append(self._decode(plan, handle))
+        if plan.chunks:
+            made.append(self._read(plan.chunks, handle))
+        handle.tokens = slots.to_host(torch.cat(made) if len(made) > 1 else made[0])
+        arrived = slots.mark()
+        handle.span = None if began is None or arrived is None else (began, arrived)
+        handle.took_s = time.monotonic() - began_s
+        return handle
+
+    def _update_rows(self, plan: StepPlan) -> None:
+        for sequence in plan.left:
+            at = self._row_of.pop(sequence.id)
+            last, slot = self._rows.pop(), self._slots_of_rows.pop()
+            if at < len(self._rows):
+                self._rows[at], self._slots_of_rows[at] = last, slot
+                self._row_of[last] = at
+        for sequence in plan.joined:
+            self._row_of[sequence.id] = len(self._rows)
+            self._rows.append(sequence.id)
+            self._slots_of_rows.append(slot_of(sequence))
+
+    def _set_pages(self, plan: StepPlan) -> None:
+        """Tell the device which pages were given, and what newcomers asked for."""
+        owners: list[int] = []
+        places: list[int] = []
+        pages: list[int] = []
+        for sequence in plan.grown:
+            owners.append(slot_of(sequence))
+            places.append(len(sequence.pages) - 1)
+            pages.append(sequence.pages[-1])
+        for sequence in plan.admitted:
+            owners += [slot_of(sequence)] * len(sequence.pages)
+            places += range(len(sequence.pages))
+            pages += sequence.pages
+            choice: Choice = sequence.id
+            if not choice.ids:
+                choice.cached_tokens = sequence.cached_tokens
+            if choice.wishes is not None:
+                made = choice.request.input
+                self._model.sampling.set(
+                    slot_of(sequence), made.parameters, choice.wishes, made.seeds[choice.index], made.ids,
+                    choice.ids[: sequence.given_before],
+                )  # fmt: skip
+        if owners:
+            self._model.slots.set_pages([slot_of(one) for one in plan.admitted], owners, places, pages)
+
+    def _decode(self, plan: StepPlan, handle: Handle) -> Tensor:
+        """Start the decoding pass; (rows,) tokens, and nobody's behind them in a static batch with ended rows."""
+        slots = self._model.slots
+        most_pages = max(len(choice.sequence.pages) for choice in self._rows)
+        rows = self._slots_of_rows + [slots.nobody] * (plan.rows - len(self._rows))
+        handle.decoded = list(self._rows)
+        logits, tokens = run_halved(
+            lambda some: slots.decode(some, most_pages),
+            rows,
+            lambda at, failed: self._note(handle.decoded[at], failed, handle),
+        )
+        self._draw(logits, tokens, handle.decoded, self._slots_of_rows, handle)
+        return tokens
+
+    def _read(self, chunks: Sequence[Chunk], handle: Handle) -> Tensor:
+        """Start the pass that reads prompts; (pieces,) tokens, of which those of last pieces count."""
+        pieces = []
+        for chunk in chunks:
+            choice: Choice = chunk.sequence.id
+            ids = choice.request.input.ids
+            if chunk.start + chunk.tokens > len(ids):  # it had to make room, and reads what it was given too
+                ids = ids + choice.ids
+            pieces.append(Piece(slot_of(chunk.sequence), ids[chunk.start : chunk.start + chunk.tokens], chunk.start))
+        logits, tokens = run_halved(
+            self._model.slots.read, pieces, lambda at, failed: self._note(chunks[at].sequence.id, failed, handle)
+        )
+        last = [at for at, chunk in enumerate(chunks) if chunk.is_last]
+        handle.began = [chunks[at].sequence.id for at in last]
+        handle.began_at = [handle.plan.rows * bool(handle.decoded) + at for at in last]
+        every = [chunk.sequence.id if chunk.is_last else None for chunk in chunks]
+        self._draw(logits, tokens, every, [piece.slot for piece in pieces], handle)
+        return tokens
+
+    def _note(self, choice: Choice, failed: Failed, handle: Handle) -> None:
+        """The passes of ``choice`` raise whoever else is in them: it ends with the step."""
+        log.warning("request %s: %s", choice.request.id, failed.error.detail)
+        handle.failed[choice] = failed
+        # Before the next step is planned: nobody may share what was not written.
+        self._scheduler.end(choice.sequence)
+
+    def _draw(
+        self, logits: Tensor, tokens: Tensor, choices: Sequence[Choice | None], slots: Sequence[int], handle: Handle
+    ) -> None:
+        """Replace the likeliest tokens, in ``tokens`` and for the next step, where a row asked for something else."""
+        picked = [at for at, choice in enumerate(choices) if choice is not None and choice.wishes is not None]
+        if not picked:
+            return
+        device = self._model.slots
+        drawers = [choices[at] for at in picked]
+        wishes: list[Wishes] = [choice.wishes for choice in drawers if choice is not None and choice.wishes is not None]
+        rows, owners = device.sent([picked, [slots[at] for at in picked]])
+        drawn = self._model.sampling.draw(logits[rows], owners, device.positions[owners], wishes)
+        tokens[rows] = drawn.tokens
+        device.tokens[owners] = drawn.tokens
+        if drawn.logprobs is not None:
+            host = Drawn(drawn.tokens, *(device.to_host(one) for one in (drawn.logprobs, drawn.likeliest)))
+            handle.logprobs += [
+                (choice, row, host)
+                for row, choice in enumerate(drawers)
+                if choice is not None and choice.logprobs is not None
+            ]
+
+    def collect(self, handle: Handle) -> list[Delta]:
+        """Wait for the step and tell what it gave; outcomes of a static batch come when all of it has ended."""
+        if handle.span is not None:
+            began, arrived = handle.span
+            arrived.synchronize()
+            self.busy_s += began.elapsed_time(arrived) / 1e3
+        else:
+            self.busy_s += handle.took_s
+        deltas = self._tokens_told(handle)
+        if self._scheduler.strategy != "continuous":
+            self._held += [delta for delta in deltas if delta.outcome is not None]
+            deltas = [delta for delta in deltas if delta.outcome is None]
+            if handle.plan.released:
+                deltas += self._held
+                self._held = []
+        self._collected_step = handle.plan.number if handle.plan.runs else self._collected_step
+        self._news.set()
+        self._handles.release()
+        return deltas
+
+    def _tokens_told(self, handle: Handle) -> list[Delta]:
+        tokens = handle.tokens.tolist()
+        decoded = handle.decoded
+        for choice, token in zip(decoded, tokens, strict=False):
+            choice.ids.append(token)
+        for choice, at in zip(handle.began, handle.began_at, strict=True):
+            choice.ids.append(tokens[at])
+        for choice, row, drawn in handle.logprobs:
+            self._note_logprobs(choice, row, drawn)
+        # Of most rows nothing is to be said: they are not streamed, and go on.
+        loud = [choice for choice in decoded if choice.is_watched]
+        marked = np.isin(handle.tokens[: len(decoded)].numpy(), self._marks).nonzero()[0]
+        loud += [decoded[at] for at in marked]
+        loud += handle.began
+        loud += [sequence.id for sequence in handle.plan.ended]
+        deltas = []
+        for choice in dict.fromkeys(loud):
+            if choice not in handle.failed and not choice.request.is_over and choice.finish_reason is None:
+                deltas += self._told(choice)
+        for choice, failed in handle.failed.items():
+            if not choice.request.is_over:
+                deltas.append(self._fail(choice.request, failed))
+        return deltas
+
+    def _told(self, choice: Choice) -> list[Delta]:
+        """What there is to say of a choice that got a token; ends it where that was its last."""
+        request = choice.request
+        if choice.ids[-1] < 0:
+            self._model.slots.cache.has_nan = True
+            return [self._fail(request, Failed(ModelFailed("the model answered with NaN or infinity")))]
+        first, request.has_begun = not request.has_begun, True
+        text = choice.advance(self._model.eos_ids)
+        outcome: Outcome | None = None
+        if choice.finish_reason is not None:
+            self._ended.append(choice)
+            if all(one.finish_reason is not None for one in request.choices):
+                outcome = output_of(request, self._tokenizer)
+                self._requests.pop(request.id, None)
+        told = choice.tokens if choice.finish_reason is not None else len(choice.ids)
+        if not (request.stream or first or outcome):
+            return []
+        delta = Delta(
+            request.id, choice.index, text, told - choice.told,
+            None if choice.logprobs is None else choice.logprobs[choice.told : told],
+            outcome, first,
+        )  # fmt: skip
+        choice.told = told
+        return [delta]
+
+    def _fail(self, request: Answering, failed: Failed) -> Delta:
+        request.is_over = True
+        self._requests.pop(request.id, None)
+        self._ended.extend(request.choices)
+        return Delta(request.id, 0, "", 0, None, failed, False)
+
+    def _note_logprobs(self, choice: Choice, row: int, drawn: Drawn) -> None:
+        assert choice.logprobs is not None
+        assert drawn.logprobs is not None
+        assert drawn.likeliest is not None
+        wanted = choice.request.input.parameters.logprobs or 0
+        values, likeliest = drawn.logprobs[row].tolist(), drawn.likeliest[row].tolist()
+        token = max(0, choice.ids[-1])
+        choice.logprobs.append(
+            logprob_entry(self._tokenizer, token, values[0], likeliest[:wanted], values[1 : 1 + wanted])
+        )
+
+
+def slot_of(sequence: GeneratingSequence) -> int:
+    """The slot of a sequence that runs."""
+    assert sequence.slot is not None
+    return sequence.slot

@@ -1,0 +1,74 @@
+"""From token ids to text as they come, without half characters and without what may begin a stop string."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tokenizers import Tokenizer
+
+#: What a tokenizer shows for bytes that are no character, or not yet.
+HALF = "\ufffd"
+#: More tokens than the bytes of one character never wait for its end: those bytes are no character at all.
+MOST_BYTES = 4
+
+
+class TextStream:
+    """The text of one sequence that grows. Costs two short calls of the tokenizer, however long the text is."""
+
+    __slots__ = ("_held", "_ids", "_read", "_start", "_stops", "_tokenizer", "stopped", "text")
+
+    def __init__(self, tokenizer: Tokenizer, ids: Sequence[int], stops: Sequence[str] = ()) -> None:
+        """``ids`` is the list that the sequence's tokens are appended to."""
+        self._tokenizer, self._ids, self._stops = tokenizer, ids, stops
+        # Tokens before ``_start`` change nothing any more; those before ``_read`` have been shown.
+        self._start = self._read = 0
+        self._held = ""
+        #: What was shown, and whether a stop string ended it.
+        self.text = ""
+        self.stopped = False
+
+    def advance(self, end: int, *, is_last: bool = False, may_stop: bool = True) -> str:
+        """The new text of the tokens up to ``end``; with ``is_last`` also what was held back.
+
+        Once `stopped`, nothing comes any more. While not ``may_stop``, stop strings are text like any other.
+        """
+        if self.stopped:
+            return ""
+        fresh = self._held + self._decode(end, is_last)
+        self._held = ""
+        if self._stops and may_stop:
+            fresh = self._cut(fresh, is_last)
+        self.text += fresh
+        return fresh
+
+    def _decode(self, end: int, is_last: bool) -> str:
+        if end <= self._read:
+            return ""
+        if not is_last and end - self._read > 2 * MOST_BYTES:
+            # Not characters: what is surely none is shown, and the last bytes may yet become one.
+            whole = self._between(self._start, end)
+            if whole.endswith(HALF):
+                end -= MOST_BYTES
+        before = self._between(self._start, self._read)
+        whole = self._between(self._start, end)
+        if whole.endswith(HALF) and not is_last and end - self._read <= MOST_BYTES:
+            return ""
+        self._start, self._read = self._read, end
+        return whole[len(before) :]
+
+    def _between(self, start: int, end: int) -> str:
+        return self._tokenizer.decode(self._ids[start:end], skip_special_tokens=True) if end > start else ""
+
+    def _cut(self, fresh: str, is_last: bool) -> str:
+        """End before the first stop string; hold back what may be the start of one."""
+        found = [at for at in (fresh.find(stop) for stop in self._stops) if at >= 0]
+        if found:
+            self.stopped = True
+            return fresh[: min(found)]
+        if not is_last:
+            longest = max(len(stop) for stop in self._stops) - 1
+            for at in range(max(0, len(fresh) - longest), len(fresh)):
+                if any(stop.startswith(fresh[at:]) for stop in self._stops):
+                    self._held = fresh[at:]
+                    return fresh[:at]
+        return fresh
