@@ -21,6 +21,21 @@ def result_key(id: str) -> str:
     return f"celery-task-meta-{id}"
 
 
+def events_key(id: str) -> str:
+    """The event stream of a request that somebody follows; see `scheduler.queue.events`."""
+    return f"windrow:events:{id}"
+
+
+def events_channel(model: str) -> str:
+    """Channel that gets the ids, separated by spaces, of streams that have something new."""
+    return f"windrow:{model}:events"
+
+
+def canceled_channel(model: str) -> str:
+    """Channel that gets the id of a request that was canceled while a worker held it."""
+    return f"windrow:{model}:canceled"
+
+
 def read_announcement(message: bytes) -> tuple[list[str], bytes | None]:
     """The ids that ended, and the result document where it is one that came with its document."""
     ids, _, document = message.partition(b"\n")

@@ -20,7 +20,15 @@ from scheduler.core.retry import SUSPECT_AFTER, GiveUp, decide_retry
 from scheduler.queue.depth import Depth, read_depth
 from scheduler.queue.idempotency import conflict, idempotency_key
 from scheduler.queue.ids import make_id, shared_secret
-from scheduler.queue.keys import KEY_NAMES, MAX_REQUESTS_PER_CALL, finished_channel, queue_key, result_key
+from scheduler.queue.keys import (
+    KEY_NAMES,
+    MAX_REQUESTS_PER_CALL,
+    canceled_channel,
+    events_key,
+    finished_channel,
+    queue_key,
+    result_key,
+)
 from scheduler.queue.lookup import find_prediction
 from scheduler.queue.records import (
     Claim,
@@ -132,17 +140,20 @@ class RedisQueue:
         reply = self._run("renew", [], [round(lease_s * 1e6), *_flat(held)])
         return [id.decode() for id in reply]
 
-    def finish(self, endings: Sequence[Ending], *, busy_s: float = 0.0) -> list[bool]:
+    def finish(self, endings: Sequence[Ending], *, busy_s: float = 0.0, may_stream: bool = False) -> list[bool]:
         """Store and announce the ends of a batch in one round trip; False where another end had come first.
 
-        ``busy_s`` is the device time the batch took, from which the queue estimates waits.
+        ``busy_s`` is the device time the batch took, from which the queue estimates waits. With ``may_stream``, the
+        event streams of those that have one get their last event.
         """
         if not endings:
             return []
         arguments: list[Any] = [self._result_ttl_s, round(busy_s * 1e6), self._channel]
         for ending in _bounded(endings):
             arguments += (ending.id, ending.token, *encode_ending(ending))
-        reply = self._run("finish", [result_key(ending.id) for ending in endings], arguments)
+        keys = [result_key(ending.id) for ending in endings]
+        keys += [events_key(ending.id) for ending in endings] if may_stream else []
+        reply = self._run("finish", keys, arguments)
         return [flag == 1 for flag in reply]
 
     def release(self, held: Mapping[str, str]) -> int:
@@ -152,7 +163,8 @@ class RedisQueue:
     def cancel(self, id: str) -> bool:
         """End a request as canceled; False where it is not waiting or running here."""
         _, head = encode_ending(Ending(id, "", Failed(Canceled("canceled by request"))))
-        return bool(self._run("cancel", [result_key(id)], [id, self._result_ttl_s, self._channel, head]))
+        arguments = [id, self._result_ttl_s, self._channel, head, canceled_channel(self.model)]
+        return bool(self._run("cancel", [result_key(id), events_key(id)], arguments))
 
     def reap(self) -> int:
         """Put requests of lost workers back, end those out of attempts or past their deadline; return how many."""
@@ -172,7 +184,8 @@ class RedisQueue:
             ids.append(id.decode())
             _, head = encode_ending(Ending(ids[-1], "", expired()))
             arguments += (id, b"", "expired", head, b"")
-        return int(self._run("reap", [result_key(id) for id in ids], arguments)) if ids else 0
+        keys = [*map(result_key, ids), *map(events_key, ids)]
+        return int(self._run("reap", keys, arguments)) if ids else 0
 
     def heartbeat(self, worker: str, info: bytes, *, stale_s: float) -> None:
         """Say that ``worker`` serves this model; ``info`` is its description as JSON."""

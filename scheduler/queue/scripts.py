@@ -13,7 +13,7 @@ from redis.exceptions import ResponseError
 #: Scripts that a Redis out of memory must still run: everything but taking in more.
 ALLOWED_WHEN_FULL = frozenset(
     {
-        *("claim", "renew", "finish", "release", "cancel", "reap", "heartbeat"),
+        *("claim", "renew", "tell", "finish", "release", "cancel", "reap", "heartbeat"),
         *("webhook_claim", "webhook_later", "webhook_done"),
     }
 )

@@ -44,6 +44,7 @@ MATRIX: list[tuple[str, tuple[str, ...]]] = [
     (f"MGET {RESULT} celery-task-meta-b", ROLES),
     ("PUBLISH windrow:m:finished a", ROLES),
     (f"PUBLISH {RESULT} a", ROLES),
+    ("XRANGE windrow:events:a - +", (API,)),
     # What takes work away from the queue is for workers alone.
     ("ZPOPMIN windrow:m:ready 1", (WORKER,)),
     ("BLPOP windrow:m:wake 1", (WORKER,)),

@@ -15,6 +15,7 @@ CALLERS = {
     "cancel": (API, WORKER, HOUSEKEEPING),
     "claim": (WORKER,),
     "renew": (WORKER,),
+    "tell": (WORKER,),
     "finish": (WORKER,),
     "release": (WORKER,),
     "heartbeat": (WORKER,),

@@ -1,6 +1,6 @@
 -- claimed -> finished, a whole batch at once. The first finish of a request wins; a late one is counted and dropped.
 -- ARGV: ttl_s, busy_us, channel, then per request: id, token, status, head of the result document.
--- Returns 1 or 0 per request.
+-- KEYS[RESULTS + requests + i] is the event stream of request i, where any may have one. Returns 1 or 0 per request.
 local ttl_s, busy_us, channel, FIRST, WIDTH = ARGV[1], tonumber(ARGV[2]), ARGV[3], 4, 4
 local ids = {}
 for at = FIRST, #ARGV, WIDTH do ids[#ids + 1] = ARGV[at] end
@@ -27,7 +27,7 @@ for i, id in ipairs(ids) do
     local at = FIRST + WIDTH * (i - 1)
     local status = ARGV[at + 2]
     counts[status] = (counts[status] or 0) + 1
-    document = store(KEYS[RESULTS + i], ttl_s, id, jobs[id], ARGV[at + 3])
+    document = store(KEYS[RESULTS + i], ttl_s, id, jobs[id], ARGV[at + 3], status, KEYS[RESULTS + #ids + i])
   end
 end
 for name, count in pairs(counts) do

@@ -1,8 +1,9 @@
 -- claimed -> ready | finished, for requests whose worker is gone; ready -> finished past the deadline.
 -- ARGV: ttl_s, channel, then per request: id, its token, 'retry'|'dead'|'expired', head of the result document, the
--- reason as JSON. Every verdict is checked again here, since another worker may have reaped in between. Returns how many
--- it applied.
+-- reason as JSON. KEYS[RESULTS + requests + i] is the event stream of request i. Every verdict is checked again here, since
+-- another worker may have reaped in between. Returns how many it applied.
 local ttl_s, channel, FIRST, WIDTH = ARGV[1], ARGV[2], 3, 5
+local requests = (#ARGV - FIRST + 1) / WIDTH
 local again, records, ended, tokens, document = {}, {}, {}, {}, nil
 for at = FIRST, #ARGV, WIDTH do
   local id, token, verdict = ARGV[at], ARGV[at + 1], ARGV[at + 2]
@@ -25,7 +26,8 @@ for at = FIRST, #ARGV, WIDTH do
       again[#again + 1], records[#again + 1] = id, record
     else
       forget({ id }, { [id] = job })
-      document = store(KEYS[RESULTS + 1 + (at - FIRST) / WIDTH], ttl_s, id, job, ARGV[at + 3])
+      local number, status = RESULTS + 1 + (at - FIRST) / WIDTH, verdict == 'expired' and 'expired' or 'failed'
+      document = store(KEYS[number], ttl_s, id, job, ARGV[at + 3], status, KEYS[number + requests])
       if verdict == 'dead' then
         local letter = {
           '{"id":"', id, '","flow":"', job.flow, '","cost":', job.cost, ',"created_us":', job.created, ',"died_us":',
@@ -33,7 +35,7 @@ for at = FIRST, #ARGV, WIDTH do
         redis.call('ZADD', DEAD, int(now_us), id)
         redis.call('HSET', DEAD_LETTERS, id, table.concat(letter))
       end
-      redis.call('HINCRBY', STATE, verdict == 'expired' and 'expired' or 'failed', 1)
+      redis.call('HINCRBY', STATE, status, 1)
       ended[#ended + 1] = id
     end
   end

@@ -19,9 +19,10 @@
 -- KEYS[17] workers       zset  worker -> last heartbeat in us
 -- KEYS[18] info          hash  worker -> what it serves, JSON
 -- KEYS[19] backlog       list  at most one token, where a claim left something behind; spare workers block on it alone
--- KEYS[20] ...                 result keys, one per request of the call: celery-task-meta-<id>, with a TTL
+-- KEYS[20] ...                 result keys, one per request of the call: celery-task-meta-<id>, with a TTL; after them,
+--                              where any of the call may have one, as many event streams: windrow:events:<id>, with a TTL
 --
--- All but the results are named windrow:<model>:<name>. A record is "1|created_us|deadline_us|cost|tag|flow|payload":
+-- All but these are named windrow:<model>:<name>. A record is "1|created_us|deadline_us|cost|tag|flow|payload":
 -- a version, the Redis time of the submit, 0 or the deadline, tokens, the virtual finish time, "<tenant>:<priority>", and
 -- the JSON of the call. A record of another version belongs to workers of another release, and is left to them.
 -- Time is Redis TIME in microseconds and nobody else's clock. Deletes come before writes, because Redis 6.2 checks
@@ -134,13 +135,20 @@ end
 
 -- Celery's own result document, with what Windrow adds under "windrow"; set first, then announced. The head comes from
 -- records.py, and ends within the "windrow" object.
+-- What its callers follow says so in its event stream too, after everything that was told there; both go together.
+local STREAMS = ',"stream":true}'
 local completed = ',"completed_us":' .. int(now_us) .. '},"kwargs":'
 local tail = ',"traceback":null,"children":[],"date_done":"' .. iso(now_us) .. '","name":"windrow.predict"}'
-local function store(result_key, ttl_s, id, job, head)
+local function store(result_key, ttl_s, id, job, head, status, stream)
   local document = table.concat({
     '{"task_id":"', id, '",', head, ',"flow":"', job.flow, '","created_us":', job.created, completed, job.payload, tail })
   redis.call('SETEX', result_key, ttl_s, document)
   redis.call('PUBLISH', result_key, document)
+  if stream and string.sub(job.payload, -#STREAMS) == STREAMS then
+    local kind = status == 'succeeded' and 'completed' or 'error'
+    redis.call('XADD', stream, '*', 'type', kind, 'data', '{"status":"' .. status .. '"}')
+    redis.call('EXPIRE', stream, ttl_s)
+  end
   return document
 end
 

@@ -1,0 +1,34 @@
+-- claimed -> claimed, having said something: entries for the event streams of requests that run.
+-- ARGV: ttl_s, entries kept of a stream, channel, then per entry: id, token, entry id or '' where an attempt begins, type,
+-- data. KEYS[RESULTS + i] is the stream of entry i. Returns the entry id per entry, '' where the token is not the holder's.
+local ttl_s, kept, channel, FIRST, WIDTH = ARGV[1], ARGV[2], ARGV[3], 4, 5
+local ids = {}
+for at = FIRST, #ARGV, WIDTH do ids[#ids + 1] = ARGV[at] end
+local owners = redis.call('HMGET', OWNERS, unpack(ids))
+
+local told, news, seen = {}, {}, {}
+for i, id in ipairs(ids) do
+  local at = FIRST + WIDTH * (i - 1)
+  told[i] = ''
+  if owners[i] == ARGV[at + 1] then
+    local stream, entry, kind = KEYS[RESULTS + i], ARGV[at + 2], ARGV[at + 3]
+    if entry == '' then
+      entry = '*'
+      if redis.call('EXISTS', stream) == 1 then kind = 'restart' end
+    end
+    local reply = redis.pcall('XADD', stream, 'MAXLEN', '~', kept, entry, 'type', kind, 'data', ARGV[at + 4])
+    if type(reply) == 'table' and reply.err then
+      -- Told before, by a call whose answer was lost.
+      if not string.find(tostring(reply.err), 'equal or smaller', 1, true) then return reply end
+      reply = entry
+    end
+    told[i] = reply
+    if not seen[id] then
+      seen[id] = true
+      news[#news + 1] = id
+      redis.call('EXPIRE', stream, ttl_s)
+    end
+  end
+end
+if #news > 0 then redis.call('PUBLISH', channel, table.concat(news, ' ')) end
+return told

@@ -1,0 +1,213 @@
+"""Event streams: what is told of running requests, to whom it is refused, and how a stream ends."""
+
+from itertools import pairwise
+
+import orjson
+import pytest
+from redis import Redis
+
+from scheduler.core.errors import ModelFailed
+from scheduler.core.outcomes import Done, Failed
+from scheduler.queue import Claimed, Ending, RedisQueue, Submission
+from scheduler.queue.events import BEGINNING, Entry, Event, EventStreams, is_gap, next_place, read_events
+from scheduler.queue.keys import canceled_channel, events_channel, events_key
+from tests.support.queue_calls import MODEL, NO_LEASE_S, PLENTY, claim, finish, held, reap_until, submit
+
+
+def submit_streaming(queue: RedisQueue, *ids: str, deadline_s: float | None = None) -> None:
+    payload = orjson.dumps({"model": MODEL, "input": "hay", "parameters": {}, "stream": True})
+    submissions = [Submission(id, payload, deadline_s=deadline_s) for id in ids]
+    queue.submit(submissions, flow="acme:normal", weight=1.0, max_depth=PLENTY, max_bytes=PLENTY)
+
+
+def done(one: Claimed) -> Ending:
+    return Ending(one.id, one.token, Done({"text": "Make hay"}))
+
+
+def begin(streams: EventStreams, one: Claimed) -> str:
+    """Tell of the start of an attempt; return its place."""
+    (place,) = streams.tell([Entry(one.id, one.token, "", "start", b"{}")])
+    assert place is not None
+    return place
+
+
+def say(streams: EventStreams, one: Claimed, after: str, *texts: bytes) -> str:
+    """Tell so many outputs after ``after``; return the place of the last."""
+    entries = []
+    for text in texts:
+        after = next_place(after)
+        entries.append(Entry(one.id, one.token, after, "output", text))
+    assert streams.tell(entries) == [entry.place for entry in entries]
+    return after
+
+
+def events(redis: Redis, id: str, after: str = BEGINNING) -> list[Event]:
+    return read_events(redis, {id: after})[id]
+
+
+def types(redis: Redis, id: str) -> list[str]:
+    return [event.type for event in events(redis, id)]
+
+
+@pytest.fixture
+def streams(redis: Redis) -> EventStreams:
+    return EventStreams(redis, MODEL)
+
+
+def test_what_is_told_is_read_in_order_and_ends_with_the_request(
+    queue: RedisQueue, streams: EventStreams, redis: Redis
+) -> None:
+    submit_streaming(queue, "a")
+    (one,) = claim(queue)
+    say(streams, one, begin(streams, one), b'"Make"', b'" hay"')
+    assert queue.finish([done(one)], may_stream=True) == [True]
+    told = events(redis, "a")
+    assert [event.type for event in told] == ["start", "output", "output", "completed"]
+    assert [event.data for event in told[1:]] == [b'"Make"', b'" hay"', b'{"status":"succeeded"}']
+    assert [event.place for event in told] == sorted({event.place for event in told})
+    assert not any(is_gap(before.place, event) for before, event in pairwise(told))
+
+
+def test_a_reader_goes_on_behind_any_place_and_gets_the_rest(
+    queue: RedisQueue, streams: EventStreams, redis: Redis
+) -> None:
+    submit_streaming(queue, "a")
+    (one,) = claim(queue)
+    say(streams, one, begin(streams, one), *(b"%d" % number for number in range(5)))
+    told = events(redis, "a")
+    for number, event in enumerate(told):
+        assert events(redis, "a", event.place) == told[number + 1 :]
+
+
+def test_telling_again_what_was_told_adds_nothing(queue: RedisQueue, streams: EventStreams, redis: Redis) -> None:
+    submit_streaming(queue, "a")
+    (one,) = claim(queue)
+    start = begin(streams, one)
+    say(streams, one, start, b"1", b"2")
+    say(streams, one, start, b"1", b"2", b"3")
+    assert [event.data for event in events(redis, "a")] == [b"{}", b"1", b"2", b"3"]
+
+
+def test_only_the_holder_of_the_request_is_heard(queue: RedisQueue, streams: EventStreams, redis: Redis) -> None:
+    submit_streaming(queue, "a", "b")
+    one, other = claim(queue)
+    start = begin(streams, one)
+    queue.cancel("a")
+    entries = [
+        Entry("a", one.token, next_place(start), "output", b"1"),
+        Entry("b", other.token, "", "start", b"{}"),
+        Entry("never", "token", "", "start", b"{}"),
+    ]
+    told = streams.tell(entries)
+    assert [told[0], told[2]] == [None, None]
+    assert types(redis, "a") == ["start", "error"]
+    assert types(redis, "b") == ["start"]
+    assert not redis.exists(events_key("never"))
+
+
+def test_a_new_attempt_says_so_and_what_the_lost_one_still_says_is_dropped(
+    queue: RedisQueue, streams: EventStreams, redis: Redis
+) -> None:
+    submit_streaming(queue, "a")
+    (lost,) = claim(queue, lease_s=NO_LEASE_S)
+    last = say(streams, lost, begin(streams, lost), b"1")
+    assert reap_until(queue, lambda: queue.depth().waiting == 1) == 1
+    (one,) = claim(queue)
+    assert streams.tell([Entry("a", lost.token, next_place(last), "output", b"2")]) == [None]
+    say(streams, one, begin(streams, one), b"1")
+    assert types(redis, "a") == ["start", "output", "restart", "output"]
+
+
+def test_a_request_given_back_begins_anew_too(queue: RedisQueue, streams: EventStreams, redis: Redis) -> None:
+    submit_streaming(queue, "a")
+    (one,) = claim(queue)
+    begin(streams, one)
+    queue.release(held([one]))
+    begin(streams, claim(queue)[0])
+    assert types(redis, "a") == ["start", "restart"]
+
+
+def test_every_other_end_is_an_error_that_names_the_status(
+    queue: RedisQueue, streams: EventStreams, redis: Redis
+) -> None:
+    submit_streaming(queue, "failed", "canceled")
+    for one in claim(queue):
+        begin(streams, one)
+        if one.id == "failed":
+            queue.finish([done(one)._replace(outcome=Failed(ModelFailed("no")))], may_stream=True)
+    queue.cancel("canceled")
+    submit_streaming(queue, "expired", deadline_s=1e-6)
+    assert reap_until(queue, lambda: queue.depth().waiting == 0) == 1
+    for id, status in {"failed": b"failed", "canceled": b"canceled", "expired": b"expired"}.items():
+        assert events(redis, id)[-1][1:] == ("error", b'{"status":"%b"}' % status)
+
+
+def test_a_request_that_is_given_up_ends_its_stream(redis: Redis, streams: EventStreams) -> None:
+    queue = RedisQueue(redis, MODEL, max_attempts=1)
+    submit_streaming(queue, "a")
+    begin(streams, claim(queue, lease_s=NO_LEASE_S)[0])
+    reap_until(queue, lambda: queue.depth().running == 0)
+    assert types(redis, "a") == ["start", "error"]
+
+
+def test_requests_that_nobody_follows_have_no_stream(queue: RedisQueue, redis: Redis) -> None:
+    submit(queue, "a", "b")
+    one, _ = claim(queue)
+    queue.finish([done(one)], may_stream=True)
+    queue.cancel("b")
+    assert redis.keys("windrow:events:*") == []
+
+
+def test_a_stream_is_bounded_in_time_and_goes_with_the_result(redis: Redis, streams: EventStreams) -> None:
+    queue = RedisQueue(redis, MODEL, result_ttl_s=100)
+    submit_streaming(queue, "a")
+    (one,) = claim(queue)
+    begin(streams, one)
+    assert redis.ttl(events_key("a")) > 100
+    queue.finish([done(one)], may_stream=True)
+    assert 0 < redis.ttl(events_key("a")) <= 100
+
+
+def test_a_stream_is_bounded_in_length_and_a_reader_that_is_behind_knows_it(
+    queue: RedisQueue, streams: EventStreams, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scheduler.queue.events.KEPT_ENTRIES", 100)
+    submit_streaming(queue, "a")
+    (one,) = claim(queue)
+    start = begin(streams, one)
+    last = start
+    for _ in range(50):
+        last = say(streams, one, last, *[b"x" * 100] * 20)
+    assert redis.xlen(events_key("a")) < 300
+    first = events(redis, "a", start)[0]
+    assert is_gap(start, first)
+    assert not is_gap(last, Event(next_place(last), "output", b"y"))
+    assert not is_gap(start, Event("9-9", "completed", b"{}"))
+
+
+def test_news_and_cancels_are_announced(queue: RedisQueue, streams: EventStreams, redis: Redis) -> None:
+    submit_streaming(queue, "a", "b", "waits")
+    one, other = claim(queue, 2)
+    with redis.pubsub() as inbox:
+        inbox.subscribe(events_channel(MODEL), canceled_channel(MODEL))
+        streams.tell([Entry(each.id, each.token, "", "start", b"{}") for each in (one, other)])
+        queue.cancel("waits")
+        queue.cancel("a")
+        heard: list[tuple[bytes, bytes]] = []
+        while len(heard) < 2:
+            message = inbox.get_message(ignore_subscribe_messages=True, timeout=5)
+            if message is not None:
+                heard.append((message["channel"], message["data"]))
+    assert heard == [(b"windrow:m:events", b"a b"), (b"windrow:m:canceled", b"a")]
+
+
+def test_a_finish_that_comes_too_late_leaves_the_stream_alone(
+    queue: RedisQueue, streams: EventStreams, redis: Redis
+) -> None:
+    submit_streaming(queue, "a")
+    (one,) = claim(queue)
+    begin(streams, one)
+    queue.cancel("a")
+    assert finish(queue, [one]) == [False]
+    assert queue.finish([done(one)], may_stream=True) == [False]
+    assert types(redis, "a") == ["start", "error"]
