@@ -9,7 +9,7 @@ from types import TracebackType
 
 from redis.exceptions import RedisError
 
-from worker.lane import Lane
+from worker.holder import Holder
 from worker.stages import start_stage
 from worker.vitals import Vitals
 
@@ -25,7 +25,7 @@ class Keeper:
     lock for longer than a lease loses its requests to another worker, and its results are refused: raise ``lease_s``.
     """
 
-    def __init__(self, lanes: Sequence[Lane], vitals: Vitals) -> None:
+    def __init__(self, lanes: Sequence[Holder], vitals: Vitals) -> None:
         self._lanes = lanes
         self._vitals = vitals
         self._stop = threading.Event()
@@ -54,7 +54,7 @@ class Keeper:
             if self._stop.wait(TICK_S):
                 return
 
-    def _tend(self, lane: Lane, what: Callable[..., object], *arguments: object) -> bool:
+    def _tend(self, lane: Holder, what: Callable[..., object], *arguments: object) -> bool:
         try:
             what(*arguments)
         except RedisError as error:

@@ -13,7 +13,7 @@ from scheduler.core.errors import ModelFailed, OutOfMemory
 from scheduler.core.faults import describe_fault
 from scheduler.core.outcomes import Failed, Outcome
 from scheduler.core.planning import Batch, BatchLimits, plan_batches
-from worker.engines.base import Engine, Prepared
+from worker.engines.base import Engine, Prepared, Preparer
 from worker.rows import Waiting
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Budget:
 
 
 def prepare_inputs(
-    engine: Engine, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]
+    engine: Preparer, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]
 ) -> list[Prepared | Failed]:
     """`Engine.prepare`, for each input alone where the call for all of them raises."""
     try:

@@ -17,8 +17,9 @@ from redis.exceptions import RedisError
 
 from scheduler.queue import Ending
 from worker.backoff import keep_trying
+from worker.holder import CLAIM_BLOCK_S
 from worker.keeper import Keeper
-from worker.lane import CLAIM_BLOCK_S, Lane
+from worker.lane import Lane
 from worker.passes import Pass, run_row
 from worker.quarantine import Quarantine, Turn
 from worker.rows import Rows

@@ -54,6 +54,16 @@ class Prepared:
         )
 
 
+class Preparer(Protocol):
+    """What engines of both kinds have."""
+
+    info: EngineInfo
+
+    def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
+        """Check and tokenise; same length and order as ``inputs``. A bad input is a `Failed`, never a raise."""
+        ...
+
+
 class Engine(Protocol):
     """One loaded model. `prepare` and `collect` may run beside `forward`, each in a thread of its own."""
 
