@@ -15,9 +15,11 @@ from scheduler.core.errors import ModelUnusable
 from scheduler.queue import RedisQueue
 from scheduler.queue.connection import connect
 from scheduler.settings import Settings, load_settings
+from worker.engines.base import StepEngine
 from worker.lane import Lane
 from worker.resident import ATTEND_EVERY_S, Resident
 from worker.stages import start_stage
+from worker.step_lane import StepLane
 from worker.stopping import DRAINED, GRACEFULLY, STOP
 from worker.vitals import Reading, Vitals, write_slot
 
@@ -96,16 +98,16 @@ def is_spare(slot: int, environ: Mapping[str, str] = os.environ) -> bool:
     return bool(devices) and slot >= len(devices)
 
 
-def open_lanes(settings: Settings, worker: str, *, is_spare: bool = False) -> dict[str, Lane]:
+def open_lanes(settings: Settings, worker: str, *, is_spare: bool = False) -> dict[str, Lane | StepLane]:
     """Load every model that loads; raise `ModelUnusable` where none does."""
-    from worker.engines.loading import batch_limits, load_row_engine
+    from worker.engines.loading import batch_limits, load_engine
 
     redis = connect(settings.redis_url)
-    lanes = {}
+    lanes: dict[str, Lane | StepLane] = {}
     for name, model in settings.models.items():
         began_s = time.monotonic()
         try:
-            engine = load_row_engine(name, model)
+            engine = load_engine(name, model)
         except ModelUnusable as error:
             log.error("model %s is not served: %s", name, error.detail)
             continue
@@ -114,8 +116,11 @@ def open_lanes(settings: Settings, worker: str, *, is_spare: bool = False) -> di
             continue
         log.info("model %s loaded in %.1f s: %s", name, time.monotonic() - began_s, engine.info)
         queue = RedisQueue(redis, name, result_ttl_s=settings.result_ttl_s, max_attempts=settings.max_attempts)
-        limits = batch_limits(model, engine.info)
-        lanes[name] = Lane(queue, engine, limits, model.max_wait_s, settings.lease_s, worker, is_spare)
+        if isinstance(engine, StepEngine):
+            lanes[name] = StepLane(redis, queue, engine, settings.lease_s, worker, is_spare=is_spare)
+        else:
+            limits = batch_limits(model, engine.info)
+            lanes[name] = Lane(queue, engine, limits, model.max_wait_s, settings.lease_s, worker, is_spare)
     if not lanes:
         raise ModelUnusable("none of the configured models could be loaded")
     return lanes

@@ -1,7 +1,8 @@
 """The resident loop: one per pool process and device, from the first claim to the last finish.
 
-Three stages run side by side and hand over through bounded buffers, so that the device waits for nobody: claiming and
-tokenising fill the next row, the device runs the present one, and results of the one before are written.
+Models that generate have a loop of their own each, `worker.generating`. For the others, three stages run side by side
+and hand over through bounded buffers, so that the device waits for nobody: claiming and tokenising fill the next row,
+the device runs the present one, and results of the one before are written.
 """
 
 from __future__ import annotations
@@ -11,19 +12,21 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from redis.exceptions import RedisError
 
 from scheduler.queue import Ending
 from worker.backoff import keep_trying
-from worker.holder import CLAIM_BLOCK_S
+from worker.generating import Generation
+from worker.holder import CLAIM_BLOCK_S, Holder
 from worker.keeper import Keeper
 from worker.lane import Lane
 from worker.passes import Pass, run_row
 from worker.quarantine import Quarantine, Turn
 from worker.rows import Rows
 from worker.stages import start_stage
+from worker.step_lane import StepLane
 from worker.stopping import AT_ONCE
 from worker.vitals import Vitals
 
@@ -46,23 +49,30 @@ ATTEND_EVERY_S = 0.1
 class Resident:
     """Runs until ``stopping()`` gives a level of `worker.stopping`.
 
-    Gracefully: it ends the row that runs and gives back the rest. At once: it gives back that too, and leaves.
+    Gracefully: it ends the row that runs, and answers that have begun as far as that is soon, and gives back the rest.
+    At once: it gives back that too, and leaves.
     While ``drained()`` it claims nothing.
     """
 
     def __init__(
         self,
-        lanes: dict[str, Lane],
+        lanes: Mapping[str, Lane | StepLane],
         stopping: Callable[[], int],
         vitals: Vitals | None = None,
         drained: Callable[[], object] = lambda: False,
     ) -> None:
-        self.lanes = lanes
+        self.lanes = {model: lane for model, lane in lanes.items() if isinstance(lane, Lane)}
+        self._holders: list[Holder] = list(lanes.values())
         self._stopping = stopping
         self._drained = drained
         self._vitals = vitals or Vitals()
-        self._rows = Rows({model: lane.window for model, lane in lanes.items()})
+        self._rows = Rows({model: lane.window for model, lane in self.lanes.items()})
         self._quarantine = Quarantine()
+        self._generations = [
+            Generation(lane, self._quarantine, self._vitals, stopping, drained, self._is_out_of_time)
+            for lane in lanes.values()
+            if isinstance(lane, StepLane)
+        ]
         self._started: queue.Queue[tuple[Lane, Pass, str] | None] = queue.Queue(STARTED_AHEAD)
         self._collecting = threading.Lock()
         #: When the last pass was collected, `time.monotonic`.
@@ -76,13 +86,17 @@ class Resident:
         claimers = [start_stage(self._claim, lane) for lane in self.lanes.values() for _ in range(CLAIMERS)]
         finishers = [start_stage(self._finish) for _ in range(FINISHERS)]
         attendant = start_stage(self._attend)
-        with Keeper(list(self.lanes.values()), self._vitals):
+        with Keeper(self._holders, self._vitals):
+            for generation in self._generations:
+                generation.start()
             self._forward()
             for thread in claimers:
                 thread.join()
             self._give_back_rows()
             for thread in finishers:
                 thread.join()
+            for generation in self._generations:
+                generation.join()
             self._ended.set()
             attendant.join()
 
@@ -147,7 +161,7 @@ class Resident:
     def _attend(self) -> None:
         """Beside the stages: show signs of life, and see to it that the loop stops when it has to."""
         while not self._ended.wait(ATTEND_EVERY_S):
-            self._vitals.tick(held=sum(len(lane.held) for lane in self.lanes.values()))
+            self._vitals.tick(held=sum(len(holder.held) for holder in self._holders))
             for model, lane in self.lanes.items():
                 lane.wait_s = self._rows.wait_s(model)
             level = self._stopping()
@@ -171,13 +185,13 @@ class Resident:
     def _give_back_all(self) -> None:
         # Twice: a claim that was under way may yet bring something.
         for pause_s in (CLAIM_BLOCK_S, 0.0):
-            for model, lane in self.lanes.items():
-                held = dict(lane.held)
-                log.warning("model %s: %d requests go back, started or not", model, len(held))
+            for holder in self._holders:
+                held = dict(holder.held)
+                log.warning("model %s: %d requests go back, started or not", holder.model, len(held))
                 try:
-                    lane.release(held)
+                    holder.release(held)
                 except RedisError as error:
-                    log.warning("model %s: they are left to their leases: %s", model, error)
+                    log.warning("model %s: they are left to their leases: %s", holder.model, error)
             time.sleep(pause_s)
 
     def _is_stopping(self) -> bool:

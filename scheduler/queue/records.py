@@ -15,13 +15,16 @@ import orjson
 from scheduler.core.errors import Canceled, DeadlineExceeded, NewerRecord, WindrowError
 from scheduler.core.outcomes import Done, Outcome
 
+#: How the payload ends of a request that somebody follows; schema.lua looks for the same.
+FOLLOWED = b',"stream":true}'
+
 
 @dataclass(frozen=True, slots=True)
 class Submission:
     """One request on its way into the queue."""
 
     id: str
-    #: JSON object ``{"model", "input", "parameters"}``, encoded.
+    #: JSON object ``{"model", "input", "parameters"}``, encoded; see `encode_call`.
     payload: bytes
     #: Tokens it is charged for.
     cost_tokens: int = 1
@@ -46,6 +49,11 @@ class Claimed(NamedTuple):
     #: ``<tenant>:<priority>``
     flow: str
     payload: bytes
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether it has an event stream."""
+        return self.payload.endswith(FOLLOWED)
 
     def call(self) -> dict[str, Any]:
         """The decoded payload: ``model``, ``input``, ``parameters``."""
@@ -123,6 +131,12 @@ class Prediction:
     def is_ended(self) -> bool:
         """Whether the status can still change."""
         return self.status not in ("queued", "processing")
+
+
+def encode_call(model: str, input: Any, parameters: Mapping[str, Any], *, is_followed: bool = False) -> bytes:
+    """The payload of a submission; raises `TypeError` for what JSON cannot spell."""
+    call = {"model": model, "input": input, "parameters": parameters}
+    return orjson.dumps(call | {"stream": True} if is_followed else call)
 
 
 def encode_ending(ending: Ending) -> tuple[str, bytes]:

@@ -1,0 +1,225 @@
+"""The loop of a model that generates, on a real Redis, with an engine that answers word by word."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from redis import Redis
+
+from scheduler.queue import Prediction, RedisQueue, Submission
+from scheduler.queue.events import BEGINNING, Event, read_events
+from scheduler.queue.keys import queue_key
+from scheduler.queue.observations import read_observations
+from scheduler.queue.records import encode_call
+from tests.support.queue_calls import MODEL, PLENTY
+from tests.support.word_engine import WordEngine
+from tests.support.worker_process import until
+from worker.resident import Resident
+from worker.step_lane import StepLane
+from worker.stopping import GRACEFULLY
+
+pytestmark = pytest.mark.integration
+
+SAYING = "Make hay while the sun shines"
+
+
+class Worker:
+    """A resident in threads of this process; ``let`` lets its engine make so many steps."""
+
+    def __init__(self, redis: Redis, *, size: int = 4, lease_s: float = 60.0, is_gated: bool = True) -> None:
+        self.gate = threading.Semaphore(0) if is_gated else None
+        self.engine = WordEngine(MODEL, size=size, gate=self.gate)
+        self.queue = RedisQueue(redis, MODEL)
+        self.lane = StepLane(redis, self.queue, self.engine, lease_s, "worker@test/0")
+        self.stop = threading.Event()
+        resident = Resident({MODEL: self.lane}, lambda: GRACEFULLY * self.stop.is_set())
+        self.thread = threading.Thread(target=resident.run)
+
+    def let(self, steps: int) -> None:
+        assert self.gate is not None
+        self.gate.release(steps)
+
+
+@pytest.fixture
+def start(redis_client: Redis) -> Iterator[Callable[..., Worker]]:
+    """Starts workers, and stops them after the test."""
+    started: list[Worker] = []
+
+    def make(**options: object) -> Worker:
+        worker = Worker(redis_client, **options)  # type: ignore[arg-type]
+        worker.thread.start()
+        started.append(worker)
+        return worker
+
+    yield make
+    for worker in started:
+        worker.stop.set()
+        if worker.gate is not None:
+            worker.let(1000)
+        redis_client.lpush(queue_key(MODEL, "wake"), "1")  # nobody has to wait for the end of a claim
+        worker.thread.join(30)
+        assert not worker.thread.is_alive()
+
+
+@pytest.fixture
+def queue(redis_client: Redis) -> RedisQueue:
+    return RedisQueue(redis_client, MODEL)
+
+
+def submit(
+    queue: RedisQueue, *ids: str, input: object = SAYING, is_followed: bool = True, deadline_s: float | None = None,
+    **parameters: object,
+) -> None:  # fmt: skip
+    payload = encode_call(MODEL, input, parameters, is_followed=is_followed)
+    submissions = [Submission(id, payload, deadline_s=deadline_s) for id in ids]
+    queue.submit(submissions, flow="acme:normal", weight=1.0, max_depth=PLENTY, max_bytes=PLENTY)
+
+
+def events(redis: Redis, id: str) -> list[Event]:
+    return read_events(redis, {id: BEGINNING})[id]
+
+
+def ended(queue: RedisQueue, id: str) -> Prediction:
+    def has_ended() -> bool:
+        found = queue.lookup(id)
+        return found is not None and found.is_ended
+
+    until(f"{id} has ended", has_ended, 30)
+    found = queue.lookup(id)
+    assert found is not None
+    return found
+
+
+@contextmanager
+def running(worker: Worker, count: int) -> Iterator[None]:
+    until(f"{count} requests run", lambda: worker.lane.running == count, 30)
+    yield
+
+
+def test_a_followed_request_is_told_of_as_it_goes_and_has_its_result_at_last(
+    start: Callable[..., Worker], queue: RedisQueue, redis_client: Redis
+) -> None:
+    worker = start()
+    submit(queue, "a")
+    worker.let(2)
+    until("its first words are told", lambda: b"hay" in b"".join(event.data for event in events(redis_client, "a")))
+    found = queue.lookup("a")
+    assert found is not None
+    assert found.status == "processing"
+    worker.let(4)
+    prediction = ended(queue, "a")
+    assert prediction.output["text"] == SAYING
+    metrics = {"queue_ms", "batch_wait_ms", "compute_ms", "total_ms", "time_to_first_token_ms", "inter_token_ms"}
+    assert metrics | {"attempts", "worker"} == prediction.metrics.keys()
+    told = events(redis_client, "a")
+    assert [told[0].type, told[-1].type] == ["start", "completed"]
+    assert sum(event.type == "metric" for event in told) == 1
+
+
+def test_requests_join_and_leave_between_steps_and_no_more_are_claimed_than_there_is_room_for(
+    start: Callable[..., Worker], queue: RedisQueue
+) -> None:
+    worker = start(size=2)
+    submit(queue, "long", input="word " * 100_000, is_followed=False)
+    with running(worker, 1):
+        submit(queue, *"abcd", input="two words", is_followed=False)
+    until("there are two", lambda: worker.lane.running == 2)
+    assert queue.depth().waiting == 3
+    worker.let(50_000)
+    assert [ended(queue, id).status for id in "abcd"] == ["succeeded"] * 4
+    found = queue.lookup("long")
+    assert found is not None
+    assert found.status == "processing"
+    queue.cancel("long")
+
+
+def test_a_bad_input_fails_alone(start: Callable[..., Worker], queue: RedisQueue, redis_client: Redis) -> None:
+    start(is_gated=False)
+    submit(queue, "good")
+    submit(queue, "bad", input=3)
+    assert ended(queue, "good").status == "succeeded"
+    bad = ended(queue, "bad")
+    assert bad.error is not None
+    assert bad.error["code"] == "invalid_input"
+    assert [event.type for event in events(redis_client, "bad")] == ["error"]
+
+
+def test_a_canceled_request_leaves_the_engine_at_once_and_makes_room(
+    start: Callable[..., Worker], queue: RedisQueue, redis_client: Redis
+) -> None:
+    worker = start(size=2)
+    submit(queue, "a", "b")
+    with running(worker, 2):
+        worker.let(1)
+    until("both have begun", lambda: all(len(events(redis_client, id)) > 1 for id in "ab"))
+    assert worker.engine.room() == 0
+    queue.cancel("a")
+    until("it has left", lambda: worker.engine.room() == 1, 5)
+    worker.let(10)
+    assert ended(queue, "b").output["text"] == SAYING
+    assert [event.type for event in events(redis_client, "a")][-1] == "error"
+    assert worker.engine.room() == 2
+    assert worker.lane.held == {}
+
+
+def test_a_request_whose_lease_was_lost_leaves_the_engine(start: Callable[..., Worker], queue: RedisQueue) -> None:
+    worker = start()
+    submit(queue, "a", is_followed=False)
+    with running(worker, 1):
+        queue.release(dict(worker.lane.held))  # as if another worker had reaped it
+    until("it is claimed anew", lambda: len(worker.engine.canceled) == 1 and worker.lane.running == 1)
+    worker.let(10)
+    assert ended(queue, "a").metrics["attempts"] == 1
+
+
+def test_a_stop_gives_back_what_has_no_token_and_ends_what_has(
+    start: Callable[..., Worker], queue: RedisQueue, redis_client: Redis
+) -> None:
+    worker = start()
+    submit(queue, "begun")
+    worker.let(1)
+    until("one has begun", lambda: len(events(redis_client, "begun")) > 1)
+    submit(queue, "unstarted")
+    with running(worker, 2):
+        worker.stop.set()
+    until("one is given back", lambda: queue.depth().waiting == 1)
+    worker.let(10)
+    worker.thread.join(30)
+    assert ended(queue, "begun").output["text"] == SAYING
+    other = start()
+    other.let(10)
+    assert ended(queue, "unstarted").metrics["attempts"] == 1
+    assert [event.type for event in events(redis_client, "unstarted")][:2] == ["start", "restart"]
+
+
+def test_a_deadline_that_cannot_be_met_is_refused_before_it_starts(
+    start: Callable[..., Worker], queue: RedisQueue
+) -> None:
+    worker = start(is_gated=False)
+    worker.engine._step_s = 0.02
+    submit(queue, "measured", input="word " * 25, is_followed=False)
+    ended(queue, "measured")
+    submit(queue, "hopeless", is_followed=False, deadline_s=5.0, max_tokens=1000, ignore_eos=True)
+    submit(queue, "possible", is_followed=False, deadline_s=60.0, max_tokens=1000)
+    hopeless = ended(queue, "hopeless")
+    assert hopeless.status == "expired"
+    assert hopeless.error is not None
+    assert "not started" in hopeless.error["detail"]
+    assert ended(queue, "possible").status == "succeeded"
+
+
+def test_tokens_and_times_are_added_up_for_the_metrics(
+    start: Callable[..., Worker], queue: RedisQueue, redis_client: Redis
+) -> None:
+    start(is_gated=False)
+    submit(queue, "a", "b")
+    for id in "ab":
+        ended(queue, id)
+    until("they are stored", lambda: read_observations(redis_client, MODEL)[0]["completion"] == 12, 10)
+    tokens, histograms = read_observations(redis_client, MODEL)
+    assert tokens == {"prompt": 12, "cached": 0, "completion": 12}
+    assert sum(histograms["first_token"].counts) == 2
+    assert sum(histograms["inter_token"].counts) == 10

@@ -1,0 +1,299 @@
+"""One model whose requests run step by step: its queue, its engine, and everything that runs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from scheduler.core.errors import DeadlineExceeded
+from scheduler.core.outcomes import Done, Failed, Outcome
+from scheduler.core.token_pace import TokenPace
+from scheduler.queue import Claim, Ending, RedisQueue
+from scheduler.queue.cancels import CancelInbox
+from scheduler.queue.events import Entry, EventStreams
+from scheduler.queue.keys import MAX_REQUESTS_PER_CALL
+from scheduler.queue.observations import Observations, store_observations
+from scheduler.queue.redis_queue import expired
+from scheduler.tasks.generate import read_parameters
+from worker.engines.base import Delta, StepEngine
+from worker.gathering import Gatherer
+from worker.holder import Holder, milliseconds
+from worker.rows import Waiting
+
+#: Among the metrics of a prediction, and told in its event stream.
+TIME_TO_FIRST_TOKEN = "time_to_first_token_ms"
+#: As the engine has them: the greater makes room first when its cache is full.
+PRIORITIES = {"high": 0, "normal": 1, "low": 2}
+#: How often the engine is asked for room that it makes by itself, in seconds.
+ROOM_LOOK_S = 0.02
+#: How often what was observed is stored, in seconds.
+OBSERVE_EVERY_S = 1.0
+
+
+@dataclass(slots=True)
+class Running:
+    """One request that the engine has."""
+
+    waiting: Waiting
+    #: `time.monotonic` when the engine got it, and of its first and its last token.
+    added_s: float
+    first_s: float | None = None
+    last_s: float = 0.0
+    #: New tokens of its first answer so far.
+    tokens: int = 0
+
+
+class StepLane(Holder):
+    """A `Holder` whose requests join and leave an engine that steps. Safe for several threads.
+
+    ``on_left`` is told how many requests are no longer held, whatever became of them; each counts once.
+    """
+
+    engine: StepEngine
+
+    def __init__(
+        self,
+        redis: Redis,
+        queue: RedisQueue,
+        engine: StepEngine,
+        lease_s: float,
+        worker: str,
+        *,
+        is_spare: bool = False,
+    ) -> None:
+        super().__init__(queue, engine, lease_s, worker, is_spare=is_spare)
+        self._redis = redis
+        self.streams = EventStreams(redis, queue.model)
+        self.cancels = CancelInbox(redis, queue.model)
+        self.on_lost = self.lose
+        self.on_left: Callable[[int], None] = lambda count: None
+        #: Held for whatever is changed here; notified when a request has left the engine.
+        self.left = threading.Condition()
+        #: Set when something came that `tell` is not to wait with.
+        self.urgent = threading.Event()
+        self._running: dict[str, Running] = {}
+        self._gatherer = Gatherer()
+        #: What has ended, by the engine's name for it, and what of it is being stored.
+        self._endings: list[tuple[str, Ending]] = []
+        self._storing: list[tuple[str, Ending]] = []
+        #: What is being told.
+        self._telling: list[tuple[str, Entry]] = []
+        self._pace = TokenPace()
+        self._observed = Observations()
+        self._observed_s = float("-inf")
+        self._busy_told_s = 0.0
+
+    @property
+    def running(self) -> int:
+        """Requests that the engine has."""
+        return len(self._running)
+
+    def wait_for_room(self, timeout_s: float) -> int:
+        """How many more requests the engine takes, waiting up to ``timeout_s`` while it is none."""
+        end_s = time.monotonic() + timeout_s
+        with self.left:
+            while not (room := self.engine.room()) and time.monotonic() < end_s:
+                self.left.wait(ROOM_LOOK_S)
+            return room
+
+    def claim(self, room: int, blocking: bool, alone: bool = False) -> Claim:
+        """As any; an attempt that this process had lost, and now gets anew, leaves the engine."""
+        before = dict(self.held)
+        claim = super().claim(room, blocking, alone)
+        for request in claim.requests:
+            if request.id in before:
+                self.lose(request.id, before[request.id])
+        return claim
+
+    def add(self, waiting: Sequence[Waiting], ended: Sequence[Ending] = ()) -> None:
+        """Let the engine have what can still be answered; ``ended`` are those whose end is known already."""
+        lost = 0
+        with self.left:
+            self._endings += [("", ending) for ending in ended]
+            for one in waiting:
+                request = one.request
+                if self.held.get(request.id) != request.token:
+                    lost += 1
+                elif (refused := self._refuse_late(one)) is not None:
+                    self._endings.append(("", Ending(request.id, request.token, refused)))
+                else:
+                    key = _key(request.id, request.token)
+                    self._running[key] = Running(one, time.monotonic())
+                    if request.is_followed:
+                        self._gatherer.begin(key, request)
+                    priority = PRIORITIES.get(request.flow.rpartition(":")[2], 1)
+                    self.engine.add(key, one.prepared, stream=request.is_followed, priority=priority)
+        self.urgent.set()
+        self.on_left(lost)
+
+    def take(self, deltas: Sequence[Delta]) -> None:
+        """Take up what a step gave; what is no longer held is passed over."""
+        now_s, tokens = time.monotonic(), 0
+        gaps_s: Counter[float] = Counter()
+        with self.left:
+            ended, was_empty, is_urgent = len(self._endings), self._gatherer.is_empty, False
+            for delta in deltas:
+                running = self._running.get(delta.id)
+                if running is None:
+                    continue
+                tokens += delta.tokens
+                if delta.first:
+                    self._begun(delta.id, running, now_s)
+                    is_urgent = True
+                elif delta.tokens:
+                    gaps_s[(now_s - running.last_s) / delta.tokens] += delta.tokens
+                if delta.tokens:
+                    running.last_s = now_s
+                    running.tokens += delta.tokens if delta.index == 0 else 0
+                self._gatherer.add(delta)
+                if delta.outcome is not None:
+                    del self._running[delta.id]
+                    self._endings.append((delta.id, self._ending(running, delta.outcome, now_s)))
+            self._observed.count_tokens("completion", tokens)
+            for gap_s, times in gaps_s.items():
+                self._observed.observe("inter_token", gap_s, times)
+            if len(self._endings) > ended:
+                self.left.notify_all()
+                is_urgent = True
+            if is_urgent or (was_empty and not self._gatherer.is_empty):
+                self.urgent.set()
+
+    def tell(self) -> float | None:
+        """Tell what is due and store the ends; return in how many seconds more is due, None while nothing is.
+
+        For one thread. Where Redis fails, the next call does the same again.
+        """
+        while entries := self._due():
+            places = self.streams.tell([entry for _, entry in entries])
+            with self.left:
+                lost, self._telling = self._gatherer.told(entries, places), []
+            for request in lost:
+                self.lose(request.id, request.token)
+        if endings := self._storable():
+            busy_s = self.engine.busy_s
+            self.finish([ending for _, ending in endings], busy_s - self._busy_told_s)
+            self._busy_told_s, self._storing = busy_s, []
+            with self.left:
+                for key, _ in endings:
+                    self._gatherer.drop(key)
+            self.on_left(len(endings))
+        if time.monotonic() > self._observed_s + OBSERVE_EVERY_S:
+            self.store_observations()
+        with self.left:
+            return 0.0 if self._endings else self._gatherer.wait_s(time.monotonic())
+
+    def store_observations(self) -> None:
+        """Add what was observed to that of all workers; where Redis fails, the next call has it too."""
+        with self.left:
+            counts = self._observed.take_out()
+        try:
+            if counts:
+                store_observations(self._redis, self.model, counts)
+        except RedisError:
+            with self.left:
+                self._observed.put_back(counts)
+        self._observed_s = time.monotonic()
+
+    def finish(self, endings: Sequence[Ending], busy_s: float = 0.0) -> None:
+        """Store the ends, and those of event streams too, and let go of the requests."""
+        self.queue.finish(endings, busy_s=busy_s, may_stream=True)
+        for ending in endings:
+            self._let_go(ending.id, ending.token)
+
+    def lose(self, id: str, token: str) -> None:
+        """A request was canceled, or is another worker's by now: it leaves the engine."""
+        key = _key(id, token)
+        with self.left:
+            self._let_go(id, token)
+            if self._running.pop(key, None) is None:
+                return  # it is counted where it is come across: on its way to the engine, or from there
+            self.engine.cancel(key)
+            self._gatherer.drop(key)
+            self.left.notify_all()
+        self.on_left(1)
+
+    def hear_canceled(self, timeout_s: float) -> None:
+        """Let go of a request that was canceled within ``timeout_s``, as soon as that is heard."""
+        id = self.cancels.poll(timeout_s)
+        token = None if id is None else self.held.get(id)
+        if id is not None and token is not None:
+            self.lose(id, token)
+
+    def take_out(self, *, begun: bool) -> dict[str, str]:
+        """Make the engine let go of what has no token yet, or of all where ``begun``; return it (id -> token)."""
+        with self.left:
+            leaving = {key: one for key, one in self._running.items() if begun or one.first_s is None}
+            for key in leaving:
+                del self._running[key]
+                self.engine.cancel(key)
+                self._gatherer.drop(key)
+        return {one.waiting.request.id: one.waiting.request.token for one in leaving.values()}
+
+    def _due(self) -> list[tuple[str, Entry]]:
+        with self.left:
+            self._telling = self._telling or self._gatherer.due(time.monotonic())
+            return self._telling
+
+    def _storable(self) -> list[tuple[str, Ending]]:
+        """Ends before which nothing is left to tell; the others have to wait for that."""
+        with self.left:
+            if not self._storing:
+                waits = [self._gatherer.is_pending(key) for key, _ in self._endings]
+                pairs = list(zip(self._endings, waits, strict=True))
+                self._storing = [pair for pair, waiting in pairs if not waiting][:MAX_REQUESTS_PER_CALL]
+                self._endings = [pair for pair in self._endings if pair not in self._storing]
+            return self._storing
+
+    def _refuse_late(self, one: Waiting) -> Failed | None:
+        """Why an answer would come too late to be worth starting; None where it is."""
+        if one.request.deadline_s is None:
+            return None
+        left_s = one.request.deadline_s - self.redis_now_s()
+        if left_s <= 0:
+            return expired()
+        asked = read_parameters(one.request.call().get("parameters"))
+        at_least = asked.wanted_tokens if asked.ignore_eos else asked.min_tokens
+        needed_s = self._pace.expected_s(at_least, asked.wanted_tokens)
+        if needed_s <= left_s:
+            return None
+        return Failed(
+            DeadlineExceeded(f"it takes about {needed_s:.1f} s, and the deadline was {left_s:.1f} s away: not started")
+        )
+
+    def _begun(self, key: str, running: Running, now_s: float) -> None:
+        running.first_s = now_s
+        first_s = now_s - running.waiting.arrived_s
+        self._gatherer.measure(key, TIME_TO_FIRST_TOKEN, milliseconds(first_s))
+        self._observed.observe("first_token", max(0.0, first_s))
+        self._observed.count_tokens("prompt", running.waiting.prepared.tokens)
+
+    def _ending(self, running: Running, outcome: Outcome, now_s: float) -> Ending:
+        one, first_s = running.waiting, running.first_s
+        if isinstance(outcome, Done):
+            self._observed.count_tokens("cached", outcome.output["usage"].get("cached_tokens", 0))
+        metrics = {
+            "queue_ms": milliseconds(one.claimed_s - one.arrived_s),
+            "batch_wait_ms": milliseconds(running.added_s - one.claimed_s),
+            "compute_ms": milliseconds(now_s - running.added_s),
+            "total_ms": milliseconds(now_s - one.arrived_s),
+            "attempts": one.request.attempt,
+            "worker": self.worker,
+        }
+        if first_s is not None:
+            rest_s = running.last_s - first_s
+            self._pace = self._pace.ended(running.tokens, first_s - running.added_s, rest_s)
+            metrics[TIME_TO_FIRST_TOKEN] = milliseconds(first_s - one.arrived_s)
+            if running.tokens > 1:
+                metrics["inter_token_ms"] = milliseconds(rest_s / (running.tokens - 1))
+        return Ending(one.request.id, one.request.token, outcome, running.added_s + self.redis_offset_s, metrics)
+
+
+def _key(id: str, token: str) -> str:
+    """The engine's name for it: a request may come again before the engine let go of an attempt that was lost."""
+    return f"{token}/{id}"
