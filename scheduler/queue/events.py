@@ -78,6 +78,12 @@ class EventStreams:
         return [place.decode() or None for place in reply]
 
 
+def place_order(place: str) -> tuple[int, int]:
+    """What places are sorted by."""
+    ms, _, number = place.partition("-")
+    return int(ms), int(number)
+
+
 def next_place(place: str) -> str:
     """The place right behind ``place``."""
     ms, _, number = place.partition("-")
@@ -91,11 +97,20 @@ def is_gap(after: str, event: Event) -> bool:
 
 def read_events(redis: Redis, cursors: Mapping[str, str]) -> dict[str, list[Event]]:
     """What stands behind each cursor (id -> place), up to `READ_ENTRIES` each, in one round trip."""
+    if not cursors:
+        return {}
     pipe = redis.pipeline(transaction=False)
     for id, after in cursors.items():
         pipe.xrange(events_key(id), min=f"({after}", count=READ_ENTRIES)
     replies = cast(list[list[tuple[bytes, dict[bytes, bytes]]]], pipe.execute())
-    return {
-        id: [Event(place.decode(), fields[b"type"].decode(), fields[b"data"]) for place, fields in reply]
-        for id, reply in zip(cursors, replies, strict=True)
-    }
+    return {id: [_event(*entry) for entry in reply] for id, reply in zip(cursors, replies, strict=True)}
+
+
+def last_event(redis: Redis, id: str) -> Event | None:
+    """The newest; None where there is no stream."""
+    found = cast(list[tuple[bytes, dict[bytes, bytes]]], redis.xrevrange(events_key(id), count=1))
+    return next((_event(*entry) for entry in found), None)
+
+
+def _event(place: bytes, fields: Mapping[bytes, bytes]) -> Event:
+    return Event(place.decode(), fields[b"type"].decode(), fields[b"data"])

@@ -85,9 +85,9 @@ def test_nothing_is_kept_of_a_wait_that_is_given_up(waiters: Waiters) -> None:
 
 
 def test_a_lost_message_costs_no_answer(waiters: Waiters, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
-    def hear_nothing(self: Waiters, messages: object, timeout_s: float) -> tuple[list[str], None]:
+    def hear_nothing(self: Waiters, messages: object, timeout_s: float) -> list[bytes]:
         time.sleep(min(0.05, timeout_s))
-        return [], None
+        return []
 
     monkeypatch.setattr(Waiters, "_next", hear_nothing)
     with waiters.expect("one") as waiter:
