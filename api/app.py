@@ -8,7 +8,7 @@ from flask import Flask
 from redis import Redis
 from redis.exceptions import RedisError
 
-from api import docs, errors, operations, predictions, tenants
+from api import docs, errors, events, operations, predictions, tenants
 from api.service import Service
 from scheduler.queue.connection import connect
 from scheduler.settings import Settings, load_settings
@@ -37,6 +37,7 @@ def build_app(settings: Settings | None = None, redis: Redis | None = None) -> F
     errors.register(app)
     tenants.register(app, settings)
     predictions.register(app, service)
+    events.register(app, service)
     operations.register(app, service)
     docs.register(app, needs_key=bool(settings.tenants))
     return app

@@ -69,6 +69,13 @@ class Follower:
             events, self._events = self._events, []
         return events
 
+    def take_all(self) -> list[Event]:
+        """Everything there is now, however much."""
+        self.is_behind, events = True, []
+        while self.is_behind:
+            events += self.take()
+        return events
+
 
 class Followers(Listener[Follower]):
     """Everybody in this process who follows a stream; their listening ends with that of ``waiters``."""

@@ -21,6 +21,7 @@ from scheduler.core.faults import describe_fault
 #: How long a connection that is given up is still read, so that the client gets to read the answer. In seconds.
 LINGER_S = 2.0
 LINGER_BYTES = 16 << 20
+EVENT_STREAM = "text/event-stream"
 
 #: gunicorn's parse errors -> HTTP; the nearest class counts.
 STATUSES: dict[type[BaseException], tuple[int, str, str]] = {
@@ -104,7 +105,8 @@ def closing(app: Application) -> Application:
     def wrapped(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
             response = start_response.__self__  # type: ignore[attr-defined]
-            set_cork(response.sock, True)
+            # What comes piece by piece goes piece by piece.
+            set_cork(response.sock, ("Content-Type", EVENT_STREAM) not in headers)
             if ("Connection", "close") in headers:
                 response.force_close()
                 response.req.force_close()

@@ -70,9 +70,16 @@ def parse_idempotency_key(header: str | None) -> str | None:
     return header
 
 
+def wants_event_stream(accept: str | None) -> bool:
+    """Whether a client takes nothing but an event stream."""
+    items = [item for item in COMMA.split(accept.strip()) if item] if accept else []
+    return bool(items) and all(item.partition(";")[0].strip().lower() == "text/event-stream" for item in items)
+
+
 def refuse_event_stream(accept: str | None) -> None:
-    """Raise `NotAcceptable` for a client that takes nothing but an event stream."""
-    if accept and all(
-        item.partition(";")[0].strip().lower() == "text/event-stream" for item in COMMA.split(accept.strip()) if item
-    ):
-        raise NotAcceptable("event streams are not served here yet; accept application/json")
+    """Raise `NotAcceptable` for a client that takes nothing else, where there is none."""
+    if wants_event_stream(accept):
+        raise NotAcceptable(
+            "event streams are the answer to POST /v1/predictions, and at /v1/predictions/{id}/events; "
+            "accept application/json here"
+        )

@@ -19,6 +19,7 @@ from api.errors import TABLE
 from api.headers import CANCEL_ON_DISCONNECT, IDEMPOTENCY_KEY, MAX_WAIT_S
 from api.tenants import OPEN_ENDPOINTS
 from scheduler.core import errors as core
+from scheduler.queue.events import PLACE
 
 RESPONSES = (schemas.Prediction, schemas.Predictions, schemas.Models, schemas.Health, schemas.Problem)
 REQUESTS: tuple[type[BaseModel], ...] = (schemas.PredictionRequest, schemas.BatchRequest, *schemas.OF_TASKS)
@@ -58,6 +59,14 @@ PREFER_READING = {
     "name": "Prefer", "in": "header", "schema": TEXT, "example": CANCEL_ON_DISCONNECT,
     "description": f"{CANCEL_ON_DISCONNECT}: hanging up while waiting (wait=N in the query) cancels the prediction.",
 }  # fmt: skip
+LAST_EVENT_ID = {
+    "name": "Last-Event-ID", "in": "header", "schema": TEXT | {"pattern": f"^({PLACE.pattern})?$"},
+    "example": "1769860800000-3", "description": "The id of an event: only what comes after it is sent.",
+}  # fmt: skip
+EVENTS = {
+    "description": "Server-sent events: start, output, metric, and at last completed or error with the prediction.",
+    "content": {"text/event-stream": {"schema": TEXT}},
+}
 ID = {"name": "id", "in": "path", "required": True, "schema": TEXT}
 WAIT_QUERY = {"name": "wait", "in": "query", "schema": WAIT, "description": "Seconds to wait for its end."}
 
@@ -88,10 +97,10 @@ def _paths(needs_key: bool) -> dict[str, Any]:
             "post": _operation(
                 "create", "Ask for one prediction",
                 {
-                    "200": _json(prediction, "It ended while the client waited.", LOCATION | APPLIED),
+                    "200": _or_events(_json(prediction, "It ended while the client waited.", LOCATION | APPLIED)),
                     "202": _json(prediction, "It is queued.", LOCATION | RETRY_AFTER | APPLIED),
                 },
-                SUBMITTING, parameters=[PREFER, *SUBMIT_HEADERS], body=schemas.PredictionRequest, more=(406,),
+                SUBMITTING, parameters=[PREFER, *SUBMIT_HEADERS, LAST_EVENT_ID], body=schemas.PredictionRequest,
             ),
         },
         "/v1/predictions:batch": {
@@ -111,6 +120,13 @@ def _paths(needs_key: bool) -> dict[str, Any]:
             "post": _operation(
                 "cancel", "Cancel a prediction", {"200": _json(prediction, "It is canceled, or had ended before.")},
                 READING, parameters=[ID],
+            ),
+        },
+        "/v1/predictions/{id}/events": {
+            "get": _operation(
+                "events", "Follow a prediction",
+                {"200": EVENTS, "204": {"description": "Its last event was the one that Last-Event-ID names."}},
+                (core.MalformedRequest, *READING), parameters=[ID, LAST_EVENT_ID],
             ),
         },
         "/v1/models": {"get": _operation("models", "List the models", {"200": _json(schemas.Models, "All of them.")})},
@@ -163,6 +179,14 @@ def _operation(
 def _json(model: type[BaseModel], description: str, headers: dict[str, Any] | None = None) -> dict[str, Any]:
     response = {"description": description, "content": {"application/json": {"schema": _ref(model)}}}
     return response | {"headers": headers} if headers else response
+
+
+def _or_events(response: dict[str, Any]) -> dict[str, Any]:
+    """``response``, or an event stream for a client that accepts only that."""
+    return response | {
+        "description": f"{response['description']} With Accept: text/event-stream, its events as they come.",
+        "content": response["content"] | EVENTS["content"],
+    }
 
 
 def _problem(status: int, codes: Sequence[str]) -> dict[str, Any]:

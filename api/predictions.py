@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from flask import Flask, Response, request
 
 from api.body import read_object
 from api.errors import whole_seconds
+from api.events import parse_last_event_id, stream
 from api.hangup import has_hung_up
 from api.headers import (
     CANCEL_ON_DISCONNECT,
@@ -20,6 +22,7 @@ from api.headers import (
     parse_prefer,
     parse_wait,
     refuse_event_stream,
+    wants_event_stream,
 )
 from api.schemas import BatchRequest, PredictionRequest
 from api.service import Call, Service
@@ -35,10 +38,14 @@ def register(app: Flask, service: Service) -> None:
     settings = service.settings
 
     def create() -> Response:
-        refuse_event_stream(request.headers.get("Accept"))
+        wants_stream = wants_event_stream(request.headers.get("Accept"))
+        after = parse_last_event_id(request.headers.get("Last-Event-ID"))
         wait_s = parse_prefer(request.headers.get("Prefer"))
         body = parse(PredictionRequest, read_object(request.environ, settings.max_body_bytes))
-        found = _create(service, _call(service, body, [body.input], is_batch=False), wait_s or 0)
+        call = _call(service, body, [body.input], is_batch=False)
+        if wants_stream:
+            return stream(service, _create(service, replace(call, is_followed=True), 0), after, _hangup_check())
+        found = _create(service, call, wait_s or 0)
         response = _answer(service, found, 200 if found.is_ended and wait_s else 202)
         response.headers["Location"] = f"/v1/predictions/{found.id}"
         if wait_s is not None:
@@ -112,6 +119,7 @@ def _call(
         deadline_s=min((deadline for deadline in deadlines if deadline is not None), default=None),
         idempotency_key=parse_idempotency_key(request.headers.get("Idempotency-Key")),
         webhook=body.webhook,
+        is_followed=body.stream or False,
         is_batch=is_batch,
     )
 

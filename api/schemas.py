@@ -37,6 +37,9 @@ class _Submit(Strict):
     deadline_ms: Annotated[float, Field(gt=0, le=MAX_DEADLINE_S * 1000)] | None = Field(
         None, description="Not started so many milliseconds from now: expired, and never sent to the device."
     )
+    stream: bool | None = Field(
+        None, description="Let `urls.events` have the output of a model that generates piece by piece, as it comes."
+    )
     webhook: str | None = Field(
         None,
         description="https URL that gets a signed POST of the prediction once it has ended; see docs/webhooks.md.",

@@ -13,6 +13,7 @@ import orjson
 from redis import Redis
 from redis.exceptions import RedisError
 
+from api.following import Followers
 from api.inputs import InputCheck
 from api.waiting import Waiter, Waiters
 from scheduler.core.errors import (
@@ -31,9 +32,10 @@ from scheduler.queue import Prediction, RedisQueue, Submission, finished_channel
 from scheduler.queue.idempotency import find_first
 from scheduler.queue.ids import is_issued, make_id, shared_secret
 from scheduler.queue.lookup import find_prediction, find_predictions
+from scheduler.queue.records import encode_call
 from scheduler.queue.server_check import ServerCheck
 from scheduler.settings import Settings, TenantSettings
-from scheduler.tasks import Parameters
+from scheduler.tasks import TASKS, Parameters
 
 #: How old an answer about workers and queue depth may be, in seconds.
 FRESH_S = 1.0
@@ -58,6 +60,8 @@ class Call:
     idempotency_key: str | None = None
     #: HTTPS URL that is told of each end.
     webhook: str | None = None
+    #: Somebody wants the event stream, where the model has one.
+    is_followed: bool = False
     #: True for the batch route, which names inputs by their index and never equals a call of the other.
     is_batch: bool = False
 
@@ -91,6 +95,7 @@ class Service:
             for name in settings.models
         }
         self.waiters = Waiters(redis, [finished_channel(name) for name in settings.models])
+        self.followers = Followers(redis, list(settings.models), self.waiters)
         self._checks = {name: InputCheck(model) for name, model in settings.models.items()}
         self._pulses = {name: _Pulse() for name in settings.models}
         self._secret = b""
@@ -144,10 +149,11 @@ class Service:
                 raise NoWorker(f"no worker has served model {call.model!r} in the last {grace_s:g} s")
             return first
         parameters = call.parameters.sent()
+        is_followed = call.is_followed and TASKS[model.task].streams
         submissions = [
             Submission(
                 id=id,
-                payload=orjson.dumps({"model": call.model, "input": value, "parameters": parameters}),
+                payload=encode_call(call.model, value, parameters, is_followed=is_followed),
                 cost_tokens=cost,
                 deadline_s=call.deadline_s,
                 webhook=call.webhook,

@@ -9,13 +9,23 @@ from windrow import errors
 from windrow.client import Client
 from windrow.client_async import AsyncClient
 from windrow.prediction import Prediction
+from windrow.streaming import StreamEvent
 
 if TYPE_CHECKING:
     from windrow.gateway import InferenceConfig, InferenceGateway
 
 __version__ = "0.1.0"
 
-__all__ = ["AsyncClient", "Client", "InferenceConfig", "InferenceGateway", "Prediction", "__version__", "errors"]
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "InferenceConfig",
+    "InferenceGateway",
+    "Prediction",
+    "StreamEvent",
+    "__version__",
+    "errors",
+]
 
 
 def __getattr__(name: str) -> Any:

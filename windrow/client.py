@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -11,6 +11,7 @@ import httpx
 
 from windrow.prediction import Prediction
 from windrow.protocol import Call, Flow, Flows, NoReply, Pause, Reply, build_request
+from windrow.streaming import Stream, StreamEvent
 from windrow.transport import DEFAULT_URL, client_options, request_options, to_no_reply, to_reply
 
 T = TypeVar("T")
@@ -60,10 +61,13 @@ class Client:
         parameters: Mapping[str, Any] | None = None,
         priority: str = "normal",
         deadline_ms: float | None = None,
+        stream: bool = False,
         idempotency_key: str | None = None,
     ) -> Prediction:
-        """Queue one request and return at once."""
-        request = build_request(model, input=input, parameters=parameters, priority=priority, deadline_ms=deadline_ms)
+        """Queue one request and return at once; with ``stream``, `follow` has its output piece by piece."""
+        request = build_request(
+            model, input=input, parameters=parameters, priority=priority, deadline_ms=deadline_ms, stream=stream
+        )
         return self._run(self._flows.submit(request, idempotency_key))
 
     def submit_many(
@@ -80,6 +84,27 @@ class Client:
             model, inputs=list(inputs), parameters=parameters, priority=priority, deadline_ms=deadline_ms
         )
         return self._run(self._flows.submit_many(request))
+
+    def stream(
+        self,
+        model: str,
+        input: Any,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        priority: str = "normal",
+        deadline_ms: float | None = None,
+        idempotency_key: str | None = None,
+    ) -> Iterator[StreamEvent]:
+        """Submit, and yield what comes of it as it comes; the last event has the prediction.
+
+        A connection that breaks is opened again, and the stream goes on where it was.
+        """
+        request = build_request(model, input=input, parameters=parameters, priority=priority, deadline_ms=deadline_ms)
+        yield from self._stream(Stream(request, idempotency_key))
+
+    def follow(self, id: str) -> Iterator[StreamEvent]:
+        """Yield the events of a prediction submitted with ``stream``, from the first on; of any other, the last."""
+        yield from self._stream(Stream(None, None, id))
 
     def get(self, id: str, wait_s: float | None = None) -> Prediction:
         """Ask once; the server answers at the end of the prediction, or after ``wait_s`` (at most 60)."""
@@ -108,6 +133,24 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _stream(self, stream: Stream) -> Iterator[StreamEvent]:
+        while not stream.is_over:
+            reply: Reply | NoReply | None = None
+            try:
+                with self._http.stream(**request_options(stream.call(), self._timeout_s)) as response:
+                    if response.status_code == 200:
+                        stream.opened(response.headers.get("Location"))
+                        for chunk in response.iter_bytes():
+                            yield from stream.feed(chunk)
+                    else:
+                        response.read()
+                        reply = to_reply(response)
+            except httpx.TransportError as error:
+                reply = to_no_reply(error, self._http.base_url)
+            stream.broke(reply)
+            if not stream.is_over:
+                time.sleep(stream.pause_s)
 
     def _run(self, flow: Flow[T]) -> T:
         answer: Reply | NoReply | None = None

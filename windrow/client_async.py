@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ import httpx
 
 from windrow.prediction import Prediction
 from windrow.protocol import Call, Flow, Flows, NoReply, Pause, Reply, build_request
+from windrow.streaming import Stream, StreamEvent
 from windrow.transport import DEFAULT_URL, client_options, request_options, to_no_reply, to_reply
 
 T = TypeVar("T")
@@ -55,10 +56,13 @@ class AsyncClient:
         parameters: Mapping[str, Any] | None = None,
         priority: str = "normal",
         deadline_ms: float | None = None,
+        stream: bool = False,
         idempotency_key: str | None = None,
     ) -> Prediction:
-        """Queue one request and return at once."""
-        request = build_request(model, input=input, parameters=parameters, priority=priority, deadline_ms=deadline_ms)
+        """Queue one request and return at once; with ``stream``, `follow` has its output piece by piece."""
+        request = build_request(
+            model, input=input, parameters=parameters, priority=priority, deadline_ms=deadline_ms, stream=stream
+        )
         return await self._run(self._flows.submit(request, idempotency_key))
 
     async def submit_many(
@@ -75,6 +79,29 @@ class AsyncClient:
             model, inputs=list(inputs), parameters=parameters, priority=priority, deadline_ms=deadline_ms
         )
         return await self._run(self._flows.submit_many(request))
+
+    async def stream(
+        self,
+        model: str,
+        input: Any,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        priority: str = "normal",
+        deadline_ms: float | None = None,
+        idempotency_key: str | None = None,
+    ) -> AsyncIterator[StreamEvent]:
+        """Submit, and yield what comes of it as it comes; the last event has the prediction.
+
+        A connection that breaks is opened again, and the stream goes on where it was.
+        """
+        request = build_request(model, input=input, parameters=parameters, priority=priority, deadline_ms=deadline_ms)
+        async for event in self._stream(Stream(request, idempotency_key)):
+            yield event
+
+    async def follow(self, id: str) -> AsyncIterator[StreamEvent]:
+        """Yield the events of a prediction submitted with ``stream``, from the first on; of any other, the last."""
+        async for event in self._stream(Stream(None, None, id)):
+            yield event
 
     async def get(self, id: str, wait_s: float | None = None) -> Prediction:
         """Ask once; the server answers at the end of the prediction, or after ``wait_s`` (at most 60)."""
@@ -103,6 +130,25 @@ class AsyncClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+    async def _stream(self, stream: Stream) -> AsyncIterator[StreamEvent]:
+        while not stream.is_over:
+            reply: Reply | NoReply | None = None
+            try:
+                async with self._http.stream(**request_options(stream.call(), self._timeout_s)) as response:
+                    if response.status_code == 200:
+                        stream.opened(response.headers.get("Location"))
+                        async for chunk in response.aiter_bytes():
+                            for event in stream.feed(chunk):
+                                yield event
+                    else:
+                        await response.aread()
+                        reply = to_reply(response)
+            except httpx.TransportError as error:
+                reply = to_no_reply(error, self._http.base_url)
+            stream.broke(reply)
+            if not stream.is_over:
+                await asyncio.sleep(stream.pause_s)
 
     async def _run(self, flow: Flow[T]) -> T:
         answer: Reply | NoReply | None = None

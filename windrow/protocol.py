@@ -153,7 +153,13 @@ class Flows:
 
 
 def build_request(
-    model: str, *, parameters: Mapping[str, Any] | None, priority: str, deadline_ms: float | None, **inputs: Any
+    model: str,
+    *,
+    parameters: Mapping[str, Any] | None,
+    priority: str,
+    deadline_ms: float | None,
+    stream: bool = False,
+    **inputs: Any,
 ) -> dict[str, Any]:
     """The body of a submit; ``inputs`` is ``input=`` for one request and ``inputs=`` for many."""
     request: dict[str, Any] = {"model": model, **inputs, "priority": priority}
@@ -161,6 +167,8 @@ def build_request(
         request["parameters"] = dict(parameters)
     if deadline_ms is not None:
         request["deadline_ms"] = deadline_ms
+    if stream:
+        request["stream"] = True
     return request
 
 

@@ -84,7 +84,7 @@ class Gatherer:
             if len(entries) >= MOST_ENTRIES:
                 break
             if followed.place is None:
-                data = orjson.dumps({"attempt": followed.request.attempt})
+                data = orjson.dumps({"id": followed.request.id, "attempt": followed.request.attempt})
                 entries.append((key, Entry(followed.request.id, followed.request.token, "", START, data)))
             elif self._wait_s(followed, now_s) <= 0:
                 entries += [(key, entry) for entry in _entries(followed)]

@@ -55,6 +55,8 @@ class Task(Generic[P]):
     check_model: Callable[[P, Path], None] | None = None
     #: (input, parameters) -> tokens charged beside those of ``texts``; None for none.
     more_tokens: Callable[[object, P], int] | None = None
+    #: Whether its output comes piece by piece, so that it can be followed.
+    streams: bool = False
 
     def read_parameters(self, value: Mapping[str, Any] | None) -> P:
         """Check ``value``, an object or nothing; raises `InvalidInput` naming what was wrong and what is accepted."""

@@ -172,4 +172,4 @@ def _more_tokens(value: object, parameters: GenerateParameters) -> int:
     return given + parameters.n * parameters.wanted_tokens
 
 
-GENERATE = Task("generate", GenerateParameters, _texts, input=Prompt, more_tokens=_more_tokens)
+GENERATE = Task("generate", GenerateParameters, _texts, input=Prompt, more_tokens=_more_tokens, streams=True)

@@ -39,7 +39,7 @@ def test_the_start_is_told_before_all_else_and_names_the_attempt() -> None:
     gatherer.begin("a", request())
     gatherer.add(delta("Make"))
     (start,) = tell(gatherer, 0.0)
-    assert (start.type, start.place, start.data) == ("start", "", b'{"attempt":2}')
+    assert (start.type, start.place, start.data) == ("start", "", b'{"id":"a","attempt":2}')
     (output,) = tell(gatherer, 0.0)
     assert (output.place, orjson.loads(output.data)) == (next_place(BASE), {"index": 0, "text": "Make", "tokens": 1})
 

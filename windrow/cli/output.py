@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from windrow.prediction import Prediction
+    from windrow.streaming import StreamEvent
 
 FAILED, USAGE, UNREACHABLE = 1, 2, 3
 #: Numbers of a vector that are shown to people.
@@ -62,6 +63,25 @@ def show_prediction(prediction: Prediction, as_json: bool) -> None:
         print(f"  output   {abbreviate(prediction.output)}")
     if prediction.metrics:
         print(f"  metrics  {describe_metrics(prediction.metrics)}")
+
+
+def show_stream(events: Iterable[StreamEvent], as_json: bool) -> None:
+    """Print the text of the first answer as it comes, or the whole prediction as JSON; 1 where it did not succeed."""
+    for event in events:
+        if event.type == "restart":
+            print("\nwindrow: another worker begins the answer anew", file=sys.stderr)
+        elif event.type == "output" and event.data.get("index") == 0 and not as_json:
+            print(event.text, end="", flush=True)
+        elif (prediction := event.prediction) is not None:
+            if as_json:
+                show_prediction(prediction, as_json)
+            elif prediction.error:
+                print()
+                fail(str(prediction.error.get("code")), str(prediction.error.get("detail")), FAILED, as_json)
+            else:
+                print()
+            if prediction.status != "succeeded":
+                raise typer.Exit(FAILED)
 
 
 def abbreviate(value: Any) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from windrow.cli.output import FAILED, errors_reported, fail, print_json, show_prediction
+from windrow.cli.output import FAILED, errors_reported, fail, print_json, show_prediction, show_stream
 
 if TYPE_CHECKING:
     from windrow.client import Client
@@ -34,6 +34,7 @@ def predict(
     deadline_ms: Annotated[float | None, typer.Option(min=1, help="Not started by then: expired.")] = None,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the end; 0 only queues it.")] = 60.0,
     idempotency_key: Annotated[str | None, typer.Option(help="The same key and input: the same prediction.")] = None,
+    stream: Annotated[bool, typer.Option("--stream", help="Print the text of the answer as it is generated.")] = False,
     url: Url = NO_URL,
     timeout: Timeout = 60.0,
     as_json: Json = False,
@@ -48,6 +49,8 @@ def predict(
         }
         value = read_input(read_stdin() if text == "-" else text, json_input)
         with connect(url, timeout) as client:
+            if stream:
+                return show_stream(client.stream(model, value, **options), as_json)
             if wait == 0:
                 return show_prediction(client.submit(model, value, **options), as_json)
             prediction = client.predict(model, value, wait_s=wait, **options)
