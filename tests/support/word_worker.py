@@ -1,0 +1,29 @@
+"""``celery -A tests.support.word_worker worker``: the real worker, with models that answer word by word."""
+
+from __future__ import annotations
+
+from scheduler.queue import RedisQueue
+from scheduler.queue.connection import connect
+from scheduler.settings import Settings
+from tests.support.word_engine import WordEngine
+from worker import process
+from worker.celery import app
+from worker.lane import Lane
+from worker.step_lane import StepLane
+
+__all__ = ["app"]
+
+STEP_S = 0.02
+
+
+def open_word_lanes(settings: Settings, worker: str) -> dict[str, Lane | StepLane]:
+    """A lane for every model of the settings."""
+    redis = connect(settings.redis_url)
+    return {
+        name: StepLane(redis, RedisQueue(redis, name), WordEngine(name, step_s=STEP_S), settings.lease_s, worker)
+        for name in settings.models
+    }
+
+
+process.take_share = lambda *_: None  # type: ignore[assignment]
+process.open_lanes = open_word_lanes
