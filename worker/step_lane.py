@@ -41,12 +41,10 @@ class Running:
     """One request that the engine has."""
 
     waiting: Waiting
-    #: `time.monotonic` when the engine got it, and of its first and its last token.
+    #: `time.monotonic` when the engine got it, and when it told of its first and of its last tokens.
     added_s: float
     first_s: float | None = None
     last_s: float = 0.0
-    #: New tokens of its first answer so far.
-    tokens: int = 0
 
 
 class StepLane(Holder):
@@ -134,7 +132,7 @@ class StepLane(Holder):
 
     def take(self, deltas: Sequence[Delta]) -> None:
         """Take up what a step gave; what is no longer held is passed over."""
-        now_s, tokens = time.monotonic(), 0
+        now_s = time.monotonic()
         gaps_s: Counter[float] = Counter()
         with self.left:
             ended, was_empty, is_urgent = len(self._endings), self._gatherer.is_empty, False
@@ -142,20 +140,16 @@ class StepLane(Holder):
                 running = self._running.get(delta.id)
                 if running is None:
                     continue
-                tokens += delta.tokens
                 if delta.first:
                     self._begun(delta.id, running, now_s)
                     is_urgent = True
-                elif delta.tokens:
+                elif delta.tokens and delta.index == 0:  # its other answers come in the same steps
                     gaps_s[(now_s - running.last_s) / delta.tokens] += delta.tokens
-                if delta.tokens:
                     running.last_s = now_s
-                    running.tokens += delta.tokens if delta.index == 0 else 0
                 self._gatherer.add(delta)
                 if delta.outcome is not None:
                     del self._running[delta.id]
                     self._endings.append((delta.id, self._ending(running, delta.outcome, now_s)))
-            self._observed.count_tokens("completion", tokens)
             for gap_s, times in gaps_s.items():
                 self._observed.observe("inter_token", gap_s, times)
             if len(self._endings) > ended:
@@ -267,7 +261,7 @@ class StepLane(Holder):
         )
 
     def _begun(self, key: str, running: Running, now_s: float) -> None:
-        running.first_s = now_s
+        running.first_s = running.last_s = now_s
         first_s = now_s - running.waiting.arrived_s
         self._gatherer.measure(key, TIME_TO_FIRST_TOKEN, milliseconds(first_s))
         self._observed.observe("first_token", max(0.0, first_s))
@@ -275,8 +269,6 @@ class StepLane(Holder):
 
     def _ending(self, running: Running, outcome: Outcome, now_s: float) -> Ending:
         one, first_s = running.waiting, running.first_s
-        if isinstance(outcome, Done):
-            self._observed.count_tokens("cached", outcome.output["usage"].get("cached_tokens", 0))
         metrics = {
             "queue_ms": milliseconds(one.claimed_s - one.arrived_s),
             "batch_wait_ms": milliseconds(running.added_s - one.claimed_s),
@@ -285,12 +277,15 @@ class StepLane(Holder):
             "attempts": one.request.attempt,
             "worker": self.worker,
         }
-        if first_s is not None:
-            rest_s = running.last_s - first_s
-            self._pace = self._pace.ended(running.tokens, first_s - running.added_s, rest_s)
+        if isinstance(outcome, Done) and first_s is not None:
+            usage, answers = outcome.output["usage"], outcome.output.get("choices", [outcome.output])
+            tokens, rest_s = max(1, usage["completion_tokens"] // len(answers)), now_s - first_s
+            self._pace = self._pace.ended(tokens, first_s - running.added_s, rest_s)
+            self._observed.count_tokens("completion", usage["completion_tokens"])
+            self._observed.count_tokens("cached", usage["cached_tokens"])
             metrics[TIME_TO_FIRST_TOKEN] = milliseconds(first_s - one.arrived_s)
-            if running.tokens > 1:
-                metrics["inter_token_ms"] = milliseconds(rest_s / (running.tokens - 1))
+            if tokens > 1:
+                metrics["inter_token_ms"] = milliseconds(rest_s / (tokens - 1))
         return Ending(one.request.id, one.request.token, outcome, running.added_s + self.redis_offset_s, metrics)
 
 

@@ -1,15 +1,17 @@
-"""A resident loop in a thread of the test's own process, with an engine that answers word by word."""
+"""A resident loop in a thread of the test's own process, with an engine that answers word by word, or any."""
 
 from __future__ import annotations
 
 import threading
 from types import TracebackType
+from typing import Any
 
 from redis import Redis
 
 from scheduler.queue import RedisQueue
 from scheduler.queue.keys import queue_key
 from tests.support.word_engine import WordEngine
+from worker.engines.base import StepEngine
 from worker.resident import Resident
 from worker.step_lane import StepLane
 from worker.stopping import GRACEFULLY
@@ -18,10 +20,19 @@ from worker.stopping import GRACEFULLY
 class StepWorker:
     """Serves ``model`` from `start` to `stop`; where it is gated, `let` lets its engine make so many steps."""
 
-    def __init__(self, redis: Redis, model: str, *, size: int = 4, is_gated: bool = True, step_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        model: str,
+        *,
+        size: int = 4,
+        is_gated: bool = True,
+        step_s: float = 0.0,
+        engine: StepEngine | None = None,
+    ) -> None:
         self._redis = redis
         self.gate = threading.Semaphore(0) if is_gated else None
-        self.engine = WordEngine(model, size=size, gate=self.gate, step_s=step_s)
+        self.engine: Any = engine or WordEngine(model, size=size, gate=self.gate, step_s=step_s)
         self.queue = RedisQueue(redis, model)
         self.lane = StepLane(redis, self.queue, self.engine, 60.0, "worker@test/0")
         self._stop = threading.Event()
