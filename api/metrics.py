@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 
 import orjson
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+from redis import Redis
 
 from scheduler.core.liveness import HEARD_WITHIN_S
 from scheduler.queue import RedisQueue
+from scheduler.queue.observations import Histogram, read_observations
 
 ENDED = ("succeeded", "failed", "canceled", "expired")
 #: Why the submit script refuses a call.
@@ -54,3 +58,38 @@ class QueueCollector(Collector):
                 rejections.add_metric([name, reason], depth.counts.get(f"rejected_{reason}", 0))
             redeliveries.add_metric([name], depth.counts.get("redelivered", 0))
         yield from (requests, waiting, running, rejections, redeliveries, windows)
+
+
+class GenerationCollector(Collector):
+    """Tokens and times of the models that generate."""
+
+    def __init__(self, redis: Redis, models: Sequence[str]) -> None:
+        self._redis = redis
+        self._models = models
+
+    def describe(self) -> list[Metric]:
+        """Nothing: so that registering it does not ask Redis."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """One `read_observations` a model; Redis errors pass through."""
+        tokens = CounterMetricFamily("windrow_tokens", "Tokens of requests that generate", labels=["model", "kind"])
+        first = HistogramMetricFamily(
+            "windrow_time_to_first_token_seconds", "From the submit to the first token", labels=["model"]
+        )
+        inter = HistogramMetricFamily(
+            "windrow_inter_token_seconds", "From one token of an answer to the next", labels=["model"]
+        )
+        for name in self._models:
+            counts, histograms = read_observations(self._redis, name)
+            for kind, count in counts.items():
+                tokens.add_metric([name, kind], count)
+            first.add_metric([name], buckets(histograms["first_token"]), histograms["first_token"].sum_s)
+            inter.add_metric([name], buckets(histograms["inter_token"]), histograms["inter_token"].sum_s)
+        yield from (tokens, first, inter)
+
+
+def buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    """As Prometheus counts: each bucket has all that are below its bound."""
+    bounds = [floatToGoString(bound_s) for bound_s in (*histogram.bounds_s, float("inf"))]
+    return list(zip(bounds, map(float, accumulate(histogram.counts)), strict=True))

@@ -198,6 +198,22 @@ def test_a_repeated_submit_follows_the_first_one(site: Site) -> None:
         assert list(client.stream(MODEL, SAYING, idempotency_key="k1")) == first
 
 
+def test_tokens_and_times_are_in_the_metrics(site: Site) -> None:
+    with site.client() as client:
+        site.worker.let(6)
+        assert list(client.stream(MODEL, SAYING))[-1].type == "completed"
+
+    def lines() -> list[str]:
+        return httpx.get(f"{site.url}/metrics").text.splitlines()
+
+    until("they are stored", lambda: f'windrow_tokens_total{{kind="completion",model="{MODEL}"}} 0.0' not in lines())
+    told = {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines() if not line.startswith("#")}
+    label = f'{{model="{MODEL}"}}'
+    assert told[f'windrow_time_to_first_token_seconds_bucket{{le="+Inf",model="{MODEL}"}}'] >= 1
+    assert told[f"windrow_time_to_first_token_seconds_sum{label}"] > 0
+    assert told[f"windrow_inter_token_seconds_count{label}"] >= 5
+
+
 def test_what_is_wrong_is_said_before_the_stream_begins(site: Site) -> None:
     problem = follow(site.url, "unknown")
     assert (problem.status_code, problem.json()["code"]) == (404, "unknown_prediction")

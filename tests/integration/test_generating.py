@@ -147,6 +147,25 @@ def test_a_request_whose_lease_was_lost_leaves_the_engine(start: Callable[..., S
     assert ended(queue, "a").metrics["attempts"] == 1
 
 
+def test_a_request_that_was_in_two_dead_batches_runs_alone(
+    start: Callable[..., StepWorker], queue: RedisQueue, redis_client: Redis
+) -> None:
+    submit(queue, "suspect")
+    for _ in range(2):
+        queue.claim(1, lease_s=0.0)
+        until("its worker is given up", lambda: queue.reap() == 1)
+    worker = start()
+    submit(queue, "a", "b", is_followed=False)
+    with running(worker, 1):
+        assert list(worker.lane.held) == ["suspect"]
+        assert queue.depth().waiting == 2
+    worker.let(6)
+    assert ended(queue, "suspect").metrics["attempts"] == 3
+    with running(worker, 2):
+        worker.let(6)
+    assert [ended(queue, id).status for id in "ab"] == ["succeeded"] * 2
+
+
 def test_a_stop_gives_back_what_has_no_token_and_ends_what_has(
     start: Callable[..., StepWorker], queue: RedisQueue, redis_client: Redis
 ) -> None:

@@ -31,6 +31,8 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if body:
             self.requests.append((self.path, json.loads(body)))
+            if self.headers["Accept"] == "text/event-stream":
+                return self._stream(json.loads(body)["model"])
             return self._predict(json.loads(body)["model"])
         self._predict("minilm", "canceled")
 
@@ -46,6 +48,19 @@ class Handler(BaseHTTPRequestHandler):
             problem = {"title": "t", "status": 404, "detail": f"no {model}", "code": "unknown_model"}
             return self._answer(404, problem)
         self._answer(200, prediction)
+
+    def _stream(self, model: str) -> None:
+        ended: dict[str, Any] = {"id": "p1", "model": model, "status": "succeeded", "output": {"text": "Make hay"}}
+        if model == "broken":
+            ended |= {"status": "failed", "output": None, "error": {"code": "model_failed", "detail": "it raised"}}
+        pieces = [("start", {"id": "p1", "attempt": 1}), ("output", {"index": 0, "text": "Mow"}), ("restart", {})]
+        pieces += [("output", {"index": 0, "text": text}) for text in ("Make", " hay")]
+        pieces += [("output", {"index": 1, "text": "Rake"}), ("error" if model == "broken" else "completed", ended)]
+        content = "".join(f"event: {kind}\ndata: {json.dumps(data)}\n\n" for kind, data in pieces).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
 
     def _answer(self, status: int, body: Any) -> None:
         content = json.dumps(body).encode()
@@ -123,6 +138,21 @@ def test_a_failed_prediction_exits_with_1(server: Server) -> None:
     done = server.run("predict", "broken", "hay")
     assert done.exit_code == 1
     assert "it raised (model_failed)" in done.stdout
+
+
+def test_a_stream_is_printed_as_it_comes_and_says_where_it_begins_anew(server: Server) -> None:
+    done = server.run("predict", "words", "hay", "--stream")
+    assert done.exit_code == 0, done.output
+    assert done.stdout == "MowMake hay\n"
+    assert "anew" in done.stderr
+    as_json = server.run("predict", "words", "hay", "--stream", "--json")
+    assert json.loads(as_json.stdout)["output"] == {"text": "Make hay"}
+
+
+def test_a_stream_that_fails_exits_with_1_and_the_reason(server: Server) -> None:
+    done = server.run("predict", "broken", "hay", "--stream")
+    assert done.exit_code == 1
+    assert "it raised (model_failed)" in done.stderr
 
 
 def test_a_prediction_that_takes_too_long_names_its_id(server: Server) -> None:

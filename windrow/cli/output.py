@@ -67,21 +67,21 @@ def show_prediction(prediction: Prediction, as_json: bool) -> None:
 
 def show_stream(events: Iterable[StreamEvent], as_json: bool) -> None:
     """Print the text of the first answer as it comes, or the whole prediction as JSON; 1 where it did not succeed."""
+    from windrow.streaming import LAST
+
     for event in events:
         if event.type == "restart":
             print("\nwindrow: another worker begins the answer anew", file=sys.stderr)
         elif event.type == "output" and event.data.get("index") == 0 and not as_json:
             print(event.text, end="", flush=True)
-        elif (prediction := event.prediction) is not None:
-            if as_json:
-                show_prediction(prediction, as_json)
-            elif prediction.error:
+        elif event.type in LAST:
+            if as_json and event.prediction is not None:
+                show_prediction(event.prediction, as_json)
+            elif not as_json:
                 print()
-                fail(str(prediction.error.get("code")), str(prediction.error.get("detail")), FAILED, as_json)
-            else:
-                print()
-            if prediction.status != "succeeded":
-                raise typer.Exit(FAILED)
+            if event.type == "error":
+                error = event.data.get("error") or {}
+                fail(str(error.get("code")), str(error.get("detail")), FAILED, as_json)
 
 
 def abbreviate(value: Any) -> str:
