@@ -138,10 +138,11 @@ def test_a_malformed_wait_is_400(client: ApiClient, wait: str) -> None:
     assert "wait" in assert_problem(client.get(f"/v1/predictions/{id}?wait={wait}"), 400, "malformed_request")
 
 
-def test_an_event_stream_is_refused_not_ignored(client: ApiClient) -> None:
+def test_an_event_stream_is_refused_where_there_is_none_not_ignored(client: ApiClient) -> None:
     id = client.predict().json["id"]
     headers = {"Accept": "text/event-stream"}
-    assert_problem(client.predict(headers=headers), 406, "not_acceptable")
+    batch = {"model": "minilm", "inputs": ["a text"]}
+    assert_problem(client.post("/v1/predictions:batch", json=batch, headers=headers), 406, "not_acceptable")
     assert_problem(client.get(f"/v1/predictions/{id}", headers=headers), 406, "not_acceptable")
 
 

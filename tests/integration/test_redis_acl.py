@@ -248,6 +248,7 @@ def use_the_api(client: httpx.Client) -> None:
     for _ in range(2):
         assert client.post("/v1/predictions", json=one, headers={"Idempotency-Key": "k"}).status_code == 202
     assert client.post(f"/v1/predictions/{id}/cancel").status_code == 200
+    assert "event: completed" in client.get(f"/v1/predictions/{id}/events").text
     assert client.get("/v1/predictions/unknown").status_code == 404
     for path in ("/readyz", "/metrics", "/v1/models"):
         assert client.get(path).status_code == 200, path

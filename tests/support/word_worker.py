@@ -16,7 +16,7 @@ __all__ = ["app"]
 STEP_S = 0.02
 
 
-def open_word_lanes(settings: Settings, worker: str) -> dict[str, Lane | StepLane]:
+def open_word_lanes(settings: Settings, worker: str, *, is_spare: bool = False) -> dict[str, Lane | StepLane]:
     """A lane for every model of the settings."""
     redis = connect(settings.redis_url)
     return {
