@@ -222,5 +222,6 @@ def test_what_is_wrong_is_said_before_the_stream_begins(site: Site) -> None:
         client.cancel(id)
     malformed = follow(site.url, id, "last")
     assert (malformed.status_code, malformed.json()["code"]) == (400, "malformed_request")
-    refused = httpx.post(f"{site.url}/v1/predictions", json={"model": MODEL, "input": 3}, headers=STREAM)
-    assert (refused.status_code, refused.json()["code"]) == (422, "invalid_input")
+    for wrong in ({"input": 3}, {"input": SAYING, "parameters": {"temperature": -1}}):
+        refused = httpx.post(f"{site.url}/v1/predictions", json={"model": MODEL} | wrong, headers=STREAM)
+        assert (refused.status_code, refused.json()["code"]) == (422, "invalid_input")
