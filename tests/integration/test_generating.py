@@ -174,8 +174,8 @@ def test_a_stop_gives_back_what_has_no_token_and_ends_what_has(
     worker.let(1)
     until("one has begun", lambda: len(events(redis_client, "begun")) > 1)
     submit(queue, "unstarted")
-    with running(worker, 2):
-        worker.ask_to_stop()
+    until("its start is told", lambda: events(redis_client, "unstarted"))
+    worker.ask_to_stop()
     until("one is given back", lambda: queue.depth().waiting == 1)
     worker.stop()
     assert ended(queue, "begun").output["text"] == SAYING
