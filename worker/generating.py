@@ -25,7 +25,7 @@ STEPS_AHEAD = 1
 #: How long a stopping worker lets answers go on that have begun, in seconds; another worker begins the others anew.
 RUN_ON_S = 20.0
 #: How often a stage that waits looks around, in seconds.
-LOOK_S = 0.5
+LOOK_S = 0.2
 #: Between two round trips for events that are not urgent, in seconds.
 TELL_EVERY_S = 0.005
 
