@@ -128,11 +128,11 @@ def tune_model(
     """Load the model and time it; returns what its engine says, timings of padded and packed passes, and its lanes."""
     import torch
 
-    from worker.engines.loading import load_engine
+    from worker.engines.loading import load_row_engine
 
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(cores)
-    engine = load_engine(name, settings)
+    engine = load_row_engine(name, settings)
     texts = mixed_texts(512)
     ready = engine.prepare(texts, [{"truncate": True}] * len(texts))
     prepared = [one for one in ready if isinstance(one, Prepared)]
