@@ -8,16 +8,15 @@ from dataclasses import dataclass
 
 import orjson
 from flask import Flask, Response, request
-from redis.exceptions import OutOfMemoryError, RedisError
+from redis.exceptions import RedisError
 from werkzeug.exceptions import HTTPException
 
 from scheduler.core import errors as core
 from scheduler.core.faults import describe_fault
+from scheduler.queue.refusals import is_full
 
 log = logging.getLogger("windrow.api")
 
-#: What stands in every error of a Redis that has reached its ``maxmemory``.
-FULL = "OOM command not allowed"
 #: RFC 6750: a challenge names a realm.
 CHALLENGE = 'Bearer realm="windrow"'
 #: In the WSGI environ of a request whose connection cannot go on, because its body was not read to the end.
@@ -101,8 +100,7 @@ def answer_windrow(error: core.WindrowError) -> Response:
 def answer_redis(error: RedisError) -> Response:
     """Redis is away, is loading, or is too full to take more in."""
     log.warning("Redis: %s: %s", type(error).__name__, error)
-    # Within a script, Redis 6.2 wraps the error of the command into one of the script.
-    if isinstance(error, OutOfMemoryError) or FULL in str(error):
+    if is_full(error):
         return answer_windrow(core.RedisUnavailable("Redis's memory is full; try again once some results have expired"))
     return answer_windrow(core.RedisUnavailable("Redis did not take the request; try again in a moment"))
 

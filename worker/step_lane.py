@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import Counter
@@ -9,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from scheduler.core.errors import DeadlineExceeded
 from scheduler.core.outcomes import Done, Failed, Outcome
@@ -20,12 +21,14 @@ from scheduler.queue.events import Entry, EventStreams
 from scheduler.queue.keys import MAX_REQUESTS_PER_CALL
 from scheduler.queue.observations import Observations, store_observations
 from scheduler.queue.redis_queue import expired
+from scheduler.queue.refusals import is_full
 from scheduler.tasks.generate import read_parameters
 from worker.engines.base import Delta, StepEngine
 from worker.gathering import Gatherer
 from worker.holder import Holder, milliseconds
 from worker.rows import Waiting
 
+log = logging.getLogger(__name__)
 #: Among the metrics of a prediction, and told in its event stream.
 TIME_TO_FIRST_TOKEN = "time_to_first_token_ms"
 #: As the engine has them: the greater makes room first when its cache is full.
@@ -164,7 +167,7 @@ class StepLane(Holder):
         For one thread. Where Redis fails, the next call does the same again.
         """
         while entries := self._due():
-            places = self.streams.tell([entry for _, entry in entries])
+            places = self._tell(entries)
             with self.left:
                 lost, self._telling = self._gatherer.told(entries, places), []
             for request in lost:
@@ -228,6 +231,19 @@ class StepLane(Holder):
                 self.engine.cancel(key)
                 self._gatherer.drop(key)
         return {one.waiting.request.id: one.waiting.request.token for one in leaving.values()}
+
+    def _tell(self, entries: Sequence[tuple[str, Entry]]) -> list[str | None]:
+        """Their places. A full Redis takes no events, but it takes results: those streams get only their ends."""
+        try:
+            return self.streams.tell([entry for _, entry in entries])
+        except ResponseError as error:
+            if not is_full(error):
+                raise
+            log.warning("model %s: Redis is full, and %d events are lost", self.model, len(entries))
+        with self.left:
+            for key, _ in entries:
+                self._gatherer.drop(key)
+        return [None] * len(entries)
 
     def _due(self) -> list[tuple[str, Entry]]:
         with self.left:

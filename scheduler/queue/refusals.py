@@ -1,11 +1,21 @@
-"""What submit.lua is told of a tenant's quota, and what a refused call is told."""
+"""What submit.lua is told of a tenant's quota, what a refused call is told, and how a Redis says that it is full."""
 
 from __future__ import annotations
 
 import math
 
+from redis.exceptions import OutOfMemoryError, RedisError
+
 from scheduler.core.admission import Quota
 from scheduler.core.errors import InvalidInput, QueueFull, QuotaExceeded
+
+#: What stands in every error of a Redis that has reached its ``maxmemory``.
+FULL = "OOM command not allowed"
+
+
+def is_full(error: RedisError) -> bool:
+    """Whether Redis refused for want of memory; within a script, Redis 6.2 wraps the command's error into its own."""
+    return isinstance(error, OutOfMemoryError) or FULL in str(error)
 
 
 def quota_arguments(quota: Quota, count: int) -> list[float]:

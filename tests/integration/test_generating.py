@@ -14,6 +14,7 @@ from scheduler.queue.events import BEGINNING, Event, read_events
 from scheduler.queue.observations import read_observations
 from scheduler.queue.records import encode_call
 from tests.support.queue_calls import MODEL, PLENTY
+from tests.support.redis_server import RedisServer, find_embedded_server
 from tests.support.step_worker import StepWorker
 from tests.support.worker_process import until
 
@@ -183,6 +184,19 @@ def test_a_stop_gives_back_what_has_no_token_and_ends_what_has(
     other.let(10)
     assert ended(queue, "unstarted").metrics["attempts"] == 1
     assert [event.type for event in events(redis_client, "unstarted")][:2] == ["start", "restart"]
+
+
+def test_a_full_redis_loses_events_and_no_result() -> None:
+    with RedisServer(binary=find_embedded_server()) as server, server.client() as redis:
+        with StepWorker(redis, MODEL) as worker:
+            submit(worker.queue, "a")
+            worker.let(1)
+            until("it has begun", lambda: len(events(redis, "a")) > 1)
+            redis.config_set("maxmemory", "1")
+            worker.let(5)
+            assert ended(worker.queue, "a").output["text"] == SAYING
+            redis.config_set("maxmemory", "0")
+        assert [event.type for event in events(redis, "a")] == ["start", "output", "metric", "completed"]
 
 
 def test_a_deadline_that_cannot_be_met_is_refused_before_it_starts(
