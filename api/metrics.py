@@ -21,7 +21,7 @@ REASONS = ("depth", "bytes", "tenant_in_flight", "tenant_bytes", "tenant_rate")
 
 
 class QueueCollector(Collector):
-    """Counts and depths of every model's queue, and the windows of its workers."""
+    """Counts and depths of every model's queue; windows and device use of its workers."""
 
     def __init__(self, queues: Mapping[str, RedisQueue]) -> None:
         self._queues = queues
@@ -44,11 +44,18 @@ class QueueCollector(Collector):
         windows = GaugeMetricFamily(
             "windrow_window_seconds", "The longest that a row waits for company now", labels=["model", "worker"]
         )
+        busy = GaugeMetricFamily(
+            "windrow_device_busy_ratio",
+            "Share of the last seconds in which a worker process had its device at work for the model",
+            labels=["model", "worker"],
+        )
         for name, queue in self._queues.items():
             for worker, info in queue.workers(within_s=HEARD_WITHIN_S).items():
-                wait_ms = orjson.loads(info).get("wait_ms")
-                if wait_ms is not None:
-                    windows.add_metric([name, worker], wait_ms / 1e3)
+                said = orjson.loads(info)
+                if said.get("wait_ms") is not None:
+                    windows.add_metric([name, worker], said["wait_ms"] / 1e3)
+                if said.get("device_busy_ratio") is not None:
+                    busy.add_metric([name, worker], said["device_busy_ratio"])
             depth = queue.depth()
             for status in ENDED:
                 requests.add_metric([name, status], depth.counts.get(status, 0))
@@ -57,7 +64,7 @@ class QueueCollector(Collector):
             for reason in REASONS:
                 rejections.add_metric([name, reason], depth.counts.get(f"rejected_{reason}", 0))
             redeliveries.add_metric([name], depth.counts.get("redelivered", 0))
-        yield from (requests, waiting, running, rejections, redeliveries, windows)
+        yield from (requests, waiting, running, rejections, redeliveries, windows, busy)
 
 
 class GenerationCollector(Collector):

@@ -52,6 +52,8 @@ class Holder:
         #: Redis time minus `time.monotonic`, as of the last claim.
         self.redis_offset_s = float("-inf")
         self._offset_at_s = 0.0
+        #: What the device had worked for this model when it was last told, and when that was.
+        self._device_told = (0.0, time.monotonic())
 
     @property
     def model(self) -> str:
@@ -122,8 +124,16 @@ class Holder:
         """
         info = asdict(self.engine.info) | {"busy_s": round(busy_s, 1), "held": len(self.held)}
         info["drained"] = bool(DRAINED.value)
+        info["device_busy_ratio"] = self._device_busy_ratio()
         info |= self.describe()
         self.queue.heartbeat(self.worker, orjson.dumps(info), stale_s=FORGET_AFTER_S)
+
+    def _device_busy_ratio(self) -> float:
+        """Share of the time since the last heartbeat, 0 to 1, in which the device worked for this model."""
+        busy_s, now_s = self.engine.busy_s, time.monotonic()
+        (told_s, at_s), self._device_told = self._device_told, (busy_s, now_s)
+        # Passes are booked when they are collected: one that began before counts here too.
+        return round(min(1.0, (busy_s - told_s) / max(1e-3, now_s - at_s)), 4)
 
     def renew(self) -> None:
         """Extend the leases of everything held; what was lost meanwhile will find its finish refused."""

@@ -105,6 +105,8 @@ def open_lanes(settings: Settings, worker: str, *, is_spare: bool = False) -> di
     redis = connect(settings.redis_url)
     lanes: dict[str, Lane | StepLane] = {}
     for name, model in settings.models.items():
+        if is_spare and model.task == "generate":
+            continue  # its cache takes what memory there is, once
         began_s = time.monotonic()
         try:
             engine = load_engine(name, model)

@@ -19,6 +19,8 @@ __all__ = ["app"]
 class QuotingEngine:
     """Answers with the length of the text, unless the text asks to fail."""
 
+    busy_s = 0.0
+
     def __init__(self, name: str, settings: ModelSettings) -> None:
         self.info = EngineInfo(name, "embed", "packed", None, "cpu", "float32", 512)
 

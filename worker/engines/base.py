@@ -58,6 +58,8 @@ class Preparer(Protocol):
     """What engines of both kinds have."""
 
     info: EngineInfo
+    #: Seconds that the device worked so far, as far as it was collected.
+    busy_s: float
 
     def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
         """Check and tokenise; same length and order as ``inputs``. A bad input is a `Failed`, never a raise."""

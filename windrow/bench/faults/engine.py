@@ -33,6 +33,8 @@ def known_answer(text: str) -> dict[str, Any]:
 class KnownEngine:
     """An `Engine` that sleeps instead of computing."""
 
+    busy_s = 0.0
+
     def __init__(self, name: str, settings: ModelSettings) -> None:
         self.info = EngineInfo(
             model=name, task=settings.task, strategy=settings.strategy, strategy_note=None, device="cpu",
