@@ -51,7 +51,8 @@ class PackedLayout:
     def owners(self, tokens: int) -> Tensor:
         """(tokens,): which sequence each token belongs to; those behind the last get the number of sequences."""
         every = torch.arange(tokens, dtype=torch.int32, device=self.cu_seqlens.device)
-        return torch.searchsorted(self.cu_seqlens[1:], every, right=True)
+        # Among all offsets, less the first: compiled, a search of a slice reads from where the whole begins.
+        return torch.searchsorted(self.cu_seqlens, every, right=True) - 1
 
 
 def packed_attention(
