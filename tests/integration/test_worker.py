@@ -18,6 +18,8 @@ from redis import Redis
 
 from scheduler.core.errors import InvalidInput, UnknownModel
 from scheduler.queue import Prediction, RedisQueue, Submission
+from tests.support.api_client import assert_problem
+from tests.support.api_fixtures import NewClient
 from tests.support.redis_server import RedisServer
 from tests.support.worker_process import ROOT, WorkerProcess, until
 
@@ -173,6 +175,47 @@ def test_a_malformed_celery_call_fails_alone_and_the_worker_lives(
     assert good.get(timeout=30)["embedding"]
     assert [process.pid for process in worker.pool()] == pool
     app.close()
+
+
+NEIGHBOURS = ["the first neighbour", "the last neighbour, a little longer"]
+MILLION = 1_000_000
+ODD_TEXTS = {
+    "no characters": "",
+    "spaces alone": " \t\r\n\u3000",
+    "every control character": "".join(map(chr, [*range(32), *range(127, 160)])) * 3,
+    "no tokens but the special ones": "\u200b\ufeff\x00",
+    "a padding token spelled out": "[PAD] [PAD]",
+    "what is no character": "\uffff\ufffe\U0010ffff\ue000",
+    "directions and joiners": "\u202e\u2066 a \u200d\u200d \u0301\u0301",
+    "a million letters in a word": "x" * MILLION,
+    "a million letters in words": "ab cd " * (MILLION // 6),
+    "a million spaces": " " * MILLION,
+    "a million of more bytes than letters": "\U0001f33e" * MILLION,
+    "a million that each become 18": "\ufdfa" * MILLION,
+    "a million accents": "e" + "\u0301" * MILLION,
+}
+
+
+@pytest.mark.parametrize("odd", ODD_TEXTS)
+def test_an_odd_text_is_answered_or_refused_and_its_neighbours_are_answered(
+    redis: RedisServer, worker: WorkerProcess, new_client: NewClient, odd: str
+) -> None:
+    client = new_client(redis.url, max_body_bytes=16 << 20)
+    waiting = {"Prefer": "wait=30"}
+    alone = [client.predict(text, headers=waiting).json["output"]["embedding"] for text in NEIGHBOURS]
+    if len(ODD_TEXTS[odd]) >= MILLION:
+        refused = client.predict(ODD_TEXTS[odd])
+        assert "characters, and the model takes 256 tokens" in assert_problem(refused, 422, "input_too_long")
+    # Where it may be cut, it is in one batch with its neighbours.
+    inputs = [NEIGHBOURS[0], ODD_TEXTS[odd], NEIGHBOURS[1]]
+    body = {"model": "minilm", "inputs": inputs, "parameters": {"truncate": True}}
+    sent = client.post("/v1/predictions:batch", json=body).json["predictions"]
+    ended = [client.get(f"/v1/predictions/{one['id']}?wait=30").json for one in sent]
+    assert [one["status"] for one in ended] == ["succeeded"] * 3
+    first, answer, last = (one["output"]["embedding"] for one in ended)
+    assert sum(number**2 for number in answer) == pytest.approx(1, rel=1e-4)
+    assert first == pytest.approx(alone[0], abs=1e-5)
+    assert last == pytest.approx(alone[1], abs=1e-5)
 
 
 def test_the_parent_answers_inspect(redis: RedisServer, worker: WorkerProcess) -> None:
