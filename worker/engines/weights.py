@@ -33,7 +33,12 @@ def pick_device() -> torch.device:
 
 
 def pick_dtype(wish: str, device: torch.device) -> torch.dtype:
-    """``wish`` is the setting; "auto" is bfloat16 on CUDA and float32 on the CPU."""
+    """``wish`` is the setting; "auto" is bfloat16 on CUDA and float32 on the CPU.
+
+    Raises `ModelUnusable` for int8 on another device than the CPU.
+    """
+    if wish == "int8" and device.type != "cpu":
+        raise ModelUnusable(f"dtype int8 runs on a CPU; on {device.type} take auto, bfloat16, float16 or float32")
     if wish == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     dtype = getattr(torch, wish)
