@@ -14,7 +14,7 @@ from tests.support.redis_server import RedisServer
 settings.register_profile("windrow", deadline=None)
 settings.load_profile("windrow")
 
-pytest_plugins = ["tests.support.api_fixtures", "tests.support.api_server"]
+pytest_plugins = ["tests.support.api_fixtures", "tests.support.api_server", "tests.support.engine_fixtures"]
 
 
 @pytest.fixture(scope="session")

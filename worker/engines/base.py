@@ -23,7 +23,7 @@ class EngineInfo:
     device: str
     dtype: str
     max_input_tokens: int
-    #: Packed passes are captured graphs, of the sizes of `scheduler.core.planning.token_rungs`.
+    #: Passes are captured graphs, of the sizes that `worker.engines.loading.batch_limits` has them planned in.
     is_captured: bool = False
     #: Of its rows, against the same texts one by one in float32; None where it was not measured.
     relative_error: float | None = None

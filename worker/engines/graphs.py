@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worker.engines.attention import PackedLayout
+from worker.engines.staging import InputStages, capture
 
 log = logging.getLogger(__name__)
 
 #: (1, tokens) ids, (1, tokens) positions, layout, and (1, tokens) types where the model is told -> rows.
 PackedRun = Callable[..., Tensor]
-#: Passes whose inputs may be on their way to the device at once.
-STAGES = 4
 
 
 class PackedGraphs:
@@ -48,10 +47,7 @@ class PackedGraphs:
         self._offsets = max_sequences + 1
         self._channels = channels
         room = self._offsets + channels * max(rungs)
-        self._inputs = torch.zeros(room, dtype=torch.int32, device=device)
-        self._stages = [torch.zeros(room, dtype=torch.int32, pin_memory=True) for _ in range(STAGES)]
-        self._sent = [torch.cuda.Event() for _ in range(STAGES)]
-        self._turn = 0
+        self._stages = InputStages(room, torch.int32, device)
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         pool = torch.cuda.graph_pool_handle()
         began_s = time.monotonic()
@@ -77,9 +73,7 @@ class PackedGraphs:
         preparations here are not. The rows are good until the next call.
         """
         tokens, sequences = len(channels[0]), len(lengths)
-        turn = self._turn = (self._turn + 1) % STAGES
-        self._sent[turn].synchronize()
-        stage = self._stages[turn].numpy()
+        stage = self._stages.next()
         stage[0] = 0
         np.cumsum(lengths, out=stage[1 : sequences + 1])
         stage[sequences + 1 : self._offsets] = tokens
@@ -87,11 +81,7 @@ class PackedGraphs:
             stage[start : start + tokens] = values
             # What an earlier pass of another size left there need not be a token, a position or a type.
             stage[start + tokens : start + rung] = 0
-        if began is not None:
-            began.record()
-        size = self._offsets + self._channels * rung
-        self._inputs[:size].copy_(self._stages[turn][:size], non_blocking=True)
-        self._sent[turn].record()
+        self._stages.send(self._offsets + self._channels * rung, began)
         graph, rows = self._graphs[rung]
         graph.replay()
         return rows
@@ -101,17 +91,10 @@ class PackedGraphs:
         return range(self._offsets, self._offsets + self._channels * rung, rung)
 
     def _capture(self, rung: int, pool: object) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        offsets = self._inputs[: self._offsets]
-        ids, positions, *types = (self._inputs[None, start : start + rung] for start in self._places(rung))
+        inputs = self._stages.on_device
+        offsets = inputs[: self._offsets]
+        ids, positions, *types = (inputs[None, start : start + rung] for start in self._places(rung))
         # One token in each sequence: shapes are what counts.
         offsets.copy_(torch.arange(self._offsets, dtype=torch.int32).clamp(max=rung))
         layout = PackedLayout(offsets, self._longest)
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            self._run(ids, positions, layout, *types)  # libraries plan at the first call
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
-            rows = self._run(ids, positions, layout, *types)
-        return graph, rows
+        return capture(lambda: self._run(ids, positions, layout, *types), pool)

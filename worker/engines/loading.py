@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from scheduler.core.errors import ModelUnusable
-from scheduler.core.planning import BatchLimits, token_rungs
+from scheduler.core.planning import BatchLimits, fitting_buckets, rectangle_rungs, token_rungs
 from scheduler.settings import ModelSettings
 from worker.engines.base import Engine, EngineInfo, StepEngine
 
@@ -43,12 +43,17 @@ def load_row_engine(name: str, settings: ModelSettings) -> Engine:
 def batch_limits(settings: ModelSettings, info: EngineInfo) -> BatchLimits:
     """The planner's limits for a loaded model.
 
-    No bucket is longer than the model's positions, and ``static`` pads to exactly its limit.
+    No bucket is longer than the model's positions, ``static`` pads to exactly its limit, and captured passes are
+    rounded up to the sizes that were captured.
     """
+    size, tokens = settings.max_batch_size, settings.max_batch_tokens
+    buckets = fitting_buckets(settings.buckets, info.max_input_tokens)
+    captured = info.strategy if info.is_captured else None
     return BatchLimits(
-        max_batch_size=settings.max_batch_size,
-        max_batch_tokens=settings.max_batch_tokens,
-        buckets=tuple(sorted({min(bucket, info.max_input_tokens) for bucket in settings.buckets})),
+        max_batch_size=size,
+        max_batch_tokens=tokens,
+        buckets=buckets,
         static_length=info.max_input_tokens,
-        rungs=token_rungs(settings.max_batch_tokens) if info.is_captured else (),
+        rungs=token_rungs(tokens) if captured == "packed" else (),
+        row_rungs=rectangle_rungs(buckets, size, tokens) if captured == "bucket" else (),
     )

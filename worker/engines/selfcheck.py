@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,8 +14,29 @@ from worker.engines.sequences import Tokens
 
 #: Lengths of the texts: one token, and more than a sliding window of 128 sees.
 CHECK_LENGTHS = (1, 9, 33, 300)
-#: Largest relative difference that is taken for rounding.
+#: Largest relative difference that is taken for rounding, where rounding alone does not do more.
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-2}
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What a model answers to some texts one by one, which every other way to run it has to repeat."""
+
+    model: str
+    texts: Sequence[Tokens]
+    #: Of each text, (rows, width).
+    rows: Sequence[Tensor]
+    #: Largest relative difference that is taken for rounding.
+    tolerance: float
+
+    def up_to(self, tokens: int) -> Reference:
+        """Of texts of at most so many ``tokens``."""
+        kept = [index for index, text in enumerate(self.texts) if len(text) <= tokens]
+        return replace(self, texts=[self.texts[index] for index in kept], rows=[self.rows[index] for index in kept])
+
+    def difference(self, rows: Sequence[Tensor]) -> float:
+        """How far other ``rows`` of the same texts are from these; the rows of a text may be apart or not."""
+        return relative_difference(torch.cat(list(rows)), torch.cat(list(self.rows))) if self.texts else 0.0
 
 
 def check_texts(limit: TextLimit, pad_id: int, types: bool) -> list[Tokens]:

@@ -1,0 +1,43 @@
+"""Every strategy answers what transformers answers to each text alone, in six architectures, two tasks, two dtypes."""
+
+from __future__ import annotations
+
+import pytest
+
+from scheduler.settings import ModelSettings
+from tests.support.tiny_models import (
+    BUCKETS,
+    FAMILIES,
+    LIMIT,
+    STRATEGIES,
+    TOLERANCES,
+    TinyModels,
+    largest_error,
+    run_tokens,
+    token_ids,
+)
+from worker.engines.loading import load_engine
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("task", ["embed", "classify"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_strategy_answers_as_transformers_does_one_by_one(
+    tiny_models: TinyModels, family: str, task: str, strategy: str, dtype: str
+) -> None:
+    wishes = ModelSettings(
+        task=task, source=str(tiny_models.folder(family, task)), strategy=strategy, dtype=dtype, buckets=BUCKETS,
+        max_batch_size=4,
+    )  # fmt: skip
+    engine = load_engine("tiny", wishes)
+    right = tiny_models.one_by_one(family, task, dtype)
+    assert largest_error(run_tokens(engine, wishes, token_ids()), right) < TOLERANCES[dtype]
+    assert (engine.info.dtype, engine.info.max_input_tokens) == (dtype, LIMIT)
+    own_attention = FAMILIES[family].own_attention
+    if strategy == "packed" and own_attention:
+        assert engine.info.strategy == "bucket"
+        assert f"{own_attention}" in engine.info.strategy_note
+        assert "has an attention of its own" in engine.info.strategy_note
+    else:
+        assert (engine.info.strategy, engine.info.strategy_note) == (strategy, None)

@@ -1,0 +1,161 @@
+"""Tiny encoders of six families with random weights, and the strategies and lengths that all of them are tried with."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    DebertaV2Config,
+    DistilBertConfig,
+    ModernBertConfig,
+    MPNetConfig,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+)
+
+from scheduler.core.outcomes import Failed
+from scheduler.core.planning import plan_batches
+from scheduler.settings import ModelSettings
+from scheduler.tasks import TASKS
+from worker.engines.base import Engine, Prepared
+from worker.engines.loading import batch_limits
+from worker.engines.sequences import Tokens
+from worker.engines.text import TextRequest
+
+STRATEGIES = ("none", "static", "dynamic", "bucket", "packed")
+LIMIT = 96
+BUCKETS = (16, 32, 256)
+#: One token, a bucket less one, exactly a bucket, one above it, about the smallest captured size, and the limit.
+LENGTHS = (1, 2, 15, 16, 17, 31, 32, 33, 2, 63, 64, 65, 5, LIMIT - 1, LIMIT)
+WORDS = [f"w{number}" for number in range(120)]
+SMALL = {
+    "vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48,
+    "pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3, "num_labels": 3,
+}  # fmt: skip
+#: Largest relative distance from one by one.
+TOLERANCES = {"float32": 1e-5, "bfloat16": 2e-2, "float16": 2e-2}
+AUTO_CLASSES: dict[str, Any] = {"embed": AutoModel, "classify": AutoModelForSequenceClassification}
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture."""
+
+    config: Callable[[], PretrainedConfig]
+    #: Why it cannot pack, as a part of `EngineInfo.strategy_note`; None where it can.
+    own_attention: str | None = None
+
+
+FAMILIES = {
+    "bert": Family(lambda: BertConfig(**SMALL, max_position_embeddings=LIMIT)),
+    # Positions count from pad_token_id + 1.
+    "roberta": Family(lambda: RobertaConfig(**SMALL, max_position_embeddings=LIMIT + 2)),
+    "distilbert": Family(
+        lambda: DistilBertConfig(
+            vocab_size=128, dim=32, hidden_dim=48, n_layers=2, n_heads=2, pad_token_id=1, num_labels=3,
+            max_position_embeddings=LIMIT,
+        )
+    ),
+    # Windows of 8 tokens either side, far shorter than the texts.
+    "modernbert": Family(
+        lambda: ModernBertConfig(**SMALL, max_position_embeddings=LIMIT, local_attention=16, classifier_pooling="mean")
+    ),
+    "mpnet": Family(lambda: MPNetConfig(**SMALL, max_position_embeddings=LIMIT + 2), "MPNet"),
+    "deberta-v2": Family(
+        lambda: DebertaV2Config(
+            **SMALL, max_position_embeddings=LIMIT, relative_attention=True, pos_att_type=["p2c", "c2p"],
+            position_biased_input=False, position_buckets=8,
+        ),
+        "DebertaV2",
+    ),
+}  # fmt: skip
+
+
+def save_tokenizer(folder: Path) -> None:
+    """Words w0..w119, [UNK] for the rest, <s> and </s> around them."""
+    vocab = {token: index for index, token in enumerate(["[UNK]", "<pad>", "<s>", "</s>", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> $B </s>", special_tokens=[("<s>", 2), ("</s>", 3)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="<pad>", cls_token="<s>", sep_token="</s>"
+    ).save_pretrained(folder)
+
+
+def save_model(folder: Path, config: PretrainedConfig, auto_class: Any = AutoModel) -> Path:
+    """Save a model with random weights and its tokenizer."""
+    torch.manual_seed(0)
+    model = auto_class.from_config(config)
+    for parameter in model.parameters():
+        # Larger than at the start of training, so that positions and neighbours show in the answer.
+        parameter.data.normal_(0, 0.15) if parameter.ndim > 1 else None
+    model.save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder
+
+
+class TinyModels:
+    """Folders of models, and what transformers itself answers with them; each made once."""
+
+    def __init__(self, new_folder: Callable[[str], Path]) -> None:
+        self._new_folder = new_folder
+        # Per object, since the folders end with the tests.
+        self.folder = functools.cache(self._folder)
+        self.one_by_one = functools.cache(self._one_by_one)
+
+    def _folder(self, family: str, task: str) -> Path:
+        return save_model(self._new_folder(f"{family}-{task}"), FAMILIES[family].config(), AUTO_CLASSES[task])
+
+    def _one_by_one(self, family: str, task: str, dtype: str = "float32", device: str = "cpu") -> np.ndarray:
+        """(texts, width): the mean of the hidden states, or the scores, of each of `token_ids` alone."""
+        model = AUTO_CLASSES[task].from_pretrained(self.folder(family, task), dtype=getattr(torch, dtype))
+        model = model.eval().to(device)
+        with torch.inference_mode():
+            answers = [model(input_ids=torch.tensor(ids[None], device=device)) for ids in token_ids()]
+        if task == "embed":
+            return np.stack([one.last_hidden_state[0].float().mean(0).cpu().numpy() for one in answers])
+        return np.stack([one.logits[0].float().softmax(0).cpu().numpy() for one in answers])
+
+
+def token_ids(lengths: Sequence[int] = LENGTHS) -> list[np.ndarray]:
+    """Texts of plain words as ids, with so many tokens."""
+    draw = np.random.default_rng(7)
+    return [draw.integers(4, 4 + len(WORDS), length) for length in lengths]
+
+
+def as_prepared(engine: Engine, ids: np.ndarray) -> Prepared:
+    """A text that is tokens already, as `Engine.prepare` would have it."""
+    parameters = TASKS[engine.info.task].read_parameters({})
+    return Prepared(len(ids), TextRequest(parameters, [""], [Tokens(ids)]))
+
+
+def run_tokens(engine: Engine, wishes: ModelSettings, texts: Sequence[np.ndarray]) -> np.ndarray:
+    """(texts, width): texts that are tokens already, planned and run as the worker does it."""
+    prepared = [as_prepared(engine, ids) for ids in texts]
+    rows: list[Any] = [None] * len(texts)
+    limits = batch_limits(wishes, engine.info)
+    for batch in plan_batches(engine.info.strategy, [one.tokens for one in prepared], limits):
+        handle = engine.forward([prepared[index] for index in batch.indices], batch)
+        for index, outcome in zip(batch.indices, engine.collect(handle), strict=True):
+            assert not isinstance(outcome, Failed), outcome
+            output = outcome.output
+            rows[index] = output["embedding"] if "embedding" in output else list(output["scores"].values())
+    return np.array(rows)
+
+
+def largest_error(found: np.ndarray, right: np.ndarray) -> float:
+    """Largest distance of a row from the right one, relative to that."""
+    return float((np.linalg.norm(found - right, axis=1) / np.linalg.norm(right, axis=1)).max())
