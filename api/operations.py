@@ -23,6 +23,7 @@ LOADED = (
     "strategy_note",
     "device",
     "dtype",
+    "dtype_note",
     "max_input_tokens",
     "relative_error",
     "ran_out_tokens",

@@ -123,6 +123,7 @@ class Model(BaseModel):
     strategy_note: str | None = Field(description="Why it differs from the one configured; null where it does not.")
     device: str | None = Field(examples=["cuda"])
     dtype: str | None = Field(examples=["bfloat16"])
+    dtype_note: str | None = Field(description="Why it differs from the one configured; null where it does not.")
     max_input_tokens: int | None = Field(description="Longest input, special tokens included.")
     relative_error: float | None = Field(
         description="Of its outputs before the last step, against float32 and one text at a time; measured at the load."

@@ -128,7 +128,8 @@ class ModelSettings(_Frozen):
     buckets: Annotated[tuple[int, ...], AfterValidator(_increasing)] = (32, 64, 128, 256, 512)
     #: Longest input in tokens, special tokens included; the model's own limit when unset.
     max_input_tokens: int | None = Field(None, ge=1)
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    #: int8 is for CPUs, and float32 takes its place where it is not close enough or not faster.
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
     #: Let torch compile the passes on CUDA: about a tenth faster, and some 20 s more at each start.
     compile: bool = True
     #: ``generate`` only: tokens of the cache (what the device has room for when unset), and of each of its pages.

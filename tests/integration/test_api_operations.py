@@ -25,9 +25,10 @@ def test_a_models_entry_says_what_its_worker_made_of_the_settings(
     (before,) = client.get("/v1/models").json["data"]
     assert (before["workers"], before["strategy"]) == (1, None)
     info = {"model": "minilm", "strategy": "bucket", "strategy_note": "it cannot pack", "max_input_tokens": 256}
+    info |= {"dtype": "float32", "dtype_note": "int8 is not faster here", "relative_error": 1e-7}
     worker.queue.heartbeat("worker@test", orjson.dumps(info), stale_s=60)
     (model,) = client.get("/v1/models").json["data"]
-    assert (model["strategy"], model["strategy_note"], model["max_input_tokens"]) == ("bucket", "it cannot pack", 256)
+    assert model | info == model | {"model": "minilm"}
 
 
 def test_it_is_alive_without_a_worker_but_not_ready(redis_server: str, new_client: NewClient) -> None:

@@ -33,7 +33,7 @@ def test_every_strategy_answers_as_transformers_does_one_by_one(
     engine = load_engine("tiny", wishes)
     right = tiny_models.one_by_one(family, task, dtype)
     assert largest_error(run_tokens(engine, wishes, token_ids()), right) < TOLERANCES[dtype]
-    assert (engine.info.dtype, engine.info.max_input_tokens) == (dtype, LIMIT)
+    assert (engine.info.dtype, engine.info.dtype_note, engine.info.max_input_tokens) == (dtype, None, LIMIT)
     own_attention = FAMILIES[family].own_attention
     if strategy == "packed" and own_attention:
         assert engine.info.strategy == "bucket"

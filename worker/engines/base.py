@@ -27,6 +27,8 @@ class EngineInfo:
     is_captured: bool = False
     #: Of its rows, against the same texts one by one in float32; None where it was not measured.
     relative_error: float | None = None
+    #: Why the dtype in effect is not the one asked for; None where it is.
+    dtype_note: str | None = None
     #: Of models that generate: sequences that run at once, and the pages of the cache with the tokens of each.
     max_sequences: int | None = None
     pages: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ from scheduler.tokens import load_text_limit
 from worker.engines.base import EngineInfo, Prepared
 from worker.engines.capturing import capture_packed, capture_rectangles
 from worker.engines.graphs import PackedGraphs, PackedRun
+from worker.engines.int8 import load_int8, reason_against_int8
 from worker.engines.rectangles import PaddedRun, RectangleGraphs
 from worker.engines.runs import EncoderRuns
 from worker.engines.selfcheck import TOLERANCES, Reference, check_texts, relative_difference
@@ -37,6 +39,8 @@ logger = logging.getLogger(__name__)
 CAPTURED_SEQUENCES = 256
 #: What replaces ``packed`` for a model that cannot pack.
 FALLBACK = "bucket"
+#: How often int8 and float32 take turns when they are compared.
+SPEED_TURNS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +76,16 @@ class EncoderEngine(EncoderRuns):
         self._packs = False
         self._packed_graphs: PackedGraphs | None = None
         self._rectangles: RectangleGraphs | None = None
-        self._use(load_weights(self._folder, self.auto_class, dtype, self._device))
+        self._use(self._load(dtype))
         types = self.reads_pairs and tells_texts_apart(self._weights.module, self._folder)
         self._texts = TextPreparer(TASKS[self.task], limit, self._folder, Reading(types, self.rows_per_token))
         texts = check_texts(limit, self._weights.pad_id, types)
+        dtype_note = self._reason_not_to_round(texts) if dtype == torch.int8 else None
+        if dtype_note:
+            logger.warning("model %s: dtype int8 is replaced by float32: %s", name, dtype_note)
+            dtype = torch.float32
+            load_int8.cache_clear()
+            self._use(self._load(dtype))
         alone = self._one_by_one(texts)
         #: Numbers in a row.
         self._width = alone.shape[1]
@@ -104,6 +114,7 @@ class EncoderEngine(EncoderRuns):
             max_input_tokens=limit.max_input_tokens,
             is_captured=self._packed_graphs is not None or self._rectangles is not None,
             relative_error=None if in_full is None else relative_difference(served, in_full),
+            dtype_note=dtype_note,
         )
 
     @abstractmethod
@@ -196,6 +207,11 @@ class EncoderEngine(EncoderRuns):
             return [sum(map(len, request.sequences)) for request in requests]
         return [len(request.sequences) for request in requests]
 
+    def _load(self, dtype: torch.dtype) -> Weights:
+        if dtype == torch.int8:
+            return load_int8(self._folder, self.auto_class)
+        return load_weights(self._folder, self.auto_class, dtype, self._device)
+
     def _use(self, weights: Weights) -> None:
         self._weights = weights
         self._set_up()
@@ -225,13 +241,34 @@ class EncoderEngine(EncoderRuns):
         """Rows of ``texts`` one by one, by the same files read in full precision; None where they do not fit beside."""
         served = self._weights
         try:
-            # Past the cache: they are needed for a moment.
-            self._use(load_weights.__wrapped__(self._folder, self.auto_class, torch.float32, self._device))
+            self._use(self._full_precision())
             return self._one_by_one(texts)
         except (torch.OutOfMemoryError, MemoryError):
             return None
         finally:
             self._use(served)
+
+    def _full_precision(self) -> Weights:
+        # Past the cache: they are needed for a moment.
+        return load_weights.__wrapped__(self._folder, self.auto_class, torch.float32, self._device)
+
+    def _reason_not_to_round(self, texts: Sequence[Tokens]) -> str | None:
+        """Run ``texts`` in int8 and in float32, by turns; say why int8 must not serve, or None where it may."""
+        rows: dict[str, Tensor] = {}
+        fastest_s = {"float32": math.inf, "int8": math.inf}
+        try:
+            ways = {"float32": self._full_precision(), "int8": self._weights}
+            for _ in range(SPEED_TURNS):
+                for way, weights in ways.items():
+                    self._use(weights)
+                    # Of this thread, in which single texts run: whatever else the machine does is not the model's.
+                    began_s = time.thread_time()
+                    rows[way] = self._one_by_one(texts)
+                    fastest_s[way] = min(fastest_s[way], time.thread_time() - began_s)
+        except Exception as error:  # Whatever a model raises here, it can still serve in float32.
+            return f"the int8 pass raised {type(error).__name__}: {error}"
+        difference = relative_difference(rows["int8"], rows["float32"])
+        return reason_against_int8(difference, fastest_s["int8"], fastest_s["float32"])
 
     def _reason_not_to_pack(self, reference: Reference) -> str | None:
         """Run the texts packed; say why the model must not pack, or None where it may."""

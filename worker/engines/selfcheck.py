@@ -15,7 +15,7 @@ from worker.engines.sequences import Tokens
 #: Lengths of the texts: one token, and more than a sliding window of 128 sees.
 CHECK_LENGTHS = (1, 9, 33, 300)
 #: Largest relative difference that is taken for rounding, where rounding alone does not do more.
-TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-2}
+TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-2, torch.int8: 2e-2}
 
 
 @dataclass(frozen=True, slots=True)
