@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,9 @@ import torch
 from scheduler.core.errors import InputTooLong, InvalidInput, ModelFailed, ModelUnusable
 from scheduler.core.outcomes import Done, Failed, Outcome
 from scheduler.settings import ModelSettings
+from tests.support.steps import drive, ready
 from tests.support.tiny_llama import EOS, VOCABULARY, save_tiny_llama
-from worker.engines.base import Delta, Prepared, StepEngine
+from worker.engines.base import Prepared, StepEngine
 from worker.engines.loading import load_engine
 from worker.engines.weights import load_weights
 from worker.generation.engine import GenerateEngine
@@ -55,44 +55,6 @@ def assert_empty(engine: GenerateEngine) -> None:
     assert engine._scheduler.pages_taken == 0
     assert not engine._requests
     assert not engine._rows
-
-
-@dataclass
-class Heard:
-    """What came of each request."""
-
-    outcomes: dict[str, Outcome] = field(default_factory=dict)
-    deltas: dict[str, list[Delta]] = field(default_factory=dict)
-
-    def output(self, id: str) -> dict[str, Any]:
-        outcome = self.outcomes[id]
-        assert isinstance(outcome, Done), outcome
-        output: dict[str, Any] = outcome.output
-        return output
-
-
-def drive(engine: GenerateEngine, late: int = 1, limit: int = 5000) -> Heard:
-    """Step until nothing is left, collecting each step when ``late`` more have been started."""
-    heard = Heard()
-    handles: list[Any] = []
-    for _ in range(limit):
-        handle = engine.step()
-        handles += [handle] if handle is not None else []
-        if handles and (handle is None or len(handles) > late):
-            for delta in engine.collect(handles.pop(0)):
-                heard.deltas.setdefault(delta.id, []).append(delta)
-                if delta.outcome is not None:
-                    assert delta.id not in heard.outcomes
-                    heard.outcomes[delta.id] = delta.outcome
-        elif handle is None:
-            return heard
-    raise AssertionError("it never ended")
-
-
-def ready(engine: GenerateEngine, value: Any, **parameters: Any) -> Prepared:
-    (prepared,) = engine.prepare([value], [parameters])
-    assert isinstance(prepared, Prepared), prepared
-    return prepared
 
 
 def run(engine: GenerateEngine, value: Any, **parameters: Any) -> dict[str, Any]:

@@ -36,9 +36,11 @@ MOST_SPLITS = 16
 
 
 def decode_rungs(max_rows: int) -> tuple[int, ...]:
-    """Numbers of rows that steps are captured for: powers of two to 32, then every 32."""
-    rungs = [rung for rung in (1, 2, 4, 8, 16) if rung < max_rows]
-    return (*rungs, *range(32, max_rows, 32), max_rows)
+    """Numbers of rows that steps are captured for: powers of two to 32, then every 32; one row is computed as two,
+    since torch compiles what has a dimension of one by itself.
+    """
+    rungs = [rung for rung in (2, 4, 8, 16) if rung < max_rows]
+    return (*rungs, *range(32, max_rows, 32), max(2, max_rows))
 
 
 @dataclass(slots=True)
@@ -93,7 +95,9 @@ class CudaSlots(Slots):
         #: By slot, on the host: which page each place has, for the places that prompts are written to.
         self._host_tables = np.full(self.tables.shape, cache.pages, dtype=np.int32)
         self._rungs = decode_rungs(slots)
-        self._rows = torch.full((slots,), slots, dtype=torch.int64, device=self.device)
+        self._rows = torch.full((self._rungs[-1],), slots, dtype=torch.int64, device=self.device)
+        #: Of all captured steps alike: each would else keep logits of its own.
+        self._step_logits: Tensor | None = None
         self._sent_rows: list[int] = []
         self._read_inputs = torch.zeros(
             _Packing.of(READ_RUNGS[-1], MOST_PIECES).size, dtype=torch.int32, device=self.device
@@ -103,13 +107,15 @@ class CudaSlots(Slots):
         pool = torch.cuda.graph_pool_handle()
         began_s = time.monotonic()
         with torch.inference_mode():
-            # The largest first: the smaller ones then find room in its memory.
-            for rung in reversed(self._rungs):
-                self._decodes[rung] = _capture(partial(self._decode_pass, self._rows[:rung]), pool)
+            # The largest first: the smaller ones then find room in its memory. Prompts before steps: torch compiles
+            # once for both where it first sees two numbers that differ, of tokens and of logits.
             for rung in reversed(READ_RUNGS):
                 packing = _Packing.of(rung, MOST_PIECES)
-                self._read_inputs[: packing.size].copy_(torch.from_numpy(packing.empty(self)))
-                self._reads[rung] = _capture(partial(self._read_pass, self._read_inputs[: packing.size], packing), pool)
+                inputs = self._read_inputs[: packing.size]
+                inputs.copy_(torch.from_numpy(packing.empty(self)))
+                self._reads[rung] = _capture(partial(self._read_pass, inputs, packing), pool)
+            for rung in reversed(self._rungs):
+                self._decodes[rung] = _capture(partial(self._decode_pass, self._rows[:rung]), pool)
         self.is_captured = True
         log.info("%d steps captured in %.1f s", len(self._decodes) + len(self._reads), time.monotonic() - began_s)
 
@@ -162,8 +168,12 @@ class CudaSlots(Slots):
             splits *= 2
         layout = DecodeKernels(self.cache, self.tables, rows, positions, splits)
         with attending(layout):
-            logits = self._call(self.tokens[rows].clamp(min=0)[None], positions[None], 0)
+            every = torch.arange(len(rows), device=self.device)
+            logits = self._call(self.tokens[rows].clamp(min=0)[None], positions[None], every)
         tokens = likeliest(logits)
+        if self._step_logits is None:
+            self._step_logits = torch.empty_like(logits)
+        logits = self._step_logits[: len(rows)].copy_(logits)
         self.tokens[rows] = tokens
         self.positions[rows] = torch.where(rows == self.nobody, 0, positions + 1)
         return logits, tokens
@@ -179,7 +189,7 @@ class CudaSlots(Slots):
         self.positions[slots] = ends.long()
         return logits, tokens
 
-    def _logits(self, ids: Tensor, positions: Tensor, keep: Tensor | int) -> Tensor:
+    def _logits(self, ids: Tensor, positions: Tensor, keep: Tensor) -> Tensor:
         made = self.module(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=keep)
         return made.logits[0]
 

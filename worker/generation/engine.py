@@ -63,10 +63,13 @@ class Handle:
 class GenerateEngine:
     """A `StepEngine` for decoders of transformers."""
 
-    def __init__(self, name: str, settings: ModelSettings) -> None:
-        """Load the model and check that it answers through the cache as without. Raises `ModelUnusable`."""
+    def __init__(self, name: str, settings: ModelSettings, model: LoadedModel | None = None) -> None:
+        """Load the model, unless ``model`` is it already, and check that it answers through the cache as without.
+
+        Raises `ModelUnusable`.
+        """
         self.busy_s = 0.0
-        self._model: LoadedModel = load_model(name, settings)
+        self._model = model or load_model(name, settings)
         cache, prompts = self._model.slots.cache, self._model.prompts
         self._tokenizer = prompts.tokenizer
         self._scheduler = StepScheduler(

@@ -6,7 +6,7 @@ never holds up a step. The slot after the last is nobody's; rows that only fill 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -69,9 +69,7 @@ class Slots:
 
         Returns (rows, vocabulary) logits and (rows,) tokens, -1 where the logits held NaN or infinity.
         """
-        logits = torch.cat(
-            run_on_cores(lambda part: self._decoded(part, most_pages), self._cut(rows, [DECODED_AS] * len(rows)))
-        )
+        logits = self._in_parts(lambda part: self._decoded(part, most_pages), rows, [DECODED_AS] * len(rows))
         tokens = likeliest(logits)
         slots = self.sent(rows)
         self.tokens[slots] = tokens
@@ -89,8 +87,7 @@ class Slots:
 
         Returns (pieces, vocabulary) logits of the last token of each, and the (pieces,) tokens that follow.
         """
-        parts = self._cut(pieces, [len(piece.ids) for piece in pieces])
-        logits = torch.cat(run_on_cores(self._read, parts))
+        logits = self._in_parts(self._read, pieces, [len(piece.ids) for piece in pieces])
         tokens = likeliest(logits)
         slots = self.sent([piece.slot for piece in pieces])
         self.tokens[slots] = tokens
@@ -106,12 +103,13 @@ class Slots:
         layout = ReadLayout(self.cache, self.tables[slots].long(), [piece.start for piece in pieces], lengths)
         return self.forward(self.sent(ids), self.sent(positions), layout, self.sent(ends - 1))
 
-    @staticmethod
-    def _cut(items: Sequence[T], tokens: Sequence[int]) -> list[Sequence[T]]:
-        """A part for each core, where that is worth it; each holds sequences of its own."""
+    def _in_parts(self, run: Callable[[Sequence[T]], Tensor], items: Sequence[T], tokens: Sequence[int]) -> Tensor:
+        """``run`` over all of ``items``: at once on a device, on the CPU a part a core where that is worth it."""
+        if self.device.type != "cpu":
+            return run(items)
         parts = max(1, min(cores(), len(items), sum(tokens) // PART_TOKENS))
         ends = [len(items) * part // parts for part in range(parts + 1)]
-        return [items[begin:end] for begin, end in pairwise(ends)]
+        return torch.cat(run_on_cores(run, [items[begin:end] for begin, end in pairwise(ends)]))
 
     def forward(self, ids: Tensor, positions: Tensor, layout: Layout, keep: Tensor | int = 0) -> Tensor:
         """(tokens,) ids and positions -> logits of all, or of the tokens ``keep``."""

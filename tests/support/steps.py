@@ -1,0 +1,47 @@
+"""Drives an engine that generates, as the resident loop does, in one thread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from scheduler.core.outcomes import Done, Outcome
+from worker.engines.base import Delta, Prepared, StepEngine
+
+
+@dataclass
+class Heard:
+    """What came of each request."""
+
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    deltas: dict[str, list[Delta]] = field(default_factory=dict)
+
+    def output(self, id: str) -> dict[str, Any]:
+        outcome = self.outcomes[id]
+        assert isinstance(outcome, Done), outcome
+        output: dict[str, Any] = outcome.output
+        return output
+
+
+def drive(engine: StepEngine, late: int = 1, limit: int = 5000) -> Heard:
+    """Step until nothing is left, collecting each step when ``late`` more have been started."""
+    heard = Heard()
+    handles: list[Any] = []
+    for _ in range(limit):
+        handle = engine.step()
+        handles += [handle] if handle is not None else []
+        if handles and (handle is None or len(handles) > late):
+            for delta in engine.collect(handles.pop(0)):
+                heard.deltas.setdefault(delta.id, []).append(delta)
+                if delta.outcome is not None:
+                    assert delta.id not in heard.outcomes
+                    heard.outcomes[delta.id] = delta.outcome
+        elif handle is None:
+            return heard
+    raise AssertionError("it never ended")
+
+
+def ready(engine: StepEngine, value: Any, **parameters: Any) -> Prepared:
+    (prepared,) = engine.prepare([value], [parameters])
+    assert isinstance(prepared, Prepared), prepared
+    return prepared

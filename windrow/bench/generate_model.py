@@ -1,0 +1,64 @@
+"""Models and loads of ``windrow bench generate``."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+#: Shapes of Llamas with random weights: what a device is worth measuring with, and what a CPU is.
+SHAPES: dict[str, dict[str, int]] = {
+    "1b": {
+        "vocab_size": 32_000, "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22,
+        "num_attention_heads": 32, "num_key_value_heads": 4, "max_position_embeddings": 2048,
+    },
+    "small": {
+        "vocab_size": 4096, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 6,
+        "num_attention_heads": 8, "num_key_value_heads": 4, "max_position_embeddings": 2048,
+    },
+}  # fmt: skip
+#: Lengths of answers: lognormal, in tokens.
+MEAN_TOKENS, SIGMA, MOST_TOKENS = 127, 0.8, 1024
+SHORTEST_PROMPT, LONGEST_PROMPT = 16, 512
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request of the load."""
+
+    ids: list[int]
+    tokens: int
+
+
+def make_llama(folder: Path, shape: str) -> Path:
+    """Save a Llama of `SHAPES` with random weights, and a tokenizer of single words."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes: dict[str, Any] = SHAPES[shape]
+    cuda = torch.cuda.is_available()
+    torch.manual_seed(0)
+    with torch.device("cuda" if cuda else "cpu"):
+        model = LlamaForCausalLM(LlamaConfig(**sizes, eos_token_id=2, bos_token_id=1))
+    model.to(torch.bfloat16 if cuda else torch.float32).save_pretrained(folder)
+    words = {f"w{number}": number for number in range(sizes["vocab_size"])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def make_load(requests: int, vocabulary: int, scale: float = 1.0) -> list[Ask]:
+    """Prompts of uniform and answers of lognormal length, always the same; ``scale`` shortens both alike."""
+    draw = np.random.default_rng(0)
+    mean = math.log(MEAN_TOKENS * scale) - SIGMA**2 / 2
+    prompts = draw.integers(int(SHORTEST_PROMPT * scale) or 1, int(LONGEST_PROMPT * scale) + 1, requests)
+    answers = np.clip(draw.lognormal(mean, SIGMA, requests), 1, MOST_TOKENS * scale).astype(int)
+    return [
+        Ask(draw.integers(3, vocabulary, int(prompt)).tolist(), int(answer))
+        for prompt, answer in zip(prompts, answers, strict=True)
+    ]
