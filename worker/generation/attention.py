@@ -120,7 +120,8 @@ class ReadLayout:
         for (q, k, v), table, start in zip(parts, self._tables, self._starts, strict=True):
             mask = None
             if start:
-                k, v = (x[0, :, : start + q.shape[1]] for x in self._cache.read(layer, table[None]))
+                held = self._cache.read(layer, self._cache.parts_of(table[None]))
+                k, v = (x[0, :, : start + q.shape[1]] for x in held)
                 mask = torch.ones(q.shape[1], k.shape[1], dtype=torch.bool, device=q.device).tril(start)
             out = F.scaled_dot_product_attention(
                 q[None], k[None], v[None], attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=True
@@ -138,6 +139,7 @@ class DecodeLayout:
         size = cache.page_tokens
         self._tables = tables[:, : longest // size + 1]
         self._pages = self._tables.gather(1, (positions // size)[:, None])[:, 0]
+        self._parts = cache.parts_of(self._tables)
         self._places = positions % size
         every = torch.arange(self._tables.shape[1] * size, device=tables.device)
         self._mask = (every <= positions[:, None])[:, None, None]
@@ -145,7 +147,7 @@ class DecodeLayout:
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """See `Layout.attend`."""
         self._cache.write(layer, self._pages, self._places, key, value)
-        keys, values = self._cache.read(layer, self._tables)
+        keys, values = self._cache.read(layer, self._parts)
         if self._cache.has_nan:
             unseen = ~self._mask.transpose(2, 3)
             keys, values = keys.masked_fill(unseen, 0), values.masked_fill(unseen, 0)

@@ -337,7 +337,8 @@ class GenerateEngine:
             self._note_logprobs(choice, row, drawn)
         # Of most rows nothing is to be said: they are not streamed, and go on.
         loud = [choice for choice in decoded if choice.is_watched]
-        marked = np.isin(handle.tokens[: len(decoded)].numpy(), self._marks).nonzero()[0]
+        values = handle.tokens[: len(decoded)].numpy()
+        marked = (values[:, None] == self._marks).any(1).nonzero()[0]
         loud += [decoded[at] for at in marked]
         loud += handle.began
         loud += [sequence.id for sequence in handle.plan.ended]
