@@ -144,6 +144,25 @@ def record(
 
 
 @bench_app.command()
+def generate(
+    only: Annotated[list[str] | None, typer.Argument(help="Contenders, by name; all of them when left out.")] = None,
+    requests: Annotated[int, typer.Option(min=8, help="Requests, all there when it begins.")] = 512,
+    shape: Annotated[str | None, typer.Option(help="1b or small; what fits the device when left out.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, max=1000, help="Sequences at once, continuous.")] = 512,
+    static_size: Annotated[int, typer.Option(min=1, max=1000, help="Sequences of a static batch.")] = 32,
+    scale: Annotated[float, typer.Option(min=0.05, max=1, help="Shortens prompts and answers alike.")] = 1.0,
+    json_file: JsonFile = None,
+) -> None:
+    """A Llama of random weights: one by one, static, continuous, and transformers' own continuous batching."""
+    from windrow.bench.generate import run_generate
+    from windrow.bench.show import show_generation
+
+    with problems_reported():
+        report = run_generate(requests, shape, batch_size, static_size, scale, only or [], _say)
+        _finish(report, show_generation, json_file)
+
+
+@bench_app.command()
 def faults(
     only: Annotated[list[str] | None, typer.Argument(help="Scenarios, by name; all of them when left out.")] = None,
     names: Annotated[bool, typer.Option("--list", help="List the scenarios and leave.")] = False,

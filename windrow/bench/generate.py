@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from windrow.bench.generate_model import SHAPES, Ask, make_llama, make_load
+from windrow.bench.programs import BenchFailed
 from windrow.bench.stats import percentile
 
 Say = Callable[[str], None]
@@ -33,9 +34,17 @@ class Timed:
 
 
 def run_generate(
-    requests: int, shape: str, batch_size: int, static_size: int, scale: float, contenders: Sequence[str], say: Say
+    requests: int, shape: str | None, batch_size: int, static_size: int, scale: float, only: Sequence[str], say: Say
 ) -> dict[str, Any]:
-    """Measure everything; ``contenders`` maps each to its figures."""
+    """Measure; ``contenders`` maps each of ``only`` (all when empty) to its figures. Raises `BenchFailed`."""
+    import torch
+
+    shape = shape or ("1b" if torch.cuda.is_available() else "small")
+    if shape not in SHAPES:
+        raise BenchFailed(f"no shape {shape!r}; there are {', '.join(SHAPES)}")
+    if unknown := [name for name in only if name not in CONTENDERS]:
+        raise BenchFailed(f"no contender {unknown[0]!r}; there are {', '.join(CONTENDERS)}")
+    contenders = only or CONTENDERS
     report: dict[str, Any] = {"requests": requests, "shape": shape, "contenders": {}}
     with tempfile.TemporaryDirectory(prefix="windrow-bench-") as name:
         folder = make_llama(Path(name), shape)
@@ -45,7 +54,27 @@ def run_generate(
         report |= _ours(folder, load, batch_size, static_size, contenders, report["contenders"], say)
         if "transformers" in contenders:
             report["contenders"]["transformers"] = _transformers(folder, load, say)
-    return report
+    return report | _compared(report)
+
+
+def _compared(report: dict[str, Any]) -> dict[str, Any]:
+    """Ratios, and what a continuous step takes beside the time to read weights and cache once."""
+    made = report["contenders"]
+    ratios = {}
+    if "continuous" in made:
+        best = made["continuous"]
+        for name in ("static", "none", "transformers"):
+            if name in made:
+                ratios[f"continuous over {name}, tokens/s"] = best["tokens_per_s"] / made[name]["tokens_per_s"]
+        if "static" in made:
+            ratios["static over continuous, mean latency"] = made["static"]["mean_latency_s"] / best["mean_latency_s"]
+    bandwidth = next((rate for name, rate in BANDWIDTHS.items() if report["device"].startswith(name)), None)
+    step_s = floor_s = None
+    if bandwidth is not None and "continuous" in made:
+        step_s = made["continuous"]["busy_s"] / made["continuous"]["steps"]
+        read = report["weight_bytes"] + made["continuous"]["mean_cached_tokens"] * report["token_bytes"]
+        floor_s = read / bandwidth
+    return {"ratios": ratios, "step_s": step_s, "floor_step_s": floor_s}
 
 
 def _ours(
@@ -74,12 +103,14 @@ def _ours(
         made[strategy] = drive(engine, chosen)
         say(f"{strategy}: {made[strategy]}")
     weights = sum(one.numel() * one.element_size() for one in model.slots.module.parameters())
-    del engine, model
+    cache = model.slots.cache
+    token_bytes = cache.keys[:, :, 0, 0].numel() * cache.keys.element_size() * 2
+    del cache, model
     gc.collect()
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return {"load_s": load_s, "device": name, "weight_bytes": weights}
+    return {"load_s": load_s, "device": name, "weight_bytes": weights, "token_bytes": token_bytes}
 
 
 def drive(engine: Any, load: Sequence[Ask]) -> dict[str, float]:
@@ -89,7 +120,7 @@ def drive(engine: Any, load: Sequence[Ask]) -> dict[str, float]:
         engine.prepare([{"prompt_ids": ask.ids}], [{"max_tokens": ask.tokens, "ignore_eos": True}])[0] for ask in load
     ]
     handles: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    steps, rows = [0], [0]
+    steps = rows = cached_tokens = 0
     began_s = time.perf_counter()
 
     def collect() -> None:
@@ -111,8 +142,10 @@ def drive(engine: Any, load: Sequence[Ask]) -> dict[str, float]:
         if handle is None:
             engine.wait(0.01)
             continue
-        steps[0] += 1
-        rows[0] += handle.plan.rows
+        steps += 1
+        rows += handle.plan.rows
+        page_tokens = engine.info.page_tokens
+        cached_tokens += sum(len(choice.sequence.pages) for choice in handle.decoded) * page_tokens
         handles.put(handle)
     handles.put(None)
     collector.join()
@@ -120,7 +153,8 @@ def drive(engine: Any, load: Sequence[Ask]) -> dict[str, float]:
         engine.collect(handle)
     took_s = max(one.ended_s for one in timed.values())
     return _figures(list(timed.values()), took_s) | {
-        "steps": steps[0], "mean_rows": rows[0] / max(1, steps[0]), "busy_s": engine.busy_s,
+        "steps": steps, "mean_rows": rows / max(1, steps), "busy_s": engine.busy_s,
+        "mean_cached_tokens": cached_tokens / max(1, steps),
     }  # fmt: skip
 
 

@@ -39,6 +39,31 @@ def show_figures(console: Console, title: str, rows: list[dict[str, Any]]) -> No
     console.print(table)
 
 
+def show_generation(console: Console, report: dict[str, Any]) -> None:
+    """The report of `windrow.bench.generate.run_generate`."""
+    table = _table(
+        f"{report['requests']} requests on {report['device']}", "contender", "tokens/s", "mean latency s",
+        "TTFT p50 s", "p99 s", "ITL p50 ms", "p99 ms", "steps", "step ms", "rows",
+    )  # fmt: skip
+    for name, one in report["contenders"].items():
+        step_ms = one["busy_s"] / one["steps"] * 1e3 if one.get("steps") else None
+        table.add_row(
+            name, f"{one['tokens_per_s']:,.0f}", f"{one['mean_latency_s']:.2f}",
+            *(_scaled(one.get(key), by) for key, by in (
+                ("ttft_p50_s", 1), ("ttft_p99_s", 1), ("itl_p50_s", 1e3), ("itl_p99_s", 1e3), ("steps", 1),
+            )),
+            _scaled(step_ms, 1), _scaled(one.get("mean_rows"), 1),
+        )  # fmt: skip
+    console.print(table)
+    for name, value in report["ratios"].items():
+        console.print(f"{name}: {value:.2f} times")
+    if report["floor_step_s"] is not None:
+        console.print(
+            f"a continuous step takes {report['step_s'] * 1e3:.2f} ms; reading weights and cache alone "
+            f"{report['floor_step_s'] * 1e3:.2f} ms"
+        )
+
+
 def show_faults(console: Console, report: dict[str, Any]) -> None:
     """The report of `windrow.bench.faults.scenarios.run_faults`."""
     for one in report["scenarios"].values():
@@ -53,6 +78,10 @@ def _table(title: str, first: str, *others: str) -> Table:
     for name in others:
         table.add_column(name, justify="right" if not name.startswith("CPU") else "left", overflow="fold")
     return table
+
+
+def _scaled(value: float | None, by: float) -> str:
+    return "-" if value is None else f"{value * by:,.2f}"
 
 
 def _number(value: float | None) -> str:
