@@ -50,11 +50,6 @@ class Choice:
     text_tokens: int = 0
     cached_tokens: int = 0
 
-    @property
-    def is_watched(self) -> bool:
-        """Whether each of its tokens is looked at when it comes."""
-        return self.text is not None
-
     def advance(self, eos_ids: frozenset[int]) -> str:
         """Look at the tokens that came; return the new text, where text is made, and set `finish_reason` at the end."""
         wishes, count = self.request.input.parameters, len(self.ids)

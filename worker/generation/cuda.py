@@ -128,7 +128,7 @@ class CudaSlots(Slots):
             self._host_tables[emptied] = self.cache.pages
         self._host_tables[slots, places] = pages
 
-    def decode(self, rows: Sequence[int], most_pages: int) -> tuple[Tensor, Tensor]:
+    def decode(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """See `Slots.decode`; what it returns is good until the next step."""
         count = len(rows)
         rung = self._rungs[bisect_left(self._rungs, count)]

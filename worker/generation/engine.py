@@ -247,13 +247,9 @@ class GenerateEngine:
     def _decode(self, plan: StepPlan, handle: Handle) -> Tensor:
         """Start the decoding pass; (rows,) tokens, and nobody's behind them in a static batch with ended rows."""
         slots = self._model.slots
-        most_pages = max(len(choice.sequence.pages) for choice in self._rows)
         rows = self._slots_of_rows + [slots.nobody] * (plan.rows - len(self._rows))
-        handle.decoded = list(self._rows)
         logits, tokens = run_halved(
-            lambda some: slots.decode(some, most_pages),
-            rows,
-            lambda at, failed: self._note(handle.decoded[at], failed, handle),
+            slots.decode, rows, lambda at, failed: self._note(handle.decoded[at], failed, handle)
         )
         self._draw(logits, tokens, handle.decoded, self._slots_of_rows, handle)
         return tokens
@@ -336,7 +332,7 @@ class GenerateEngine:
         for choice, row, drawn in handle.logprobs:
             self._note_logprobs(choice, row, drawn)
         # Of most rows nothing is to be said: they are not streamed, and go on.
-        loud = [choice for choice in decoded if choice.is_watched]
+        loud = [choice for choice in decoded if choice.text is not None]
         values = handle.tokens[: len(decoded)].numpy()
         marked = (values[:, None] == self._marks).any(1).nonzero()[0]
         loud += [decoded[at] for at in marked]

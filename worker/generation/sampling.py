@@ -84,19 +84,22 @@ class SlotSampling:
             parameters.temperature, parameters.top_p, float(parameters.top_k), parameters.repetition_penalty,
             parameters.presence_penalty, parameters.frequency_penalty,
         ]  # fmt: skip
-        self._knobs[slot] = torch.tensor(knobs)
-        self._seeds[slot] = torch.tensor([seed, wishes.ends_from])
+        self._knobs[slot].copy_(self._sent(torch.tensor(knobs)), non_blocking=True)
+        self._seeds[slot].copy_(self._sent(torch.tensor([seed, wishes.ends_from])), non_blocking=True)
         if wishes.penalizes:
             if self._generated is None or self._prompted is None:
                 size = (len(self._knobs), self._vocabulary)
                 self._generated = torch.zeros(size, dtype=torch.int32, device=self._device)
                 self._prompted = torch.zeros(size, dtype=torch.bool, device=self._device)
-            self._generated[slot] = torch.bincount(
-                torch.tensor(list(generated), dtype=torch.int64), minlength=self._vocabulary
-            ).to(torch.int32)
+            counts = torch.bincount(torch.tensor(list(generated), dtype=torch.int64), minlength=self._vocabulary)
+            self._generated[slot].copy_(self._sent(counts.to(torch.int32)), non_blocking=True)
             seen = torch.zeros(self._vocabulary, dtype=torch.bool)
             seen[torch.tensor(list(prompt), dtype=torch.int64)] = True
-            self._prompted[slot] = seen
+            self._prompted[slot].copy_(self._sent(seen), non_blocking=True)
+
+    def _sent(self, values: Tensor) -> Tensor:
+        # Copies from pageable memory make the host wait.
+        return values.pin_memory() if self._device.type == "cuda" else values
 
     def draw(self, logits: Tensor, slots: Tensor, positions: Tensor, wishes: Sequence[Wishes]) -> Drawn:
         """(rows, vocabulary) logits, (rows,) slots and the positions that the new tokens get in their contexts."""

@@ -52,6 +52,8 @@ class Slots:
         #: (slots + 1,) the last token of each and the place it has in the context.
         self.tokens = torch.zeros(slots + 1, dtype=torch.int64, device=self.device)
         self.positions = torch.zeros(slots + 1, dtype=torch.int64, device=self.device)
+        #: Pages of each, on the host.
+        self._page_counts = np.zeros(slots + 1, dtype=np.int64)
         #: (slots + 1, pages), int32; what a sequence does not have is nobody's page.
         self.tables = torch.full((slots + 1, pages), cache.pages, dtype=torch.int32, device=self.device)
 
@@ -61,25 +63,28 @@ class Slots:
         """The slots ``emptied`` have no pages now; then page ``places[i]`` of slot ``slots[i]`` is ``pages[i]``."""
         if emptied:
             self.tables[self.sent(emptied)] = self.cache.pages
+            self._page_counts[emptied] = 0
+        np.maximum.at(self._page_counts, slots, np.asarray(places) + 1)
         cells = self.sent([slots, places, pages])
         self.tables[cells[0], cells[1]] = cells[2].to(torch.int32)
 
-    def decode(self, rows: Sequence[int], most_pages: int) -> tuple[Tensor, Tensor]:
-        """One more token for each of the slots ``rows``, none of which has more than ``most_pages`` pages.
+    def decode(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """One more token for each of the slots ``rows``.
 
         Returns (rows, vocabulary) logits and (rows,) tokens, -1 where the logits held NaN or infinity.
         """
-        logits = self._in_parts(lambda part: self._decoded(part, most_pages), rows, [DECODED_AS] * len(rows))
+        logits = self._in_parts(self._decoded, rows, [DECODED_AS] * len(rows))
         tokens = likeliest(logits)
         slots = self.sent(rows)
         self.tokens[slots] = tokens
         self.positions[slots] = torch.where(slots == self.nobody, 0, self.positions[slots] + 1)
         return logits, tokens
 
-    def _decoded(self, rows: Sequence[int], most_pages: int) -> Tensor:
+    def _decoded(self, rows: Sequence[int]) -> Tensor:
         slots = self.sent(rows)
         positions = self.positions[slots]
-        layout = DecodeLayout(self.cache, self.tables[slots].long(), positions, most_pages * self.cache.page_tokens - 1)
+        longest = max(1, int(self._page_counts[rows].max())) * self.cache.page_tokens - 1
+        layout = DecodeLayout(self.cache, self.tables[slots].long(), positions, longest)
         return self.forward(self.tokens[slots].clamp(min=0), positions, layout)
 
     def read(self, pieces: Sequence[Piece]) -> tuple[Tensor, Tensor]:
