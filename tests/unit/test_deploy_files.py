@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import tomllib
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +273,6 @@ def test_tests_run_on_the_versions_that_are_shipped() -> None:
 def test_every_direct_dependency_is_explained_with_its_licence() -> None:
     page = (ROOT / "docs/dependencies.md").read_text()
     project = PROJECT["project"]
-    direct = map(Requirement, project["dependencies"] + project["optional-dependencies"]["dev"])
+    direct = map(Requirement, chain(project["dependencies"], *project["optional-dependencies"].values()))
     rows = re.findall(r"^\| `([\w-]+)` \| (.+) \| (.+) \|$", page, re.M)
     assert sorted(name for name, _, _ in rows) == sorted(requirement.name for requirement in direct)

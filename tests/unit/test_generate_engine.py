@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -284,6 +285,43 @@ def test_a_prompt_that_is_too_long_is_cut_at_its_start_on_request(engine: Genera
 def test_a_chat_goes_through_the_template_of_the_model(engine: GenerateEngine) -> None:
     prepared = ready(engine, {"messages": [{"role": "user", "content": "hi"}]})
     assert bytes(prepared.data.ids).decode() == "user: hi\nassistant: "
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"crop": {"enum": ["hay", "straw"]}, "bales": {"type": "integer"}, "dry": {"type": "boolean"}},
+    "required": ["crop", "bales", "dry"],
+    "additionalProperties": False,
+}
+
+
+def test_an_answer_meets_its_schema_beside_others_that_are_free(engine: GenerateEngine) -> None:
+    pytest.importorskip("xgrammar", reason="the extra 'schema' is not installed")
+    free = run(engine, "free", max_tokens=30)["text"]
+    for seed in range(6):
+        wishes = {"schema": SCHEMA, "max_tokens": 90, "temperature": 1.0 if seed else 0.0, "seed": seed}
+        engine.add(str(seed), ready(engine, "tell me", **wishes), stream=bool(seed % 2))
+    engine.add("free", ready(engine, "free", max_tokens=30))
+    heard = drive(engine)
+    assert heard.output("free")["text"] == free
+    met = 0
+    for seed in range(6):
+        output = heard.output(str(seed))
+        if output["finish_reason"] == "stop":  # else it was cut off by max_tokens, in a number without end
+            made = json.loads(output["text"])
+            assert made["crop"] in ("hay", "straw")
+            assert isinstance(made["bales"], int)
+            assert isinstance(made["dry"], bool)
+            met += 1
+    assert met
+
+
+@pytest.mark.parametrize("schema", [{"type": "nope"}, {"type": "object", "minProperties": 2, "maxProperties": 1}])
+def test_a_schema_that_nothing_meets_is_refused(engine: GenerateEngine, schema: dict[str, Any]) -> None:
+    (refused,) = engine.prepare(["x"], [{"schema": schema}])
+    assert isinstance(refused, Failed)
+    assert type(refused.error) is InvalidInput
+    assert "parameters.schema: " in refused.error.detail
 
 
 def test_whoever_makes_its_pass_raise_fails_alone(folder: Path) -> None:

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 
 from scheduler.core.outcomes import Done
 from scheduler.core.steps import GeneratingSequence
+from worker.generation.constraints import Constraint
 from worker.generation.inputs import GenerateInput
 from worker.generation.sampling import Wishes
 from worker.generation.text import TextStream
@@ -41,6 +42,8 @@ class Choice:
     #: Its tokens so far; after its end some more may follow, which are nobody's.
     ids: list[int]
     logprobs: list[dict[str, Any]] | None
+    #: Set where the answer has to meet a schema.
+    constraint: Constraint | None = None
     #: Tokens that deltas told of.
     told: int = 0
     told_logprobs: int = 0

@@ -26,6 +26,7 @@ from scheduler.core.steps import Chunk, GeneratingSequence, StepLimits, StepPlan
 from scheduler.settings import ModelSettings
 from worker.engines.base import Delta, EngineInfo, Prepared
 from worker.generation.answers import Answering, Choice, logprob_entry, output_of
+from worker.generation.constraints import Constraint, empty_masks, unpacked
 from worker.generation.halving import run_halved
 from worker.generation.inputs import GenerateInput
 from worker.generation.loading import LoadedModel, load_model
@@ -139,6 +140,7 @@ class GenerateEngine:
                 request, index, sequence, wishes,
                 text=TextStream(self._tokenizer, ids, made.parameters.stop) if watched else None,
                 ids=ids, logprobs=None if made.parameters.logprobs is None else [],
+                constraint=None if made.grammar is None else Constraint(made.grammar),
             )  # fmt: skip
             sequence.id = choice
             request.choices.append(choice)
@@ -288,19 +290,33 @@ class GenerateEngine:
         if not picked:
             return
         device = self._model.slots
-        drawers = [choices[at] for at in picked]
-        wishes: list[Wishes] = [choice.wishes for choice in drawers if choice is not None and choice.wishes is not None]
+        drawers = [choice for choice in choices if choice is not None and choice.wishes is not None]
+        wishes: list[Wishes] = [choice.wishes for choice in drawers if choice.wishes is not None]
         rows, owners = device.sent([picked, [slots[at] for at in picked]])
-        drawn = self._model.sampling.draw(logits[rows], owners, device.positions[owners], wishes)
+        allowed = self._allowed(drawers, logits.shape[1])
+        drawn = self._model.sampling.draw(logits[rows], owners, device.positions[owners], wishes, allowed)
         tokens[rows] = drawn.tokens
         device.tokens[owners] = drawn.tokens
+        if allowed is not None:
+            on_host, arrived = device.to_host(drawn.tokens), device.mark()
+            for row, choice in enumerate(drawers):
+                if choice.constraint is not None:
+                    choice.constraint.drew(on_host, row, arrived)
         if drawn.logprobs is not None:
             host = Drawn(drawn.tokens, *(device.to_host(one) for one in (drawn.logprobs, drawn.likeliest)))
             handle.logprobs += [
-                (choice, row, host)
-                for row, choice in enumerate(drawers)
-                if choice is not None and choice.logprobs is not None
+                (choice, row, host) for row, choice in enumerate(drawers) if choice.logprobs is not None
             ]
+
+    def _allowed(self, drawers: Sequence[Choice], vocabulary: int) -> Tensor | None:
+        """(rows, vocabulary) tokens that the schemas of ``drawers`` let come; None where nobody has one."""
+        if all(choice.constraint is None for choice in drawers):
+            return None
+        masks = empty_masks(len(drawers), vocabulary)
+        for row, choice in enumerate(drawers):
+            if choice.constraint is not None:
+                choice.constraint.fill(masks, row)
+        return unpacked(self._model.slots.sent(masks).to(torch.int32), vocabulary)
 
     def collect(self, handle: Handle) -> list[Delta]:
         """Wait for the step and tell what it gave; outcomes of a static batch come when all of it has ended."""

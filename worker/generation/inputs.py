@@ -18,6 +18,7 @@ from scheduler.core.outcomes import Failed
 from scheduler.tasks.generate import GenerateCall, GenerateParameters, Prompt, read_call
 from scheduler.tokens import TextLimit
 from worker.engines.base import Prepared
+from worker.generation.constraints import SchemaCompiler
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,18 +33,22 @@ class GenerateInput:
     max_tokens: int
     #: One for each choice.
     seeds: tuple[int, ...]
+    #: What `Constraint` takes; None where the answer is free.
+    grammar: Any = None
 
 
 class PromptPreparer:
     """Checks and tokenises prompts for one model. Safe beside steps: the tokenizer lets go of the GIL."""
 
-    def __init__(self, limit: TextLimit, folder: Path, context_tokens: int, page_tokens: int, vocabulary: int) -> None:
+    def __init__(
+        self, limit: TextLimit, folder: Path, context_tokens: int, page_tokens: int, schemas: SchemaCompiler
+    ) -> None:
         """``folder`` holds the chat template; prompt and answer together have at most ``context_tokens``."""
         self._tokenizer = limit.tokenizer
         self._folder = folder
         self._context_tokens = context_tokens
         self._page_tokens = page_tokens
-        self._vocabulary = vocabulary
+        self._schemas = schemas
         self._chat: Any = None
 
     @property
@@ -58,9 +63,8 @@ class PromptPreparer:
     def _prepared(self, value: Any, parameters: Mapping[str, Any]) -> Prepared | Failed:
         try:
             call = read_call(value, parameters)
-            if call.parameters.json_schema is not None:
-                raise InvalidInput("parameters.schema: this model's worker cannot hold an answer to a schema")
             ids, max_tokens = self._fitted(self._ids(call.prompt), call)
+            grammar = self._grammar(call.parameters)
         except WindrowError as error:
             return Failed(error)
         wishes = call.parameters
@@ -72,14 +76,16 @@ class PromptPreparer:
             max_tokens=max_tokens,
             # Choices differ, and the first is what the seed gives alone.
             seeds=tuple((first + index * 0x9E3779B97F4A7C15) & ((1 << 63) - 1) for index in range(wishes.n)),
+            grammar=grammar,
         )
         return Prepared(tokens=len(ids), data=made)
 
     def _ids(self, prompt: Prompt) -> list[int]:
         if prompt.prompt_ids is not None:
-            beyond = [token for token in prompt.prompt_ids if token >= self._vocabulary]
+            size = self._schemas.vocabulary
+            beyond = [token for token in prompt.prompt_ids if token >= size]
             if beyond:
-                raise InvalidInput(f"input.prompt_ids: token {beyond[0]} is not among the model's {self._vocabulary}")
+                raise InvalidInput(f"input.prompt_ids: token {beyond[0]} is not among the model's {size}")
             return prompt.prompt_ids
         if prompt.messages is not None:
             text = self._rendered([turn.model_dump() for turn in prompt.messages])
@@ -109,6 +115,13 @@ class PromptPreparer:
             raise InvalidInput(f"input.messages: the model's chat template does not take them: {error}") from None
         assert isinstance(text, str)
         return text
+
+    def _grammar(self, wishes: GenerateParameters) -> Any:
+        if wishes.json_schema is None:
+            return None
+        if wishes.ignore_eos or wishes.min_tokens:
+            raise InvalidInput("parameters.schema: an answer ends where it meets it; drop ignore_eos and min_tokens")
+        return self._schemas.compile(wishes.json_schema)
 
     def _fitted(self, ids: list[int], call: GenerateCall) -> tuple[list[int], int]:
         """The prompt, cut where that was asked for, and how many new tokens there may be."""

@@ -18,6 +18,7 @@ from scheduler.tokens import load_text_limit
 from worker.engines.selfcheck import relative_difference
 from worker.engines.weights import Weights, load_weights, pick_device, pick_dtype
 from worker.generation.cache import CacheShape, PagedCache, cache_pages
+from worker.generation.constraints import SchemaCompiler
 from worker.generation.inputs import PromptPreparer
 from worker.generation.joined import join_linears
 from worker.generation.sampling import SlotSampling
@@ -71,7 +72,9 @@ def load_model(name: str, settings: ModelSettings) -> LoadedModel:
     return LoadedModel(
         slots=slots,
         sampling=SlotSampling(settings.max_batch_size + 1, config.vocab_size, sorted(eos_ids), device),
-        prompts=PromptPreparer(limit, folder, context_tokens, settings.page_tokens, config.vocab_size),
+        prompts=PromptPreparer(
+            limit, folder, context_tokens, settings.page_tokens, SchemaCompiler(folder, config.vocab_size, eos_ids)
+        ),
         eos_ids=eos_ids,
         context_tokens=context_tokens,
         is_captured=slots.is_captured,

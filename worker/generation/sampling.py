@@ -42,7 +42,7 @@ class Wishes:
         )
         ends_from = prompt_tokens + parameters.min_tokens if parameters.min_tokens and not parameters.ignore_eos else 0
         logprobs = parameters.logprobs is not None
-        if not (samples or penalizes or ends_from or logprobs):
+        if not (samples or penalizes or ends_from or logprobs or parameters.json_schema is not None):
             return None
         cuts = samples and (parameters.top_k > 0 or parameters.top_p < 1)
         return cls(samples, penalizes, ends_from, logprobs, cuts)
@@ -101,8 +101,13 @@ class SlotSampling:
         # Copies from pageable memory make the host wait.
         return values.pin_memory() if self._device.type == "cuda" else values
 
-    def draw(self, logits: Tensor, slots: Tensor, positions: Tensor, wishes: Sequence[Wishes]) -> Drawn:
-        """(rows, vocabulary) logits, (rows,) slots and the positions that the new tokens get in their contexts."""
+    def draw(
+        self, logits: Tensor, slots: Tensor, positions: Tensor, wishes: Sequence[Wishes], allowed: Tensor | None = None
+    ) -> Drawn:
+        """(rows, vocabulary) logits, (rows,) slots and the positions that the new tokens get in their contexts.
+
+        ``allowed`` (rows, vocabulary) is False for tokens that a row's schema does not let come; None where all may.
+        """
         scores = logits.float()
         drawn_logprobs = torch.log_softmax(scores, -1) if any(one.logprobs for one in wishes) else None
         finite = torch.isfinite(scores.amax(-1))
@@ -116,6 +121,8 @@ class SlotSampling:
                 (torch.arange(len(scores), device=scores.device)[:, None], self._eos_ids[None]),
                 scores[:, self._eos_ids].masked_fill(early[:, None], float("-inf")),
             )
+        if allowed is not None:
+            scores = scores.masked_fill(~allowed, float("-inf"))
         tokens = scores.argmax(-1)
         if any(one.samples for one in wishes):
             temperature = knobs[:, TEMPERATURE]

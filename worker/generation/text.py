@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 
 #: What a tokenizer shows for bytes that are no character, or not yet.
 HALF = "\ufffd"
-#: More tokens than the bytes of one character never wait for its end: those bytes are no character at all.
+#: Of one character.
 MOST_BYTES = 4
 
 
@@ -42,18 +42,16 @@ class TextStream:
         return fresh
 
     def _decode(self, end: int, is_last: bool) -> str:
-        if end <= self._read:
-            return ""
-        if not is_last and end - self._read > 2 * MOST_BYTES:
-            # Not characters: what is surely none is shown, and the last bytes may yet become one.
-            whole = self._between(self._start, end)
-            if whole.endswith(HALF):
-                end -= MOST_BYTES
         before = self._between(self._start, self._read)
-        whole = self._between(self._start, end)
-        if whole.endswith(HALF) and not is_last and end - self._read <= MOST_BYTES:
+        # Up to the last whole character, of which at most so many tokens may be the beginning of the next one; where
+        # none of those places is the end of a character, what comes before them is no character at all.
+        for stop in range(end, end - MOST_BYTES, -1):
+            whole = self._between(self._start, stop)
+            if is_last or not whole.endswith(HALF):
+                break
+        if stop <= self._read:
             return ""
-        self._start, self._read = self._read, end
+        self._start, self._read = self._read, stop
         return whole[len(before) :]
 
     def _between(self, start: int, end: int) -> str:
