@@ -98,7 +98,12 @@ class StepScheduler:
         self._waiting.append(sequence)
 
     def end(self, sequence: GeneratingSequence) -> None:
-        """It ended by its content or was canceled: it takes part in no later step. Does nothing where it has ended."""
+        """It ended by its content, was canceled or failed: it takes part in no later step.
+
+        What the last step read of it is not shared. Does nothing more where it has ended.
+        """
+        if sequence in self._just_read:
+            self._just_read.remove(sequence)
         if sequence.state is State.ENDED:
             return
         if sequence.state is State.WAITING:

@@ -54,7 +54,7 @@ def assert_empty(engine: GenerateEngine) -> None:
     assert engine.step() is None
     assert engine._scheduler.is_idle
     assert engine._scheduler.pages_taken == 0
-    assert not engine._requests
+    assert not engine._collector.requests
     assert not engine._rows
 
 
@@ -142,6 +142,16 @@ def test_choices_differ_and_the_first_is_what_its_seed_gives_alone(engine: Gener
     assert made["text"] == texts[0] == run(engine, "several", **wishes)["text"]
     assert made["usage"]["completion_tokens"] == 36
     assert [choice["index"] for choice in made["choices"]] == [0, 1, 2]
+
+
+def test_further_choices_do_not_read_the_prompt_again(engine: GenerateEngine) -> None:
+    engine.add("one", ready(engine, "a prompt of some length", n=3, temperature=1.0, max_tokens=4))
+    read = 0
+    while (handle := engine.step()) is not None:
+        read += handle.plan.prompt_tokens
+        engine.collect(handle)
+    # <s> and 23 characters in pages of four; each choice reads the last page, whose last token gives its first.
+    assert read == 24 + 2 * 4
 
 
 def test_streams_say_in_pieces_what_the_whole_answer_says(engine: GenerateEngine) -> None:
@@ -419,13 +429,13 @@ def test_nothing_is_left_of_two_thousand_requests_with_random_cancels(folder: Pa
     todo = [str(number) for number in range(2000)]
     canceled: set[str] = set()
     outcomes: dict[str, Outcome] = {}
-    while todo or engine._requests:
+    while todo or engine._collector.requests:
         while todo and engine.room():
             id = todo.pop()
             ids = draw.integers(0, 256, draw.integers(1, 24)).tolist()
             engine.add(id, ready(engine, {"prompt_ids": ids}, max_tokens=int(draw.integers(1, 16))))
-        if draw.random() < 0.9 and engine._requests:
-            id = str(draw.choice(list(engine._requests)))
+        if draw.random() < 0.9 and engine._collector.requests:
+            id = str(draw.choice(list(engine._collector.requests)))
             engine.cancel(id)
             canceled.add(id)
         if (handle := engine.step()) is not None:

@@ -12,20 +12,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from scheduler.core.continuous import StepScheduler
-from scheduler.core.errors import ModelFailed
-from scheduler.core.outcomes import Failed, Outcome
+from scheduler.core.outcomes import Failed
 from scheduler.core.steps import Chunk, GeneratingSequence, StepLimits, StepPlan
 from scheduler.settings import ModelSettings
 from worker.engines.base import Delta, EngineInfo, Prepared
-from worker.generation.answers import Answering, Choice, logprob_entry, output_of
+from worker.generation.answers import Answering, Choice
+from worker.generation.collecting import Collector, Handle
 from worker.generation.constraints import Constraint, empty_masks, unpacked
 from worker.generation.halving import run_halved
 from worker.generation.inputs import GenerateInput
@@ -37,28 +35,6 @@ from worker.generation.text import TextStream
 log = logging.getLogger(__name__)
 #: Steps that may be started before the first of them was collected: the device has the next one when it ends one.
 AHEAD = 2
-
-
-@dataclass(slots=True)
-class Handle:
-    """One step on its way."""
-
-    plan: StepPlan
-    #: Who got a token: first those that decoded, then those whose prompt was read to its end.
-    decoded: list[Choice]
-    began: list[Choice]
-    #: (tokens of decoded, then of all pieces), in host memory once ``arrived`` is over.
-    tokens: Tensor
-    #: Where in ``tokens`` each of ``began`` is.
-    began_at: list[int]
-    #: Choice, its row in the drawn ones, and what was drawn for it.
-    logprobs: list[tuple[Choice, int, Drawn]]
-    #: Whose passes raised when they ran alone.
-    failed: dict[Choice, Failed] = field(default_factory=dict)
-    #: On CUDA, when the device began and when the tokens have arrived; None where they are there already.
-    span: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
-    #: Elsewhere, how long the passes took, in seconds.
-    took_s: float = 0.0
 
 
 class GenerateEngine:
@@ -86,14 +62,10 @@ class GenerateEngine:
         self._size = 1 if settings.strategy == "none" else settings.max_batch_size
         #: The next ones are at hand when somebody leaves.
         self._ahead = self._size if settings.strategy == "static" else max(1, self._size // 8)
-        self._requests: dict[str, Answering] = {}
+        self._collector = Collector(self._tokenizer, self._model.eos_ids, cache)
         self._arrived: deque[Answering] = deque()
-        #: Choices that ended by content or were canceled, for the scheduler; and the last step of those that ended so.
-        self._ended: deque[Choice] = deque()
         self._collected_step = 0
         self._news = threading.Event()
-        #: The marks in a step's tokens that are looked at: ends, and -1 for what is no number.
-        self._marks = np.array([-1, *self._model.eos_ids], dtype=np.int64)
         self._handles = threading.Semaphore(AHEAD)
         #: Choices that decode, and where each of them stands there.
         self._rows: list[Choice] = []
@@ -127,7 +99,7 @@ class GenerateEngine:
 
     def add(self, id: str, prepared: Prepared, *, stream: bool = False, priority: int = 0) -> None:
         """Queue a request for the next step. Raises `ValueError` for an id that is in already."""
-        if id in self._requests:
+        if id in self._collector.requests:
             raise ValueError(f"request {id!r} is in already")
         made: GenerateInput = prepared.data
         request = Answering(id, made, stream)
@@ -144,16 +116,13 @@ class GenerateEngine:
             )  # fmt: skip
             sequence.id = choice
             request.choices.append(choice)
-        self._requests[id] = request
+        self._collector.requests[id] = request
         self._arrived.append(request)
         self._news.set()
 
     def cancel(self, id: str) -> None:
         """End a request without an outcome; its slots and pages are free at the next step that is planned."""
-        request = self._requests.pop(id, None)
-        if request is not None:
-            request.is_over = True
-            self._ended.extend(request.choices)
+        if self._collector.drop(id):
             self._news.set()
 
     def wait(self, timeout_s: float) -> None:
@@ -180,14 +149,14 @@ class GenerateEngine:
         """Tell the scheduler what happened since the last step."""
         # First how far it is known, then the ends: whoever ended by then is in.
         known = self._collected_step
-        while self._ended:
-            self._scheduler.end(self._ended.popleft().sequence)
+        ended = self._collector.ended
+        while ended:
+            self._scheduler.end(ended.popleft().sequence)
         self._scheduler.learned(known)
         while self._arrived:
             request = self._arrived.popleft()
             if not request.is_over:
-                for choice in request.choices:
-                    self._scheduler.add(choice.sequence)
+                self._scheduler.add(request.choices[0].sequence)
 
     def _run(self, plan: StepPlan) -> Handle:
         """Bring the rows up to date and start the passes of one step."""
@@ -270,10 +239,18 @@ class GenerateEngine:
         )
         last = [at for at, chunk in enumerate(chunks) if chunk.is_last]
         handle.began = [chunks[at].sequence.id for at in last]
+        for choice in handle.began:
+            self._add_others(choice.request)
         handle.began_at = [handle.plan.rows * bool(handle.decoded) + at for at in last]
         every = [chunk.sequence.id if chunk.is_last else None for chunk in chunks]
         self._draw(logits, tokens, every, [piece.slot for piece in pieces], handle)
         return tokens
+
+    def _add_others(self, request: Answering) -> None:
+        """The further choices of a request come when the first has read the prompt, whose pages they share then."""
+        for choice in request.choices[1:]:
+            if not choice.sequence.order and not request.is_over:
+                self._scheduler.add(choice.sequence)
 
     def _note(self, choice: Choice, failed: Failed, handle: Handle) -> None:
         """The passes of ``choice`` raise whoever else is in them: it ends with the step."""
@@ -326,7 +303,7 @@ class GenerateEngine:
             self.busy_s += began.elapsed_time(arrived) / 1e3
         else:
             self.busy_s += handle.took_s
-        deltas = self._tokens_told(handle)
+        deltas = self._collector.deltas_of(handle)
         if self._scheduler.strategy != "continuous":
             self._held += [delta for delta in deltas if delta.outcome is not None]
             deltas = [delta for delta in deltas if delta.outcome is None]
@@ -337,73 +314,6 @@ class GenerateEngine:
         self._news.set()
         self._handles.release()
         return deltas
-
-    def _tokens_told(self, handle: Handle) -> list[Delta]:
-        tokens = handle.tokens.tolist()
-        decoded = handle.decoded
-        for choice, token in zip(decoded, tokens, strict=False):
-            choice.ids.append(token)
-        for choice, at in zip(handle.began, handle.began_at, strict=True):
-            choice.ids.append(tokens[at])
-        for choice, row, drawn in handle.logprobs:
-            self._note_logprobs(choice, row, drawn)
-        # Of most rows nothing is to be said: they are not streamed, and go on.
-        loud = [choice for choice in decoded if choice.text is not None]
-        values = handle.tokens[: len(decoded)].numpy()
-        marked = (values[:, None] == self._marks).any(1).nonzero()[0]
-        loud += [decoded[at] for at in marked]
-        loud += handle.began
-        loud += [sequence.id for sequence in handle.plan.ended]
-        deltas = []
-        for choice in dict.fromkeys(loud):
-            if choice not in handle.failed and not choice.request.is_over and choice.finish_reason is None:
-                deltas += self._told(choice)
-        for choice, failed in handle.failed.items():
-            if not choice.request.is_over:
-                deltas.append(self._fail(choice.request, failed))
-        return deltas
-
-    def _told(self, choice: Choice) -> list[Delta]:
-        """What there is to say of a choice that got a token; ends it where that was its last."""
-        request = choice.request
-        if choice.ids[-1] < 0:
-            self._model.slots.cache.has_nan = True
-            return [self._fail(request, Failed(ModelFailed("the model answered with NaN or infinity")))]
-        first, request.has_begun = not request.has_begun, True
-        text = choice.advance(self._model.eos_ids)
-        outcome: Outcome | None = None
-        if choice.finish_reason is not None:
-            self._ended.append(choice)
-            if all(one.finish_reason is not None for one in request.choices):
-                outcome = output_of(request, self._tokenizer)
-                self._requests.pop(request.id, None)
-        told = choice.tokens if choice.finish_reason is not None else len(choice.ids)
-        if not (request.stream or first or outcome):
-            return []
-        delta = Delta(
-            request.id, choice.index, text, told - choice.told,
-            None if choice.logprobs is None else choice.logprobs[choice.told : told],
-            outcome, first,
-        )  # fmt: skip
-        choice.told = told
-        return [delta]
-
-    def _fail(self, request: Answering, failed: Failed) -> Delta:
-        request.is_over = True
-        self._requests.pop(request.id, None)
-        self._ended.extend(request.choices)
-        return Delta(request.id, 0, "", 0, None, failed, False)
-
-    def _note_logprobs(self, choice: Choice, row: int, drawn: Drawn) -> None:
-        assert choice.logprobs is not None
-        assert drawn.logprobs is not None
-        assert drawn.likeliest is not None
-        wanted = choice.request.input.parameters.logprobs or 0
-        values, likeliest = drawn.logprobs[row].tolist(), drawn.likeliest[row].tolist()
-        token = max(0, choice.ids[-1])
-        choice.logprobs.append(
-            logprob_entry(self._tokenizer, token, values[0], likeliest[:wanted], values[1 : 1 + wanted])
-        )
 
 
 def slot_of(sequence: GeneratingSequence) -> int:
