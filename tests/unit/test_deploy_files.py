@@ -275,4 +275,4 @@ def test_every_direct_dependency_is_explained_with_its_licence() -> None:
     project = PROJECT["project"]
     direct = map(Requirement, chain(project["dependencies"], *project["optional-dependencies"].values()))
     rows = re.findall(r"^\| `([\w-]+)` \| (.+) \| (.+) \|$", page, re.M)
-    assert sorted(name for name, _, _ in rows) == sorted(requirement.name for requirement in direct)
+    assert sorted(name for name, _, _ in rows) == sorted({requirement.name for requirement in direct})
