@@ -158,6 +158,8 @@ class ModelSettings(_Frozen):
         accepted = STRATEGIES_OF_STEPS if self.task == "generate" else STRATEGIES_OF_ROWS
         if self.strategy not in accepted:
             raise ValueError(f"strategy {self.strategy!r}: task {self.task} takes {', '.join(accepted)}")
+        if self.task == "generate" and self.dtype == "int8":
+            raise ValueError("dtype 'int8': task generate takes auto, float32, bfloat16, float16")
         return self
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from scheduler.core.errors import InvalidSetting
-from scheduler.settings import Settings, load_settings
+from scheduler.settings import ModelSettings, Settings, load_settings
 
 FILE = """
 lease_s = 5.0
@@ -293,3 +293,11 @@ def test_settings_can_be_printed_without_a_password(file: Path) -> None:
     settings = load(file, CELERY_BROKER_URL="redis://:hush@localhost/0")
     assert "hush" not in repr(settings)
     assert "hush" not in str(settings)
+
+
+def test_tasks_that_generate_are_planned_by_steps_and_others_by_rows() -> None:
+    table = {"task": "generate", "source": "x"}
+    assert ModelSettings(**table).strategy == "continuous"
+    for wrong in ({"strategy": "packed"}, {"dtype": "int8"}, {"task": "embed", "strategy": "continuous"}):
+        with pytest.raises(ValueError, match="takes"):
+            ModelSettings(**table | wrong)
