@@ -33,6 +33,10 @@ class Panel:
     is_log_x: bool = False
     is_log_y: bool = False
 
+    def _repr_svg_(self) -> str:
+        """How Jupyter shows a panel that a cell ends with."""
+        return draw_svg(self)
+
 
 def run_panels(outcomes: Mapping[str, Outcome]) -> list[Panel]:
     """Latency distributions beside each other, and how each run went over time."""
