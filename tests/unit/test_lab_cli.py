@@ -30,6 +30,19 @@ def test_a_simulation_reports_every_strategy_in_json() -> None:
     assert runs["packed"]["padding_ratio"] == 0 < runs["static"]["padding_ratio"]
 
 
+def test_text_generation_reports_first_tokens_and_gaps_of_every_policy() -> None:
+    done = run(
+        "simulate", "--generate", "--requests", "60", "--strategy", "all", "--slo", "1s", "--slo-itl", "1s", "--json"
+    )
+    assert done.exit_code == 0, done.stderr
+    runs = json.loads(done.stdout)["runs"]
+    assert set(runs) == {"none", "static", "continuous", "chunked"}
+    for report in runs.values():
+        assert report["succeeded"] == 60
+        assert report["ttft_ms"]["p50"] > report["itl_ms"]["p50"] > 0
+        assert report["within_slo"] <= 1
+
+
 def test_a_simulation_is_repeatable() -> None:
     first, second = (run("simulate", *SMALL, "--json", "--seed", "4").stdout for _ in range(2))
     assert first == second
@@ -100,6 +113,8 @@ def test_an_slo_that_cannot_be_met_ends_with_1_and_the_best_reachable() -> None:
         (["simulate", "--tenant", "a:high:-1"], "--tenant 'a:high:-1'"),
         (["simulate", "--max-wait-ms", "-1"], "--max-wait-ms is '-1'; it takes milliseconds"),
         (["simulate", "--max-wait-ms", "soon"], "--max-wait-ms is 'soon'"),
+        (["simulate", "--generate", "--strategy", "packed"], "--strategy 'packed': takes none, static, continuous"),
+        (["simulate", "--generate", "--cache-tokens", "16"], "the cache holds 16"),
         (["plan"], "takes one of --p99, --p95 and --p50"),
         (["plan", "--p99", "1s", "--p50", "1s"], "takes one of"),
     ],

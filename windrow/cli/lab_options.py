@@ -121,14 +121,17 @@ def policy_of(
     return Policy(strategy, limits, max_wait_s)
 
 
-def strategies(names: list[str] | None) -> list[str]:
-    """``--strategy`` options; ``packed`` where there are none, and every planner's name for ``all``."""
+def strategies(names: list[str] | None, generates: bool = False) -> list[str]:
+    """``--strategy`` options; the best one's name where there are none, and every name for ``all``."""
+    from scheduler.lab.generation import GENERATION
+
+    known = GENERATION if generates else PLANNERS
     if names == ["all"]:
-        return list(PLANNERS)
+        return list(known)
     for name in names or ():
-        if name not in PLANNERS:
-            raise ValueError(f"--strategy {name!r}: takes {', '.join(PLANNERS)} or all")
-    return list(dict.fromkeys(names)) if names else ["packed"]
+        if name not in known:
+            raise ValueError(f"--strategy {name!r}: takes {', '.join(known)} or all")
+    return list(dict.fromkeys(names)) if names else ["continuous" if generates else "packed"]
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,10 @@ from windrow.cli import lab_options as options
 from windrow.cli.output import errors_reported, print_json
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from scheduler.lab.cost import CostModel
+    from scheduler.lab.simulation import Outcome
 
 
 def simulate(
@@ -37,7 +41,18 @@ def simulate(
     ] = None,
     lease: Annotated[str, typer.Option(help="From a worker's death until its requests are back.")] = "15s",
     max_attempts: Annotated[int, typer.Option(min=1, help="Before a request is given up.")] = 3,
-    slo: Annotated[str | None, typer.Option(help="Latency that counts as good, such as 300ms.")] = None,
+    slo: Annotated[
+        str | None,
+        typer.Option(help="Latency that counts as good, such as 300ms; with --generate, to the first token."),
+    ] = None,
+    generate: Annotated[bool, typer.Option(help="Text generation: none, static, continuous or chunked.")] = False,
+    median_output: Annotated[
+        float, typer.Option(min=1, help="Median of what is generated, where no trace says.")
+    ] = 100,
+    max_output: Annotated[int, typer.Option(min=1, help="Most tokens that are generated.")] = 1000,
+    cache_tokens: Annotated[int, typer.Option(min=16, help="Tokens that the cache of a device holds.")] = 200_000,
+    prefill_chunk: Annotated[int, typer.Option(min=1, help="Prompt tokens of a step, for chunked.")] = 512,
+    slo_itl: Annotated[str | None, typer.Option(help="Mean time between tokens that counts as good.")] = None,
     cost: options.Cost = options.DEFAULT_COST,
     against: Annotated[
         Path | None,
@@ -52,7 +67,8 @@ def simulate(
 
     What passes take comes from a cost file of `windrow tune`; without one, from the default model on two CPU cores.
     """
-    from scheduler.lab.cost import read_cost
+    from scheduler.lab.cost import decode_cost, read_cost
+    from scheduler.lab.generation import GenerationPolicy, simulate_generation
     from scheduler.lab.measure import summarise
     from scheduler.lab.simulation import Fleet
     from scheduler.lab.simulation import simulate as run
@@ -62,26 +78,36 @@ def simulate(
         if against is not None:
             _lay_over(against, read_cost(cost), report, as_json)
             return
-        wait_s = options.read_wait_s(max_wait_ms)
         slo_s = None if slo is None else options.seconds(slo, "--slo")
+        wait_s = options.read_wait_s(max_wait_ms)
+        slo_itl_s = None if slo_itl is None else options.seconds(slo_itl, "--slo-itl")
         traffic = Traffic(
-            pattern, rate, requests, trace, median_tokens, sigma, max_tokens, options.read_flows(tenant), seed
-        )
+            pattern, rate, requests, trace, median_tokens, sigma, max_tokens, options.read_flows(tenant), seed,
+            (median_output, max_output) if generate else None,
+        )  # fmt: skip
         fleet = Fleet(devices, options.read_failures(fail), options.seconds(lease, "--lease"), max_attempts)
         costs = read_cost(cost)
         workload = traffic.workload()
+        runners: dict[str, Callable[[], Outcome]] = {}
+        for name in options.strategies(strategy, generate):
+            if generate:
+                steps = GenerationPolicy(name, max_batch_size, max_batch_tokens, cache_tokens, 16, prefill_chunk)
+                runners[name] = partial(simulate_generation, workload, steps, decode_cost(costs, cost), fleet)
+            else:
+                rows = options.policy_of(name, max_batch_size, max_batch_tokens, wait_s, max_tokens)
+                runners[name] = partial(run, workload, rows, costs, fleet)
         outcomes = {}
-        for name in options.strategies(strategy):
-            policy = options.policy_of(name, max_batch_size, max_batch_tokens, wait_s, max_tokens)
+        for name, runner in runners.items():
             began_s = time.perf_counter()
-            outcomes[name] = run(workload, policy, costs, fleet)
+            outcomes[name] = runner()
             _say(f"{name}: {len(workload):,} requests in {time.perf_counter() - began_s:.1f} s")
-        runs = {name: summarise(outcome, slo_s) for name, outcome in outcomes.items()}
+        runs = {name: summarise(outcome, slo_s, slo_itl_s) for name, outcome in outcomes.items()}
         about = {
             "workload": f"{len(workload):,} requests, {traffic.describe()}",
             "devices": str(devices),
-            "costs": f"{costs.about.get('model', 'a model')} on {costs.about.get('device', cost)}",
-            "settings": f"rows of {max_batch_size} and {max_batch_tokens} tokens, {max_wait_ms} ms",
+            "costs": _cost_words(costs, generate),
+            "settings": f"rows of {max_batch_size} and {max_batch_tokens} tokens"
+            + (f", {cache_tokens} tokens of cache" if generate else f", {max_wait_ms} ms"),
         }
         show_runs("Simulation", about, runs, as_json)
         if report is not None:
@@ -119,6 +145,13 @@ def _lay_over(run: Path, costs: CostModel, report: Path | None, as_json: bool) -
         _say(*write_report(report, "Measured and simulated", about, [overlay_rows(compared)], [panel]))
 
 
+def _cost_words(costs: CostModel, generates: bool) -> str:
+    about = costs.about
+    if generates:
+        return str(about.get("decode", "steps as in the cost file"))
+    return f"{about.get('model', 'a model')} on {about.get('device', 'a device')}"
+
+
 def show_runs(title: str, about: Mapping[str, str], runs: Mapping[str, Any], as_json: bool) -> None:
     """Reports by name, as JSON or as tables."""
     if as_json:
@@ -130,7 +163,7 @@ def show_runs(title: str, about: Mapping[str, str], runs: Mapping[str, Any], as_
     console = Console()
     for name, value in about.items():
         console.print(f"{name}: {value}", markup=False, highlight=False)
-    show(console, f"{title}: latencies in ms, queue at p99", run_rows(runs))
+    show(console, f"{title}: latencies in ms; queue, TTFT and ITL at p99", run_rows(runs))
     show(console, "Devices; again: requests that came back from dead workers", work_rows(runs))
     show(console, "By tenant and priority", flow_rows(runs))
 

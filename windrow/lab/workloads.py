@@ -29,11 +29,18 @@ class Traffic:
     max_tokens: int = 256
     flows: tuple[Flow, ...] = (Flow(),)
     seed: int = 0
+    #: Of the outputs, where something is generated: median and most tokens; None where nothing is.
+    output_tokens: tuple[float, int] | None = None
 
     def workload(self) -> Workload:
         """Read or draw it. Raises `ValueError` for what cannot be read or drawn."""
         numbers = np.random.default_rng(self.seed)
         made = self._draw(numbers) if self.trace is None else self._read(self.trace)
+        if self.output_tokens is None:
+            made = replace(made, output_tokens=())
+        elif not made.output_tokens:
+            drawn = draw_lengths(self.output_tokens[0], self.sigma, self.output_tokens[1], len(made), numbers)
+            made = replace(made, output_tokens=drawn)
         return replace(made, flows=self.flows, flow=draw_flows(self.flows, len(made), numbers))
 
     def _read(self, trace: Path) -> Workload:
@@ -56,4 +63,6 @@ class Traffic:
         lengths = (
             f"lengths lognormal, median {self.median_tokens:g} tokens, sigma {self.sigma:g}, up to {self.max_tokens}"
         )
+        if self.output_tokens is not None:
+            lengths += f"; {self.output_tokens[0]:g} generated, up to {self.output_tokens[1]}"
         return f"{self.pattern}, {self.rate_per_s or DEFAULT_RATE_PER_S:g}/s, {lengths}, seed {self.seed}{who}"
