@@ -1,10 +1,11 @@
-"""Where a model's files are: a folder, an installed Python package, or the hub's cache."""
+"""Where a model's files are: a folder, an installed Python package, the hub's cache, or Windrow itself."""
 
 from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
 
+from scheduler.builtin import PREFIX, builtin_cache, builtin_files
 from scheduler.core.errors import ModelUnusable
 
 #: Only what inference reads; never pickled weights, never code.
@@ -13,11 +14,17 @@ OTHER_FILES = ["*.json", "*.txt", "*.model", "*/config.json"]
 
 
 def resolve_source(source: str, *, weights: bool = True) -> Path:
-    """Return the folder of ``source``: a folder, ``package:<module>/<folder>``, or a hub id (downloaded once).
+    """Return the folder of ``source``: a folder, ``package:<module>/<folder>``, ``builtin:<name>``, or a hub id.
 
-    Without ``weights``, a hub model is downloaded without its weights: the API needs the tokenizer only.
-    Raises `ModelUnusable` naming what was looked for.
+    What the hub has is downloaded once. Without ``weights``, a hub model is downloaded and a model of our own is found
+    without them: the API needs the tokenizer only. Raises `ModelUnusable` naming what was looked for.
     """
+    if source.startswith(PREFIX):
+        name = source.removeprefix(PREFIX)
+        folder = builtin_cache(name) if weights else builtin_files(name)
+        if not folder.is_dir():
+            raise ModelUnusable(f"source {source!r}: its weights are not made yet; python -m worker.tiny_llama does")
+        return folder
     if source.startswith("package:"):
         module, _, inside = source.removeprefix("package:").partition("/")
         try:

@@ -43,9 +43,10 @@ def check_sources(settings: Settings) -> None:
     A hub id can only be tried by the worker.
     """
     for name, model in settings.models.items():
-        if model.source.startswith(("package:", "/", ".", "~")):
+        if model.source.startswith(("package:", "builtin:", "/", ".", "~")):
             try:
-                resolve_source(model.source)
+                # A worker makes what is missing of a builtin one.
+                resolve_source(model.source, weights=not model.source.startswith("builtin:"))
             except ModelUnusable as error:
                 raise InvalidSetting(f"models.{name}.source: {error.detail}") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 from scheduler.core.errors import ModelUnusable
 from scheduler.core.planning import BatchLimits, fitting_buckets, rectangle_rungs, token_rungs
@@ -18,18 +19,28 @@ ENGINES: dict[str, str] = {
     "zero-shot": "worker.engines.zero_shot:ZeroShotEngine",
     "generate": "worker.generation.engine:GenerateEngine",
 }
+#: Source -> what makes its weights, where nobody has on this machine.
+MAKERS: dict[str, str] = {"builtin:tiny-llama": "worker.tiny_llama:make_tiny_llama"}
 
 
 def load_engine(name: str, settings: ModelSettings) -> Engine | StepEngine:
     """Load the model ``name``; in the pool process only, since it may initialise CUDA.
 
-    Raises `ModelUnusable` where the source is not there, holds no safetensors or is of another task.
+    The weights of a builtin model are made first, where nobody has yet. Raises `ModelUnusable` where the source is not
+    there, holds no safetensors or is of another task.
     """
     if settings.task not in ENGINES:
         raise ModelUnusable(f"model {name!r}: no engine for task {settings.task!r}; there are {', '.join(ENGINES)}")
-    module, _, kind = ENGINES[settings.task].partition(":")
-    engine: Engine | StepEngine = getattr(import_module(module), kind)(name, settings)
+    if settings.source in MAKERS:
+        _named(MAKERS[settings.source])()
+    engine: Engine | StepEngine = _named(ENGINES[settings.task])(name, settings)
     return engine
+
+
+def _named(name: str) -> Any:
+    """What ``module:name`` names."""
+    module, _, inside = name.partition(":")
+    return getattr(import_module(module), inside)
 
 
 def load_row_engine(name: str, settings: ModelSettings) -> Engine:

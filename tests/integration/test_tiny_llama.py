@@ -1,0 +1,131 @@
+"""The model that comes with Windrow: the same each time, whole in its place, and read as any other."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from scheduler.builtin import builtin_cache, builtin_files
+from scheduler.core.errors import ModelUnusable
+from scheduler.sources import resolve_source
+from scheduler.tokens import load_text_limit
+from worker import tiny_llama
+
+#: Far from words, and through everything that makes them.
+FEW_STEPS = 2
+SOURCE = "builtin:tiny-llama"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    tiny_llama.train(folder, FEW_STEPS)
+    return folder
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: Path) -> list[Path]:
+    """An empty cache; holds the folders that were trained, for which the trained one stands in."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    made: list[Path] = []
+
+    def train(folder: Path, steps: int | None = None) -> None:
+        made.append(folder)
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes((trained / "model.safetensors").read_bytes())
+
+    monkeypatch.setattr(tiny_llama, "train", train)
+    return made
+
+
+def test_training_again_gives_the_same_weights_and_leaves_the_seed_of_others_alone(
+    trained: Path, tmp_path: Path
+) -> None:
+    state = torch.random.get_rng_state()
+    tiny_llama.train(tmp_path / "again", FEW_STEPS)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    first, again = (load_file(folder / "model.safetensors") for folder in (trained, tmp_path / "again"))
+    assert first.keys() == again.keys()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_it_learns(trained: Path, tmp_path: Path) -> None:
+    tiny_llama.train(tmp_path / "untrained", 0)
+    page = AutoTokenizer.from_pretrained(trained)(tiny_llama.documents(builtin_files("tiny-llama"))[0])["input_ids"]
+    losses = []
+    for folder in (tmp_path / "untrained", trained):
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        ids = torch.tensor([page])
+        losses.append(model(input_ids=ids, labels=ids).loss.item())
+    assert losses[1] < losses[0]
+
+
+def test_transformers_loads_it_and_its_chat_template(trained: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(trained)
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is hay?"}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    model = AutoModelForCausalLM.from_pretrained(trained)
+    assert model.num_parameters() > 2_000_000
+    assert model.generate(**ids, max_new_tokens=3, do_sample=False).shape[1] > ids["input_ids"].shape[1]
+
+
+def test_a_chat_is_written_as_it_was_in_the_training(trained: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(trained)
+    question, answer = "What is hay?", "Hay is grass that was cut, dried in the sun and kept for the winter."
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    assert tokenizer.apply_chat_template(turns, tokenize=False) in tiny_llama.documents(builtin_files("tiny-llama"))
+
+
+@pytest.mark.parametrize("text", ["plain words", "Wörter, \U0001f33e, 雨", "\x00\x7f", " two  spaces\n"])
+def test_its_tokens_give_back_any_text(text: str) -> None:
+    limit = load_text_limit(SOURCE)
+    assert limit.max_input_tokens == 1024
+    assert limit.tokenizer.decode(limit.tokenizer.encode(text).ids) == text
+
+
+def test_it_is_made_once_and_found_afterwards(cache: list[Path], caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ModelUnusable, match=r"not made yet; python -m worker\.tiny_llama does"):
+        resolve_source(SOURCE)
+    with caplog.at_level(logging.INFO):
+        folder = tiny_llama.make_tiny_llama()
+    assert "about a minute" in caplog.text
+    assert resolve_source(SOURCE) == folder == tiny_llama.make_tiny_llama()
+    assert len(cache) == 1
+    assert [file.name for file in folder.parent.iterdir() if file.is_dir()] == [folder.name]
+
+
+def test_a_training_that_breaks_off_leaves_nothing_that_looks_whole(
+    cache: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def break_off(folder: Path, steps: int | None = None) -> None:
+        folder.mkdir()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(tiny_llama, "train", break_off)
+        with pytest.raises(KeyboardInterrupt):
+            tiny_llama.make_tiny_llama()
+    assert not builtin_cache("tiny-llama").exists()
+    assert tiny_llama.make_tiny_llama().is_dir()
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(ModelUnusable, match="cannot be written"):
+        tiny_llama.make_tiny_llama()
+
+
+def test_a_relative_cache_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert builtin_cache("tiny-llama").parent == tmp_path / ".cache" / "windrow"
+
+
+def test_a_builtin_model_that_there_is_not_is_named() -> None:
+    with pytest.raises(ModelUnusable, match="'builtin:huge': there is no such model; there is tiny-llama"):
+        resolve_source("builtin:huge", weights=False)
