@@ -9,6 +9,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from api import docs, errors, events, operations, predictions, tenants
+from api.openai import routes as openai
 from api.service import Service
 from scheduler.queue.connection import connect
 from scheduler.settings import Settings, load_settings
@@ -38,6 +39,7 @@ def build_app(settings: Settings | None = None, redis: Redis | None = None) -> F
     tenants.register(app, settings)
     predictions.register(app, service)
     events.register(app, service)
+    openai.register(app, service)
     operations.register(app, service)
     docs.register(app, needs_key=bool(settings.tenants))
     return app

@@ -1,4 +1,4 @@
-"""Errors -> HTTP, in one table; every error leaves as ``application/problem+json`` (RFC 9457)."""
+"""Errors -> HTTP, in one table; an error leaves as ``application/problem+json`` (RFC 9457), or in OpenAI's shape."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from flask import Flask, Response, request
 from redis.exceptions import RedisError
 from werkzeug.exceptions import HTTPException
 
+from api.openai.errors import PATHS, SHOULD_RETRY, openai_json, openai_status
 from scheduler.core import errors as core
 from scheduler.core.faults import describe_fault
 from scheduler.queue.refusals import is_full
@@ -54,6 +55,7 @@ TABLE: dict[type[core.WindrowError], Row] = {
     core.InvalidSetting: Row(500, "Invalid setting"),
     core.NoWorker: Row(503, "No worker", 5),
     core.NewerRecord: Row(503, "Newer record", 2),
+    core.Stopping: Row(503, "Stopping", 1),
     core.RedisUnavailable: Row(503, "Redis unavailable", 2),
     core.DeadlineExceeded: Row(504, "Deadline exceeded"),
 }
@@ -92,6 +94,8 @@ def answer_windrow(error: core.WindrowError) -> Response:
     response = _problem(row.status, row.title, error.detail, error.code)
     if row.retry_after_s is not None:
         response.headers["Retry-After"] = whole_seconds(error.retry_after_s or row.retry_after_s)
+    if request.path in PATHS and not error.retryable:
+        response.headers[SHOULD_RETRY] = "false"
     if row.status == 401:
         response.headers["WWW-Authenticate"] = CHALLENGE
     return response
@@ -132,8 +136,12 @@ def _details(error: HTTPException, status: int) -> str:
 
 
 def _problem(status: int, title: str, detail: str, code: str) -> Response:
-    body = problem_json(status, title, detail, code)
-    response = Response(body, status, content_type="application/problem+json")
+    if request.path in PATHS:
+        status = openai_status(status)
+        response = Response(openai_json(status, detail, code), status, content_type="application/json")
+    else:
+        body = problem_json(status, title, detail, code)
+        response = Response(body, status, content_type="application/problem+json")
     if request.environ.get(CLOSE):
         response.headers["Connection"] = "close"
     return response

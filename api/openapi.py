@@ -17,18 +17,33 @@ from pydantic.json_schema import models_json_schema
 from api import schemas
 from api.errors import TABLE
 from api.headers import CANCEL_ON_DISCONNECT, IDEMPOTENCY_KEY, MAX_WAIT_S
+from api.openai import objects
+from api.openai import schemas as openai
+from api.openai.errors import CODES, PATHS, openai_status
 from api.tenants import OPEN_ENDPOINTS
 from scheduler.core import errors as core
 from scheduler.queue.events import PLACE
 
-RESPONSES = (schemas.Prediction, schemas.Predictions, schemas.Models, schemas.Health, schemas.Problem)
-REQUESTS: tuple[type[BaseModel], ...] = (schemas.PredictionRequest, schemas.BatchRequest, *schemas.OF_TASKS)
+RESPONSES = (
+    schemas.Prediction, schemas.Predictions, schemas.Models, schemas.Health, schemas.Problem,
+    objects.Embeddings, objects.Completion, objects.ChatCompletion, objects.OpenAIError,
+)  # fmt: skip
+REQUESTS: tuple[type[BaseModel], ...] = (
+    schemas.PredictionRequest, schemas.BatchRequest, *schemas.OF_TASKS, openai.EmbeddingsRequest,
+    openai.CompletionRequest, openai.ChatRequest,
+)  # fmt: skip
 
 READING = (core.UnknownPrediction, core.PredictionGone, core.RedisUnavailable)
 SUBMITTING = (
     core.MalformedRequest, core.UnknownModel, core.PredictionGone, core.PayloadTooLarge, core.InvalidInput,
     core.InputTooLong, core.IdempotencyConflict, core.QueueFull, core.QuotaExceeded, core.ModelUnusable, core.NoWorker,
     core.RedisUnavailable,
+)  # fmt: skip
+#: A call whose answer is waited for ends as its requests do.
+ANSWERING = (
+    *(error for error in SUBMITTING if error not in (core.PredictionGone, core.IdempotencyConflict)), core.Canceled,
+    core.ModelFailed, core.OutOfMemory, core.AttemptsExhausted, core.Stopping,
+    core.DeadlineExceeded,
 )  # fmt: skip
 
 TEXT = {"type": "string"}
@@ -40,15 +55,17 @@ LOCATION = {"Location": {"description": "Where the prediction is read.", "schema
 APPLIED = {"Preference-Applied": {"description": "The wait that was honoured.", "schema": TEXT}}
 #: ``1h30m``, ``5s``, or a number of seconds: more than nothing. What is beyond a week is refused too.
 CANCEL_AFTER = "^(?=.*[1-9])([0-9]{1,9}|([0-9]{1,9}h)?([0-9]{1,9}m)?([0-9]{1,9}s)?([0-9]{1,9}ms)?)$"
+REQUEST_ID = {"x-request-id": {"description": "The id of the call's first prediction.", "schema": TEXT}}
+CANCEL_AFTER_HEADER = {
+    "name": "Cancel-After", "in": "header", "schema": TEXT | {"pattern": CANCEL_AFTER}, "example": "1m",
+    "description": "Not started by then: expired. To 7 days. The smaller of it and deadline_ms counts.",
+}  # fmt: skip
 SUBMIT_HEADERS = [
     {
         "name": "Idempotency-Key", "in": "header", "schema": TEXT | {"pattern": f"^{IDEMPOTENCY_KEY.pattern}$"},
         "description": "The same key and body again: the same prediction. Another body: 422.",
     },
-    {
-        "name": "Cancel-After", "in": "header", "schema": TEXT | {"pattern": CANCEL_AFTER}, "example": "1m",
-        "description": "Not started by then: expired. To 7 days. The smaller of it and deadline_ms counts.",
-    },
+    CANCEL_AFTER_HEADER,
 ]  # fmt: skip
 PREFER = {
     "name": "Prefer", "in": "header", "schema": TEXT, "example": f"wait=10, {CANCEL_ON_DISCONNECT}",
@@ -83,7 +100,8 @@ def document(*, needs_key: bool = True) -> dict[str, Any]:
         "info": {
             "title": "Windrow",
             "version": _version(),
-            "description": "Batch inference on Flask, Celery and Redis. Errors are application/problem+json.",
+            "description": "Batch inference on Flask, Celery and Redis. Errors are application/problem+json, "
+            "and on OpenAI's routes in OpenAI's shape.",
         },
         "paths": _paths(needs_key),
         "components": {"schemas": definitions["$defs"]} | ({"securitySchemes": {"key": KEY}} if needs_key else {}),
@@ -129,6 +147,7 @@ def _paths(needs_key: bool) -> dict[str, Any]:
                 (core.MalformedRequest, *READING), parameters=[ID, LAST_EVENT_ID],
             ),
         },
+        **_openai_paths(),
         "/v1/models": {"get": _operation("models", "List the models", {"200": _json(schemas.Models, "All of them.")})},
         "/healthz": {"get": _operation("healthz", "Alive", {"200": _json(schemas.Health, "The process answers.")})},
         "/readyz": {
@@ -145,10 +164,35 @@ def _paths(needs_key: bool) -> dict[str, Any]:
             ),
         },
     }  # fmt: skip
-    for operation in (operation for methods in paths.values() for operation in methods.values()):
+    for path, operation in ((path, operation) for path, methods in paths.items() for operation in methods.values()):
         if needs_key and operation["operationId"] not in OPEN_ENDPOINTS:
             operation["security"] = [{"key": []}]
-            operation["responses"]["401"] = _problem(401, [core.Unauthorized.code])
+            refused = _openai_problem if path in PATHS else _problem
+            operation["responses"]["401"] = refused(401, [core.Unauthorized.code])
+    return paths
+
+
+def _openai_paths() -> dict[str, Any]:
+    """OpenAI's routes; their errors have OpenAI's body."""
+    stream = {"text/event-stream": {"schema": TEXT}}
+    described: tuple[tuple[str, str, str, type[BaseModel], type[BaseModel], dict[str, Any]], ...] = (
+        ("/v1/embeddings", "embeddings", "Embed texts", openai.EmbeddingsRequest, objects.Embeddings, {}),
+        ("/v1/completions", "completions", "Go on from prompts", openai.CompletionRequest, objects.Completion, stream),
+        (
+            "/v1/chat/completions", "chat_completions", "Go on with a chat", openai.ChatRequest, objects.ChatCompletion,
+            stream,
+        ),
+    )  # fmt: skip
+    paths = {}
+    for path, name, summary, body, answer, more in described:
+        done = _json(answer, "The answer, in OpenAI's shape.", REQUEST_ID)
+        done["content"] |= more
+        operation = _operation(name, summary, {"200": done}, parameters=[CANCEL_AFTER_HEADER], body=body)
+        codes: dict[int, list[str]] = {}
+        for error in (*ANSWERING, core.WindrowError):
+            codes.setdefault(openai_status(TABLE[error].status), []).append(error.code)
+        operation["responses"] |= {str(status): _openai_problem(status, names) for status, names in codes.items()}
+        paths[path] = {"post": operation}
     return paths
 
 
@@ -196,6 +240,11 @@ def _problem(status: int, codes: Sequence[str]) -> dict[str, Any]:
     }
     headers = {401: CHALLENGE, 429: RETRY_AFTER, 503: RETRY_AFTER}.get(status)
     return response | {"headers": headers} if headers else response
+
+
+def _openai_problem(status: int, codes: Sequence[str]) -> dict[str, Any]:
+    content = {"application/json": {"schema": _ref(objects.OpenAIError)}}
+    return _problem(status, [CODES.get(code, code) for code in codes]) | {"content": content}
 
 
 def _ref(model: type[BaseModel]) -> dict[str, str]:

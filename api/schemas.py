@@ -16,13 +16,18 @@ Status = Literal["queued", "processing", "succeeded", "failed", "canceled", "exp
 #: Where models are in the OpenAPI document.
 REF = "#/components/schemas/{model}"
 #: The models of what tasks take, which requests refer to: which of them holds depends on the model that is asked.
-OF_TASKS: tuple[type[BaseModel], ...] = (
-    *(task.parameters for task in TASKS.values()), *(task.input for task in TASKS.values() if task.input),
-)  # fmt: skip
+OF_TASKS: tuple[type[BaseModel], ...] = tuple(
+    dict.fromkeys(
+        [*(task.parameters for task in TASKS.values()), *(task.input for task in TASKS.values() if task.input)]
+    )
+)
 
 
 def _any_of(*kinds: type[BaseModel] | str) -> WithJsonSchema:
-    schemas = [{"type": kind} if isinstance(kind, str) else {"$ref": REF.format(model=kind.__name__)} for kind in kinds]
+    schemas = [
+        {"type": kind} if isinstance(kind, str) else {"$ref": REF.format(model=kind.__name__)}
+        for kind in dict.fromkeys(kinds)
+    ]
     return WithJsonSchema({"anyOf": schemas})
 
 

@@ -71,7 +71,8 @@ def _explain(kind: type[BaseModel], problem: dict[str, Any], where: str, what: s
     if problem["type"] == "too_long":
         return f"{field}: takes at most {problem['ctx']['max_length']}, and {problem['ctx']['actual_length']} came"
     if problem["type"] == "value_error":
-        return f"{field}: {problem['ctx']['error']}"
+        # One of a whole model, which has no name of its own where it is the body, names its field itself.
+        return ": ".join([*([field] if field else []), str(problem["ctx"]["error"])])
     came = problem["input"]
     shown = f"{came!r:.60}" if isinstance(came, (str, int, float)) else json_type(came)
     message = problem["msg"].removeprefix("Input ")

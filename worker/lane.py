@@ -76,6 +76,7 @@ class Lane(Holder):
                     "batch_wait_ms": milliseconds(done.started_s - one.claimed_s),
                     "total_ms": milliseconds(ended_s - one.arrived_s),
                     "attempts": one.request.attempt,
+                    "tokens": one.prepared.tokens,
                     **of_pass,
                 },
             )

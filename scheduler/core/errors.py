@@ -104,6 +104,13 @@ class RedisUnavailable(WindrowError):
     retryable = True
 
 
+class Stopping(WindrowError):
+    """The server stops before the answer is there."""
+
+    code = "stopping"
+    retryable = True
+
+
 class NewerRecord(WindrowError):
     """The request was taken in by another release, which runs beside this one during an upgrade."""
 

@@ -26,17 +26,37 @@ HEADERS = {"Authorization": f"Bearer {KEY}"}
 OPERATIONS = [(method, path) for path, methods in document()["paths"].items() for method in methods]
 #: There is no wrong way to call those that take nothing.
 TAKING = [("post", "/v1/predictions"), ("post", "/v1/predictions:batch"), ("get", "/v1/predictions/{id}"),
-          ("post", "/v1/predictions/{id}/cancel")]  # fmt: skip
+          ("post", "/v1/predictions/{id}/cancel"), ("post", "/v1/embeddings"), ("post", "/v1/completions"),
+          ("post", "/v1/chat/completions")]  # fmt: skip
 few = settings(max_examples=40, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate])
 
 
 @pytest.fixture(scope="module")
-def app() -> Iterator[Flask]:
+def redis() -> Iterator[RedisServer]:
+    """A Redis of these tests' own."""
+    with RedisServer() as redis:
+        yield redis
+
+
+@pytest.fixture(scope="module")
+def worker(redis: RedisServer) -> Iterator[FakeWorker]:
+    """A worker of the model minilm."""
+    with FakeWorker(redis.url, "minilm") as worker:
+        yield worker
+
+
+@pytest.fixture(autouse=True)
+def heard(worker: FakeWorker) -> None:
+    """It is heard of at the start of each test, however long the ones before took."""
+    worker.beat()
+
+
+@pytest.fixture(scope="module")
+def app(redis: RedisServer, worker: FakeWorker) -> Iterator[Flask]:
     """An application with a worker, that wants a key."""
-    with RedisServer() as redis, FakeWorker(redis.url, "minilm"):
-        app = create_app(make_settings(redis.url, tenants={"acme": {"keys": [hash_key(KEY)]}}, worker_grace_s=3600))
-        yield app
-        app.extensions["windrow"].waiters.close()
+    app = create_app(make_settings(redis.url, tenants={"acme": {"keys": [hash_key(KEY)]}}, worker_grace_s=3600))
+    yield app
+    app.extensions["windrow"].waiters.close()
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,10 @@ from redis import Redis
 
 from api import create_app, service
 from api.keys import hash_key, make_key
+from api.openai.errors import PATHS as OPENAI_PATHS
 from api.openapi import document
 from api.tenants import OPEN_ENDPOINTS
-from tests.support.api_client import ApiClient, assert_problem
+from tests.support.api_client import ApiClient, assert_openai_error, assert_problem
 from tests.support.api_fixtures import NewClient, make_settings
 from tests.support.fake_worker import FakeWorker
 
@@ -26,8 +27,12 @@ CALLS: list[tuple[str, str, dict[str, Any]]] = [
     ("get", "/v1/predictions/{id}", {}),
     ("get", "/v1/predictions/{id}?wait=1", {}),
     ("post", "/v1/predictions/{id}/cancel", {}),
+    ("get", "/v1/predictions/{id}/events", {}),
     ("get", "/v1/models", {}),
     ("get", "/metrics", {}),
+    ("post", "/v1/embeddings", {"json": {"model": "minilm", "input": "secret text"}}),
+    ("post", "/v1/completions", {"json": {"model": "minilm", "prompt": "secret text"}}),
+    ("post", "/v1/chat/completions", {"json": {"model": "minilm", "messages": []}}),
 ]
 BY_ID = [call for call in CALLS if "{id}" in call[1]]
 
@@ -89,7 +94,10 @@ def test_no_route_does_anything_without_a_known_key(
     before = worker.queue.depth().counts
     for what in CALLS:
         response = call(keyed, what, of_acme, headers)
-        detail = assert_problem(response, 401, "unauthorized")
+        if what[1] in OPENAI_PATHS:
+            detail = assert_openai_error(response, 401, "invalid_api_key")
+        else:
+            detail = assert_problem(response, 401, "unauthorized")
         assert response.headers["WWW-Authenticate"].startswith("Bearer")
         assert "secret text" not in response.text
         assert ACME not in detail

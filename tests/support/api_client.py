@@ -58,6 +58,19 @@ class ApiClient:
         return response
 
 
+def assert_openai_error(response: TestResponse, status: int, code: str) -> str:
+    """Fail unless this is that error in OpenAI's shape; return its message."""
+    assert response.status_code == status, response.data
+    assert response.content_type == "application/json"
+    assert response.json is not None
+    assert set(response.json) == {"error"}
+    error = response.json["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["code"] == code, error
+    assert "Traceback" not in error["message"]
+    return str(error["message"])
+
+
 def assert_problem(response: TestResponse, status: int, code: str) -> str:
     """Fail unless this is that problem; return its detail."""
     assert response.status_code == status, response.data

@@ -73,7 +73,8 @@ class FakeWorker:
     def _work_once(self) -> int:
         claim = self.queue.claim(64, lease_s=30)
         endings = [
-            Ending(item.id, item.token, self._answer(item.call()), started_s=claim.now_s) for item in claim.requests
+            Ending(item.id, item.token, self._answer(item.call()), claim.now_s, {"tokens": 3})
+            for item in claim.requests
         ]
         self.queue.finish(endings, busy_s=0.001 * len(endings))
         return len(endings)

@@ -1,0 +1,123 @@
+"""The routes themselves."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
+
+import orjson
+from flask import Flask, Response, request
+from pydantic import BaseModel
+
+from api.body import read_object
+from api.hangup import has_hung_up
+from api.headers import parse_cancel_after
+from api.openai import answers
+from api.openai.answers import Kind
+from api.openai.fields import settle_fields
+from api.openai.running import in_fields_of, run_all
+from api.openai.schemas import ChatRequest, CompletionRequest, EmbeddingsRequest
+from api.openai.streaming import AnswerStream, StreamShape
+from api.service import Call, Service
+from api.tenants import current_tenant
+from scheduler.checks import parse
+from scheduler.core.errors import InvalidInput, UnknownModel
+from scheduler.queue import Prediction
+from scheduler.tasks import TASKS
+
+#: Tasks that go on from a prompt.
+STREAMING = [name for name, task in TASKS.items() if task.streams]
+#: Of a seed that the task takes.
+SEED_BITS = 62
+#: Clients quote it, and it is the prediction's id, or the first one's of the call.
+REQUEST_ID = "x-request-id"
+Body = TypeVar("Body", bound=BaseModel)
+
+
+def register(app: Flask, service: Service) -> None:
+    """Add the routes to ``app``."""
+
+    def embeddings() -> Response:
+        body = _read(service, EmbeddingsRequest)
+        with in_fields_of("input"):
+            _require_task(service, body.model, ("embed",))
+            ended = run_all(service, _call(service, body), current_tenant(), _hangup_check())
+        tokens = sum(one.metrics.get("tokens", 0) for one in ended)
+        return _answer(answers.embeddings(body.model, [one.output for one in ended], tokens), ended)
+
+    def completions() -> Response:
+        body = _read(service, CompletionRequest)
+        with in_fields_of("prompt"):
+            return _generate(service, body, "completion")
+
+    def chat_completions() -> Response:
+        body = _read(service, ChatRequest)
+        with in_fields_of("messages"):
+            return _generate(service, body, "chat")
+
+    app.add_url_rule("/v1/embeddings", "embeddings", embeddings, methods=["POST"])
+    app.add_url_rule("/v1/completions", "completions", completions, methods=["POST"])
+    app.add_url_rule("/v1/chat/completions", "chat_completions", chat_completions, methods=["POST"])
+
+
+def _generate(service: Service, body: CompletionRequest | ChatRequest, kind: Kind) -> Response:
+    """Submit every prompt, and answer in one piece or in chunks."""
+    _require_task(service, body.model, STREAMING)
+    if body.stream:
+        return _stream(service, body, kind)
+    ended = run_all(service, _call(service, body), current_tenant(), _hangup_check())
+    head = answers.head(kind, ended[0].id, ended[0].created_s, body.model)
+    return _answer(answers.generated(kind, head, [one.output for one in ended]), ended)
+
+
+def _stream(service: Service, body: CompletionRequest | ChatRequest, kind: Kind) -> Response:
+    """Submit and answer at once; what goes wrong later is said within the stream."""
+    # Chance of our own choice: where a worker dies, the next one says the same, and the stream goes on.
+    seeded = body if body.seed is not None else body.model_copy(update={"seed": secrets.randbits(SEED_BITS)})
+    call, tenant = replace(_call(service, seeded), is_followed=True), current_tenant()
+    costs = service.check(call)
+    ids = service.submit(call, tenant, service.new_ids(tenant, len(costs)), costs)
+    stream = AnswerStream(service, call, tenant, ids, StreamShape(kind, body.n, body.includes_usage), _hangup_check())
+    headers = {REQUEST_ID: ids[0], "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    response = Response(iter(stream), headers=headers, content_type="text/event-stream; charset=utf-8")
+    response.call_on_close(stream.close)
+    return response
+
+
+def _read(service: Service, kind: type[Body]) -> Body:
+    return parse(kind, settle_fields(read_object(request.environ, service.settings.max_body_bytes)))
+
+
+def _require_task(service: Service, model: str, tasks: Collection[str]) -> None:
+    if model not in service.settings.models:
+        raise UnknownModel(f"no model {model[:64]!r} is served here; there are {', '.join(service.settings.models)}")
+    task = service.settings.models[model].task
+    if task not in tasks:
+        raise InvalidInput(f"model: {model!r} is of task {task}; this route takes models of task {' or '.join(tasks)}")
+
+
+def _call(service: Service, body: EmbeddingsRequest | CompletionRequest | ChatRequest) -> Call:
+    inputs, most = body.inputs(), service.settings.max_batch_inputs
+    if len(inputs) > most:
+        raise InvalidInput(f"inputs: {len(inputs)} came; at most {most} in one call")
+    return Call(
+        model=body.model,
+        inputs=inputs,
+        parameters=service.read_parameters(body.model, body.parameters()),
+        priority=body.priority,
+        deadline_s=parse_cancel_after(request.headers.get("Cancel-After")),
+        is_batch=len(inputs) > 1,
+    )
+
+
+def _hangup_check() -> Callable[[], bool]:
+    """Tells whether the client has left; never so where the server cannot tell."""
+    connection = request.environ.get("gunicorn.socket")
+    return (lambda: False) if connection is None else partial(has_hung_up, connection)
+
+
+def _answer(body: dict[str, Any], ended: Sequence[Prediction]) -> Response:
+    return Response(orjson.dumps(body), content_type="application/json", headers={REQUEST_ID: ended[0].id})

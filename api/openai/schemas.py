@@ -1,0 +1,208 @@
+"""What the OpenAI routes take, as pydantic models, and how it becomes inputs and parameters of a task."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema, model_validator
+
+from api.schemas import Priority
+from scheduler.checks import Strict
+from scheduler.tasks.embed import EmbedParameters
+from scheduler.tasks.generate import MAX_LOGPROBS, GenerateParameters, Message
+
+#: OpenAI's own default for completions.
+COMPLETION_TOKENS = 16
+TEXT = {"type": "string"}
+IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+
+
+def _one_or_more(*kinds: dict[str, Any]) -> WithJsonSchema:
+    lists = [{"type": "array", "items": kind, "minItems": 1} for kind in kinds]
+    return WithJsonSchema({"anyOf": [*kinds, *lists]})
+
+
+def _texts(value: object) -> object:
+    texts = [value] if isinstance(value, str) else value
+    if isinstance(texts, list) and texts:
+        if all(isinstance(text, str) for text in texts):
+            return texts
+        if all(_is_token_ids(one) or isinstance(one, int) for one in texts):
+            raise ValueError(
+                "takes no token ids, because every model has a tokenizer of its own; send the text "
+                "(with langchain: check_embedding_ctx_length=False)"
+            )
+    raise ValueError("takes a string or an array of at least one string")
+
+
+def _prompts(value: object) -> object:
+    prompts = [value] if isinstance(value, str) or _is_token_ids(value) else value
+    if isinstance(prompts, list) and prompts:
+        if all(isinstance(prompt, str) for prompt in prompts):
+            return [{"prompt": prompt} for prompt in prompts]
+        if all(_is_token_ids(prompt) for prompt in prompts):
+            return [{"prompt_ids": prompt} for prompt in prompts]
+    raise ValueError("takes a string, an array of token ids, or an array of at least one of either")
+
+
+def _is_token_ids(value: object) -> bool:
+    return isinstance(value, list) and value != [] and all(type(id) is int for id in value)
+
+
+class EmbeddingsRequest(EmbedParameters):
+    """Texts to embed: each is a request of its own in the queue."""
+
+    model: str = Field(description="Name of a model of task embed.", examples=["minilm"])
+    input: Annotated[Any, BeforeValidator(_texts), _one_or_more(TEXT)] = Field(
+        description="A text, or as many as the server's max_batch_inputs."
+    )
+    encoding_format: Literal["float", "base64"] = Field("float", description="base64: little-endian float32.")
+    priority: Priority = Field("normal", description="Which share of the device it gets.")
+
+    def inputs(self) -> list[str]:
+        """The inputs of the task embed."""
+        return list(self.input)
+
+    def parameters(self) -> dict[str, Any]:
+        """The parameters of the task embed that differ from its own defaults."""
+        return _differing(self, EmbedParameters)
+
+
+def _differing(body: BaseModel, kind: type[BaseModel]) -> dict[str, Any]:
+    sent = {}
+    for name, field in kind.model_fields.items():
+        value = getattr(body, name)
+        if value != field.default:
+            sent[field.alias or name] = list(value) if isinstance(value, tuple) else value
+    return sent
+
+
+class StreamOptions(Strict):
+    """How the stream is to be."""
+
+    include_usage: bool = Field(False, description="One more chunk before the end, with the usage of the whole call.")
+    include_obfuscation: Literal[False] = Field(False, description="Nothing is added to chunks.")
+
+
+class _Generation(GenerateParameters):
+    """What both routes take, the sampling by the names of the task generate among it."""
+
+    model: str = Field(description="Name of a model of task generate or upstream.", examples=["tiny-llama"])
+    temperature: float = Field(1.0, ge=0, le=100, description="0 takes the likeliest token each time.")
+    stream: bool = Field(False, description="Server-sent events as the text is made.")
+    stream_options: StreamOptions | None = None
+    priority: Priority = Field("normal", description="Which share of the device it gets.")
+
+    @model_validator(mode="after")
+    def _has_a_stream(self) -> _Generation:
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options: takes stream: true beside it")
+        return self
+
+    @property
+    def includes_usage(self) -> bool:
+        """Whether the stream ends with a chunk of usage."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    def parameters(self) -> dict[str, Any]:
+        """The parameters of the task generate that differ from its own defaults, as JSON types."""
+        return _differing(self, GenerateParameters)
+
+
+class CompletionRequest(_Generation):
+    """Prompts to go on from: each is a request of its own in the queue."""
+
+    prompt: Annotated[Any, BeforeValidator(_prompts), _one_or_more(TEXT, IDS)] = Field(
+        description="A text or its token ids, or as many of either as the server's max_batch_inputs."
+    )
+    max_tokens: int | None = Field(COMPLETION_TOKENS, ge=1, le=1 << 20, description="Most new tokens.")
+
+    def inputs(self) -> list[dict[str, Any]]:
+        """The inputs of the task generate."""
+        return list(self.prompt)
+
+
+def _text_of(content: object) -> object:
+    """The text of a message whose content comes in parts; anything but text is refused."""
+    if not isinstance(content, list):
+        return content
+    texts = []
+    for part in content:
+        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            raise ValueError("takes a string, or parts of type text; this model reads nothing else")
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+def _without_nulls(message: object) -> object:
+    # A message of an answer may be sent back, with all that it does not have.
+    return (
+        {name: value for name, value in message.items() if value is not None} if isinstance(message, dict) else message
+    )
+
+
+class ChatMessage(Message):
+    """One turn of the chat."""
+
+    content: Annotated[str, BeforeValidator(_text_of)]
+
+
+class JsonSchema(Strict):
+    """The schema that an answer is to meet."""
+
+    name: str = ""
+    description: str = ""
+    json_schema: dict[str, Any] = Field({}, alias="schema")
+    strict: bool = True
+
+
+class ResponseFormat(Strict):
+    """What the answer is to look like."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> ResponseFormat:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("json_schema goes with type json_schema")
+        return self
+
+    def wanted(self) -> dict[str, Any] | None:
+        """The JSON schema that says the same; None for any text."""
+        if self.json_schema is not None:
+            return self.json_schema.json_schema
+        return {"type": "object"} if self.type == "json_object" else None
+
+
+class ChatRequest(_Generation):
+    """A chat to go on with."""
+
+    messages: list[Annotated[ChatMessage, BeforeValidator(_without_nulls)]] = Field(min_length=1, max_length=1024)
+    max_completion_tokens: int | None = Field(None, ge=1, le=1 << 20, description="The newer name of max_tokens.")
+    logprobs: bool = Field(False, description="Log probabilities of each token.")
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS, description="And of so many of the likeliest.")
+    response_format: ResponseFormat | None = None
+
+    @model_validator(mode="after")
+    def _agrees(self) -> ChatRequest:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs: takes logprobs: true beside it")
+        if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
+            raise ValueError("max_completion_tokens: is another number than max_tokens; send one of them")
+        return self
+
+    def inputs(self) -> list[dict[str, Any]]:
+        """The one input of the task generate."""
+        return [{"messages": [message.model_dump() for message in self.messages]}]
+
+    def parameters(self) -> dict[str, Any]:
+        """See `_Generation.parameters`."""
+        sent = super().parameters()
+        sent.pop("logprobs", None)
+        if self.logprobs:
+            sent["logprobs"] = self.top_logprobs or 0
+        if self.max_completion_tokens is not None:
+            sent["max_tokens"] = self.max_completion_tokens
+        schema = None if self.response_format is None else self.response_format.wanted()
+        return sent if schema is None else sent | {"schema": schema}

@@ -1,0 +1,161 @@
+"""What OpenAI's clients send becomes inputs and parameters of a task, or is refused by the name of its field."""
+
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from api.openai.fields import settle_fields
+from api.openai.schemas import ChatRequest, CompletionRequest, EmbeddingsRequest
+from scheduler.checks import parse
+from scheduler.core.errors import InvalidInput
+from scheduler.tasks.generate import read_call
+
+CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hay?"}]}
+COMPLETION: dict[str, Any] = {"model": "m", "prompt": "hay"}
+
+
+def chat(**more: Any) -> ChatRequest:
+    return parse(ChatRequest, settle_fields(CHAT | more))
+
+
+def completion(**more: Any) -> CompletionRequest:
+    return parse(CompletionRequest, settle_fields(COMPLETION | more))
+
+
+def refusal(kind: type[BaseModel], body: dict[str, Any]) -> str:
+    with pytest.raises(InvalidInput) as raised:
+        parse(kind, settle_fields(body))
+    return raised.value.detail
+
+
+def test_a_chat_becomes_one_input_with_the_temperature_that_openai_has() -> None:
+    asked = chat()
+    assert asked.inputs() == [{"messages": [{"role": "user", "content": "hay?"}]}]
+    assert asked.parameters() == {"temperature": 1.0}
+
+
+def test_a_temperature_of_zero_is_the_tasks_own_default() -> None:
+    assert chat(temperature=0).parameters() == {}
+
+
+@pytest.mark.parametrize(
+    ("sent", "parameters"),
+    [
+        ({"max_tokens": 5}, {"max_tokens": 5}),
+        ({"max_completion_tokens": 5}, {"max_tokens": 5}),
+        ({"max_completion_tokens": 5, "max_tokens": 5}, {"max_tokens": 5}),
+        ({"stop": "x"}, {"stop": ["x"]}),
+        ({"stop": ["x", "y"]}, {"stop": ["x", "y"]}),
+        ({"n": 3, "seed": 7, "top_p": 0.5}, {"n": 3, "seed": 7, "top_p": 0.5}),
+        ({"presence_penalty": 1, "frequency_penalty": -1}, {"presence_penalty": 1.0, "frequency_penalty": -1.0}),
+        ({"logprobs": True}, {"logprobs": 0}),
+        ({"logprobs": True, "top_logprobs": 2}, {"logprobs": 2}),
+        ({"logprobs": False}, {}),
+        ({"top_k": 4, "min_tokens": 2, "ignore_eos": True}, {"top_k": 4, "min_tokens": 2, "ignore_eos": True}),
+        ({"response_format": {"type": "text"}}, {}),
+        ({"response_format": {"type": "json_object"}}, {"schema": {"type": "object"}}),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "string"}}}},
+            {"schema": {"type": "string"}},
+        ),
+    ],
+)
+def test_sampling_goes_on_to_the_task(sent: dict[str, Any], parameters: dict[str, Any]) -> None:
+    asked = chat(temperature=0, **sent)
+    assert asked.parameters() == parameters
+    read_call(asked.inputs()[0], asked.parameters())
+
+
+def test_parts_of_a_message_are_put_together_and_what_it_lacks_is_left_out() -> None:
+    parts = [{"type": "text", "text": "dry "}, {"type": "text", "text": "hay"}]
+    answer = {"role": "assistant", "content": "yes", "refusal": None, "tool_calls": None}
+    assert chat(messages=[{"role": "user", "content": parts}, answer]).inputs() == [
+        {"messages": [{"role": "user", "content": "dry hay"}, {"role": "assistant", "content": "yes"}]}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "inputs"),
+    [
+        ("a", [{"prompt": "a"}]),
+        (["a", "b"], [{"prompt": "a"}, {"prompt": "b"}]),
+        ([1, 2], [{"prompt_ids": [1, 2]}]),
+        ([[1], [2, 3]], [{"prompt_ids": [1]}, {"prompt_ids": [2, 3]}]),
+    ],
+)
+def test_each_prompt_is_an_input(prompt: object, inputs: list[dict[str, Any]]) -> None:
+    asked = completion(prompt=prompt)
+    assert asked.inputs() == inputs
+    assert asked.parameters() == {"temperature": 1.0, "max_tokens": 16}
+
+
+def test_a_completion_may_ask_for_log_probabilities_by_number() -> None:
+    assert completion(logprobs=2, temperature=0).parameters()["logprobs"] == 2
+
+
+def test_nulls_hints_and_neutral_values_have_no_effect() -> None:
+    sent = {
+        "user": "u",
+        "metadata": {"a": "b"},
+        "seed": None,
+        "tools": [],
+        "logit_bias": {},
+        "store": False,
+        "echo": False,
+    }
+    assert settle_fields(COMPLETION | sent) == COMPLETION
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("tools", [{"type": "function"}]), ("logit_bias", {"5": 1}), ("echo", True), ("echo", 0), ("best_of", 2),
+     ("suffix", "end"), ("modalities", ["audio"]), ("service_tier", "flex")],
+)  # fmt: skip
+def test_what_cannot_be_done_is_refused_by_its_name(name: str, value: object) -> None:
+    assert refusal(ChatRequest, CHAT | {name: value}).startswith(f"{name}: this server cannot do that")
+
+
+@pytest.mark.parametrize(
+    ("more", "start"),
+    [
+        ({"temperatur": 1}, "temperatur: unknown field; accepted: "),
+        ({"messages": []}, "messages: takes at least 1"),
+        ({"messages": [{"role": "king", "content": "x"}]}, "messages.0.role: "),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content: "),
+        ({"messages": [{"role": "user", "content": "x", "name": "Ann"}]}, "messages.0.name: unknown"),
+        ({"temperature": -1}, "temperature: "),
+        ({"max_tokens": 0}, "max_tokens: "),
+        ({"max_tokens": 1, "max_completion_tokens": 2}, "max_completion_tokens: is another number than max_tokens"),
+        ({"top_logprobs": 2}, "top_logprobs: takes logprobs: true beside it"),
+        ({"stream_options": {"include_usage": True}}, "stream_options: takes stream: true beside it"),
+        ({"response_format": {"type": "json_schema"}}, "response_format: json_schema goes with type json_schema"),
+        ({"n": 17}, "n: "),
+        ({"stop": ["a"] * 17}, "stop: "),
+    ],
+)
+def test_a_bad_field_of_a_chat_is_named(more: dict[str, Any], start: str) -> None:
+    assert refusal(ChatRequest, CHAT | more).startswith(start)
+
+
+@pytest.mark.parametrize("prompt", [5, [], [1, "a"], [[]], {"a": 1}, [True]])
+def test_a_bad_prompt_is_named(prompt: object) -> None:
+    assert refusal(CompletionRequest, {"model": "m", "prompt": prompt}).startswith("prompt: takes a string, an array")
+
+
+def test_texts_to_embed_come_alone_or_in_a_list() -> None:
+    assert parse(EmbeddingsRequest, {"model": "m", "input": "a"}).inputs() == ["a"]
+    assert parse(EmbeddingsRequest, {"model": "m", "input": ["a", "b"]}).inputs() == ["a", "b"]
+
+
+@pytest.mark.parametrize("texts", [[], 5, ["a", 1], {"a": "b"}])
+def test_what_is_no_text_to_embed_is_refused(texts: object) -> None:
+    assert refusal(EmbeddingsRequest, {"model": "m", "input": texts}) == (
+        "input: takes a string or an array of at least one string"
+    )
+
+
+@pytest.mark.parametrize("ids", [[1, 2], [[1], [2]]])
+def test_token_ids_to_embed_are_refused_with_the_reason(ids: object) -> None:
+    detail = refusal(EmbeddingsRequest, {"model": "m", "input": ids})
+    assert detail.startswith("input: takes no token ids, because every model has a tokenizer of its own")
