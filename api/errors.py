@@ -53,6 +53,7 @@ TABLE: dict[type[core.WindrowError], Row] = {
     core.AttemptsExhausted: Row(500, "Attempts exhausted"),
     core.ModelUnusable: Row(500, "Model unusable"),
     core.InvalidSetting: Row(500, "Invalid setting"),
+    core.UpstreamFailed: Row(502, "Upstream failed"),
     core.NoWorker: Row(503, "No worker", 5),
     core.NewerRecord: Row(503, "Newer record", 2),
     core.Stopping: Row(503, "Stopping", 1),

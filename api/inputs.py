@@ -47,8 +47,10 @@ class InputCheck:
         Raises `InvalidInput`, `InputTooLong`, or `ModelUnusable` where there is no tokenizer to count with.
         """
         texts = self._task.texts(value, parameters, where)
-        limit = self.text_limit()
         more = self._task.count_more(value, parameters)
+        if not self._task.counts:
+            return more + sum(estimate_cost_tokens(characters(text)) for text in texts)
+        limit = self.text_limit()
         if parameters.truncate:
             return more + self._task.estimate_tokens(texts, limit.max_input_tokens)
         # The text that all pairs of a request share is counted once.

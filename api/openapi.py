@@ -42,7 +42,7 @@ SUBMITTING = (
 #: A call whose answer is waited for ends as its requests do.
 ANSWERING = (
     *(error for error in SUBMITTING if error not in (core.PredictionGone, core.IdempotencyConflict)), core.Canceled,
-    core.ModelFailed, core.OutOfMemory, core.AttemptsExhausted, core.Stopping,
+    core.ModelFailed, core.OutOfMemory, core.AttemptsExhausted, core.UpstreamFailed, core.Stopping,
     core.DeadlineExceeded,
 )  # fmt: skip
 

@@ -42,6 +42,8 @@ Strategy = Literal["none", "static", "dynamic", "bucket", "packed", "continuous"
 #: What each kind of task may be planned by.
 STRATEGIES_OF_ROWS = tuple(PLANNERS)
 STRATEGIES_OF_STEPS = STEP_STRATEGIES
+#: Settings that only models of task ``upstream`` have.
+OF_UPSTREAM = ("url", "upstream_model", "api_key_env", "max_concurrency")
 
 #: Longest window that can be set, in milliseconds.
 MOST_WAIT_MS = 60_000
@@ -116,9 +118,10 @@ class ModelSettings(_Frozen):
     """One ``[models.<name>]`` table."""
 
     task: Annotated[str, AfterValidator(_known_task)]
-    #: Hub id, folder, or ``package:<module>/<folder>`` for weights inside an installed Python package.
+    #: Hub id, folder, ``package:<module>/<folder>`` for weights inside an installed Python package, or
+    #: ``builtin:tiny-llama``; see `scheduler.sources`.
     source: str = Field(min_length=1)
-    #: Unless it is set, ``continuous`` for ``generate`` and ``packed`` for all others.
+    #: Unless it is set, ``continuous`` for ``generate`` and ``upstream``, and ``packed`` for all others.
     strategy: Strategy = "packed"
     max_batch_size: int = Field(64, ge=1, le=1000)
     #: Budget of one forward, in tokens after padding.
@@ -140,6 +143,12 @@ class ModelSettings(_Frozen):
     #: Requests and payload bytes that may wait; beyond that a submit gets 429.
     max_depth: int = Field(100_000, ge=1)
     max_queue_bytes: int = Field(256 << 20, ge=1)
+    #: ``upstream`` only: the server's address up to its ``/v1``, its name for the model where it is another, the
+    #: variable that holds the key it wants, and the most requests that it is given at a time.
+    url: Annotated[str, AfterValidator(_base_url)] | None = None
+    upstream_model: str | None = Field(None, min_length=1)
+    api_key_env: str | None = Field(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    max_concurrency: int = Field(256, ge=1, le=10_000)
 
     @property
     def max_wait_s(self) -> float | None:
@@ -149,13 +158,29 @@ class ModelSettings(_Frozen):
     @model_validator(mode="before")
     @classmethod
     def _default_strategy(cls, table: Any) -> Any:
-        if isinstance(table, dict) and table.get("task") == "generate":
+        if isinstance(table, dict) and table.get("task") in ("generate", "upstream"):
             return {"strategy": "continuous", **table}
         return table
+
+    @model_validator(mode="before")
+    @classmethod
+    def _address_for_source(cls, table: Any) -> Any:
+        if not isinstance(table, dict):
+            return table
+        if table.get("task") != "upstream":
+            if others := [name for name in OF_UPSTREAM if name in table]:
+                raise ValueError(f"{others[0]}: belongs to task upstream alone")
+            return table
+        if "url" not in table:
+            raise ValueError("url: task upstream takes the address of a server, such as http://127.0.0.1:8080/v1")
+        if table.get("source", table["url"]) != table["url"]:
+            raise ValueError("source: task upstream takes none; the model is the server's, see upstream_model")
+        return {**table, "source": table["url"]}
 
     @model_validator(mode="after")
     def _strategy_of_task(self) -> ModelSettings:
         accepted = STRATEGIES_OF_STEPS if self.task == "generate" else STRATEGIES_OF_ROWS
+        accepted = ("continuous",) if self.task == "upstream" else accepted
         if self.strategy not in accepted:
             raise ValueError(f"strategy {self.strategy!r}: task {self.task} takes {', '.join(accepted)}")
         if self.task == "generate" and self.dtype == "int8":

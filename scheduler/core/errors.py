@@ -148,6 +148,13 @@ class Canceled(WindrowError):
     code = "canceled"
 
 
+class UpstreamFailed(WindrowError):
+    """The server behind a model of task ``upstream`` was away for too long, failed, or broke off its answer."""
+
+    code = "upstream_failed"
+    retryable = True
+
+
 class ModelUnusable(WindrowError):
     """The model cannot be served: not found, not safetensors, or of another task."""
 

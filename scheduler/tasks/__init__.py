@@ -14,11 +14,12 @@ from scheduler.tasks.embed import EMBED
 from scheduler.tasks.generate import GENERATE
 from scheduler.tasks.rerank import RERANK
 from scheduler.tasks.token_classify import TOKEN_CLASSIFY
+from scheduler.tasks.upstream import UPSTREAM
 from scheduler.tasks.zero_shot import ZERO_SHOT
 
 __all__ = ["TASKS", "Parameters", "Task", "Text"]
 
 #: Name, as ``task`` in windrow.toml has it -> task.
 TASKS: dict[str, Task[Any]] = {
-    task.name: task for task in (EMBED, CLASSIFY, TOKEN_CLASSIFY, RERANK, ZERO_SHOT, GENERATE)
+    task.name: task for task in (EMBED, CLASSIFY, TOKEN_CLASSIFY, RERANK, ZERO_SHOT, GENERATE, UPSTREAM)
 }

@@ -55,6 +55,8 @@ class Task(Generic[P]):
     check_model: Callable[[P, Path], None] | None = None
     #: (input, parameters) -> tokens charged beside those of ``texts``; None for none.
     more_tokens: Callable[[object, P], int] | None = None
+    #: Whether there is a tokenizer here that counts what it costs; else that is estimated, and no length is refused.
+    counts: bool = True
     #: Whether its output comes piece by piece, so that it can be followed.
     streams: bool = False
 

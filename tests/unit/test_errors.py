@@ -29,6 +29,7 @@ def test_every_error_says_what_it_means(error: type[WindrowError]) -> None:
 def test_only_what_may_pass_by_itself_is_worth_repeating() -> None:
     assert {error.code for error in CLASSES if error.retryable} == {
         "queue_full", "quota_exceeded", "no_worker", "newer_record", "redis_unavailable", "stopping",
+        "upstream_failed",
     }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ ENGINES: dict[str, str] = {
     "rerank": "worker.engines.rerank:RerankEngine",
     "zero-shot": "worker.engines.zero_shot:ZeroShotEngine",
     "generate": "worker.generation.engine:GenerateEngine",
+    "upstream": "worker.upstream.engine:UpstreamEngine",
 }
 #: Source -> what makes its weights, where nobody has on this machine.
 MAKERS: dict[str, str] = {"builtin:tiny-llama": "worker.tiny_llama:make_tiny_llama"}

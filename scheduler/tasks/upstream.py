@@ -1,0 +1,19 @@
+"""The task ``upstream``: what `generate` takes, for a server of somebody else's that has model and tokenizer."""
+
+from __future__ import annotations
+
+from scheduler.core.errors import InvalidInput
+from scheduler.tasks.base import Task, Text
+from scheduler.tasks.generate import GENERATE, GenerateParameters, Prompt
+
+
+def _texts(value: object, parameters: GenerateParameters, where: str) -> list[Text]:
+    if parameters.truncate:
+        raise InvalidInput("parameters.truncate: the server behind this model cuts no prompts; shorten it")
+    return GENERATE.texts(value, parameters, where)
+
+
+UPSTREAM = Task(
+    "upstream", GenerateParameters, _texts, input=Prompt, more_tokens=GENERATE.more_tokens, streams=True,
+    counts=False,
+)  # fmt: skip

@@ -1,0 +1,248 @@
+"""The engine of task upstream against a server that is busy, away, wrong, slow, or all right."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from scheduler.core.errors import InputTooLong, InvalidInput, ModelUnusable, UpstreamFailed, WindrowError
+from scheduler.core.outcomes import Done, Failed
+from scheduler.settings import ModelSettings
+from tests.support.scripted_server import Handler, ScriptedServer, hold
+from tests.support.worker_process import until
+from worker.engines.base import Delta, Prepared, StepEngine
+from worker.upstream import engine as upstream
+from worker.upstream import sending
+from worker.upstream.engine import UpstreamEngine
+
+pytestmark = pytest.mark.integration
+
+CHAT = {"messages": [{"role": "user", "content": "dry hay"}]}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ScriptedServer]:
+    with ScriptedServer() as server:
+        yield server
+
+
+def new_engine(server: ScriptedServer, **more: Any) -> UpstreamEngine:
+    table = {"task": "upstream", "url": f"http://127.0.0.1:{server.port}/v1", "upstream_model": "theirs"}
+    return UpstreamEngine("ours", ModelSettings.model_validate(table | more))
+
+
+@pytest.fixture
+def engine(server: ScriptedServer) -> UpstreamEngine:
+    server.calls.clear()
+    return new_engine(server)
+
+
+def add(engine: UpstreamEngine, id: str, value: object = CHAT, **parameters: Any) -> None:
+    (prepared,) = engine.prepare([value], [parameters])
+    assert isinstance(prepared, Prepared), prepared
+    engine.add(id, prepared)
+
+
+def run(engine: UpstreamEngine, *ids: str) -> dict[str, list[Delta]]:
+    """Step until all of them have ended."""
+    told: dict[str, list[Delta]] = {id: [] for id in ids}
+    end_s = time.monotonic() + 30
+    while not all(deltas and deltas[-1].outcome for deltas in told.values()):
+        assert time.monotonic() < end_s, told
+        handle = engine.step()
+        if handle is None:
+            engine.wait(0.5)
+        else:
+            for delta in engine.collect(handle):
+                told[delta.id].append(delta)
+    return told
+
+
+def failure(engine: UpstreamEngine) -> WindrowError:
+    add(engine, "a")
+    outcome = run(engine, "a")["a"][-1].outcome
+    assert isinstance(outcome, Failed)
+    return outcome.error
+
+
+def test_it_is_a_step_engine(engine: UpstreamEngine) -> None:
+    assert isinstance(engine, StepEngine)
+    assert (engine.info.task, engine.info.max_sequences) == ("upstream", 256)
+
+
+def test_words_come_as_the_server_says_them_and_the_output_at_last(
+    engine: UpstreamEngine, server: ScriptedServer
+) -> None:
+    add(engine, "a", temperature=0.5, seed=3)
+    *words, last = run(engine, "a")["a"]
+    assert [(delta.text, delta.first) for delta in words] == [("dry", True), (" hay", False)]
+    assert isinstance(last.outcome, Done)
+    assert last.outcome.output == {
+        "text": "dry hay",
+        "finish_reason": "stop",
+        "usage": {"prompt_tokens": 2, "completion_tokens": 2, "total_tokens": 4, "cached_tokens": 0},
+    }
+    ((path, body, _),) = server.calls
+    assert path == "/v1/chat/completions"
+    assert (body["model"], body["temperature"], body["seed"]) == ("theirs", 0.5, 3)
+
+
+def test_many_run_side_by_side_and_each_gets_its_own(engine: UpstreamEngine) -> None:
+    ids = [f"id{number}" for number in range(40)]
+    for id in ids:
+        add(engine, id, f"say {id}")
+    for id, deltas in run(engine, *ids).items():
+        assert "".join(delta.text for delta in deltas) == f"say {id}"
+    assert engine.busy_s > 0
+
+
+def test_the_key_of_the_environment_is_sent(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THEIR_KEY", "sk-secret")
+    engine = new_engine(server, api_key_env="THEIR_KEY")
+    server.calls.clear()
+    add(engine, "a")
+    run(engine, "a")
+    assert server.calls[0][2]["Authorization"] == "Bearer sk-secret"
+
+
+def test_a_key_that_is_not_there_is_named(server: ScriptedServer) -> None:
+    with pytest.raises(ModelUnusable, match="the variable NOBODY_SET_THIS is not set"):
+        new_engine(server, api_key_env="NOBODY_SET_THIS")
+
+
+def test_what_is_refused_for_now_is_sent_again_and_less_is_sent(engine: UpstreamEngine, server: ScriptedServer) -> None:
+    for _ in range(20):
+        add(engine, "warm")
+        run(engine, "warm")
+    server.calls.clear()
+
+    def busy(handler: Handler, body: dict[str, Any]) -> None:
+        handler.say(429, {"error": {"message": "busy"}}, Retry_After="0.1")
+
+    before = engine.room()
+    server.next = [busy, busy]
+    add(engine, "a")
+    assert isinstance(run(engine, "a")["a"][-1].outcome, Done)
+    assert len(server.calls) == 3
+    assert engine.room() <= before
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "kind", "words"),
+    [
+        (400, {"error": {"message": "top_k is unknown"}}, InvalidInput, "refused it: top_k is unknown"),
+        (400, {"error": "This model's maximum context length is 10"}, InputTooLong, "maximum context length is 10"),
+        (401, {"detail": "no such key"}, ModelUnusable, "status 401: no such key"),
+        (404, {"error": {"message": "no such model"}}, ModelUnusable, "status 404: no such model"),
+        (500, {}, UpstreamFailed, "failed with status 500"),
+    ],
+)
+def test_what_the_server_refuses_for_good_fails_with_its_words(
+    engine: UpstreamEngine,
+    server: ScriptedServer,
+    status: int,
+    said: dict[str, Any],
+    kind: type[WindrowError],
+    words: str,
+) -> None:
+    server.next = [lambda handler, body: handler.say(status, said)]
+    error = failure(engine)
+    assert type(error) is kind
+    assert words in error.detail
+    assert len(server.calls) == 1
+
+
+def break_off(handler: Handler, body: dict[str, Any]) -> None:
+    handler.begin()
+    handler.chunk("begun")
+
+
+def no_json(handler: Handler, body: dict[str, Any]) -> None:
+    handler.begin()
+    handler.data("{")
+
+
+def no_chunk(handler: Handler, body: dict[str, Any]) -> None:
+    handler.begin()
+    handler.data({"choices": [{"index": 7}]})
+
+
+def failed_midway(handler: Handler, body: dict[str, Any]) -> None:
+    handler.begin()
+    handler.chunk("begun")
+    handler.data({"error": {"message": "out of cache"}})
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [(break_off, "broke off"), (no_json, "not JSON"), (no_chunk, "not OpenAI's"), (failed_midway, "out of cache")],
+)
+def test_an_answer_that_makes_no_sense_fails_alone(
+    engine: UpstreamEngine, server: ScriptedServer, answer: Any, words: str
+) -> None:
+    server.next = [answer]
+    error = failure(engine)
+    assert isinstance(error, UpstreamFailed)
+    assert words in error.detail
+    add(engine, "b")
+    assert isinstance(run(engine, "b")["b"][-1].outcome, Done)
+
+
+def test_a_cancel_hangs_up_and_nothing_more_comes(engine: UpstreamEngine, server: ScriptedServer) -> None:
+    left: list[Exception] = []
+
+    def held(handler: Handler, body: dict[str, Any]) -> None:
+        try:
+            hold(handler, body)
+        except OSError as error:
+            left.append(error)
+
+    server.next = [held]
+    add(engine, "a")
+    until("it has begun", lambda: engine.step())
+    engine.cancel("a")
+    assert engine.step() is None
+    until("the server notices", lambda: left)
+    assert engine.step() is None
+    engine.cancel("a")  # once more does nothing
+    add(engine, "b")
+    assert isinstance(run(engine, "b")["b"][-1].outcome, Done)
+
+
+def test_a_bad_input_is_refused_before_it_is_sent(engine: UpstreamEngine, server: ScriptedServer) -> None:
+    bad, good, cut = engine.prepare([5, "hay", "hay"], [{}, {}, {"truncate": True}])
+    assert isinstance(bad, Failed)
+    assert isinstance(cut, Failed)
+    assert isinstance(good, Prepared)
+    assert server.calls == []
+
+
+def test_a_server_that_is_away_is_given_nothing_until_it_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upstream, "AWAY_LOOK_S", 0.05)
+    monkeypatch.setattr(upstream, "HEALTHY_LOOK_S", 0.05)
+    with ScriptedServer() as server:
+        engine = new_engine(server)
+        until("it is there", lambda: engine.room() > 0)
+        server.stop()
+        until("it is away", lambda: engine.room() == 0)
+        assert str(engine.info.strategy_note).startswith("the server is away: ")
+        add(engine, "a")  # it was claimed a moment before
+        server.start()
+        assert isinstance(run(engine, "a")["a"][-1].outcome, Done)
+        until("it is there again", lambda: engine.room() > 0)
+        assert engine.info.strategy_note is None
+        server.health = 503
+        until("it is loading", lambda: engine.room() == 0)
+
+
+def test_a_server_that_stays_away_fails_what_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sending, "GIVE_UP_S", 0.5)
+    with ScriptedServer() as server:
+        engine = new_engine(server)
+    error = failure(engine)
+    assert isinstance(error, UpstreamFailed)
+    assert error.retryable
+    assert "did not take the request in" in error.detail

@@ -1,0 +1,97 @@
+"""What an OpenAI-compatible server is sent, and how its chunks become the output of the task generate."""
+
+from typing import Any
+
+import pytest
+
+from scheduler.tasks.generate import read_call
+from worker.upstream.calls import Answer, body_of, path_of
+
+CHAT = {"messages": [{"role": "user", "content": "hay?"}]}
+
+
+def body(value: object, **parameters: Any) -> dict[str, Any]:
+    return body_of(read_call(value, parameters), "m")
+
+
+def test_a_chat_and_a_prompt_go_to_their_routes() -> None:
+    assert path_of(read_call(CHAT, {})) == "/chat/completions"
+    assert path_of(read_call("hay", {})) == "/completions"
+    assert body(CHAT)["messages"] == CHAT["messages"]
+    assert body("hay")["prompt"] == "hay"
+    assert body({"prompt_ids": [1, 2]})["prompt"] == [1, 2]
+
+
+def test_every_call_is_a_stream_with_usage_greedy_where_nothing_is_said() -> None:
+    assert body("hay") == {
+        "model": "m", "prompt": "hay", "stream": True, "stream_options": {"include_usage": True}, "temperature": 0.0,
+        "max_tokens": 256,
+    }  # fmt: skip
+
+
+def test_what_was_asked_of_the_sampling_is_handed_on_and_nothing_else() -> None:
+    asked = {"max_tokens": 5, "temperature": 0.5, "seed": 0, "n": 2, "stop": ["x"], "top_k": 3, "ignore_eos": True}
+    sent = body("hay", **asked)
+    assert {name: sent[name] for name in asked} == asked
+    assert "min_tokens" not in sent
+
+
+def test_log_probabilities_are_asked_for_as_each_route_has_them() -> None:
+    assert body("hay", logprobs=2)["logprobs"] == 2
+    chat = body(CHAT, logprobs=2)
+    assert (chat["logprobs"], chat["top_logprobs"]) == (True, 2)
+
+
+def test_a_schema_becomes_a_response_format() -> None:
+    sent = body(CHAT, schema={"type": "object"})["response_format"]
+    assert (sent["type"], sent["json_schema"]["schema"]) == ("json_schema", {"type": "object"})
+
+
+def chunk(text: str | None = None, finish_reason: str | None = None, index: int = 0, **more: Any) -> dict[str, Any]:
+    return {"choices": [{"index": index, "delta": {"content": text}, "finish_reason": finish_reason} | more]}
+
+
+def test_chunks_of_a_chat_become_an_output() -> None:
+    answer = Answer(read_call(CHAT, {}))
+    pieces = [
+        piece for one in (chunk(""), chunk("dry"), chunk(" hay"), chunk(None, "stop")) for piece in answer.take(one)
+    ]
+    assert [piece.text for piece in pieces] == ["dry", " hay"]
+    usage = {"prompt_tokens": 7, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4}}
+    assert answer.take({"choices": [], "usage": usage}) == []
+    assert answer.is_whole
+    assert answer.output() == {
+        "text": "dry hay",
+        "finish_reason": "stop",
+        "usage": {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9, "cached_tokens": 4},
+    }
+
+
+def test_choices_are_kept_apart_and_the_first_stands_in_front() -> None:
+    answer = Answer(read_call("hay", {"n": 2}))
+    for index, text, reason in ((1, "b", "eos_token"), (0, "a", "length")):
+        answer.take({"choices": [{"index": index, "text": text, "finish_reason": None}]})
+        assert not answer.is_whole
+        answer.take({"choices": [{"index": index, "text": "", "finish_reason": reason}]})
+    output = answer.output()
+    assert [(one["text"], one["finish_reason"]) for one in output["choices"]] == [("a", "length"), ("b", "stop")]
+    assert (output["text"], output["finish_reason"]) == ("a", "length")
+    assert output["usage"]["completion_tokens"] == 2  # counted in chunks, since the server did not say
+
+
+def test_log_probabilities_in_columns_become_entries() -> None:
+    answer = Answer(read_call("hay", {"logprobs": 1}))
+    columns = {"tokens": ["a", "b"], "token_logprobs": [-1.0, None], "top_logprobs": [{"c": -2.0}, None]}
+    answer.take({"choices": [{"index": 0, "text": "ab", "logprobs": columns, "finish_reason": "stop"}]})
+    first, second = answer.output()["logprobs"]
+    assert (first["token"], first["logprob"], first["top_logprobs"][0]["token"]) == ("a", -1.0, "c")
+    assert (second["logprob"], second["top_logprobs"]) == (-9999.0, [])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"choices": 5}, {"choices": [5]}, chunk("x", index=3), {"choices": [{"delta": 5}]}, {"choices": [{"index": "a"}]}],
+)
+def test_what_is_no_chunk_is_a_value_error(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="not OpenAI's"):
+        Answer(read_call("hay", {})).take(wrong)

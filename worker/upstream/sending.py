@@ -1,0 +1,128 @@
+"""One call of an OpenAI-compatible server: sent, sent again while the server is busy or away, read chunk by chunk."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Any
+
+import httpx
+import orjson
+
+from scheduler.core.errors import InputTooLong, InvalidInput, ModelUnusable, UpstreamFailed, WindrowError
+from scheduler.core.resending import PASSING, resend_pause_s
+
+#: To connect, and between two pieces of an answer, in seconds. A busy server may let a request wait long for the first.
+CONNECT_S, SILENCE_S = 10.0, 300.0
+#: How long a request is sent again before it fails, in seconds.
+GIVE_UP_S = 120.0
+#: Of what the server said of an error, so many characters are told on.
+TOLD_CHARACTERS = 500
+
+Json = dict[str, Any]
+
+
+class Passing(Exception):
+    """The server did not take the request, and may take it later."""
+
+    def __init__(self, said: str, after_s: float | None) -> None:
+        super().__init__(said)
+        self.after_s = after_s
+
+
+async def stream_chunks(
+    client: httpx.AsyncClient, path: str, body: Json, on_sent: Callable[[], None], on_refused: Callable[[], None]
+) -> AsyncGenerator[Json, None]:
+    """Yield the chunks of the answer; ``on_sent`` is told of each try, ``on_refused`` of each that was turned away.
+
+    Raises a `WindrowError`: `InvalidInput` for what the server calls invalid, `ModelUnusable` where it knows neither
+    us nor the model, `UpstreamFailed` for all else.
+    """
+    began_s, tries = time.monotonic(), 0
+    while True:
+        tries += 1
+        has_begun = False
+        on_sent()
+        try:
+            async with aclosing(_chunks(client, path, body)) as chunks:
+                async for chunk in chunks:
+                    has_begun = True
+                    yield chunk
+            return
+        except (Passing, httpx.TransportError) as error:
+            said = str(error) if isinstance(error, Passing) else f"{type(error).__name__}"
+            if has_begun:  # it may have been read already, and would come twice
+                raise UpstreamFailed(f"the server behind this model broke off its answer ({said})") from None
+            on_refused()
+            after_s = error.after_s if isinstance(error, Passing) else None
+            spent_s = time.monotonic() - began_s
+            pause_s = resend_pause_s(tries, spent_s, GIVE_UP_S, random.random(), after_s)
+            if pause_s is None:
+                raise UpstreamFailed(
+                    f"the server behind this model did not take the request in {tries} tries ({said})"
+                ) from None
+        await asyncio.sleep(pause_s)
+
+
+async def _chunks(client: httpx.AsyncClient, path: str, body: Json) -> AsyncGenerator[Json, None]:
+    headers = {"Accept": "text/event-stream"}
+    async with client.stream("POST", path.lstrip("/"), json=body, headers=headers) as response:
+        if response.status_code != 200:
+            raise _error(response, await response.aread())
+        async for line in response.aiter_lines():
+            if not line.startswith("data:"):
+                continue
+            data = line.removeprefix("data:").strip()
+            if data == "[DONE]":
+                return
+            chunk = _read(data)
+            if chunk.get("error"):
+                raise UpstreamFailed(f"the server behind this model failed: {_message(chunk)}")
+            yield chunk
+
+
+def _read(data: str) -> Json:
+    try:
+        chunk = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        raise UpstreamFailed("the server behind this model sent what is not JSON") from None
+    if not isinstance(chunk, dict):
+        raise UpstreamFailed("the server behind this model sent what is no chunk")
+    return chunk
+
+
+def _error(response: httpx.Response, content: bytes) -> Passing | WindrowError:
+    try:
+        said = _message(orjson.loads(content))
+    except orjson.JSONDecodeError:
+        said = content.decode(errors="replace")[:TOLD_CHARACTERS]
+    status = response.status_code
+    if status in PASSING:
+        return Passing(f"status {status}: {said}", retry_after_s(response.headers.get("Retry-After")))
+    if status in (401, 403, 404):
+        return ModelUnusable(f"the server behind this model refused us with status {status}: {said}")
+    if status < 500:
+        kind = InputTooLong if "context length" in said or "context_length" in said else InvalidInput
+        return kind(f"the server behind this model refused it: {said}")
+    return UpstreamFailed(f"the server behind this model failed with status {status}: {said}")
+
+
+def _message(said: Any) -> str:
+    """What stands in the many shapes of error bodies."""
+    error = said.get("error", said) if isinstance(said, dict) else said
+    if isinstance(error, dict):
+        error = error.get("message") or error.get("detail") or error
+    return str(error)[:TOLD_CHARACTERS]
+
+
+def retry_after_s(header: str | None) -> float | None:
+    """Seconds that ``Retry-After`` asks for; None for a date, which is some proxy's, and for nonsense."""
+    try:
+        seconds = float(header or "")
+    except ValueError:
+        return None
+    return seconds if 0 <= seconds < math.inf else None
