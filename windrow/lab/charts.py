@@ -19,17 +19,23 @@ if TYPE_CHECKING:
 Line = tuple[Sequence[float], Sequence[float]]
 #: Inches of one panel.
 WIDTH, HEIGHT = 6.4, 3.6
+#: Names of so many bars still fit side by side.
+MANY_BARS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One plot: lines by name, each ``(x, y)``, and points by name where single runs are shown."""
+    """One plot: lines by name, each ``(x, y)``, and points by name where single runs are shown; or bars.
+
+    ``bars`` are the parts of stacked bars by name, each what it is of every bar.
+    """
 
     title: str
     x_label: str
     y_label: str
     lines: Mapping[str, Line]
     points: Mapping[str, Line] = field(default_factory=dict)
+    bars: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     is_log_x: bool = False
     is_log_y: bool = False
 
@@ -99,6 +105,7 @@ def _draw(panel: Panel, axes: Axes) -> None:
         axes.plot(x, y, label=name, linewidth=1.4)
     for name, (x, y) in panel.points.items():
         axes.plot(x, y, "o", label=name, markersize=4)
+    _stack(panel.bars, axes)
     axes.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
     if panel.is_log_x:
         axes.set_xscale("log")
@@ -107,8 +114,17 @@ def _draw(panel: Panel, axes: Axes) -> None:
     else:
         axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    if len(panel.lines) + len(panel.points) > 1:
+    if len(panel.lines) + len(panel.points) + len(panel.bars) > 1:
         axes.legend(fontsize="small")
+
+
+def _stack(bars: Mapping[str, Mapping[str, float]], axes: Axes) -> None:
+    reached: dict[str, float] = {}
+    for part, values in bars.items():
+        axes.bar(list(values), list(values.values()), bottom=[reached.get(bar, 0.0) for bar in values], label=part)
+        reached = {bar: reached.get(bar, 0.0) + value for bar, value in values.items()}
+    if len(reached) > MANY_BARS:
+        axes.tick_params("x", labelrotation=45)
 
 
 def _column(over_time: Mapping[str, Mapping[str, list[float]]], name: str) -> dict[str, Line]:

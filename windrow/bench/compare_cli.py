@@ -1,0 +1,94 @@
+"""``windrow bench compare``: its options, and what they mean."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from windrow.bench.cli import JsonFile, problems_reported
+from windrow.bench.load_options import Dataset, check_report, publish, read_numbers, say
+from windrow.cli.lab_options import Report, strategies
+
+if TYPE_CHECKING:
+    from windrow.bench.dataset import Item
+
+FIXED, DEFAULT_SIZES = "fixed", "8,16"
+#: Strategies that share passes; ``none`` is what all are measured against.
+SHARING = ["static", "dynamic", "bucket", "packed"]
+#: Rows of the largest size that the users keep coming, where their number is not given.
+ROWS_OF_USERS = 4
+
+
+def compare(
+    engine: Annotated[
+        str, typer.Option(help="A model of the settings, or `fixed`: passes that only sleep.")
+    ] = "minilm",
+    requests: Annotated[int, typer.Option(min=1, help="Requests of each contender in each round.")] = 200,
+    batch_size: Annotated[str, typer.Option(help="Requests in a row, at most; several by commas.")] = DEFAULT_SIZES,
+    strategy: Annotated[
+        list[str] | None,
+        typer.Option(help="Once for each; static, dynamic, bucket, packed, none, or all. For `fixed`, packed alone."),
+    ] = None,
+    users: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Each sends its next request when its last is answered; else four of the largest rows."
+        ),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Times each contender is measured.")] = 3,
+    max_wait_ms: Annotated[float, typer.Option(min=0, help="How long a row waits for company.")] = 5.0,
+    max_batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a pass, padding included.")] = 16_384,
+    pass_ms: Annotated[float, typer.Option(min=0, help="Of `fixed`: what any pass takes.")] = 20.0,
+    token_us: Annotated[float, typer.Option(min=0, help="Of `fixed`: what a token takes more; a word is one.")] = 0.0,
+    dataset: Dataset = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the texts, where no file is given.")] = 20,
+    report: Report = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Many users, one workload: one request a pass, then every strategy with every batch size, on the same device."""
+    from windrow.bench.compare import Plan, make_contenders, run_compare
+    from windrow.bench.compare_report import notes, one_line, panels, summarise, tables
+    from windrow.bench.dataset import load_items
+
+    with problems_reported():
+        check_report(report)
+        sizes = [round(size) for size in read_numbers(batch_size, "--batch-size", whole=True, most=1000)]
+        chosen = strategies(strategy) if strategy else ["packed"] if engine == FIXED else SHARING
+        items = load_items(dataset, requests, seed)
+        if engine == FIXED:
+            device, items = _fixed(items, pass_ms, token_us, max_batch_tokens)
+        else:
+            device = _model(engine, max_batch_tokens)
+        people = users or ROWS_OF_USERS * max(sizes)
+        plan = Plan(make_contenders(chosen, sizes), device, max_wait_ms, people, rounds)
+        turns, engines = run_compare(plan, items, say)
+        made = summarise(plan, turns, engines)
+        about = {
+            "engine": f"{engine} on {made['device']}",
+            "workload": f"{requests} requests, {people} users, {rounds} rounds",
+            "speedup": one_line(made),
+        }
+        publish("Strategies", about, tables(made), notes(made), made, json_file, report, lambda: panels(made, turns))
+
+
+def _fixed(
+    items: list[Item], pass_ms: float, token_us: float, max_batch_tokens: int
+) -> tuple[dict[str, Any], list[Item]]:
+    """The engine that sleeps, and what it takes: lengths."""
+    from windrow.bench.dataset import Item
+
+    lengths = [item.words for item in items]
+    device = {"kind": "fixed", "pass_ms": pass_ms, "token_us": token_us, "longest_tokens": max(lengths)}
+    return device | {"max_batch_tokens": max_batch_tokens}, [Item(length) for length in lengths]
+
+
+def _model(name: str, max_batch_tokens: int) -> dict[str, Any]:
+    from scheduler.core.errors import UnknownModel
+    from scheduler.settings import load_settings
+
+    models = load_settings().models
+    if name not in models:
+        raise UnknownModel(f"--engine {name!r}: takes {FIXED} or a model of the settings: {', '.join(models)}")
+    settings = models[name].model_copy(update={"max_batch_tokens": max_batch_tokens})
+    return {"kind": "model", "name": name, "settings": settings.model_dump(mode="json")}

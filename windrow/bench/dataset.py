@@ -1,0 +1,76 @@
+"""What a benchmark sends: a file of one input a line, or seeded texts of 3 to 400 words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+from windrow.demo.texts import mixed_texts
+
+#: Fields of a line that may hold the input; the first of them that is there.
+INPUT_FIELDS = ("input", "text", "prompt")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One request."""
+
+    input: Any
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def words(self) -> int:
+        """How long it is, at least 1; an engine that only pretends takes a word for a token."""
+        return max(1, len(str(self.input).split()))
+
+
+def load_items(path: Path | None, count: int, seed: int) -> list[Item]:
+    """``count`` requests: of the file, from its start again where it has fewer, or drawn by ``seed`` without one.
+
+    Raises `ValueError` for a file that cannot be read, naming the line.
+    """
+    if path is None:
+        return [_plain(text) for text in mixed_texts(count, seed)]
+    items = read_items(path)
+    return list(islice(cycle(items), count))
+
+
+def read_items(path: Path) -> list[Item]:
+    """One request a line: text, or in a ``.jsonl`` file an object with ``input``, ``text`` or ``prompt``.
+
+    An object may have ``parameters`` too. Blank lines are passed over. Raises `ValueError` naming file and line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+    items = [
+        _of_object(path, number, line) if path.suffix == ".jsonl" else _plain(line)
+        for number, line in enumerate(lines, 1)
+        if line.strip()
+    ]
+    if not items:
+        raise ValueError(f"{path}: has no line with an input")
+    return items
+
+
+def _of_object(path: Path, number: int, line: str) -> Item:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{path}, line {number}: not JSON: {error}") from None
+    name = next((name for name in INPUT_FIELDS if isinstance(row, dict) and name in row), None)
+    if name is None:
+        raise ValueError(f"{path}, line {number}: takes an object with one of {', '.join(INPUT_FIELDS)}")
+    if not isinstance(row.get("parameters", {}), dict):
+        raise ValueError(f"{path}, line {number}: parameters takes an object")
+    return Item(row[name], row["parameters"]) if "parameters" in row else _plain(row[name])
+
+
+def _plain(value: Any) -> Item:
+    """Without parameters; a text that is too long is cut."""
+    return Item(value, {"truncate": True} if isinstance(value, str) else {})

@@ -1,0 +1,86 @@
+"""What ``windrow bench compare``, ``serve`` and ``sweep`` share: options, and how a report is given out."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from windrow.lab.charts import Panel
+    from windrow.lab.tables import Rows
+
+Dataset = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True,
+        dir_okay=False,
+        help="One text a line, or .jsonl with input, text or prompt; else seeded texts of 3 to 400 words.",
+    ),
+]
+
+
+def read_numbers(text: str, name: str, *, whole: bool = False, most: float = math.inf) -> list[float]:
+    """``8,16`` -> numbers above 0 in rising order, each once. Raises `ValueError` naming the option."""
+    try:
+        values = sorted({float(part) for part in text.split(",")})
+    except ValueError:
+        values = []
+    if not values or not all(0 < value <= most and value < math.inf for value in values):
+        values = []
+    if whole and not all(value.is_integer() for value in values):
+        values = []
+    if not values:
+        kind = "whole numbers" if whole else "numbers"
+        upto = "" if math.isinf(most) else f" and at most {most:g}"
+        raise ValueError(f"{name} {text!r}: takes {kind} above 0{upto}, separated by commas, such as 8,16")
+    return values
+
+
+def check_report(folder: Path | None) -> None:
+    """Raise `ValueError` where a report is asked for and cannot be drawn: before anything is measured, not after."""
+    from windrow.lab.charts import check_can_draw
+
+    if folder is not None:
+        check_can_draw()
+
+
+def say(*parts: object) -> None:
+    """A line on stderr."""
+    print(*parts, file=sys.stderr, flush=True)
+
+
+def publish(
+    title: str,
+    about: Mapping[str, str],
+    tables: Sequence[Rows],
+    notes: Sequence[str],
+    report: Mapping[str, Any],
+    json_file: Path | None,
+    folder: Path | None,
+    panels: Callable[[], Sequence[Panel]],
+) -> None:
+    """Print the tables; where asked, write ``report`` as JSON, and a page and a picture into ``folder``."""
+    from rich.console import Console
+
+    from windrow.lab.tables import show
+
+    if json_file is not None:
+        import orjson
+
+        json_file.write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2))
+    console = Console()
+    for name, value in about.items():
+        console.print(f"{name}: {value}", markup=False, highlight=False)
+    for number, rows in enumerate(tables):
+        show(console, "" if number else title, rows)
+    for note in notes:
+        console.print(note, markup=False, highlight=False)
+    if folder is not None:
+        from windrow.lab.page import write_report
+
+        say(*write_report(folder, title, about, tables, panels()))
