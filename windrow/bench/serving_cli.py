@@ -1,0 +1,158 @@
+"""``windrow bench serve`` and ``windrow bench sweep``: their options, and what they mean."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from windrow.bench.cli import JsonFile
+from windrow.bench.load_options import Dataset, check_report, publish, read_numbers, say
+from windrow.cli.lab_options import Pattern, Report, seconds
+from windrow.cli.output import errors_reported
+from windrow.cli.requests import NO_URL, Url, connect
+
+if TYPE_CHECKING:
+    from windrow.bench.dataset import Item
+    from windrow.bench.serving import Answer
+
+#: Sent before the clock starts, so that the worker knows its pace and connections are open.
+WARM = 20
+#: Different texts of a sweep, where no file is given.
+TEXTS = 1000
+Model = Annotated[str | None, typer.Option(help="Of the server; left out where it has one.")]
+Slo = Annotated[str | None, typer.Option(help="Latency that counts as good, such as 300ms.")]
+Seed = Annotated[int, typer.Option(min=0, help="The same seed sends the same texts at the same times.")]
+
+
+def serve(
+    url: Url = NO_URL,
+    model: Model = None,
+    rate: Annotated[float | None, typer.Option(min=0.01, help="Requests a second, sent whatever comes back.")] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Or so many users, each with one request at a time.")
+    ] = None,
+    requests: Annotated[int, typer.Option(min=2, help="How many.")] = 500,
+    pattern: Pattern = "poisson",
+    dataset: Dataset = None,
+    slo: Slo = None,
+    seed: Seed = 20,
+    report: Report = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Load a running server, at a rate or by so many users at once; the API key is read from WINDROW_API_KEY."""
+    from windrow.bench.dataset import load_items
+    from windrow.bench.serving_report import failure_notes, panels, summarise, tables
+
+    with errors_reported(as_json=False):
+        check_report(report)
+        slo_s = None if slo is None else seconds(slo, "--slo")
+        if (rate is None) == (concurrency is None):
+            raise ValueError("takes one of --rate and --concurrency")
+        items = load_items(dataset, requests, seed)
+        about = _served(url, model)
+        due_s = None if rate is None else _arrivals(pattern, rate, requests, seed)
+        answers = asyncio.run(_load(url, about["model"], items, due_s, concurrency or 1))
+        made = summarise(answers, slo_s)
+        load = f"{concurrency} users" if rate is None else f"{rate:g} requests/s, {pattern}"
+        about = about | {"load": f"{requests} requests, {load}"}
+        made = {**about, "offered_per_s": rate, "concurrency": concurrency, **made}
+        notes = failure_notes(made)
+        publish("Served", about, tables(made), notes, made, json_file, report, lambda: panels(answers))
+
+
+def sweep(
+    url: Url = NO_URL,
+    model: Model = None,
+    rates: Annotated[
+        str | None, typer.Option(help="Requests a second, by commas; else from a fifth of the capacity to past it.")
+    ] = None,
+    step: Annotated[float, typer.Option("--seconds", min=1, help="Length of each rate.")] = 10.0,
+    concurrency: Annotated[int, typer.Option(min=1, help="Users that measure the capacity first.")] = 64,
+    pattern: Pattern = "poisson",
+    dataset: Dataset = None,
+    slo: Slo = None,
+    seed: Seed = 20,
+    report: Report = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Load a running server at rates from low to past its capacity, and name the highest that it keeps up with."""
+    from windrow.bench.dataset import load_items
+    from windrow.bench.sweep import summarise_sweep, sweep_panels, sweep_rows
+
+    with errors_reported(as_json=False):
+        check_report(report)
+        slo_s = None if slo is None else seconds(slo, "--slo")
+        tried = None if rates is None else read_numbers(rates, "--rates")
+        _check_pattern(pattern)
+        items = load_items(dataset, TEXTS, seed)
+        about = _served(url, model)
+        answers = asyncio.run(_sweep(url, about["model"], items, tried, concurrency, step, pattern, seed))
+        made = {**about, **summarise_sweep(answers, slo_s)}
+        knee = made["knee_per_s"]
+        within = "" if slo is None else f" within {slo} at p99"
+        about = about | {
+            "load": f"{pattern}, {step:g} s a rate",
+            "knee": f"{knee:g} requests/s{within}" if knee else f"below {min(answers):g} requests/s{within}",
+        }
+        drawn = [sweep_rows(made)]
+        publish("Sweep", about, drawn, [], made, json_file, report, lambda: sweep_panels(made, answers))
+
+
+async def _load(url: str, model: str, items: list[Item], due_s: list[float] | None, users: int) -> list[Answer]:
+    from windrow.bench.serving import Server, at_times, by_users
+
+    async with Server(url, model) as server:
+        await by_users(server.ask, items[:WARM], users)
+        return await (by_users(server.ask, items, users) if due_s is None else at_times(server.ask, items, due_s))
+
+
+async def _sweep(
+    url: str,
+    model: str,
+    items: list[Item],
+    rates: list[float] | None,
+    users: int,
+    step_s: float,
+    pattern: str,
+    seed: int,
+) -> dict[float, list[Answer]]:
+    from windrow.bench.serving import Server, by_users
+    from windrow.bench.sweep import find_rates
+    from windrow.bench.sweep import sweep as run
+
+    async with Server(url, model) as server:
+        await by_users(server.ask, items[:WARM], users)
+        if rates is None:
+            rates = await find_rates(server.ask, items, users, step_s)
+            say(f"rates: {', '.join(f'{rate:g}' for rate in rates)}")
+        return await run(server.ask, items, rates, step_s, pattern, seed, say)
+
+
+def _served(url: str, model: str | None) -> dict[str, Any]:
+    """What the server says of the model. Raises `ClientError`, and `ValueError` where the model is not one of its."""
+    with connect(url, timeout_s=10.0) as client:
+        listed = {one["id"]: one for one in client.models()}
+    if model is None and len(listed) == 1:
+        (model,) = listed
+    if model not in listed:
+        raise ValueError(f"--model {model!r}: takes a model of the server: {', '.join(listed)}")
+    one = listed[model]
+    return {"model": model} | {name: one[name] for name in ("device", "strategy", "wait_ms") if one.get(name)}
+
+
+def _arrivals(pattern: str, rate_per_s: float, requests: int, seed: int) -> list[float]:
+    import numpy as np
+
+    from scheduler.lab.workload import PATTERNS, draw_arrivals
+
+    _check_pattern(pattern)
+    return draw_arrivals(PATTERNS[pattern], rate_per_s, requests, np.random.default_rng(seed))
+
+
+def _check_pattern(pattern: str) -> None:
+    from scheduler.lab.workload import PATTERNS
+
+    if pattern not in PATTERNS:
+        raise ValueError(f"--pattern {pattern!r}; there are {', '.join(PATTERNS)}")
