@@ -1,0 +1,85 @@
+"""``windrow bench compare``, ``serve`` and ``sweep`` as they are typed: a worker that sleeps, and a real API."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from windrow.cli.app import app
+
+pytestmark = pytest.mark.integration
+
+
+def run(*words: object) -> Any:
+    return CliRunner().invoke(app, ["bench", *map(str, words)])
+
+
+def test_shared_passes_of_a_fixed_cost_are_compared_with_serial_ones(tmp_path: Path) -> None:
+    file, folder = tmp_path / "report.json", tmp_path / "report"
+    done = run("compare", "--engine", "fixed", "--pass-ms", 5, "--requests", 24, "--batch-size", 4, "--rounds", 1,
+               "--json", file, "--report", folder)  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    contenders = json.loads(file.read_text())["contenders"]
+    assert list(contenders) == ["serial", "batch-4"]
+    assert contenders["serial"]["mean_batch_size"] == 1
+    assert 1 < contenders["batch-4"]["mean_batch_size"] <= 4
+    for one in contenders.values():
+        stages = [one[stage]["mean"] for stage in ("queue_ms", "batch_wait_ms", "compute_ms")]
+        assert sum(stages) <= one["response_ms"]["mean"]
+        assert one["compute_ms"]["mean"] >= 5
+        assert one["failed"] == 0
+    assert "serial 1.0x, batch-4" in done.stdout
+    assert (folder / "report.html").read_text().count("<svg") == 4
+    assert (folder / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_server_is_loaded_at_a_rate_and_by_users(served: int, tmp_path: Path) -> None:
+    file = tmp_path / "report.json"
+    url = f"http://127.0.0.1:{served}"
+    for load in (["--rate", 200], ["--concurrency", 4]):
+        done = run("serve", "--url", url, *load, "--requests", 40, "--slo", "30s", "--json", file)
+        assert done.exit_code == 0, done.stderr
+        report = json.loads(file.read_text())
+        assert (report["succeeded"], report["failed"], report["within_slo"]) == (40, 0, 1.0)
+        assert report["model"] == "minilm"
+
+
+def test_what_a_server_refuses_is_counted_by_its_code(served: int, tmp_path: Path) -> None:
+    dataset = tmp_path / "inputs.jsonl"
+    dataset.write_text('{"input": "good"}\n{"input": 7}\n')
+    done = run("serve", "--url", f"http://127.0.0.1:{served}", "--concurrency", 2, "--requests", 10,
+               "--dataset", dataset)  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    assert "5 failed with invalid_input" in done.stdout
+
+
+def test_a_server_is_swept_and_the_knee_named(served: int, tmp_path: Path) -> None:
+    file = tmp_path / "report.json"
+    done = run("sweep", "--url", f"http://127.0.0.1:{served}", "--rates", "100,50", "--seconds", 1, "--json", file,
+               "--report", tmp_path / "report")  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    steps = json.loads(file.read_text())["steps"]
+    assert [(step["rate_per_s"], step["requests"], step["failed"]) for step in steps] == [(50, 50, 0), (100, 100, 0)]
+    assert "knee: " in done.stdout
+    assert (tmp_path / "report/report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["compare", "--batch-size", "0"], "--batch-size '0': takes whole numbers"),
+        (["compare", "--strategy", "best"], "--strategy 'best'"),
+        (["compare", "--engine", "nothing"], "--engine 'nothing': takes fixed or a model of the settings: minilm"),
+        (["serve"], "takes one of --rate and --concurrency"),
+        (["serve", "--rate", "1", "--concurrency", "1"], "takes one of --rate and --concurrency"),
+        (["serve", "--rate", "1", "--slo", "fast"], "--slo is 'fast'"),
+        (["sweep", "--rates", "1,two"], "--rates '1,two': takes numbers above 0"),
+        (["sweep", "--pattern", "square"], "--pattern 'square'; there are poisson"),
+    ],
+)
+def test_a_command_line_that_means_nothing_says_what_it_takes(words: list[str], said: str) -> None:
+    done = run(*words)
+    assert done.exit_code != 0
+    assert said in done.stderr
