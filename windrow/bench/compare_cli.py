@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from windrow.bench.dataset import Item
 
 FIXED, DEFAULT_SIZES = "fixed", "8,16"
+#: Tokens of a pass that only sleeps.
+FIXED_TOKENS = 16_384
 #: Strategies that share passes; ``none`` is what all are measured against.
 SHARING = ["static", "dynamic", "bucket", "packed"]
 #: Rows of the largest size that the users keep coming, where their number is not given.
@@ -38,7 +40,9 @@ def compare(
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Times each contender is measured.")] = 3,
     max_wait_ms: Annotated[float, typer.Option(min=0, help="How long a row waits for company.")] = 5.0,
-    max_batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a pass, padding included.")] = 16_384,
+    max_batch_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of a pass, padding included; else as the model is set.")
+    ] = None,
     pass_ms: Annotated[float, typer.Option(min=0, help="Of `fixed`: what any pass takes.")] = 20.0,
     token_us: Annotated[float, typer.Option(min=0, help="Of `fixed`: what a token takes more; a word is one.")] = 0.0,
     dataset: Dataset = None,
@@ -65,7 +69,9 @@ def compare(
         turns, engines = run_compare(plan, items, say)
         made = summarise(plan, turns, engines)
         about = {
-            "engine": f"{engine} on {made['device']}",
+            "engine": f"{pass_ms:g} ms a pass and {token_us:g} us a token, asleep"
+            if engine == FIXED
+            else f"{engine} on {made['device']}",
             "workload": f"{requests} requests, {people} users, {rounds} rounds",
             "speedup": one_line(made),
         }
@@ -73,22 +79,24 @@ def compare(
 
 
 def _fixed(
-    items: list[Item], pass_ms: float, token_us: float, max_batch_tokens: int
+    items: list[Item], pass_ms: float, token_us: float, max_batch_tokens: int | None
 ) -> tuple[dict[str, Any], list[Item]]:
     """The engine that sleeps, and what it takes: lengths."""
     from windrow.bench.dataset import Item
 
     lengths = [item.words for item in items]
     device = {"kind": "fixed", "pass_ms": pass_ms, "token_us": token_us, "longest_tokens": max(lengths)}
-    return device | {"max_batch_tokens": max_batch_tokens}, [Item(length) for length in lengths]
+    return device | {"max_batch_tokens": max_batch_tokens or FIXED_TOKENS}, [Item(length) for length in lengths]
 
 
-def _model(name: str, max_batch_tokens: int) -> dict[str, Any]:
+def _model(name: str, max_batch_tokens: int | None) -> dict[str, Any]:
     from scheduler.core.errors import UnknownModel
     from scheduler.settings import load_settings
 
     models = load_settings().models
     if name not in models:
         raise UnknownModel(f"--engine {name!r}: takes {FIXED} or a model of the settings: {', '.join(models)}")
-    settings = models[name].model_copy(update={"max_batch_tokens": max_batch_tokens})
+    settings = models[name]
+    if max_batch_tokens is not None:
+        settings = settings.model_copy(update={"max_batch_tokens": max_batch_tokens})
     return {"kind": "model", "name": name, "settings": settings.model_dump(mode="json")}
