@@ -4,12 +4,11 @@ import pytest
 
 from windrow.bench.compare import SERIAL, Contender, Plan, make_contenders
 from windrow.bench.compare_report import notes, one_line, summarise, tables
-from windrow.bench.compare_worker import fixed_engines
-from windrow.bench.dataset import Item, load_items, read_items
+from windrow.bench.dataset import Item, load_items, read_items, with_lengths
 from windrow.bench.load_options import read_numbers
 from windrow.bench.programs import BenchFailed
 from windrow.bench.queue_users import Turn
-from windrow.bench.stages import summarise_stages
+from windrow.bench.stages import measured, summarise_stages
 
 ENGINE = {"device": "pretended", "strategy_note": None}
 
@@ -92,12 +91,33 @@ def test_metrics_without_passes_say_nothing_of_passes() -> None:
     assert (stages["compute_ms"], stages["mean_batch_size"], stages["tokens"]) == (None, None, None)
 
 
-def test_an_engine_of_fixed_cost_plans_by_its_strategy_and_takes_lengths() -> None:
-    given = {"pass_ms": 0.0, "token_us": 0.0, "max_batch_tokens": 100, "longest_tokens": 40}
-    engine, limits = fixed_engines(given)("static", 8)
-    assert engine.info.strategy == "static"
-    assert (limits.max_batch_size, limits.max_batch_tokens, limits.static_length) == (8, 100, 40)
-    assert [one.tokens for one in engine.prepare([3, 40], [{}, {}])] == [3, 40]  # type: ignore[union-attr]
+def test_generated_answers_bring_their_tokens_and_times_under_the_names_of_the_reports() -> None:
+    metrics = {"queue_ms": 1.0, "time_to_first_token_ms": 30.0, "inter_token_ms": 5.0}
+    made = measured(metrics, {"text": "w", "usage": {"completion_tokens": 8}})
+    stages = summarise_stages([made, measured({"queue_ms": 1.0}, {"text": "", "usage": {"completion_tokens": 1}})])
+    assert (stages["ttft_ms"]["mean"], stages["itl_ms"]["mean"]) == (pytest.approx(30), pytest.approx(5))
+    assert (stages["tokens"], stages["mean_batch_size"]) == (9, None)
+    assert measured({"queue_ms": 1.0}, {"embedding": []}) == {"queue_ms": 1.0}
+
+
+def test_a_report_of_generated_answers_has_columns_for_their_tokens() -> None:
+    metrics = {"queue_ms": 1.0, "batch_wait_ms": 2.0, "compute_ms": 20.0, "completion_tokens": 5, "ttft_ms": 9.0}
+    turns = {SERIAL: [Turn(1.0, [0.5], [metrics])]}
+    rates, times = tables(summarise(a_plan(ALONE), turns, {SERIAL: ENGINE}))
+    assert dict(zip(rates[0], rates[1], strict=True))["tokens/s"] == "5"
+    row = dict(zip(times[0], times[1], strict=True))
+    assert (row["TTFT"], row["ITL"]) == ("9", "-")
+
+
+def test_answers_get_seeded_lengths_unless_they_name_theirs() -> None:
+    items = [Item("a", {"truncate": True}), Item("b", {"max_tokens": 3})] * 20
+    made = with_lengths(items, median_tokens=32, seed=1)
+    assert made == with_lengths(items, median_tokens=32, seed=1) != with_lengths(items, median_tokens=32, seed=2)
+    assert {item.parameters["max_tokens"] for item in made[1::2]} == {3}
+    drawn = [item.parameters["max_tokens"] for item in made[::2]]
+    assert len(set(drawn)) > 5
+    assert 1 <= min(drawn) <= 32 <= max(drawn) <= 256
+    assert all(item.parameters["ignore_eos"] and item.parameters["truncate"] for item in made[::2])
 
 
 def test_a_text_file_has_one_input_a_line_and_starts_again_at_its_end(tmp_path: Path) -> None:

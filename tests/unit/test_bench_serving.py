@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from windrow.bench.dataset import Item
 from windrow.bench.serving import Answer, Server, at_times, by_users
 from windrow.bench.serving_report import failure_notes, panels, share_kept_up, summarise, tables
+from windrow.bench.serving_stream import Reader
 from windrow.bench.sweep import SHARES, find_rates, summarise_sweep, sweep_panels, sweep_rows
 from windrow.errors import ClientError, RequestRefused
+from windrow.streaming import StreamEvent
 
 METRICS = {
     "queue_ms": 1.0, "batch_wait_ms": 2.0, "compute_ms": 7.0,
@@ -74,6 +76,73 @@ def test_what_is_refused_is_not_sent_again_and_carries_its_code(reply: httpx.Res
     assert raised.value.code == code
 
 
+USAGE = {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12}
+GENERATED = prediction(
+    "succeeded", output={"text": "while", "usage": USAGE}, metrics={"queue_ms": 1.0, "compute_ms": 9.0}
+)
+
+
+def output(tokens: int, index: int = 0) -> StreamEvent:
+    return StreamEvent("output", {"index": index, "text": "w", "tokens": tokens})
+
+
+def test_a_reader_times_the_first_token_and_those_behind_it() -> None:
+    reader = Reader(sent_s=10.0)
+    for at_s, event in [
+        (10.1, StreamEvent("start", {"id": "1", "attempt": 1})),
+        (10.5, output(1)),
+        (10.6, output(9, index=1)),  # another choice
+        (10.7, output(2)),
+        (11.1, output(4)),
+        (11.2, StreamEvent("completed", GENERATED)),
+    ]:
+        reader.take(event, at_s)
+    metrics = reader.metrics()
+    assert metrics["ttft_ms"] == pytest.approx(500)
+    assert metrics["itl_ms"] == pytest.approx(600 / 6)  # 10.5 to 11.1, 2 + 4 tokens
+    assert metrics["completion_tokens"] == 7
+
+
+def test_a_reader_counts_from_the_new_first_token_where_another_worker_began_anew() -> None:
+    reader = Reader(sent_s=0.0)
+    for at_s, event in [
+        (1.0, output(1)),
+        (2.0, StreamEvent("restart", {"id": "1", "attempt": 2})),
+        (3.0, output(1)),
+        (4.0, output(2)),
+        (4.0, StreamEvent("completed", GENERATED)),
+    ]:
+        reader.take(event, at_s)
+    assert (reader.metrics()["ttft_ms"], reader.metrics()["itl_ms"]) == (3000, 500)
+
+
+def test_a_stream_that_ends_too_soon_or_in_an_error_is_a_failure() -> None:
+    reader = Reader(sent_s=0.0)
+    with pytest.raises(ClientError, match="ended before"):
+        reader.metrics()
+    failed = prediction("failed", error={"code": "model_failed", "detail": "no"})
+    reader.take(StreamEvent("error", failed), 1.0)
+    with pytest.raises(ClientError, match="no"):
+        reader.metrics()
+
+
+def followed(reply: httpx.Response) -> Mapping[str, Any]:
+    async def run() -> Mapping[str, Any]:
+        transport = httpx.MockTransport(lambda request: reply)
+        async with Server("http://server", "llama", transport) as server:
+            return await server.follow(Item("hay"))
+
+    return asyncio.run(run())
+
+
+def test_a_streamed_answer_is_read_to_its_end_and_a_refused_one_carries_its_code() -> None:
+    body = b"event: completed\ndata: " + orjson.dumps(GENERATED) + b"\n\n"
+    assert followed(httpx.Response(200, content=body))["completion_tokens"] == 7
+    with pytest.raises(ClientError) as raised:
+        followed(httpx.Response(429, json={"code": "queue_full", "detail": "full", "status": 429}))
+    assert raised.value.code == "queue_full"
+
+
 class FakeServer:
     """Answers every request once the event loop has had a turn; notes how many it held at once."""
 
@@ -115,6 +184,19 @@ def test_a_report_counts_failures_by_code_and_goodput_against_all() -> None:
     assert (report["goodput_per_s"], report["within_slo"]) == (pytest.approx(2 / 4), pytest.approx(2 / 4))
     assert report["latency_ms"]["mean"] == pytest.approx(800)
     assert failure_notes(report) == ["1 failed with queue_full", "the first: queue_full: full"]
+
+
+def test_generated_text_is_good_by_its_first_token_and_by_how_far_apart_the_others_are() -> None:
+    def generated(late_s: float, ttft_ms: float, itl_ms: float) -> Answer:
+        metrics = {"ttft_ms": ttft_ms, "itl_ms": itl_ms, "completion_tokens": 10}
+        return Answer(0.0, late_s, 5.0, None, metrics)
+
+    answers = [generated(0.0, 400, 20), generated(0.2, 400, 20), generated(0.0, 400, 60)]
+    report = summarise(answers, slo_s=0.5, slo_itl_s=0.05)
+    assert report["within_slo"] == pytest.approx(1 / 3)  # the second was sent 0.2 s late, the third is slow
+    assert report["ttft_ms"]["max"] == pytest.approx(600)
+    assert report["tokens_per_s"] == pytest.approx(30 / 5)
+    assert [row[0] for row in tables(report)[1]] == ["ms", "latency", "TTFT", "ITL", "sent late"]
 
 
 def test_a_load_that_was_late_itself_says_so() -> None:

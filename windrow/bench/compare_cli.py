@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 FIXED, DEFAULT_SIZES = "fixed", "8,16"
 #: Tokens of a pass that only sleeps.
 FIXED_TOKENS = 16_384
-#: Strategies that share passes; ``none`` is what all are measured against.
-SHARING = ["static", "dynamic", "bucket", "packed"]
+#: Of each kind of engine that answers in one pass; ``none`` is what all are measured against.
+DEFAULT_STRATEGIES = {"fixed": ["packed"], "rows": ["static", "dynamic", "bucket", "packed"]}
 #: Rows of the largest size that the users keep coming, where their number is not given.
 ROWS_OF_USERS = 4
 
@@ -30,7 +30,7 @@ def compare(
     batch_size: Annotated[str, typer.Option(help="Requests in a row, at most; several by commas.")] = DEFAULT_SIZES,
     strategy: Annotated[
         list[str] | None,
-        typer.Option(help="Once for each; static, dynamic, bucket, packed, none, or all. For `fixed`, packed alone."),
+        typer.Option(help="Once for each, or all; else all that share passes, and for `fixed` packed alone."),
     ] = None,
     users: Annotated[
         int | None,
@@ -45,6 +45,7 @@ def compare(
     ] = None,
     pass_ms: Annotated[float, typer.Option(min=0, help="Of `fixed`: what any pass takes.")] = 20.0,
     token_us: Annotated[float, typer.Option(min=0, help="Of `fixed`: what a token takes more; a word is one.")] = 0.0,
+    output_tokens: Annotated[float, typer.Option(min=1, help="Where text is generated: median length.")] = 32.0,
     dataset: Dataset = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the texts, where no file is given.")] = 20,
     report: Report = None,
@@ -53,29 +54,41 @@ def compare(
     """Many users, one workload: one request a pass, then every strategy with every batch size, on the same device."""
     from windrow.bench.compare import Plan, make_contenders, run_compare
     from windrow.bench.compare_report import notes, one_line, panels, summarise, tables
-    from windrow.bench.dataset import load_items
+    from windrow.bench.dataset import load_items, with_lengths
 
     with problems_reported():
         check_report(report)
         sizes = [round(size) for size in read_numbers(batch_size, "--batch-size", whole=True, most=1000)]
-        chosen = strategies(strategy) if strategy else ["packed"] if engine == FIXED else SHARING
         items = load_items(dataset, requests, seed)
         if engine == FIXED:
             device, items = _fixed(items, pass_ms, token_us, max_batch_tokens)
         else:
             device = _model(engine, max_batch_tokens)
+        if device["kind"] == "steps":
+            items = with_lengths(items, output_tokens, seed)
         people = users or ROWS_OF_USERS * max(sizes)
-        plan = Plan(make_contenders(chosen, sizes), device, max_wait_ms, people, rounds)
+        plan = Plan(make_contenders(_strategies(strategy, device["kind"]), sizes), device, max_wait_ms, people, rounds)
         turns, engines = run_compare(plan, items, say)
         made = summarise(plan, turns, engines)
         about = {
-            "engine": f"{pass_ms:g} ms a pass and {token_us:g} us a token, asleep"
-            if engine == FIXED
-            else f"{engine} on {made['device']}",
+            "engine": f"{device['about']}, {made['device']}",
             "workload": f"{requests} requests, {people} users, {rounds} rounds",
             "speedup": one_line(made),
         }
         publish("Strategies", about, tables(made), notes(made), made, json_file, report, lambda: panels(made, turns))
+
+
+def _strategies(names: list[str] | None, kind: str) -> list[str]:
+    """Those of the contenders beside the serial one, which is ``none`` already where text is generated."""
+    from scheduler.core.continuous import STEP_STRATEGIES
+
+    if kind != "steps":
+        return strategies(names) if names else DEFAULT_STRATEGIES[kind]
+    for name in names or ():
+        if name not in (*STEP_STRATEGIES, "all"):
+            raise ValueError(f"--strategy {name!r}: where text is generated, takes {', '.join(STEP_STRATEGIES)} or all")
+    asked = STEP_STRATEGIES if not names or "all" in names else names
+    return [name for name in STEP_STRATEGIES if name in asked and name != "none"]
 
 
 def _fixed(
@@ -85,7 +98,8 @@ def _fixed(
     from windrow.bench.dataset import Item
 
     lengths = [item.words for item in items]
-    device = {"kind": "fixed", "pass_ms": pass_ms, "token_us": token_us, "longest_tokens": max(lengths)}
+    about = f"{pass_ms:g} ms a pass and {token_us:g} us a token"
+    device = {"kind": "fixed", "about": about, "pass_ms": pass_ms, "token_us": token_us, "longest_tokens": max(lengths)}
     return device | {"max_batch_tokens": max_batch_tokens or FIXED_TOKENS}, [Item(length) for length in lengths]
 
 
@@ -99,4 +113,5 @@ def _model(name: str, max_batch_tokens: int | None) -> dict[str, Any]:
     settings = models[name]
     if max_batch_tokens is not None:
         settings = settings.model_copy(update={"max_batch_tokens": max_batch_tokens})
-    return {"kind": "model", "name": name, "settings": settings.model_dump(mode="json")}
+    kind = "steps" if settings.task == "generate" else "rows"
+    return {"kind": kind, "about": name, "name": name, "settings": settings.model_dump(mode="json")}

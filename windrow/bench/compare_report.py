@@ -17,6 +17,9 @@ from windrow.lab.tables import Rows, number
 #: Key of the report -> what the table calls it.
 HEADS = {"queue_ms": "queue", "batch_wait_ms": "batch wait", "compute_ms": "service", "response_ms": "response"}
 
+#: Where answers are generated: to the first token, and from one to the next.
+FIRST_HEADS = {"ttft_ms": "TTFT", "itl_ms": "ITL"}
+
 
 def summarise(
     plan: Plan, turns: Mapping[str, Sequence[Turn]], engines: Mapping[str, Mapping[str, Any]]
@@ -77,15 +80,16 @@ def tables(report: Mapping[str, Any]) -> list[Rows]:
     rates += [
         [
             name, f"{one['speedup']:.1f}x", number(one["requests_per_s"]), _number(one["tokens_per_s"]),
-            number(one["mean_batch_size"]), f"{one['padding_ratio']:.1%}", str(one["failed"]),
+            _number(one["mean_batch_size"]), _percent(one["padding_ratio"]), str(one["failed"]),
         ]
         for name, one in contenders
     ]  # fmt: skip
-    times = [["mean ms", *HEADS.values(), "p50", "p99"]]
+    heads = HEADS | (FIRST_HEADS if any(one.get("ttft_ms") for _, one in contenders) else {})
+    times = [["mean ms", *heads.values(), "p50", "p99"]]
     times += [
         [
             name,
-            *(number(one[key]["mean"]) for key in HEADS),
+            *("-" if one[key] is None else number(one[key]["mean"]) for key in heads),
             *(number(one["response_ms"][share]) for share in ("p50", "p99")),
         ]
         for name, one in contenders
@@ -133,3 +137,7 @@ def _over_size(contenders: Mapping[str, Mapping[str, Any]], key: str) -> dict[st
 
 def _number(value: float | None) -> str:
     return "-" if value is None else number(value)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"

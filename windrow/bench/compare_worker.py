@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from redis import Redis
 
 from scheduler.core.outcomes import Failed, Outcome
 from scheduler.core.planning import Batch, BatchLimits
@@ -19,15 +20,20 @@ from scheduler.queue import RedisQueue
 from scheduler.queue.connection import connect
 from scheduler.settings import ModelSettings
 from windrow.bench.paced import PacedEngine
-from worker.engines.base import Engine, Prepared
-from worker.engines.loading import batch_limits, load_engine
+from worker.engines.base import Engine, Prepared, StepEngine
+from worker.engines.loading import batch_limits, load_engine, load_row_engine
 from worker.lane import Lane
 from worker.process import take_share
 from worker.resident import Resident
+from worker.step_lane import StepLane
 
 LEASE_S = 60.0
-#: Strategy and batch size -> an engine that plans so, and the limits of its passes.
-Opens = Callable[[str, int], tuple[Engine, BatchLimits]]
+#: Of the cache, for each sequence that runs at once, where the settings say nothing: contenders share the device.
+SEQUENCE_TOKENS = 1024
+#: Strategies whose engines are made for them: packed passes have other kernels, and both are captured on CUDA.
+OWN = frozenset({"packed", "bucket"})
+#: Queue, strategy and batch size -> the lane of a contender.
+Opens = Callable[[RedisQueue, str, int], Lane | StepLane]
 
 
 class Planned:
@@ -56,42 +62,75 @@ def serve(spec: Mapping[str, Any]) -> None:
     """Serve all contenders of ``spec``, which is a `windrow.bench.compare.Plan` with the URL of Redis."""
     take_share(0, 1)
     redis = connect(spec["url"])
-    open_engine = fixed_engines(spec["engine"]) if spec["engine"]["kind"] == "fixed" else model_engines(spec)
-    lanes = {}
-    for one in spec["contenders"]:
-        engine, limits = open_engine(one["strategy"], one["max_batch_size"])
-        queue = RedisQueue(redis, one["name"])
-        lanes[one["name"]] = Lane(queue, engine, limits, spec["max_wait_ms"] / 1e3, LEASE_S, "bench")
-    Resident(lanes, stopping=lambda: 0).run()
+    open_lane = OPENERS[spec["engine"]["kind"]](redis, spec)
+    Resident(
+        {
+            one["name"]: open_lane(RedisQueue(redis, one["name"]), one["strategy"], one["max_batch_size"])
+            for one in spec["contenders"]
+        },
+        stopping=lambda: 0,
+    ).run()
 
 
-def fixed_engines(given: Mapping[str, Any]) -> Opens:
+def fixed_lanes(redis: Redis, spec: Mapping[str, Any]) -> Opens:
     """Devices that sleep for ``pass_ms`` a pass and ``token_us`` a token, padding included."""
+    given, max_wait_s = spec["engine"], spec["max_wait_ms"] / 1e3
     cost = PassCost(given["pass_ms"] / 1e3, given["token_us"] / 1e6)
 
-    def open_engine(strategy: str, max_batch_size: int) -> tuple[Engine, BatchLimits]:
+    def open_lane(queue: RedisQueue, strategy: str, max_batch_size: int) -> Lane:
         limits = BatchLimits(max_batch_size, given["max_batch_tokens"], static_length=given["longest_tokens"])
-        return PacedEngine(Policy(strategy, limits, 0.0), cost), limits
+        engine = PacedEngine(Policy(strategy, limits, max_wait_s), cost)
+        return Lane(queue, engine, limits, max_wait_s, LEASE_S, "bench")
 
-    return open_engine
+    return open_lane
 
 
-def model_engines(spec: Mapping[str, Any]) -> Opens:
-    """A model loaded once for all strategies that pad, and once for ``packed``."""
+def row_lanes(redis: Redis, spec: Mapping[str, Any]) -> Opens:
+    """A model that answers in one pass: loaded once for each of `OWN`, and once for all others."""
     settings = ModelSettings.model_validate(spec["engine"]["settings"])
     largest = max(one["max_batch_size"] for one in spec["contenders"])
-    loaded: dict[bool, Engine] = {}
+    loaded: dict[str, tuple[Engine, BatchLimits]] = {}
 
-    def open_engine(strategy: str, max_batch_size: int) -> tuple[Engine, BatchLimits]:
-        packs = strategy == "packed"
-        if packs not in loaded:
-            chosen = {"strategy": "packed" if packs else "dynamic", "max_batch_size": largest}
-            loaded[packs] = load_engine(spec["engine"]["name"], settings.model_copy(update=chosen))
-        engine: Engine = loaded[packs] if packs else Planned(loaded[packs], strategy)
-        asked = settings.model_copy(update={"strategy": strategy, "max_batch_size": max_batch_size})
-        return engine, batch_limits(asked, engine.info)
+    def open_lane(queue: RedisQueue, strategy: str, max_batch_size: int) -> Lane:
+        key = strategy if strategy in OWN else "dynamic"
+        if key not in loaded:
+            asked = settings.model_copy(update={"strategy": key, "max_batch_size": largest})
+            engine = load_row_engine(spec["engine"]["name"], asked)
+            loaded[key] = engine, batch_limits(asked, engine.info)
+        engine, limits = loaded[key]
+        return Lane(
+            queue,
+            engine if strategy == key else Planned(engine, strategy),
+            # All sizes that were captured for the largest rows do for smaller ones.
+            replace(limits, max_batch_size=max_batch_size),
+            spec["max_wait_ms"] / 1e3,
+            LEASE_S,
+            "bench",
+        )
 
-    return open_engine
+    return open_lane
+
+
+def step_lanes(redis: Redis, spec: Mapping[str, Any]) -> Opens:
+    """A model that generates: loaded once for each contender, with a cache of its own."""
+    settings = ModelSettings.model_validate(spec["engine"]["settings"])
+
+    def open_lane(queue: RedisQueue, strategy: str, max_batch_size: int) -> StepLane:
+        cache_tokens = settings.cache_tokens or SEQUENCE_TOKENS * max_batch_size
+        asked = {"strategy": strategy, "max_batch_size": max_batch_size, "cache_tokens": cache_tokens}
+        engine = load_engine(spec["engine"]["name"], settings.model_copy(update=asked))
+        assert isinstance(engine, StepEngine)
+        return StepLane(redis, queue, engine, LEASE_S, "bench")
+
+    return open_lane
+
+
+#: ``kind`` of the engine -> what opens its lanes.
+OPENERS: Mapping[str, Callable[[Redis, Mapping[str, Any]], Opens]] = {
+    "fixed": fixed_lanes,
+    "rows": row_lanes,
+    "steps": step_lanes,
+}
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,9 @@ from windrow.demo.texts import mixed_texts
 
 #: Fields of a line that may hold the input; the first of them that is there.
 INPUT_FIELDS = ("input", "text", "prompt")
+
+#: Spread of the lengths of generated answers, sigma of the lognormal; and the longest, in tokens.
+SIGMA, MOST_TOKENS = 0.8, 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,16 @@ def _of_object(path: Path, number: int, line: str) -> Item:
     if not isinstance(row.get("parameters", {}), dict):
         raise ValueError(f"{path}, line {number}: parameters takes an object")
     return Item(row[name], row["parameters"]) if "parameters" in row else _plain(row[name])
+
+
+def with_lengths(items: Sequence[Item], median_tokens: float, seed: int) -> list[Item]:
+    """``items`` with the lengths that their answers get, lognormal and to the token; those that say theirs keep it."""
+    numbers = random.Random(seed)
+    made = []
+    for item in items:
+        tokens = min(MOST_TOKENS, max(1, round(numbers.lognormvariate(math.log(median_tokens), SIGMA))))
+        made.append(replace(item, parameters={"max_tokens": tokens, "ignore_eos": True, **item.parameters}))
+    return made
 
 
 def _plain(value: Any) -> Item:

@@ -17,6 +17,7 @@ from scheduler.queue.ids import make_id
 from scheduler.queue.keys import MAX_REQUESTS_PER_CALL, read_announcement
 from windrow.bench.dataset import Item
 from windrow.bench.programs import BenchFailed
+from windrow.bench.stages import measured
 
 SECRET = b"of a benchmark"
 NO_LIMIT = 1 << 50
@@ -87,13 +88,14 @@ class QueueUsers:
             self._queue.submit(submissions, flow="bench:normal", weight=1.0, max_depth=NO_LIMIT, max_bytes=NO_LIMIT)
 
     def _read(self, ids: Sequence[str]) -> tuple[list[Mapping[str, Any]], list[str]]:
-        metrics, errors = [], []
+        metrics: list[Mapping[str, Any]] = []
+        errors = []
         for id in ids:
             found = self._queue.lookup(id)
             if found is None:
                 raise BenchFailed(f"the answer of {id} was announced, and is not there")
             if found.error is None:
-                metrics.append(found.metrics)
+                metrics.append(measured(found.metrics, found.output))
             else:
                 errors.append(f"{found.error['code']}: {found.error['detail']}")
         return metrics, errors

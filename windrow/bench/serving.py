@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -17,6 +18,8 @@ import httpx
 import orjson
 
 from windrow.bench.dataset import Item
+from windrow.bench.serving_stream import read_stream
+from windrow.bench.stages import measured
 from windrow.errors import ClientError
 from windrow.protocol import MAX_WAIT_S, Call, build_request, read_error, read_prediction
 from windrow.transport import DEFAULT_URL, client_options, request_options, to_no_reply, to_reply
@@ -43,6 +46,12 @@ class Answer:
         """From when it was due to its answer."""
         return self.ended_s - self.due_s
 
+    @property
+    def answered_s(self) -> float:
+        """From when it was due to its first token, or to all of it where it came in one piece."""
+        ttft_ms = self.metrics.get("ttft_ms")
+        return self.latency_s if ttft_ms is None else self.sent_s - self.due_s + ttft_ms / 1e3
+
 
 #: Sends one request and waits for its end; returns its metrics, or raises `ClientError`.
 Ask = Callable[[Item], Awaitable[Mapping[str, Any]]]
@@ -67,22 +76,41 @@ class Server:
 
     async def ask(self, item: Item) -> Mapping[str, Any]:
         """One prediction; sent once, since what is refused is part of the result. See `Ask`."""
+        request = self._request(item, {"Prefer": f"wait={MAX_WAIT_S}"})
+        with self._unreachable():
+            response = await self._http.send(request)
+        if (refused := read_error(to_reply(response))) is not None:
+            raise refused
+        prediction = read_prediction(orjson.loads(response.content))
+        return measured(prediction.metrics, prediction.result())
+
+    async def follow(self, item: Item) -> Mapping[str, Any]:
+        """The same of a model that generates, whose answer is read as it comes."""
+        request = self._request(item, {"Accept": "text/event-stream"})
+        sent_s = time.perf_counter()
+        with self._unreachable():
+            response = await self._http.send(request, stream=True)
+            try:
+                return await read_stream(response, sent_s)
+            finally:
+                await response.aclose()
+
+    def _request(self, item: Item, headers: Mapping[str, str]) -> httpx.Request:
         body = build_request(
             self._model, input=item.input, parameters=item.parameters or None, priority="normal", deadline_ms=None
         )
-        call = Call("POST", "/v1/predictions", body, {"Prefer": f"wait={MAX_WAIT_S}"}, hold_s=MAX_WAIT_S)
-        request = self._http.build_request(**request_options(call, TIMEOUT_S))
+        call = Call("POST", "/v1/predictions", body, headers, hold_s=MAX_WAIT_S)
+        return self._http.build_request(**request_options(call, TIMEOUT_S))
+
+    @contextmanager
+    def _unreachable(self) -> Iterator[None]:
+        """Answers that do not come are the `ClientError` of the clients."""
         try:
-            response = await self._http.send(request)
+            yield
         except httpx.TransportError as error:
             problem = read_error(to_no_reply(error, self._http.base_url))
             assert problem is not None
             raise problem from None
-        if (refused := read_error(to_reply(response))) is not None:
-            raise refused
-        prediction = read_prediction(orjson.loads(response.content))
-        prediction.result()  # raises where there is none
-        return prediction.metrics
 
 
 async def at_times(ask: Ask, items: Iterable[Item], due_s: Sequence[float]) -> list[Answer]:

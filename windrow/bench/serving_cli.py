@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,12 +19,17 @@ if TYPE_CHECKING:
     from windrow.bench.dataset import Item
     from windrow.bench.serving import Answer
 
+GENERATE = "generate"
 #: Sent before the clock starts, so that the worker knows its pace and connections are open.
 WARM = 20
 #: Different texts of a sweep, where no file is given.
 TEXTS = 1000
 Model = Annotated[str | None, typer.Option(help="Of the server; left out where it has one.")]
-Slo = Annotated[str | None, typer.Option(help="Latency that counts as good, such as 300ms.")]
+Slo = Annotated[
+    str | None, typer.Option(help="Latency that counts as good, such as 300ms; of generated text, its TTFT.")
+]
+SloItl = Annotated[str | None, typer.Option(help="From token to token on average, such as 50ms.")]
+OutputTokens = Annotated[float, typer.Option(min=1, help="Where text is generated: median length.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed sends the same texts at the same times.")]
 
 
@@ -37,24 +44,25 @@ def serve(
     pattern: Pattern = "poisson",
     dataset: Dataset = None,
     slo: Slo = None,
+    slo_itl: SloItl = None,
+    output_tokens: OutputTokens = 32.0,
     seed: Seed = 20,
     report: Report = None,
     json_file: JsonFile = None,
 ) -> None:
     """Load a running server, at a rate or by so many users at once; the API key is read from WINDROW_API_KEY."""
-    from windrow.bench.dataset import load_items
     from windrow.bench.serving_report import failure_notes, panels, summarise, tables
 
     with errors_reported(as_json=False):
         check_report(report)
-        slo_s = None if slo is None else seconds(slo, "--slo")
+        limits_s = _limits_s(slo, slo_itl)
         if (rate is None) == (concurrency is None):
             raise ValueError("takes one of --rate and --concurrency")
-        items = load_items(dataset, requests, seed)
         about = _served(url, model)
+        items = _items(dataset, requests, seed, about, output_tokens)
         due_s = None if rate is None else _arrivals(pattern, rate, requests, seed)
-        answers = asyncio.run(_load(url, about["model"], items, due_s, concurrency or 1))
-        made = summarise(answers, slo_s)
+        answers = asyncio.run(_load(url, about, items, due_s, concurrency or 1))
+        made = summarise(answers, *limits_s)
         load = f"{concurrency} users" if rate is None else f"{rate:g} requests/s, {pattern}"
         about = about | {"load": f"{requests} requests, {load}"}
         made = {**about, "offered_per_s": rate, "concurrency": concurrency, **made}
@@ -73,25 +81,26 @@ def sweep(
     pattern: Pattern = "poisson",
     dataset: Dataset = None,
     slo: Slo = None,
+    slo_itl: SloItl = None,
+    output_tokens: OutputTokens = 32.0,
     seed: Seed = 20,
     report: Report = None,
     json_file: JsonFile = None,
 ) -> None:
     """Load a running server at rates from low to past its capacity, and name the highest that it keeps up with."""
-    from windrow.bench.dataset import load_items
     from windrow.bench.sweep import summarise_sweep, sweep_panels, sweep_rows
 
     with errors_reported(as_json=False):
         check_report(report)
-        slo_s = None if slo is None else seconds(slo, "--slo")
+        limits_s = _limits_s(slo, slo_itl)
         tried = None if rates is None else read_numbers(rates, "--rates")
         _check_pattern(pattern)
-        items = load_items(dataset, TEXTS, seed)
         about = _served(url, model)
-        answers = asyncio.run(_sweep(url, about["model"], items, tried, concurrency, step, pattern, seed))
-        made = {**about, **summarise_sweep(answers, slo_s)}
+        items = _items(dataset, TEXTS, seed, about, output_tokens)
+        answers = asyncio.run(_sweep(url, about, items, tried, concurrency, step, pattern, seed))
+        made = {**about, **summarise_sweep(answers, *limits_s)}
         knee = made["knee_per_s"]
-        within = "" if slo is None else f" within {slo} at p99"
+        within = " within the limits at p99" if slo or slo_itl else ""
         about = about | {
             "load": f"{pattern}, {step:g} s a rate",
             "knee": f"{knee:g} requests/s{within}" if knee else f"below {min(answers):g} requests/s{within}",
@@ -100,17 +109,20 @@ def sweep(
         publish("Sweep", about, drawn, [], made, json_file, report, lambda: sweep_panels(made, answers))
 
 
-async def _load(url: str, model: str, items: list[Item], due_s: list[float] | None, users: int) -> list[Answer]:
+async def _load(
+    url: str, about: Mapping[str, Any], items: list[Item], due_s: list[float] | None, users: int
+) -> list[Answer]:
     from windrow.bench.serving import Server, at_times, by_users
 
-    async with Server(url, model) as server:
-        await by_users(server.ask, items[:WARM], users)
-        return await (by_users(server.ask, items, users) if due_s is None else at_times(server.ask, items, due_s))
+    async with Server(url, about["model"]) as server:
+        ask = server.follow if about["task"] == GENERATE else server.ask
+        await by_users(ask, items[:WARM], users)
+        return await (by_users(ask, items, users) if due_s is None else at_times(ask, items, due_s))
 
 
 async def _sweep(
     url: str,
-    model: str,
+    about: Mapping[str, Any],
     items: list[Item],
     rates: list[float] | None,
     users: int,
@@ -122,12 +134,27 @@ async def _sweep(
     from windrow.bench.sweep import find_rates
     from windrow.bench.sweep import sweep as run
 
-    async with Server(url, model) as server:
-        await by_users(server.ask, items[:WARM], users)
+    async with Server(url, about["model"]) as server:
+        ask = server.follow if about["task"] == GENERATE else server.ask
+        await by_users(ask, items[:WARM], users)
         if rates is None:
-            rates = await find_rates(server.ask, items, users, step_s)
+            rates = await find_rates(ask, items, users, step_s)
             say(f"rates: {', '.join(f'{rate:g}' for rate in rates)}")
-        return await run(server.ask, items, rates, step_s, pattern, seed, say)
+        return await run(ask, items, rates, step_s, pattern, seed, say)
+
+
+def _items(dataset: Path | None, count: int, seed: int, about: Mapping[str, Any], output_tokens: float) -> list[Item]:
+    from windrow.bench.dataset import load_items, with_lengths
+
+    items = load_items(dataset, count, seed)
+    return with_lengths(items, output_tokens, seed) if about["task"] == GENERATE else items
+
+
+def _limits_s(slo: str | None, slo_itl: str | None) -> tuple[float | None, float | None]:
+    return (
+        None if slo is None else seconds(slo, "--slo"),
+        None if slo_itl is None else seconds(slo_itl, "--slo-itl"),
+    )
 
 
 def _served(url: str, model: str | None) -> dict[str, Any]:
@@ -139,7 +166,7 @@ def _served(url: str, model: str | None) -> dict[str, Any]:
     if model not in listed:
         raise ValueError(f"--model {model!r}: takes a model of the server: {', '.join(listed)}")
     one = listed[model]
-    return {"model": model} | {name: one[name] for name in ("device", "strategy", "wait_ms") if one.get(name)}
+    return {"model": model} | {name: one[name] for name in ("task", "device", "strategy", "wait_ms") if one.get(name)}
 
 
 def _arrivals(pattern: str, rate_per_s: float, requests: int, seed: int) -> list[float]:

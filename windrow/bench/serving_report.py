@@ -16,6 +16,8 @@ from windrow.lab.tables import Rows, number
 #: Key of the report -> what tables and plots call it.
 TIMES = {
     "latency_ms": "latency",
+    "ttft_ms": "TTFT",
+    "itl_ms": "ITL",
     "queue_ms": "queue",
     "batch_wait_ms": "batch wait",
     "compute_ms": "service",
@@ -28,10 +30,11 @@ KEPT_UP = 0.95
 FEWEST_FOR_SLOPE = 10
 
 
-def summarise(answers: Sequence[Answer], slo_s: float | None = None) -> dict[str, Any]:
+def summarise(answers: Sequence[Answer], slo_s: float | None = None, slo_itl_s: float | None = None) -> dict[str, Any]:
     """The report of a load; times in milliseconds, of the requests that succeeded, from when they were due.
 
-    Rates are per second from the first request to the last answer. Good is what succeeded within ``slo_s``.
+    Rates are per second from the first request to the last answer. Good is what succeeded within ``slo_s``; where text
+    is generated, what had its first token by then, and the others ``slo_itl_s`` apart on average.
     """
     done = [one for one in answers if one.error is None]
     failures = Counter(one.error.partition(":")[0] for one in answers if one.error is not None)
@@ -49,12 +52,21 @@ def summarise(answers: Sequence[Answer], slo_s: float | None = None) -> dict[str
         "tokens_per_s": None if tokens is None else tokens / span_s,
         "latency_ms": milliseconds([one.latency_s * 1e3 for one in done]),
         **stages,
+        **({"ttft_ms": milliseconds([one.answered_s * 1e3 for one in done])} if "ttft_ms" in stages else {}),
         "sent_late_ms": milliseconds([(one.sent_s - one.due_s) * 1e3 for one in answers]),
     }
-    if slo_s is not None:
-        good = sum(one.latency_s <= slo_s for one in done)
+    if slo_s is not None or slo_itl_s is not None:
+        good = sum(is_good(one, slo_s, slo_itl_s) for one in done)
         report |= {"goodput_per_s": good / span_s, "within_slo": good / len(answers)}
     return report
+
+
+def is_good(answer: Answer, slo_s: float | None, slo_itl_s: float | None) -> bool:
+    """Whether an answer that succeeded came in time, by each limit that there is."""
+    itl_ms = answer.metrics.get("itl_ms")
+    return (slo_s is None or answer.answered_s <= slo_s) and (
+        slo_itl_s is None or itl_ms is None or itl_ms <= slo_itl_s * 1e3
+    )
 
 
 def share_kept_up(answers: Sequence[Answer]) -> float:

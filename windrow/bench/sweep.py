@@ -20,6 +20,8 @@ from windrow.lab.tables import Rows, number
 SHARES = (0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1, 1.25)
 #: Requests of one rate, at least: fewer say nothing of a 99th percentile.
 FEWEST = 50
+#: Share of the requests that the limits are for: their 99th percentile.
+GOOD = 0.99
 Say = Callable[[str], None]
 
 
@@ -54,18 +56,19 @@ async def sweep(
     return answers
 
 
-def summarise_sweep(answers: Mapping[float, Sequence[Answer]], slo_s: float | None) -> dict[str, Any]:
+def summarise_sweep(
+    answers: Mapping[float, Sequence[Answer]], slo_s: float | None, slo_itl_s: float | None = None
+) -> dict[str, Any]:
     """A report a rate in rising order, and the knee.
 
-    The knee is the highest rate up to which the server keeps up at every rate, and its p99 within ``slo_s`` where
-    there is one; None where it does not at the lowest.
+    The knee is the highest rate up to which the server keeps up at every rate, with `GOOD` of all requests within the
+    limits where there are any, see `serving_report.summarise`; None where it does not at the lowest.
     """
     steps = []
     for rate_per_s, those in sorted(answers.items()):
-        report = summarise(those, slo_s)
+        report = summarise(those, slo_s, slo_itl_s)
         kept_up = share_kept_up(those)
-        latency_ms = report["latency_ms"]
-        is_fast = slo_s is None or (latency_ms is not None and latency_ms["p99"] <= slo_s * 1e3)
+        is_fast = report.get("within_slo", 1.0) >= GOOD
         step = {"rate_per_s": rate_per_s, "kept_up": kept_up, "is_sustained": kept_up >= KEPT_UP and is_fast}
         steps.append(step | report)
     knee = None
