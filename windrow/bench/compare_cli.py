@@ -111,7 +111,9 @@ def _model(name: str, max_batch_tokens: int | None) -> dict[str, Any]:
     if name not in models:
         raise UnknownModel(f"--engine {name!r}: takes {FIXED} or a model of the settings: {', '.join(models)}")
     settings = models[name]
+    if settings.task == "upstream":
+        raise ValueError(f"--engine {name!r}: takes a model that runs here; this one is a server's, see `bench serve`")
     if max_batch_tokens is not None:
         settings = settings.model_copy(update={"max_batch_tokens": max_batch_tokens})
     kind = "steps" if settings.task == "generate" else "rows"
-    return {"kind": kind, "about": name, "name": name, "settings": settings.model_dump(mode="json")}
+    return {"kind": kind, "about": name, "name": name, "settings": settings.model_dump(mode="json", exclude_unset=True)}

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from windrow.bench.dataset import Item
     from windrow.bench.serving import Answer
 
-GENERATE = "generate"
 #: Sent before the clock starts, so that the worker knows its pace and connections are open.
 WARM = 20
 #: Different texts of a sweep, where no file is given.
@@ -115,7 +114,7 @@ async def _load(
     from windrow.bench.serving import Server, at_times, by_users
 
     async with Server(url, about["model"]) as server:
-        ask = server.follow if about["task"] == GENERATE else server.ask
+        ask = server.follow if _streams(about) else server.ask
         await by_users(ask, items[:WARM], users)
         return await (by_users(ask, items, users) if due_s is None else at_times(ask, items, due_s))
 
@@ -135,7 +134,7 @@ async def _sweep(
     from windrow.bench.sweep import sweep as run
 
     async with Server(url, about["model"]) as server:
-        ask = server.follow if about["task"] == GENERATE else server.ask
+        ask = server.follow if _streams(about) else server.ask
         await by_users(ask, items[:WARM], users)
         if rates is None:
             rates = await find_rates(ask, items, users, step_s)
@@ -147,7 +146,15 @@ def _items(dataset: Path | None, count: int, seed: int, about: Mapping[str, Any]
     from windrow.bench.dataset import load_items, with_lengths
 
     items = load_items(dataset, count, seed)
-    return with_lengths(items, output_tokens, seed) if about["task"] == GENERATE else items
+    return with_lengths(items, output_tokens, seed) if _streams(about) else items
+
+
+def _streams(about: Mapping[str, Any]) -> bool:
+    """Whether the model generates, so that its answers come piece by piece."""
+    from scheduler.tasks import TASKS
+
+    task = TASKS.get(about["task"])
+    return task is not None and task.streams
 
 
 def _limits_s(slo: str | None, slo_itl: str | None) -> tuple[float | None, float | None]:
@@ -164,7 +171,8 @@ def _served(url: str, model: str | None) -> dict[str, Any]:
     if model is None and len(listed) == 1:
         (model,) = listed
     if model not in listed:
-        raise ValueError(f"--model {model!r}: takes a model of the server: {', '.join(listed)}")
+        named = "left out" if model is None else repr(model)
+        raise ValueError(f"--model {named}: takes a model of the server: {', '.join(listed)}")
     one = listed[model]
     return {"model": model} | {name: one[name] for name in ("task", "device", "strategy", "wait_ms") if one.get(name)}
 
