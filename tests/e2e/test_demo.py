@@ -12,8 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from scheduler.builtin import builtin_cache
 from windrow import Client
 from windrow.embedded import free_port
+from worker.tiny_llama import train
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -32,6 +34,7 @@ class Demo:
             if not name.startswith("WINDROW_") and name != "CELERY_BROKER_URL"
         }
         self.port = free_port()
+        environ = {"XDG_CACHE_HOME": str(folder.parent / "cache"), **environ}
         self.output = (folder / "output.txt").open("w+")
         self.errors = (folder / "errors.txt").open("w+")
         self.process = subprocess.Popen(
@@ -78,7 +81,11 @@ class Demo:
 
 
 @pytest.fixture
-def demos() -> Iterator[list[Demo]]:
+def demos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Demo]]:
+    # Weights that have seen one batch: these tests read no words.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path.parent / "cache"))
+    if not builtin_cache("tiny-llama").is_dir():
+        train(builtin_cache("tiny-llama"), steps=1)
     started: list[Demo] = []
     yield started
     for demo in started:
@@ -101,6 +108,8 @@ def test_the_demonstration_runs_reports_and_leaves_nothing(tmp_path: Path, demos
     assert none["batches"] == 40
     assert all(row["batches"] < 40 for row in batched)
     assert report["strategies"][-1]["padding_ratio"] == 0
+    assert len(report["answers"]) == 6
+    assert all(answer["tokens"] > 0 and answer["problem"] is None for answer in report["answers"])
     assert demo.family
     assert demo.left() == []
     assert list(tmp_path.glob("windrow-demo-*")) == []

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from windrow.demo.scenes import Answer, Run
+from windrow.demo.streams import Written
 
 BASELINE = "none"
 #: Least cosine with the one-by-one answer: float32 gives 1 - 1e-6, bfloat16 about 0.9998.
@@ -73,7 +74,7 @@ def cosine(left: Sequence[float], right: Sequence[float]) -> float:
     return sum(a * b for a, b in zip(left, right, strict=True)) / lengths if lengths else 0.0
 
 
-def to_json(arrivals: Sequence[Answer], summaries: Sequence[Summary]) -> dict[str, Any]:
+def to_json(arrivals: Sequence[Answer], summaries: Sequence[Summary], written: Sequence[Written]) -> dict[str, Any]:
     """The whole report for ``--json``; vectors are left out."""
     return {
         "arrivals": [
@@ -88,7 +89,8 @@ def to_json(arrivals: Sequence[Answer], summaries: Sequence[Summary]) -> dict[st
         ],
         "batches": [asdict(batch) for batch in collect_batches(arrivals)],
         "strategies": [asdict(summary) for summary in summaries],
-        "ok": is_right(arrivals, summaries),
+        "answers": [asdict(answer) for answer in written],
+        "ok": is_right(arrivals, summaries) and all(answer.problem is None for answer in written),
     }
 
 

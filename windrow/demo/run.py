@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 from windrow.client_async import AsyncClient
-from windrow.demo import report, scenes, show
+from windrow.demo import report, scenes, show, streams
 from windrow.demo.texts import SHORT_TEXTS, mixed_texts
 from windrow.serve import NotReady, Stack
 from windrow.supervise import POLL_S, Interrupted, Interrupts, ProgramEnded
@@ -38,6 +38,7 @@ class Demo:
         """Return the exit code: 0, 1 where something failed or an answer differs, 130 when stopped before the end."""
         with Interrupts() as interrupts, tempfile.TemporaryDirectory(prefix="windrow-demo-") as folder:
             try:
+                streams.make_model(interrupts, self._say)
                 with (
                     as_file(files("windrow.demo") / "windrow.toml") as config,
                     Stack(
@@ -75,10 +76,16 @@ class Demo:
                 "the weights are the same, only the batching differs."
             )
             runs = await self._play_strategies(client)
-        summaries = report.summarise(runs)
-        show.show_summary(console, summaries)
-        self.report = report.to_json(arrivals, summaries)
-        self._say_problems([*arrivals, *(answer for run in runs for answer in run.answers)])
+            summaries = report.summarise(runs)
+            show.show_summary(console, summaries)
+            console.rule(f"3. {len(streams.QUESTIONS)} questions, answered token by token")
+            self._say("A Llama of 3 million weights that knows one page by heart; short answers leave, others go on.")
+            written = [streams.Written(question) for question in streams.QUESTIONS]
+            with show.shown_answers(console, written) as on_text:
+                await streams.play_streams(client, written, on_text)
+        self.report = report.to_json(arrivals, summaries, written)
+        asked = [*arrivals, *(answer for run in runs for answer in run.answers)]
+        self._say_problems([answer.problem for answer in asked] + [answer.problem for answer in written])
 
     async def _play_strategies(self, client: AsyncClient) -> list[scenes.Run]:
         texts = mixed_texts(self._request_count)
@@ -94,10 +101,10 @@ class Demo:
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def _say_problems(self, answers: list[scenes.Answer]) -> None:
-        problems = [answer.problem for answer in answers if answer.problem is not None]
-        if problems:
-            self._say(f"{len(problems)} requests failed, the first with: {problems[0]}")
+    def _say_problems(self, problems: list[str | None]) -> None:
+        failed = [problem for problem in problems if problem is not None]
+        if failed:
+            self._say(f"{len(failed)} requests failed, the first with: {failed[0]}")
         elif self._exit_code():
             self._say("Answers differ from those one by one.")
         else:
@@ -132,6 +139,8 @@ Serving on {url} until Ctrl-C. Try:
     -d '{{"model": "minilm", "input": "The hay is dry enough to rake."}}'
   curl -s {url}/v1/predictions:batch -H 'Content-Type: application/json' \\
     -d '{{"model": "minilm", "inputs": ["one text", "another"]}}'
+  curl -sN {url}/v1/chat/completions -H 'Content-Type: application/json' \\
+    -d '{{"model": "tiny-llama", "messages": [{{"role": "user", "content": "What is a window?"}}], "stream": true}}'
   curl -s {url}/v1/models
   .venv/bin/windrow predict minilm "The hay is dry enough to rake." --url {url}
 """

@@ -1,4 +1,4 @@
-"""The two scenes: what the clients send, and when."""
+"""The first two scenes: what the clients send, and when."""
 
 from __future__ import annotations
 

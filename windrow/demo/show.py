@@ -8,11 +8,14 @@ from itertools import count
 
 from rich import box
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from windrow.demo.report import LEAST_COSINE, BatchSeen, Summary
 from windrow.demo.scenes import Answer
+from windrow.demo.streams import Written
 
 #: Terminals below this show fewer columns.
 WIDE = 78
@@ -97,6 +100,29 @@ def shown_progress(console: Console) -> Iterator[Start]:
             return lambda: progress.advance(task)
 
         yield start
+
+
+@contextmanager
+def shown_answers(console: Console, answers: Sequence[Written]) -> Iterator[Callable[[], None]]:
+    """Scene 3: answers as they grow on a terminal, once at their end elsewhere; yields what to call as they grow."""
+    if not console.is_terminal:
+        yield lambda: None
+        console.print(_answers(console, answers))
+        return
+    with Live(_answers(console, answers), console=console, auto_refresh=False) as live:
+        yield lambda: live.update(_answers(console, answers), refresh=True)
+
+
+def _answers(console: Console, answers: Sequence[Written]) -> Table:
+    is_wide = console.width >= WIDE
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), collapse_padding=True)
+    for column in ("question", "answer", *(("tokens", "first ms", "total ms") if is_wide else ())):
+        is_text = column in ("question", "answer")
+        table.add_column(column, justify="left" if is_text else "right", no_wrap=not is_text)
+    for one in answers:
+        figures = [str(one.tokens or "-"), _ms(one.first_ms), _ms(one.total_ms)]
+        table.add_row(one.question, Text(one.text), *(figures if is_wide else []))
+    return table
 
 
 def _count_lines(console: Console, strategy: str, total: int) -> Callable[[], None]:
