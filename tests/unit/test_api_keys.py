@@ -1,6 +1,7 @@
 """API keys: made, hashed, and told apart."""
 
 import hashlib
+import itertools
 import re
 
 import pytest
@@ -35,7 +36,9 @@ def test_a_key_that_is_a_word_or_that_no_header_carries_is_refused_and_not_repea
     assert not key or key not in str(raised.value)
 
 
-@pytest.mark.parametrize(("key", "tenant"), [(OLD, "acme"), (NEW, "acme"), (OTHER, "other")])
+@pytest.mark.parametrize(
+    ("key", "tenant"), [(OLD, "acme"), (NEW, "acme"), (OTHER, "other")], ids=["old", "new", "another"]
+)
 def test_every_key_of_a_tenant_is_the_tenants(key: str, tenant: str) -> None:
     for header in (f"Bearer {key}", f"bearer {key}", f"BEARER  {key} "):
         assert KEYS.tenant_of(header) == tenant
@@ -61,6 +64,7 @@ def test_every_key_of_a_tenant_is_the_tenants(key: str, tenant: str) -> None:
         f"Bearer {OLD} {OTHER}",
         f"Bearer {OLD}\u00e9",
     ],
+    ids=itertools.count(),  # the keys are new in every process, and names of tests may not be
 )
 def test_anything_else_is_unauthorized_and_not_repeated(header: str | None) -> None:
     with pytest.raises(Unauthorized) as raised:
