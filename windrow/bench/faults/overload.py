@@ -19,7 +19,6 @@ from windrow.bench.stats import percentile
 
 #: Rows of so many, each taking so long: what the worker can do.
 ROW, PASS_S = 8, 0.1
-CAPACITY_PER_S = ROW / PASS_S
 OFFERED = 3
 MAX_DEPTH = 160
 #: Beyond the queue: rows that were claimed ahead, a busy machine.
@@ -39,29 +38,35 @@ class Answers:
     deepest: int = 0
 
 
-def overload(folder: Path, check: Check, seconds: float) -> Report:
-    """Offer three times the capacity over HTTP, at fixed moments and not as answers come."""
+def overload(
+    folder: Path, check: Check, seconds: float, *, pass_s: float = PASS_S, max_depth: int = MAX_DEPTH
+) -> Report:
+    """Offer three times the capacity over HTTP, at fixed moments and not as answers come.
+
+    The slower a pass, the less the sender has to do to be too much; ``max_depth`` requests may wait.
+    """
+    capacity_per_s = ROW / pass_s
     report = Report(f"{OFFERED} times the capacity for {seconds:g} s")
     with (
-        Site(folder, check, max_batch_size=ROW, max_depth=MAX_DEPTH, environ={PASS_VARIABLE: str(PASS_S)}) as site,
+        Site(folder, check, max_batch_size=ROW, max_depth=max_depth, environ={PASS_VARIABLE: str(pass_s)}) as site,
         Checker(site.url) as checker,
     ):
         site.start_worker()
         api = ApiProgram(site)
-        answers = asyncio.run(_offer(api.url, checker, check, seconds))
+        answers = asyncio.run(_offer(api.url, checker, check, OFFERED * capacity_per_s, seconds))
         for id, text in answers.accepted.items():
             checker.accept(id, text)
         checker.settle(report, site.wait_until, LIMIT_S)
         known = [one for one in checker.found().values() if one is not None]
     latencies_s = [one.completed_s - one.created_s for one in known if one.completed_s is not None]
-    bound_s = MAX_DEPTH / CAPACITY_PER_S + SLACK_S
+    bound_s = max_depth / capacity_per_s + SLACK_S
     p99_s = percentile(latencies_s, 0.99)
     report.figure("offered", len(answers.accepted) + answers.refused, "requests", digits=0)
     report.figure("refused with 429", answers.refused, "requests", digits=0)
-    report.figure("deepest seen", answers.deepest, "requests", f"<= {MAX_DEPTH}", 0)
+    report.figure("deepest seen", answers.deepest, "requests", f"<= {max_depth}", 0)
     report.figure("latency of what was accepted, p50", percentile(latencies_s, 0.5), "s")
     report.figure("latency of what was accepted, p99", p99_s, "s", f"<= {bound_s:g}")
-    report.must(answers.deepest <= MAX_DEPTH, f"{answers.deepest} waited, and {MAX_DEPTH} may")
+    report.must(answers.deepest <= max_depth, f"{answers.deepest} waited, and {max_depth} may")
     report.must(p99_s <= bound_s, f"p99 of what was accepted is {p99_s:.2f} s, and the queue is {bound_s:g} s long")
     report.must(answers.refused > 0, "nothing was refused: this was no overload")
     report.must(not answers.without_retry_after, f"{answers.without_retry_after} of the 429s have no Retry-After")
@@ -71,16 +76,15 @@ def overload(folder: Path, check: Check, seconds: float) -> Report:
     return report
 
 
-async def _offer(url: str, checker: Checker, check: Check, seconds: float) -> Answers:
+async def _offer(url: str, checker: Checker, check: Check, per_s: float, seconds: float) -> Answers:
     answers = Answers()
-    rate = OFFERED * CAPACITY_PER_S
-    texts = texts_of(int(rate * seconds))
+    texts = texts_of(int(per_s * seconds))
     limits = httpx.Limits(max_connections=64)
     async with httpx.AsyncClient(base_url=url, limits=limits, timeout=30, trust_env=False) as client:
         began_s = time.monotonic()
         asked = []
         for number, text in enumerate(texts):
-            await asyncio.sleep(max(0.0, began_s + number / rate - time.monotonic()))
+            await asyncio.sleep(max(0.0, began_s + number / per_s - time.monotonic()))
             asked.append(asyncio.create_task(_ask(client, text, answers)))
             if number % 16 == 0:
                 check()
