@@ -176,7 +176,7 @@ def test_a_celery_worker_goes_on_at_the_new_master(
 
         def is_controlled() -> bool:
             try:
-                return bool(app.control.inspect(timeout=2).ping())
+                return bool(app.control.inspect(timeout=2, limit=1).ping())
             except Exception:
                 return False
 

@@ -191,7 +191,7 @@ def test_a_pickle_runs_nothing_wherever_it_is_put(site: Site) -> None:
     # One from the queue without a task's headers, one from remote control.
     for log in ("worker.log", "housekeeping.log"):
         until("it is refused", lambda: said(log) - before[log] >= 2)  # noqa: B023
-    assert len(app.control.ping(timeout=5)) == 2
+    assert len(app.control.ping(timeout=10, limit=2)) == 2
     app.close()
     assert site.post(INPUT).json()["status"] == "succeeded"
     assert not song.exists()

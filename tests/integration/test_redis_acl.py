@@ -225,7 +225,7 @@ def test_the_whole_stack_works_with_these_users(tmp_path: Path, monkeypatch: pyt
         call = {"model": "minilm", "input": "a text"}
         answer = app.send_task("windrow.predict", kwargs=call, queue="windrow").get(timeout=30)
         assert answer == {"name": "a text"}
-        until("both workers can be inspected", lambda: len(app.control.inspect(timeout=2).ping() or ()) == 2)
+        until("both workers can be inspected", lambda: len(app.control.inspect(timeout=2, limit=2).ping() or ()) == 2)
         until("the janitor has run", lambda: "windrow.janitor" in log.read_text() and "succeeded" in log.read_text())
         with server.client() as admin:
             denied = {(entry["username"], entry["reason"], entry["object"]) for entry in admin.acl_log()}

@@ -74,5 +74,5 @@ def test_what_was_accepted_before_redis_was_full_is_answered(
 
         redis.config_set("maxmemory", 0)
         assert client.predict("again", headers={"Prefer": "wait=20"}).json["output"] == {"name": "again"}
-        until("the worker can be inspected", lambda: app.control.inspect(timeout=2).ping())
+        until("the worker can be inspected", lambda: app.control.inspect(timeout=2, limit=1).ping())
         assert worker.process.poll() is None

@@ -69,7 +69,7 @@ def test_a_request_is_answered_and_a_celery_caller_too(
         call = {"model": "minilm", "input": "a text"}
         answer = app.send_task("windrow.predict", kwargs=call, queue="windrow").get(timeout=30)
         assert answer == {"name": "a text"}
-        until("the worker can be inspected", lambda: app.control.inspect(timeout=2).ping())
+        until("the worker can be inspected", lambda: app.control.inspect(timeout=2, limit=1).ping())
     client.service.waiters.close()
 
 

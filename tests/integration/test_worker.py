@@ -220,7 +220,7 @@ def test_an_odd_text_is_answered_or_refused_and_its_neighbours_are_answered(
 
 def test_the_parent_answers_inspect(redis: RedisServer, worker: WorkerProcess) -> None:
     app = Celery(broker=redis.url, backend=redis.url)
-    assert app.control.inspect(timeout=10).ping()
+    assert app.control.inspect(timeout=10, limit=1).ping()
     app.close()
 
 
@@ -263,25 +263,6 @@ def test_term_ends_what_is_held_and_leaves_no_process(
     found = [queue.lookup(id) for id in ids]
     assert {one and one.status for one in found} <= {"succeeded", "queued"}
     assert queue.depth().running == 0
-
-
-def test_a_worker_told_to_shut_down_by_remote_control_does(redis: RedisServer, tmp_path: Path) -> None:
-    config = tmp_path / "windrow.toml"
-    config.write_text(CONFIG)
-    app = Celery(broker=redis.url, backend=redis.url)
-    with WorkerProcess(redis.url, config, ("minilm",)) as worker:
-        app.control.shutdown()
-        assert worker.process.wait(60) == 0, worker.log
-    app.close()
-
-
-def test_a_worker_whose_parent_is_killed_ends_too(redis: RedisServer, tmp_path: Path) -> None:
-    config = tmp_path / "windrow.toml"
-    config.write_text(CONFIG)
-    with WorkerProcess(redis.url, config, ("minilm",)) as worker:
-        pool = worker.pool()
-        worker.process.kill()
-        until("the orphans are gone", lambda: not [one for one in pool if one.is_running()], limit_s=30)
 
 
 def test_a_malformed_setting_stops_the_start_with_its_name(tmp_path: Path, redis: RedisServer) -> None:

@@ -294,6 +294,20 @@ def test_the_parent_answers_and_drains_while_a_row_runs(
         app.close()
 
 
+def test_a_worker_told_to_shut_down_by_remote_control_does(redis: RedisServer, worker: WorkerProcess) -> None:
+    app = Celery(broker=redis.url, backend=redis.url)
+    app.control.shutdown()
+    app.close()
+    assert worker.process.wait(60) == 0, worker.log
+
+
+def test_a_worker_whose_parent_is_killed_ends_too(worker: WorkerProcess) -> None:
+    pool = worker.pool()
+    assert pool
+    worker.process.kill()
+    until("the orphans are gone", lambda: not [one for one in pool if one.is_running()], limit_s=30)
+
+
 def test_remote_control_can_stop_a_worker_with_a_slow_row(
     redis: RedisServer, worker: WorkerProcess, queues: dict[str, RedisQueue], journal: Path
 ) -> None:

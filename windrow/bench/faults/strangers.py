@@ -55,7 +55,7 @@ def put_pickles(folder: Path, check: Check) -> Report:
         app.conf.update(accept_content=["json"], result_accept_content=["json"])
         site.wait_until("the queues are empty", lambda: not any(map(checker.redis.llen, QUEUES)), LIMIT_S)
         report.must(not _reads(app, id), "a pickled result was read")
-        site.wait_until("the worker answers", lambda: app.control.inspect(timeout=2).ping(), LIMIT_S)
+        site.wait_until("the worker answers", lambda: app.control.inspect(timeout=2, limit=1).ping(), LIMIT_S)
         checker.submit(texts_of(50))
         checker.settle(report, site.wait_until, LIMIT_S)
         app.close()
