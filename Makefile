@@ -27,8 +27,9 @@ run: $(VENV)/.runtime ## install, start everything, send the demonstration traff
 demo: $(VENV)/.runtime ## the same, but stop after the demonstration
 	@exec $(BIN)/windrow demo $(ARGS)
 
-test: $(VENV)/.dev ## install what the tests need and run them all
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(ARGS)
+# Most tests wait, for processes to start and for leases to run out: two files at a time, in the order of tests/conftest.py.
+test: $(VENV)/.dev ## install what the tests need and run them all; one by one: make test ARGS="-n 0"
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/.dev ## style, formatting and which package may import which
 	$(BIN)/ruff check .

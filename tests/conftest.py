@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -14,7 +16,24 @@ from tests.support.redis_server import RedisServer
 settings.register_profile("windrow", deadline=None)
 settings.load_profile("windrow")
 
+# Where several files are tested at once, threads that wait for each other would wait for those of the other files too.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+#: The slowest files first and many small ones last, so that processes that share the files end together.
+RINGS = ("faults", "integration", "e2e", "contract", "unit")
+
 pytest_plugins = ["tests.support.api_fixtures", "tests.support.api_server", "tests.support.engine_fixtures"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort the files by their ring; within a ring, and within a file, the order stays."""
+    items.sort(key=_ring_of)
+
+
+def _ring_of(item: pytest.Item) -> int:
+    ring = item.path.relative_to(Path(__file__).parent).parts[0]
+    return RINGS.index(ring) if ring in RINGS else len(RINGS)
 
 
 @pytest.fixture(scope="session")

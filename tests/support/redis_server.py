@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
+import secrets
 import shutil
 import socket
 import subprocess
@@ -17,13 +19,22 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 START_S = 30.0
+#: Below those that the kernel gives to whoever asks for any, so that no connection takes one before its server does.
+PORTS = range(10_000, 32_000)
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of the loopback interface that nobody listened on a moment ago, and that nobody else here draws.
+
+    Each process of one test run (pytest-xdist) has ports of its own.
+    """
+    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    while True:
+        port = secrets.choice(PORTS[process::processes])
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def find_redis_server() -> str:
