@@ -1,6 +1,7 @@
 """claimed -> finished: the first end wins, is stored as Celery stores it, and is announced."""
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +16,7 @@ from scheduler.core.outcomes import Done, Failed
 from scheduler.queue import Ending, RedisQueue, finished_channel, result_key
 from scheduler.queue.keys import read_announcement
 from scheduler.queue.redis_queue import expired
+from tests.support.celery_caller import calling
 from tests.support.queue_calls import MODEL, claim, finish, ids_of, request, status_of, submit
 
 
@@ -39,9 +41,10 @@ class Ear:
 
 
 @pytest.fixture
-def celery_app(real_url: str) -> Celery:
+def celery_app(real_url: str) -> Iterator[Celery]:
     """A Celery app as a caller has one, with the results in the Redis under test."""
-    return Celery("caller", broker=real_url, backend=real_url, set_as_current=False)
+    with calling(Celery("caller", broker=real_url, backend=real_url, set_as_current=False)) as app:
+        yield app
 
 
 @pytest.fixture

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,6 +21,7 @@ from scheduler.queue.sentinel import MasterConnection
 from tests.support.api_client import ApiClient
 from tests.support.api_fixtures import NewClient
 from tests.support.backends import EMBEDDED, NEWER, binary_of
+from tests.support.celery_caller import calling
 from tests.support.queue_calls import ids_of, submit
 from tests.support.redis_server import RedisServer
 from tests.support.sentinels import SERVICE, Watched
@@ -162,7 +161,7 @@ def test_a_celery_worker_goes_on_at_the_new_master(
     config.write_text(CONFIG)
     with (
         WorkerProcess(watched.url, config, ("minilm",), app="tests.support.stub_worker") as worker,
-        closing(Celery("test")) as app,
+        calling(Celery("test")) as app,
     ):
         app.conf.update(celery_connection(watched.url))
 
@@ -187,7 +186,6 @@ def test_a_celery_worker_goes_on_at_the_new_master(
         until("the worker can be inspected", is_controlled, 60)
         assert worker.process.poll() is None
         assert "hush" not in worker.log
-        gc.collect()  # Celery's results unsubscribe when they are let go of, and must find a Redis then
     dead.start()
 
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from scheduler.queue.connection import connect
 from tests.support.acl import PASSWORD, ROLES, SHIPPED, acl_server, allowed_commands, role_url
 from tests.support.api_server import start_api
 from tests.support.backends import EMBEDDED, NEWER, binary_of
+from tests.support.celery_caller import calling
 from tests.support.queue_calls import claim, submit
 from tests.support.redis_server import RedisServer
 from tests.support.worker_process import ROOT, WorkerProcess, until
@@ -212,7 +213,7 @@ def test_the_whole_stack_works_with_these_users(tmp_path: Path, monkeypatch: pyt
         acl_server(tmp_path, binary_of(NEWER)) as server,
         WorkerProcess(role_url(server, WORKER), config, ("minilm",), app="tests.support.stub_worker") as worker,
         housekeeping(role_url(server, HOUSEKEEPING), tmp_path) as log,
-        closing(Celery("test")) as app,
+        calling(Celery("test")) as app,
     ):
         app.conf.update(celery_connection(role_url(server, WORKER)))
         api, port = start_api(role_url(server, API), WINDROW_CONFIG=str(config))

@@ -16,6 +16,7 @@ from scheduler.queue.connection import connect
 from tests.support.api_client import ApiClient
 from tests.support.api_fixtures import make_settings
 from tests.support.backends import NEWER, binary_of
+from tests.support.celery_caller import calling
 from tests.support.redis_server import RedisServer, free_port
 from tests.support.worker_process import ROOT, WorkerProcess, until
 from worker.broker import celery_connection
@@ -61,7 +62,7 @@ def test_a_request_is_answered_and_a_celery_caller_too(
     client = ApiClient(create_app(make_settings(server.url)))
     with (
         WorkerProcess(server.url, config, ("minilm",), app="tests.support.stub_worker"),
-        closing(Celery("test")) as app,
+        calling(Celery("test")) as app,
     ):
         answered = client.predict(headers={"Prefer": "wait=30"})
         assert answered.json["output"] == {"name": "a text"}, answered.data

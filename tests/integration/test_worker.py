@@ -20,6 +20,7 @@ from scheduler.core.errors import InvalidInput, UnknownModel
 from scheduler.queue import Prediction, RedisQueue, Submission
 from tests.support.api_client import assert_problem
 from tests.support.api_fixtures import NewClient
+from tests.support.celery_caller import calling
 from tests.support.redis_server import RedisServer
 from tests.support.worker_process import ROOT, WorkerProcess, until
 
@@ -62,6 +63,12 @@ def worker(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iter
 @pytest.fixture
 def queue(redis: RedisServer, worker: WorkerProcess) -> RedisQueue:
     return RedisQueue(Redis.from_url(redis.url), "minilm")
+
+
+@pytest.fixture
+def app(redis: RedisServer) -> Iterator[Celery]:
+    with calling(Celery(broker=redis.url, backend=redis.url)) as made:
+        yield made
 
 
 def submit(queue: RedisQueue, ids: list[str], text: object = "a text to be read", **parameters: object) -> None:
@@ -124,9 +131,7 @@ def test_a_model_that_does_not_load_leaves_the_others_served(worker: WorkerProce
     assert "model broken is not served" in worker.log
 
 
-def test_celery_callers_get_results_and_errors_as_from_any_task(redis: RedisServer, worker: WorkerProcess) -> None:
-    app = Celery(broker=redis.url, backend=redis.url)
-
+def test_celery_callers_get_results_and_errors_as_from_any_task(app: Celery, worker: WorkerProcess) -> None:
     def send(**options: object) -> object:
         return app.send_task("windrow.predict", queue="windrow", **options).get(timeout=30)
 
@@ -148,7 +153,6 @@ def test_celery_callers_get_results_and_errors_as_from_any_task(redis: RedisServ
     signature = app.signature("windrow.predict", kwargs={"model": "minilm", "input": "a"}, queue="windrow")
     with pytest.raises(InvalidInput, match="link, chain or chord"):
         chain(signature, signature).apply_async().parent.get(timeout=30)
-    app.close()
 
 
 @pytest.mark.parametrize(
@@ -165,16 +169,14 @@ def test_celery_callers_get_results_and_errors_as_from_any_task(redis: RedisServ
     ],
 )
 def test_a_malformed_celery_call_fails_alone_and_the_worker_lives(
-    redis: RedisServer, worker: WorkerProcess, kwargs: dict[str, object]
+    app: Celery, worker: WorkerProcess, kwargs: dict[str, object]
 ) -> None:
-    app = Celery(broker=redis.url, backend=redis.url)
     pool = [process.pid for process in worker.pool()]
     with pytest.raises(InvalidInput):
         app.send_task("windrow.predict", kwargs=kwargs, queue="windrow").get(timeout=30)
     good = app.send_task("windrow.predict", kwargs={"model": "minilm", "input": "a"}, queue="windrow")
     assert good.get(timeout=30)["embedding"]
     assert [process.pid for process in worker.pool()] == pool
-    app.close()
 
 
 NEIGHBOURS = ["the first neighbour", "the last neighbour, a little longer"]
@@ -218,10 +220,8 @@ def test_an_odd_text_is_answered_or_refused_and_its_neighbours_are_answered(
     assert last == pytest.approx(alone[1], abs=1e-5)
 
 
-def test_the_parent_answers_inspect(redis: RedisServer, worker: WorkerProcess) -> None:
-    app = Celery(broker=redis.url, backend=redis.url)
+def test_the_parent_answers_inspect(app: Celery, worker: WorkerProcess) -> None:
     assert app.control.inspect(timeout=10, limit=1).ping()
-    app.close()
 
 
 def test_a_killed_pool_process_is_replaced_and_nothing_is_lost(queue: RedisQueue, worker: WorkerProcess) -> None:
