@@ -146,6 +146,7 @@ def test_a_server_that_stops_cancels_nothing() -> None:
         wire = Site(worker.queue, port).submit(CANCEL)
         process.send_signal(signal.SIGTERM)
         answer = wire.read()
+        wire.close()  # or the server would wait for another request on it
         process.communicate(timeout=60)
         assert (answer.status, json.loads(answer.body)["status"]) == (202, "queued")
         assert worker.queue.depth().waiting == 1

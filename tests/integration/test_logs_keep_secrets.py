@@ -202,13 +202,14 @@ def test_what_celery_shows_of_its_settings_has_no_password(site: Site) -> None:
         "CELERY_BROKER_URL": site.redis.url,
         "WINDROW_CONFIG": str(site.folder / "windrow.toml"),
     }
-    shown = ""
-    for words in (["report"], ["inspect", "conf"], ["inspect", "stats"], ["inspect", "report"], ["status"]):
-        run = subprocess.run(
-            [sys.executable, "-m", "celery", "-A", "worker", *words], cwd=ROOT, env=environment, capture_output=True,
-            text=True, timeout=60, check=False,
-        )  # fmt: skip
-        shown += run.stdout + run.stderr
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-m", "celery", "-A", "worker", *words], cwd=ROOT, env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        for words in (["report"], ["inspect", "conf"], ["inspect", "stats"], ["inspect", "report"], ["status"])
+    ]  # fmt: skip
+    shown = "".join(run.communicate(timeout=120)[0] for run in runs)
     assert "127.0.0.1" in shown
     assert "'broker_password': '********'" in shown or '"broker_password": "********"' in shown
     (site.folder / "shown.log").write_text(shown)
