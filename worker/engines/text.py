@@ -24,6 +24,8 @@ from worker.engines.sequences import Tokens
 #: Of a text that is to be cut, so many characters are read for each token that the model takes. English has 4 to 5;
 #: only runs of space or words of hundreds of letters are cut shorter than the model would take them.
 CHARACTERS_PER_TOKEN = 64
+#: So far back from there a space is looked for; where text has none, as Chinese or compact JSON, any place will do.
+CHARACTERS_PER_WORD = 256
 #: What the tokenizer says of a token takes a hundred bytes, so no more texts are in its hands at once.
 TEXTS_PER_CALL = 1024
 #: Different parameters that are remembered.
@@ -158,10 +160,13 @@ class TextPreparer:
         limit = CHARACTERS_PER_TOKEN * self._max_tokens
         if len(text) <= limit:
             return text
-        # At a space, so that the last word read is a word of the text.
+        # At a space, so that the last word read is a word of the text, but not far from here: what is cut off must be
+        # more than the model would take.
+        near = min(CHARACTERS_PER_WORD, limit // 2)
         start = text[:limit] if self._cuts_end else text[-limit:]
-        at = start.rfind(" ") if self._cuts_end else start.find(" ")
-        return start if at < 0 else start[:at] if self._cuts_end else start[at:]
+        places = range(limit - 1, limit - near, -1) if self._cuts_end else range(near)
+        at = next((place for place in places if start[place].isspace()), None)
+        return start if at is None else start[:at] if self._cuts_end else start[at:]
 
 
 def require_room(limit: TextLimit, text: Text) -> None:
