@@ -16,7 +16,9 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertConfig,
+    FNetConfig,
     PreTrainedTokenizerFast,
+    XLNetConfig,
     pipeline,
 )
 
@@ -65,7 +67,7 @@ def answers(engine: Engine, wishes: ModelSettings, inputs: Sequence[Any], **para
     ready = [index for index, item in enumerate(outcomes) if not isinstance(item, Failed)]
     prepared = [outcomes[index] for index in ready]
     limits = batch_limits(wishes, engine.info)
-    for batch in plan_batches(engine.info.strategy, [item.tokens for item in prepared], limits):
+    for batch in plan_batches(engine.info.strategy, [item.size for item in prepared], limits):
         handle = engine.forward([prepared[index] for index in batch.indices], batch)
         for index, outcome in zip(batch.indices, engine.collect(handle), strict=True):
             outcomes[ready[index]] = outcome
@@ -146,6 +148,41 @@ def test_a_padding_token_spelled_out_in_a_text_keeps_roberta_positions(tiny_mode
     for strategy in STRATEGIES:
         wishes = settings(folder, strategy=strategy)
         assert largest_error(embeddings(answers(load_engine("tiny", wishes), wishes, texts)), right) < 1e-5
+
+
+def xlnet(labels: int) -> XLNetConfig:
+    return XLNetConfig(vocab_size=128, d_model=32, n_layer=2, n_head=2, d_inner=48, pad_token_id=1, num_labels=labels)
+
+
+FNET = FNetConfig(**SMALL, max_position_embeddings=LIMIT, tpu_short_seq_length=LIMIT)
+
+
+@pytest.mark.parametrize("config", [xlnet(3), FNET], ids=["xlnet", "fnet"])
+def test_a_model_that_padding_answers_differently_runs_its_texts_one_by_one(tmp_path: Path, config: Any) -> None:
+    folder, texts = save_model(tmp_path, config, AutoModelForSequenceClassification), texts_of((4, 30, 9, 17))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"model_max_length": LIMIT}))
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    wishes = settings(folder, "classify")
+    ids = [ids_of(one) for one in load_engine("tiny", wishes).prepare(texts, [{}] * 4)]
+    with torch.inference_mode():
+        right = np.stack([model(input_ids=torch.tensor([one])).logits[0].softmax(0).numpy() for one in ids])
+    for strategy in STRATEGIES:
+        wishes = settings(folder, "classify", strategy)
+        engine = load_engine("tiny", wishes)
+        assert engine.info.strategy == "none"
+        assert ("padding changes the answers" in str(engine.info.strategy_note)) is (strategy != "none")
+        found = [list(one.output["scores"].values()) for one in answers(engine, wishes, texts)]
+        assert largest_error(np.array(found), right) < 1e-5
+
+
+def test_the_pairs_of_one_request_run_one_by_one_where_padding_changes_the_answers(tmp_path: Path) -> None:
+    folder = save_model(tmp_path, xlnet(1), AutoModelForSequenceClassification)
+    wishes = settings(folder, "rerank", "none")
+    engine = load_engine("tiny", wishes)
+    documents = texts_of((4, 30, 9))
+    requests = [{"query": "w1", "documents": some} for some in (documents, *([one] for one in documents))]
+    together, *alone = [outcome.output["scores"] for outcome in answers(engine, wishes, requests)]
+    assert together == pytest.approx([score for (score,) in alone], rel=1e-5)
 
 
 def test_two_strategies_of_one_source_share_the_weights(tiny_models: TinyModels) -> None:

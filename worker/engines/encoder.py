@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 CAPTURED_SEQUENCES = 256
 #: What replaces ``packed`` for a model that cannot pack.
 FALLBACK = "bucket"
+#: What replaces a strategy that pads for a model that padding answers differently.
+UNPADDED = "none"
 #: How often int8 and float32 take turns when they are compared.
 SPEED_TURNS = 3
 
@@ -74,6 +76,7 @@ class EncoderEngine(EncoderRuns):
         self._max_tokens = limit.max_input_tokens
         self._max_batch_tokens = settings.max_batch_tokens
         self._packs = False
+        self._pads = True
         self._packed_graphs: PackedGraphs | None = None
         self._rectangles: RectangleGraphs | None = None
         self._use(self._load(dtype))
@@ -95,15 +98,12 @@ class EncoderEngine(EncoderRuns):
         tolerance = max(TOLERANCES[dtype], 2 * relative_difference(alone, expected))
         rows = expected.split([len(text) if self.rows_per_token else 1 for text in texts])
         reference = Reference(name, texts, rows, tolerance)
-        note = self._reason_not_to_pack(reference) if settings.strategy == "packed" else None
+        strategy, note = self._strategy_in_effect(settings.strategy, reference)
         if note:
-            logger.warning("model %s: strategy packed is replaced by %s: %s", name, FALLBACK, note)
-        strategy = FALLBACK if note else settings.strategy
-        self._packs = strategy == "packed"
+            logger.warning("model %s: strategy %s is replaced by %s: %s", name, settings.strategy, strategy, note)
         if self._device.type == "cuda":
             self._capture(strategy, settings, reference)
-        with torch.inference_mode():
-            served = self._run_packed(texts) if self._packs else alone
+        served = alone if strategy == UNPADDED else self._together(texts)
         self.info = EngineInfo(
             model=name,
             task=self.task,
@@ -170,6 +170,8 @@ class EncoderEngine(EncoderRuns):
             if graphs is not None and graphs.has(tokens, len(texts)):
                 return self._replay_packed(graphs, tokens, texts, began)
             return self._run_packed(texts)
+        if not self._pads:
+            return self._one_by_one(texts)
         if self._rectangles is not None and length and all(len(text) <= length for text in texts):
             rows = tokens // length
             if len(texts) <= rows and self._rectangles.has(rows, length):
@@ -270,16 +272,43 @@ class EncoderEngine(EncoderRuns):
         difference = relative_difference(rows["int8"], rows["float32"])
         return reason_against_int8(difference, fastest_s["int8"], fastest_s["float32"])
 
-    def _reason_not_to_pack(self, reference: Reference) -> str | None:
-        """Run the texts packed; say why the model must not pack, or None where it may."""
+    def _strategy_in_effect(self, wished: str, reference: Reference) -> tuple[str, str | None]:
+        """The strategy that serves, and why it is not the one ``wished`` for; packing gives way to padding, and padding
+        to one sequence at a time.
+        """
+        reasons: list[str] = []
+        if wished == "packed":
+            self._packs = True
+            reason = self._reason_against("packed", reference)
+            if reason is None:
+                return wished, None
+            self._packs = False
+            reasons.append(reason)
+        strategy = FALLBACK if reasons else wished
+        if strategy == UNPADDED and not self.reads_pairs:  # the pairs of one request are padded in every strategy
+            return strategy, None
+        reason = self._reason_against("padded", reference)
+        if reason is None:
+            return strategy, "; ".join(reasons) or None
+        self._pads = False
+        if strategy == UNPADDED:
+            return strategy, None
+        return UNPADDED, "; ".join([*reasons, f"padding changes the answers of this model: {reason}"])
+
+    def _reason_against(self, way: str, reference: Reference) -> str | None:
+        """Run the texts together; say why the model must not be served so, or None where it may."""
         try:
-            with torch.inference_mode():
-                difference = reference.difference([self._run_packed(reference.texts)])
-        except Exception as error:  # Whatever a model raises here, it can still serve padded.
-            return f"the packed pass raised {type(error).__name__}: {error}"
+            difference = reference.difference([self._together(reference.texts)])
+        except Exception as error:  # Whatever a model raises here, it can still serve another way.
+            return f"the {way} pass raised {type(error).__name__}: {error}"
         if difference <= reference.tolerance:
             return None
-        return f"packed and one by one differ by {difference:.1e}, more than rounding ({reference.tolerance:.0e})"
+        return f"{way} and one by one differ by {difference:.1e}, more than rounding ({reference.tolerance:.0e})"
+
+    def _together(self, texts: Sequence[Tokens]) -> Tensor:
+        """Rows of ``texts`` in one pass, not a captured one."""
+        with torch.inference_mode():
+            return self._run_packed(texts) if self._packs else self._run_padded(texts, 0)
 
 
 def told_types(token_type_ids: Tensor | None) -> dict[str, Tensor]:
