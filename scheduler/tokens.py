@@ -12,6 +12,14 @@ from tokenizers.normalizers import Lowercase, Sequence
 from scheduler.core.errors import ModelUnusable
 from scheduler.sources import resolve_source
 
+#: Architectures whose first position is pad_token_id + 1, as RoBERTa's is: that much of the table is never used.
+PADDED_POSITIONS = frozenset(
+    {
+        "camembert", "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer", "luke", "markuplm", "mpnet",
+        "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+    }
+)  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class TextLimit:
@@ -82,8 +90,7 @@ def _position_limit(config: dict[str, object]) -> int | None:
     positions = config.get("max_position_embeddings")
     if not isinstance(positions, int) or positions < 1:
         return None
-    # RoBERTa and MPNet count positions from pad_token_id + 1, so that many are never used.
-    if config.get("model_type") in {"roberta", "xlm-roberta", "camembert", "mpnet"}:
+    if config.get("model_type") in PADDED_POSITIONS:
         pad = config.get("pad_token_id", 1)
         return positions - (pad if isinstance(pad, int) else 1) - 1
     return positions

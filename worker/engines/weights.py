@@ -25,6 +25,8 @@ class Weights:
     #: Where position ids count from this id + 1 and skip it (RoBERTa and its kin); None where they count from 0.
     position_pad_id: int | None
     pad_id: int
+    #: Tokens that its position table has room for; None where it has none.
+    positions: int | None = None
 
 
 def pick_device() -> torch.device:
@@ -75,11 +77,13 @@ def load_weights(folder: Path, auto_class: str, dtype: torch.dtype, device: torc
             f"({', '.join(sorted(missing)[:3])}); is it a model of another task?"
         )
     config = module.config
+    position_pad_id, positions = _position_table(module)
     return Weights(
         module=module.eval().requires_grad_(False).to(device),
         padded_attention=config._attn_implementation,
-        position_pad_id=_position_pad_id(module),
+        position_pad_id=position_pad_id,
         pad_id=config.pad_token_id if isinstance(config.pad_token_id, int) else 0,
+        positions=positions,
     )
 
 
@@ -95,9 +99,22 @@ def tells_texts_apart(module: nn.Module, folder: Path) -> bool:
     return "token_type_ids" in tokenizer.model_input_names
 
 
-def _position_pad_id(module: nn.Module) -> int | None:
-    """A position table with a padding row belongs to a model that counts positions past that row."""
+def require_positions(weights: Weights, max_tokens: int) -> None:
+    """Raise `ModelUnusable` where inputs of ``max_tokens`` do not fit into the position table."""
+    if weights.positions is not None and max_tokens > weights.positions:
+        raise ModelUnusable(
+            f"inputs of {max_tokens} tokens are more than the {weights.positions} that the model's position table has "
+            f"room for; set max_input_tokens = {weights.positions}, or lower"
+        )
+
+
+def _position_table(module: nn.Module) -> tuple[int | None, int | None]:
+    """The padding row and the room of the position table, in tokens.
+
+    A table with a padding row belongs to a model that counts positions past that row.
+    """
     for name, part in module.named_modules():
         if name.endswith("position_embeddings") and isinstance(part, nn.Embedding):
-            return part.padding_idx
-    return None
+            pad = part.padding_idx
+            return pad, part.num_embeddings - (0 if pad is None else pad + 1)
+    return None, None
