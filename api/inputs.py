@@ -51,6 +51,7 @@ class InputCheck:
         if not self._task.counts:
             return more + sum(estimate_cost_tokens(characters(text)) for text in texts)
         limit = self.text_limit()
+        texts = self._task.with_prompt(texts, limit.prompt)
         if parameters.truncate:
             return more + self._task.estimate_tokens(texts, limit.max_input_tokens)
         # The text that all pairs of a request share is counted once.

@@ -30,6 +30,8 @@ class TextLimit:
     max_input_tokens: int
     #: Special tokens that a text by itself gets.
     added_tokens: int
+    #: What the model's files put in front of every text that is embedded.
+    prompt: str = ""
 
     def count(self, text: str | tuple[str, str]) -> int:
         """Tokens of a text or a pair of texts, special tokens included."""
@@ -58,6 +60,7 @@ def load_text_limit(source: str, max_input_tokens: int | None = None) -> TextLim
         tokenizer=tokenizer,
         max_input_tokens=max_input_tokens or limit or 512,
         added_tokens=tokenizer.num_special_tokens_to_add(is_pair=False),
+        prompt=default_prompt(folder),
     )
 
 
@@ -73,6 +76,20 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         steps = [Lowercase()] if tokenizer.normalizer is None else [Lowercase(), tokenizer.normalizer]
         tokenizer.normalizer = Sequence(steps)
     return tokenizer
+
+
+def default_prompt(folder: Path) -> str:
+    """What sentence-transformers puts in front of every text where its caller names no prompt; mostly nothing.
+
+    Raises `ModelUnusable` where the model's files name a prompt that they do not hold.
+    """
+    config = _read(folder / "config_sentence_transformers.json")
+    name, prompts = config.get("default_prompt_name"), config.get("prompts")
+    if name is None:
+        return ""
+    if not isinstance(prompts, dict) or name not in prompts:
+        raise ModelUnusable(f"{folder}: its default prompt {name!r} is not among its prompts")
+    return str(prompts[name] or "")
 
 
 def _model_limit(folder: Path) -> int | None:

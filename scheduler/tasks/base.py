@@ -57,12 +57,20 @@ class Task(Generic[P]):
     more_tokens: Callable[[object, P], int] | None = None
     #: Whether there is a tokenizer here that counts what it costs; else that is estimated, and no length is refused.
     counts: bool = True
+    #: Whether the model's own prompt goes in front of its texts.
+    takes_prompt: bool = False
     #: Whether its output comes piece by piece, so that it can be followed.
     streams: bool = False
 
     def read_parameters(self, value: Mapping[str, Any] | None) -> P:
         """Check ``value``, an object or nothing; raises `InvalidInput` naming what was wrong and what is accepted."""
         return parse(self.parameters, value or {}, where="parameters", what="parameter")
+
+    def with_prompt(self, texts: list[Text], prompt: str) -> list[Text]:
+        """``texts`` as the model reads them; a pair never gets a prompt."""
+        if not prompt or not self.takes_prompt:
+            return texts
+        return [prompt + text if isinstance(text, str) else text for text in texts]
 
     def count_more(self, value: object, parameters: P) -> int:
         """What a checked request is charged for beside its texts, in tokens."""

@@ -44,4 +44,4 @@ def _check_model(parameters: EmbedParameters, folder: Path) -> None:
         require_dimensions(parameters.dimensions, width)
 
 
-EMBED = Task("embed", EmbedParameters, _texts, check_model=_check_model)
+EMBED = Task("embed", EmbedParameters, _texts, check_model=_check_model, takes_prompt=True)

@@ -43,6 +43,13 @@ def read_pooling(folder: Path) -> tuple[list[str], bool]:
     return modes, normalize
 
 
+def leaves_prompt_out(folder: Path) -> bool:
+    """Whether the tokens of a prompt are not pooled."""
+    file = folder / "modules.json"
+    pooling = [one for one in _read(file) if str(one["type"]).endswith("Pooling")] if file.is_file() else []
+    return any(_read(folder / one["path"] / "config.json").get("include_prompt") is False for one in pooling)
+
+
 @cache
 def embedding_width(folder: Path) -> int | None:
     """Numbers of a vector; None where the model's files do not tell."""

@@ -118,6 +118,28 @@ def test_a_model_that_lower_cases_in_sentence_transformers_does_so_here(tmp_path
     assert ids_of(upper) == ids_of(lower) == [2, 5, 6, 3]
 
 
+def test_the_default_prompt_goes_in_front_as_sentence_transformers_puts_it(tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    inner, folder = save_model(tmp_path / "inner", FAMILIES["bert"].config()), tmp_path / "whole"
+    reference = SentenceTransformer(
+        modules=[Transformer(str(inner), max_seq_length=LIMIT), Pooling(32)], prompts={"passage": "w7 w8 w9 "},
+        default_prompt_name="passage", device="cpu",
+    )  # fmt: skip
+    reference.save_pretrained(str(folder))
+    wishes, texts = settings(folder), ["", "w1", *texts_of((30, 200))]
+    engine = load_engine("prompted", wishes)
+    found = embeddings(answers(engine, wishes, texts, truncate=True))
+    assert largest_error(found, reference.encode(texts, batch_size=1)) < 1e-5
+    (over,) = engine.prepare(texts_of((LIMIT - 2,)), [{}])
+    assert isinstance(over.error, InputTooLong)
+    pooling = next(folder.glob("*_Pooling")) / "config.json"
+    pooling.write_text(json.dumps(json.loads(pooling.read_text()) | {"include_prompt": False}))
+    with pytest.raises(ModelUnusable, match="include_prompt false"):
+        load_engine("unpooled", wishes)
+
+
 def test_a_module_that_is_not_computed_here_is_refused(tmp_path: Path) -> None:
     folder = save_model(tmp_path, FAMILIES["bert"].config())
     modules = [{"type": "sentence_transformers.models.Transformer", "path": ""}, {"type": "x.Dense", "path": "2_Dense"}]

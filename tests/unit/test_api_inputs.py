@@ -55,6 +55,16 @@ def test_a_text_over_the_limit_is_refused_with_both_counts(check: InputCheck) ->
         check.cost_tokens("w " * 11, PLAIN, where="input")
 
 
+def test_the_models_own_prompt_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        inputs, "load_text_limit", lambda *_: TextLimit(words_tokenizer(), LIMIT, 2, "passage of text ")
+    )
+    check = InputCheck(ModelSettings(task="embed", source="anywhere"))
+    assert check.cost_tokens("w " * 7, PLAIN, where="input") == LIMIT
+    with pytest.raises(InputTooLong, match="input: 11 tokens"):
+        check.cost_tokens("w " * 8, PLAIN, where="input")
+
+
 def test_a_text_far_over_the_limit_is_refused_without_counting(check: InputCheck) -> None:
     characters = COUNTED_CHARACTERS_PER_TOKEN * LIMIT + 1
     with pytest.raises(InputTooLong, match=f"{characters} characters, and the model takes 10 tokens"):

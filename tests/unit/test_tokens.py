@@ -106,3 +106,18 @@ def test_a_wish_above_what_the_model_takes_is_refused(folder: Path) -> None:
 def test_a_model_without_a_fast_tokenizer_is_refused_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(ModelUnusable, match=r"no tokenizer\.json; save the model with its fast tokenizer"):
         load_text_limit(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt"), [(None, ""), ("query", "query: "), ("plain", ""), ("document", ""), ("empty", "")]
+)
+def test_the_prompt_is_the_one_that_the_models_files_name(folder: Path, name: str | None, prompt: str) -> None:
+    prompts = {"query": "query: ", "plain": "", "document": "", "empty": None}
+    save(folder, "config_sentence_transformers.json", prompts=prompts, default_prompt_name=name)
+    assert load_text_limit(str(folder)).prompt == prompt
+
+
+def test_a_default_prompt_that_is_not_there_is_refused(folder: Path) -> None:
+    save(folder, "config_sentence_transformers.json", prompts={}, default_prompt_name="query")
+    with pytest.raises(ModelUnusable, match="'query' is not among its prompts"):
+        load_text_limit(str(folder))

@@ -14,7 +14,8 @@ from torch import Tensor
 from scheduler.core.errors import InvalidInput, ModelUnusable
 from scheduler.core.outcomes import Failed
 from scheduler.tasks.embed import require_dimensions
-from scheduler.tasks.pooling import read_pooling
+from scheduler.tasks.pooling import leaves_prompt_out, read_pooling
+from scheduler.tokens import default_prompt
 from worker.engines.attention import PackedLayout
 from worker.engines.base import Prepared
 from worker.engines.encoder import EncoderEngine
@@ -34,6 +35,11 @@ class EmbedEngine(EncoderEngine):
         if unknown:
             raise ModelUnusable(
                 f"{self._folder}: pooling {', '.join(unknown)} is not supported; there are {', '.join(PADDED_POOLING)}"
+            )
+        if leaves_prompt_out(self._folder) and default_prompt(self._folder):
+            raise ModelUnusable(
+                f"{self._folder}: a default prompt that is not pooled (include_prompt false) is not supported; "
+                "clear default_prompt_name in config_sentence_transformers.json, and send the prompt with the text"
             )
 
     def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.core.errors import ModelUnusable
+from scheduler.tokens import default_prompt
 from worker.engines.logits import LogitsEngine
 from worker.engines.scores import sigmoid
 from worker.engines.text import TextRequest
@@ -36,6 +37,8 @@ class RerankEngine(LogitsEngine):
                 f"{self._folder}: a reranker has one score, and this model has {len(self._labels)} labels; "
                 "is it one for classify or zero-shot?"
             )
+        if default_prompt(self._folder):
+            raise ModelUnusable(f"{self._folder}: a default prompt is not supported for pairs of texts")
         self._activation = read_activation(self._folder)
 
     def _outputs(self, rows: NDArray[np.float32], requests: Sequence[TextRequest]) -> list[dict[str, Any]]:

@@ -63,6 +63,7 @@ class TextPreparer:
         """``folder`` holds the model's tokenizer_config.json."""
         self._task = task
         self._reading = reading
+        self._prompt = limit.prompt
         self._max_tokens = limit.max_input_tokens
         self._whole = limit.tokenizer
         # Truncation is a state of the tokenizer and rows mix both wishes, hence a second one; cutting inside the
@@ -96,7 +97,7 @@ class TextPreparer:
         """The texts and the parameters of one request, before any tokenising."""
         try:
             wishes = self._read_parameters(parameters)
-            return self._task.texts(value, wishes, "input"), wishes
+            return self._task.with_prompt(self._task.texts(value, wishes, "input"), self._prompt), wishes
         except InvalidInput as error:
             return Failed(error)
 
