@@ -17,9 +17,6 @@ from scheduler.tasks import TASKS, Parameters, Text
 from scheduler.tasks.base import characters
 from scheduler.tokens import TextLimit, load_text_limit
 
-#: Texts with more characters than so many times the model's limit in tokens are not counted, but refused: no language
-#: comes near it (English has 4 to 5 characters a token), and counting holds up everybody else of this process.
-COUNTED_CHARACTERS_PER_TOKEN = 32
 #: Texts that are checked before other clients of this process get a turn.
 TEXTS_PER_TURN = 16
 
@@ -94,12 +91,11 @@ def is_surely_within(text: Text, limit: TextLimit) -> bool:
 def _cost_tokens(text: Text, limit: TextLimit, counted: dict[str, int], name: str) -> int:
     if is_surely_within(text, limit):
         return estimate_cost_tokens(characters(text))
-    advice = "shorten it, or send parameters.truncate: true"
-    most = limit.max_input_tokens
-    if characters(text) > COUNTED_CHARACTERS_PER_TOKEN * most:
-        raise InputTooLong(f"{name}: {characters(text)} characters, and the model takes {most} tokens; {advice}")
+    limit.require_countable(text, name)
     tokens = limit.count(text) if isinstance(text, str) else _count_pair(text, limit, counted)
+    most = limit.max_input_tokens
     if tokens > most:
+        advice = "shorten it, or send parameters.truncate: true"
         raise InputTooLong(f"{name}: {tokens} tokens, and the model takes {most}; {advice}")
     return tokens
 

@@ -9,9 +9,12 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from tokenizers.normalizers import Lowercase, Sequence
 
-from scheduler.core.errors import ModelUnusable
+from scheduler.core.errors import InputTooLong, ModelUnusable
 from scheduler.sources import resolve_source
 
+#: Texts with more characters than so many times the model's limit in tokens are not counted, but refused: no language
+#: comes near it (English has 4 to 5 characters a token), and counting holds up everybody else's requests.
+COUNTED_CHARACTERS_PER_TOKEN = 32
 #: Architectures whose first position is pad_token_id + 1, as RoBERTa's is: that much of the table is never used.
 PADDED_POSITIONS = frozenset(
     {
@@ -44,6 +47,15 @@ class TextLimit:
     def added_to(self, text: str | tuple[str, str]) -> int:
         """Special tokens that this text, or this pair of texts, gets."""
         return self.added_tokens if isinstance(text, str) else self.tokenizer.num_special_tokens_to_add(is_pair=True)
+
+    def require_countable(self, text: str | tuple[str, str], name: str) -> None:
+        """Raise `InputTooLong`, with ``name``, for a text that is surely too long, before anybody counts its tokens."""
+        characters = len(text) if isinstance(text, str) else len(text[0]) + len(text[1])
+        if characters > COUNTED_CHARACTERS_PER_TOKEN * self.max_input_tokens:
+            raise InputTooLong(
+                f"{name}: {characters} characters, and the model takes {self.max_input_tokens} tokens; "
+                "shorten it, or send parameters.truncate: true"
+            )
 
 
 def load_text_limit(source: str, max_input_tokens: int | None = None) -> TextLimit:

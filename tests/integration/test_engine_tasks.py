@@ -210,7 +210,7 @@ def test_a_label_too_long_to_leave_room_for_the_text_fails_alone(made: Any) -> N
     asked = [{"labels": ["hay", text_of(200)], "truncate": True}, {"labels": ["hay"], "truncate": True}]
     bad, good = answers(load_engine("nli", wishes), wishes, ["the sun", "the sun"], asked)
     assert isinstance(bad.error, InvalidInput)
-    assert "parameters.labels.1" in bad.error.detail
+    assert "parameters.labels.1: the label leaves no room for the text" in bad.error.detail
     assert isinstance(good, Done)
 
 

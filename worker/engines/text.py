@@ -28,6 +28,8 @@ CHARACTERS_PER_TOKEN = 64
 CHARACTERS_PER_WORD = 256
 #: What the tokenizer says of a token takes a hundred bytes, so no more texts are in its hands at once.
 TEXTS_PER_CALL = 1024
+#: How the tokenizer says that the one text of a pair that may be cut is not long enough for it.
+NO_ROOM = "Truncation error"
 #: Different parameters that are remembered.
 KNOWN_PARAMETERS = 256
 
@@ -63,7 +65,7 @@ class TextPreparer:
         """``folder`` holds the model's tokenizer_config.json."""
         self._task = task
         self._reading = reading
-        self._prompt = limit.prompt
+        self._limit = limit
         self._max_tokens = limit.max_input_tokens
         self._whole = limit.tokenizer
         # Truncation is a state of the tokenizer and rows mix both wishes, hence a second one; cutting inside the
@@ -97,7 +99,11 @@ class TextPreparer:
         """The texts and the parameters of one request, before any tokenising."""
         try:
             wishes = self._read_parameters(parameters)
-            return self._task.with_prompt(self._task.texts(value, wishes, "input"), self._prompt), wishes
+            texts = self._task.with_prompt(self._task.texts(value, wishes, "input"), self._limit.prompt)
+            if not wishes.truncate:
+                for at, text in enumerate(texts):
+                    self._limit.require_countable(text, self._task.name_of("input", at))
+            return texts, wishes
         except InvalidInput as error:
             return Failed(error)
 
@@ -134,6 +140,11 @@ class TextPreparer:
     def _fault(self, name: str, encoding: Encoding | str) -> InvalidInput:
         """Why the model does not take the text of that name."""
         if isinstance(encoding, str):
+            if encoding.startswith(NO_ROOM):
+                return InvalidInput(
+                    f"{name}: the label leaves no room for the text, as the model takes {self._max_tokens} tokens; "
+                    "truncate shortens the text alone, so shorten the label"
+                )
             return InvalidInput(f"{name}: the tokenizer cannot read it: {encoding}")
         if not len(encoding):
             return InvalidInput(f"{name}: it has no tokens; this model takes at least one")
