@@ -214,6 +214,11 @@ def test_a_label_too_long_to_leave_room_for_the_text_fails_alone(made: Any) -> N
     assert isinstance(good, Done)
 
 
+def test_a_model_with_one_label_twice_is_refused_with_the_label(made: Any) -> None:
+    with pytest.raises(ModelUnusable, match="the label 'good' is there twice"):
+        load_engine("sentiment", settings(made(save_scorer, "bert", ("good", "bad", "good")), "classify"))
+
+
 def test_a_model_that_knows_no_entailment_is_refused_with_its_labels(made: Any) -> None:
     with pytest.raises(ModelUnusable, match=r"labels are good, bad; zero-shot needs .* 'entail'"):
         load_engine("sentiment", settings(made(save_scorer, "bert", ("good", "bad")), "zero-shot"))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scheduler.core.errors import ModelUnusable
 from worker.engines.logits import LogitsEngine
 from worker.engines.scores import sigmoid, softmax
 from worker.engines.text import TextRequest
@@ -17,6 +18,15 @@ class ClassifyEngine(LogitsEngine):
     """Output: ``{"label": str, "score": float, "scores": {label: float}}``."""
 
     task = "classify"
+
+    def _set_up(self) -> None:
+        super()._set_up()
+        twice = next((label for label in self._labels if self._labels.count(label) > 1), None)
+        if twice is not None:
+            raise ModelUnusable(
+                f"{self._folder}: the label {twice!r} is there twice, so there would be no telling their scores apart; "
+                "give each its own name in id2label of config.json"
+            )
 
     def _outputs(self, rows: NDArray[np.float32], requests: Sequence[TextRequest]) -> list[dict[str, Any]]:
         # All at once: numpy costs microseconds a call, and there are tens of thousands of rows a second.
