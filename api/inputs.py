@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from scheduler.core.fairness import estimate_cost_tokens
 from scheduler.settings import ModelSettings
 from scheduler.sources import resolve_source
 from scheduler.tasks import TASKS, Parameters, Text
-from scheduler.tasks.base import characters
+from scheduler.tasks.base import characters, require_few_passes
 from scheduler.tokens import TextLimit, load_text_limit
 
 #: Texts that are checked before other clients of this process get a turn.
@@ -50,10 +50,16 @@ class InputCheck:
         limit = self.text_limit()
         texts = self._task.with_prompt(texts, limit.prompt)
         if parameters.truncate:
-            return more + self._task.estimate_tokens(texts, limit.max_input_tokens)
+            total = self._task.estimate_tokens(texts, limit.max_input_tokens)
+        else:
+            total = self._count(texts, limit, where)
+        require_few_passes(len(texts), total, self._settings.max_batch_tokens, where)
+        return more + total
+
+    def _count(self, texts: Sequence[Text], limit: TextLimit, where: str) -> int:
         # The text that all pairs of a request share is counted once.
         counted: dict[str, int] = {}
-        total = more
+        total = 0
         for at, text in enumerate(texts):
             total += _cost_tokens(text, limit, counted, self._task.name_of(where, at))
             self._checked += 1

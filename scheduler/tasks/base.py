@@ -10,11 +10,14 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, Field
 
 from scheduler.checks import Strict, json_type, parse
-from scheduler.core.errors import InvalidInput
+from scheduler.core.errors import InputTooLong, InvalidInput
 from scheduler.core.fairness import estimate_cost_tokens
 
 #: What the model reads as one sequence of tokens: a text, or a pair of them.
 Text = str | tuple[str, str]
+
+#: One request of several sequences is computed in so many passes at most: nobody else's run between them.
+MAX_REQUEST_PASSES = 16
 
 
 class Parameters(Strict):
@@ -84,6 +87,19 @@ class Task(Generic[P]):
 def characters(text: Text) -> int:
     """Characters of a text or of both texts of a pair."""
     return len(text) if isinstance(text, str) else len(text[0]) + len(text[1])
+
+
+def require_few_passes(sequences: int, tokens: int, max_batch_tokens: int, where: str) -> None:
+    """Raise `InputTooLong` where several sequences are more work than one request may be.
+
+    ``tokens`` are those of all of them together, and ``max_batch_tokens`` those that a pass holds.
+    """
+    most = MAX_REQUEST_PASSES * max_batch_tokens
+    if sequences > 1 and tokens > most:
+        raise InputTooLong(
+            f"{where}: its {sequences} pairs of texts are {tokens} tokens, and one request takes {most}, "
+            f"{MAX_REQUEST_PASSES} times max_batch_tokens; send it in several"
+        )
 
 
 def require_string(task: str, value: object, where: str) -> str:

@@ -124,6 +124,19 @@ def test_a_request_of_more_than_a_pass_may_hold_is_computed_in_several(made: Any
         assert other["scores"] == pytest.approx(one["scores"], rel=1e-5)
 
 
+def test_more_pairs_than_one_request_may_bring_fail_alone(made: Any) -> None:
+    documents = ["hay"] * 79 + ["hay " * 40]  # of 5 tokens with the query, and of 44
+    asked = [{"query": "sun", "documents": some} for some in (documents, documents[:2], documents[:79])]
+    for strategy, kinds in {"packed": [Done, Done, Done], "dynamic": [Failed, Done, Done]}.items():
+        wishes = settings(made(save_scorer), "rerank", strategy, max_batch_tokens=64)
+        found = answers(load_engine("ranker", wishes), wishes, asked)
+        assert [type(one) for one in found] == kinds
+    most = "80 pairs of texts are 3520 tokens, and one request takes 1024"
+    (refused,) = answers(load_engine("ranker", wishes), wishes, asked[:1])
+    assert isinstance(refused.error, InputTooLong)
+    assert most in refused.error.detail
+
+
 def test_a_cut_pair_is_cut_as_a_cross_encoder_cuts_it(made: Any) -> None:
     from sentence_transformers import CrossEncoder
 

@@ -12,6 +12,7 @@ from api.inputs import InputCheck, is_surely_within
 from scheduler.core.errors import InputTooLong, InvalidInput
 from scheduler.settings import ModelSettings
 from scheduler.tasks import Parameters
+from scheduler.tasks.rerank import RerankParameters
 from scheduler.tokens import COUNTED_CHARACTERS_PER_TOKEN, TextLimit, load_text_limit
 
 LIMIT = 10
@@ -63,6 +64,19 @@ def test_the_models_own_prompt_is_counted(monkeypatch: pytest.MonkeyPatch) -> No
     assert check.cost_tokens("w " * 7, PLAIN, where="input") == LIMIT
     with pytest.raises(InputTooLong, match="input: 11 tokens"):
         check.cost_tokens("w " * 8, PLAIN, where="input")
+
+
+@pytest.mark.parametrize("parameters", [RerankParameters(), RerankParameters(truncate=True)])
+def test_a_request_of_more_tokens_than_it_may_take_passes_is_refused(
+    monkeypatch: pytest.MonkeyPatch, parameters: Parameters
+) -> None:
+    monkeypatch.setattr(inputs, "load_text_limit", lambda *_: TextLimit(words_tokenizer(), LIMIT, 2))
+    check = InputCheck(ModelSettings(task="rerank", source="anywhere", max_batch_tokens=16))
+    asked = {"query": "a b c d", "documents": ["e f g h"] * 32}  # 8 tokens each, 16 * 16 in all
+    assert check.cost_tokens(asked, parameters, where="input") <= 256
+    asked["documents"] *= 3
+    with pytest.raises(InputTooLong, match=r"input: its 96 pairs of texts are \d+ tokens, and one request takes 256"):
+        check.cost_tokens(asked, parameters, where="input")
 
 
 def test_a_text_far_over_the_limit_is_refused_without_counting(check: InputCheck) -> None:

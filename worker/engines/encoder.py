@@ -15,12 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scheduler.core.errors import ModelFailed
+from scheduler.core.errors import InvalidInput, ModelFailed
 from scheduler.core.outcomes import Done, Failed, Outcome
 from scheduler.core.planning import Batch, BatchLimits, plan_batches, token_rungs
 from scheduler.settings import ModelSettings
 from scheduler.sources import resolve_source
 from scheduler.tasks import TASKS
+from scheduler.tasks.base import require_few_passes
 from scheduler.tokens import load_text_limit
 from worker.engines.base import EngineInfo, Prepared
 from worker.engines.capturing import capture_packed, capture_rectangles
@@ -134,8 +135,21 @@ class EncoderEngine(EncoderRuns):
         """(rows, width) of all ``requests``, in order -> the output object of each; see `_split_rows`."""
 
     def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
-        """Check and tokenise; see `TextPreparer.prepare`."""
-        return self._texts.prepare(inputs, parameters)
+        """Check and tokenise; see `TextPreparer.prepare`. More pairs than one request may bring are a `Failed` too."""
+        prepared = self._texts.prepare(inputs, parameters)
+        return [self._within_passes(one) for one in prepared] if self.reads_pairs else prepared
+
+    def _within_passes(self, one: Prepared | Failed) -> Prepared | Failed:
+        if isinstance(one, Failed):
+            return one
+        tokens, sequences, longest = one.size
+        if self._pads and not self._packs:
+            tokens = sequences * (self._max_tokens if self.info.strategy == "static" else longest)
+        try:
+            require_few_passes(sequences, tokens, self._max_batch_tokens, "input")
+        except InvalidInput as error:
+            return Failed(error)
+        return one
 
     def forward(self, prepared: Sequence[Prepared], batch: Batch) -> _Pending:
         """Start one pass; does not wait for a CUDA device."""
