@@ -254,10 +254,11 @@ class StepLane(Holder):
         """Ends before which nothing is left to tell; the others have to wait for that."""
         with self.left:
             if not self._storing:
-                waits = [self._gatherer.is_pending(key) for key, _ in self._endings]
-                pairs = list(zip(self._endings, waits, strict=True))
-                self._storing = [pair for pair, waiting in pairs if not waiting][:MAX_REQUESTS_PER_CALL]
-                self._endings = [pair for pair in self._endings if pair not in self._storing]
+                waiting: list[tuple[str, Ending]] = []
+                for pair in self._endings:
+                    is_free = len(self._storing) < MAX_REQUESTS_PER_CALL and not self._gatherer.is_pending(pair[0])
+                    (self._storing if is_free else waiting).append(pair)
+                self._endings = waiting
             return self._storing
 
     def _refuse_late(self, one: Waiting) -> Failed | None:

@@ -88,6 +88,21 @@ def test_telling_again_what_was_told_adds_nothing(queue: RedisQueue, streams: Ev
     assert [event.data for event in events(redis, "a")] == [b"{}", b"1", b"2", b"3"]
 
 
+def test_a_start_that_is_told_again_because_its_answer_was_lost_is_no_restart(
+    queue: RedisQueue, streams: EventStreams, redis: Redis
+) -> None:
+    submit_streaming(queue, "a")
+    (one,) = claim(queue)
+    assert begin(streams, one) == begin(streams, one)
+    assert types(redis, "a") == ["start"]
+    queue.release(held([one]))
+    (one,) = claim(queue)
+    place = begin(streams, one)
+    assert begin(streams, one) == place
+    say(streams, one, place, b"1")
+    assert types(redis, "a") == ["start", "restart", "output"]
+
+
 def test_only_the_holder_of_the_request_is_heard(queue: RedisQueue, streams: EventStreams, redis: Redis) -> None:
     submit_streaming(queue, "a", "b")
     one, other = claim(queue)

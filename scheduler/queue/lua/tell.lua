@@ -6,17 +6,32 @@ local ids = {}
 for at = FIRST, #ARGV, WIDTH do ids[#ids + 1] = ARGV[at] end
 local owners = redis.call('HMGET', OWNERS, unpack(ids))
 
+-- Where `stream` ends with the start that `token` told before, by a call whose answer was lost.
+local function place_of_start(stream, token)
+  local last = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
+  if not last then return nil end
+  local fields = last[2]
+  for at = 1, #fields, 2 do
+    if fields[at] == 'token' and fields[at + 1] == token then return last[1] end
+  end
+end
+
 local told, news, seen = {}, {}, {}
 for i, id in ipairs(ids) do
   local at = FIRST + WIDTH * (i - 1)
   told[i] = ''
   if owners[i] == ARGV[at + 1] then
     local stream, entry, kind = KEYS[RESULTS + i], ARGV[at + 2], ARGV[at + 3]
-    if entry == '' then
-      entry = '*'
-      if redis.call('EXISTS', stream) == 1 then kind = 'restart' end
+    local reply = entry == '' and place_of_start(stream, ARGV[at + 1])
+    if not reply then
+      local fields = {'type', kind, 'data', ARGV[at + 4]}
+      if entry == '' then
+        entry = '*'
+        if redis.call('EXISTS', stream) == 1 then fields[2] = 'restart' end
+        fields[5], fields[6] = 'token', ARGV[at + 1]
+      end
+      reply = redis.pcall('XADD', stream, 'MAXLEN', '~', kept, entry, unpack(fields))
     end
-    local reply = redis.pcall('XADD', stream, 'MAXLEN', '~', kept, entry, 'type', kind, 'data', ARGV[at + 4])
     if type(reply) == 'table' and reply.err then
       -- Told before, by a call whose answer was lost.
       if not string.find(tostring(reply.err), 'equal or smaller', 1, true) then return reply end
