@@ -10,22 +10,24 @@ work is done for those that come, leave, or need a page.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter
+from heapq import heappop, heappush
 
 from scheduler.core.pages import PagePool
 from scheduler.core.steps import Chunk, GeneratingSequence, State, StepLimits, StepPlan
 
 #: What ``strategy`` may be for models that generate.
 STEP_STRATEGIES = ("none", "static", "continuous")
-#: After so many pre-emptions a sequence is as important as any other, so that only its age counts.
-PATIENCE = 2
+#: A sequence goes before those one priority above that came so many full batches after it, so that nobody starves.
+PATIENCE = 8
 
 
 class StepScheduler:
     """Plans the steps of one device. Not safe for several threads.
 
     ``none`` takes one sequence at a time; ``static`` takes a batch when the one before is over, and reserves all that
-    it may need; ``continuous`` takes whoever fits between any two steps, and makes room when the cache is full.
+    it may need; ``continuous`` takes whoever fits between any two steps, and makes room when the cache is full, or for
+    one of a higher priority.
     """
 
     def __init__(self, strategy: str, limits: StepLimits) -> None:
@@ -40,9 +42,8 @@ class StepScheduler:
         self._by_batch = strategy != "continuous"
         self._pool = PagePool(limits.pages)
         self._slots = list(range(self._size - 1, -1, -1))
-        self._waiting: deque[GeneratingSequence] = deque()
-        #: Those that made room, the oldest first; they come before all that wait.
-        self._preempted: list[GeneratingSequence] = []
+        #: A heap by rank of those that have no slot, some of whom have ended.
+        self._waiting: list[tuple[tuple[int, int], GeneratingSequence]] = []
         self._reading: dict[GeneratingSequence, None] = {}
         self._decoding: dict[GeneratingSequence, None] = {}
         #: The last step read the last of their prompt.
@@ -59,6 +60,10 @@ class StepScheduler:
         self._last_in: dict[int, list[GeneratingSequence]] = {}
         #: Who needs a page at steps that leave this remainder, divided by ``page_tokens``.
         self._grows_in: list[dict[GeneratingSequence, None]] = [{} for _ in range(limits.page_tokens)]
+        #: How many read or decode, by priority; none is 0.
+        self._running_with: Counter[int] = Counter()
+        #: How often somebody made room.
+        self.preemptions = 0
         self._orders = 0
         self._canceled_waiting = 0
         self._known_step = 0
@@ -66,7 +71,7 @@ class StepScheduler:
     @property
     def waiting(self) -> int:
         """Sequences that have no slot."""
-        return len(self._waiting) - self._canceled_waiting + len(self._preempted)
+        return len(self._waiting) - self._canceled_waiting
 
     @property
     def running(self) -> int:
@@ -93,9 +98,10 @@ class StepScheduler:
             raise ValueError(f"it may need {needed} pages; the cache has {self.limits.pages}")
         self._orders += 1
         sequence.order = self._orders
+        sequence.rank = (self._orders + sequence.priority * PATIENCE * self._size, self._orders)
         sequence.state = State.WAITING
         sequence.context_tokens = sequence.prompt_tokens
-        self._waiting.append(sequence)
+        heappush(self._waiting, (sequence.rank, sequence))
 
     def end(self, sequence: GeneratingSequence) -> None:
         """It ended by its content, was canceled or failed: it takes part in no later step.
@@ -108,9 +114,7 @@ class StepScheduler:
             return
         if sequence.state is State.WAITING:
             sequence.state = State.ENDED
-            if sequence in self._preempted:
-                self._preempted.remove(sequence)
-            elif sequence.order:  # it was added; taken out when its turn comes
+            if sequence.order:  # it was added; taken out when its turn comes
                 self._canceled_waiting += 1
             return
         if self._take_out(sequence):
@@ -135,6 +139,7 @@ class StepScheduler:
         self._join(plan)
         if not self._by_batch:
             self._grow(plan)
+            self._let_in_urgent(plan)
         plan.decoding = len(self._decoding)
         plan.rows = plan.decoding + len(self._over)
         self._read(plan)
@@ -163,44 +168,65 @@ class StepScheduler:
         """A page for everybody whose token of this step begins one; where there is none, somebody makes room."""
         growing = self._grows_in[plan.number % self.limits.page_tokens]
         while len(growing) > self._pool.available:
-            self._preempt(self._victim(), plan)
+            self._preempt(max((*self._reading, *self._decoding), key=lambda one: one.rank), plan)
         for sequence, page in zip(growing, self._pool.take(len(growing)), strict=True):
             sequence.pages.append(page)
         plan.grown += growing
 
-    def _victim(self) -> GeneratingSequence:
-        """The least important, and of those the latest."""
-        return max(
-            (*self._reading, *self._decoding),
-            key=lambda one: (one.priority if one.preemptions < PATIENCE else 0, one.order),
-        )
+    def _let_in_urgent(self, plan: StepPlan) -> None:
+        """Let in who waits with a higher priority than some that run; where it needs room, they make it."""
+        while (first := self._next_waiting()) is not None and max(self._running_with, default=0) > first.priority:
+            if self._admit(first, plan):
+                continue
+            for sequence in (victims := self._victims(first)):
+                self._preempt(sequence, plan)
+            if not victims or not self._admit(first, plan):
+                return
+
+    def _victims(self, sequence: GeneratingSequence) -> list[GeneratingSequence]:
+        """Who makes room for ``sequence``, the least important and latest first; nobody where all were not enough."""
+        running = (*self._reading, *self._decoding)
+        lower = [one for one in running if one.priority > sequence.priority and one.rank > sequence.rank]
+        lower.sort(key=lambda one: one.rank, reverse=True)
+        missing, found = self._missing_pages(sequence)
+        if missing > sum(len(one.pages) + 1 for one in lower):
+            return []
+        kept, owners = set(found), Counter[int]()
+        for count, one in enumerate(lower, 1):
+            missing -= one in self._decoding  # its spare page
+            owners.update(one.pages)
+            missing -= sum(self._pool.owners(page) == owners[page] and page not in kept for page in one.pages)
+            if missing <= 0:
+                return lower[:count]
+        return []
 
     def _preempt(self, sequence: GeneratingSequence, plan: StepPlan) -> None:
         """Take its slot and pages away; what it was given is read again when it comes back."""
         given = sequence.given(self.step)
         was_decoding = self._take_out(sequence)
         self._free(sequence)
+        if sequence in plan.grown:
+            plan.grown.remove(sequence)
         if sequence in plan.joined:
             plan.joined.remove(sequence)
         elif was_decoding:
             plan.left.append(sequence)
         sequence.state = State.WAITING
-        sequence.preemptions += 1
+        self.preemptions += 1
         sequence.given_before = given
         sequence.context_tokens = sequence.prompt_tokens + given
         # Its last tokens may not have reached the host yet.
         sequence.first_step, sequence.last_step = None, self.step
-        self._preempted.append(sequence)
-        self._preempted.sort(key=lambda one: one.order)
+        heappush(self._waiting, (sequence.rank, sequence))
         plan.preempted.append(sequence)
 
     def _read(self, plan: StepPlan) -> None:
-        """Give what is left of the budget to prompts: those that are being read first, then newcomers in order."""
+        """Give what is left of the budget to prompts: those that are being read first, then newcomers by rank."""
         limits = self.limits
         budget = limits.max_batch_tokens - plan.decoding
         if plan.decoding and limits.prefill_chunk_tokens is not None:
             budget = min(budget, limits.prefill_chunk_tokens)
-        for sequence in list(self._reading):
+        for sequence in sorted(self._reading, key=lambda one: one.rank):
             if budget < 1:
                 return
             budget -= self._read_from(sequence, budget, plan)
@@ -215,40 +241,48 @@ class StepScheduler:
                 budget -= self._read_from(first, budget, plan)
 
     def _next_waiting(self) -> GeneratingSequence | None:
-        if self._preempted:
-            first = self._preempted[0]
-            return first if self._known_step >= first.last_step else None
-        while self._waiting and self._waiting[0].state is State.ENDED:
-            self._waiting.popleft()
+        """Whose turn it is; None while nobody waits, and while the host does not know all the tokens of that one."""
+        waiting = self._waiting
+        while waiting and waiting[0][1].state is State.ENDED:
+            heappop(waiting)
             self._canceled_waiting -= 1
-        return self._waiting[0] if self._waiting else None
+        # Who never had a slot has no last step.
+        return waiting[0][1] if waiting and waiting[0][1].last_step <= self._known_step else None
 
     def _admit(self, sequence: GeneratingSequence, plan: StepPlan) -> bool:
-        """Give it a slot and the pages of its context; False where there are none."""
+        """Give the first that waits a slot and the pages of its context; False where there are none."""
         if not self._slots:
             return False
-        limits, pool = self.limits, self._pool
-        wanted = sequence.context_tokens
-        if self._by_batch:
-            wanted += sequence.max_tokens - 1
-        needed = limits.pages_for(wanted)
-        # The last token of the context is always read: what it answers is the next token.
-        usable = (sequence.context_tokens - 1) // limits.page_tokens
-        found = pool.match(sequence.page_keys[:usable]) if sequence.page_keys else []
-        # A page for each that decodes is kept back, or newcomers would soon have to make room again.
-        spare = 0 if self._by_batch else len(self._decoding)
-        if needed - len(found) > pool.available - pool.count_idle(found) - spare:
+        missing, found = self._missing_pages(sequence)
+        if missing > 0:
             return False
-        (self._preempted if self._preempted else self._waiting).remove(sequence)
+        heappop(self._waiting)
+        pool, limits = self._pool, self.limits
         pool.share(found)
-        sequence.pages = found + pool.take(needed - len(found))
+        sequence.pages = found + pool.take(self._needed_pages(sequence) - len(found))
         sequence.published = len(found)
         sequence.cached_tokens = sequence.read_tokens = len(found) * limits.page_tokens
         sequence.slot = self._slots.pop()
         sequence.state = State.READING
+        self._running_with[sequence.priority] += 1
         self._reading[sequence] = None
         plan.admitted.append(sequence)
         return True
+
+    def _needed_pages(self, sequence: GeneratingSequence) -> int:
+        more = sequence.max_tokens - 1 if self._by_batch else 0
+        return self.limits.pages_for(sequence.context_tokens + more)
+
+    def _missing_pages(self, sequence: GeneratingSequence) -> tuple[int, list[int]]:
+        """How many pages too few there are to let it in, negative where some are left; and those it would share."""
+        pool = self._pool
+        # The last token of the context is always read: what it answers is the next token.
+        usable = (sequence.context_tokens - 1) // self.limits.page_tokens
+        found = pool.match(sequence.page_keys[:usable]) if sequence.page_keys else []
+        # A page for each that decodes is kept back, or newcomers would soon have to make room again.
+        spare = 0 if self._by_batch else len(self._decoding)
+        available = pool.available - pool.count_idle(found) - spare
+        return self._needed_pages(sequence) - len(found) - available, found
 
     def _read_from(self, sequence: GeneratingSequence, budget: int, plan: StepPlan) -> int:
         """Plan the next piece of a prompt; how many tokens it has."""
@@ -280,6 +314,9 @@ class StepScheduler:
 
     def _take_out(self, sequence: GeneratingSequence) -> bool:
         """It takes part in no later step; whether it was decoding."""
+        self._running_with[sequence.priority] -= 1
+        if not self._running_with[sequence.priority]:
+            del self._running_with[sequence.priority]
         if sequence in self._decoding:
             del self._decoding[sequence], self._grows_in[self._turn(sequence)][sequence]
             return True

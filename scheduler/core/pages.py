@@ -42,6 +42,10 @@ class PagePool:
         """How many of ``pages`` are idle: sharing those takes them from what is available."""
         return sum(page in self._idle for page in pages)
 
+    def owners(self, page: int) -> int:
+        """How many have a ``page`` that somebody has."""
+        return self._owners.get(page, 1)
+
     def share(self, pages: Sequence[int]) -> None:
         """Become one more owner of published ``pages``."""
         for page in pages:

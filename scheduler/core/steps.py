@@ -46,13 +46,15 @@ class GeneratingSequence:
     max_tokens: int
     #: One key for each full page of the prompt, which stands for all its tokens up to there; () shares nothing.
     page_keys: Sequence[Hashable] = ()
-    #: Greater numbers make room first when the cache is full.
+    #: Of two that came about the same time, the one with the smaller number goes first; from 0.
     priority: int = 0
 
     # ------------------------------------------------------------------------------------------------------------------
     state: State = State.WAITING
     #: Its place among all that ever came.
     order: int = 0
+    #: The smallest goes first, and the greatest makes room first: no two have the same, and it never changes.
+    rank: tuple[int, int] = (0, 0)
     #: From 0 to ``max_batch_size`` - 1 while it reads or decodes; None else.
     slot: int | None = None
     #: Its pages in the order of its tokens; the first ``published`` of them others may have too.
@@ -67,7 +69,6 @@ class GeneratingSequence:
     given_before: int = 0
     first_step: int | None = None
     last_step: int = 0
-    preemptions: int = 0
 
     def given(self, step: int) -> int:
         """Tokens that the steps up to ``step`` give it, if it does not end before."""

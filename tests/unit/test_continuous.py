@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.core.continuous import STEP_STRATEGIES, StepScheduler
+from scheduler.core.continuous import PATIENCE, STEP_STRATEGIES, StepScheduler
 from scheduler.core.steps import GeneratingSequence, State, StepLimits, StepPlan
 
 STRATEGIES = st.sampled_from(STEP_STRATEGIES)
@@ -62,6 +63,8 @@ class Run:
     #: Tokens in the cache, and tokens given, as the plans say.
     context: dict[GeneratingSequence, int] = field(default_factory=dict)
     given: dict[GeneratingSequence, int] = field(default_factory=dict)
+    #: In the order in which they came in for the first time.
+    admitted: dict[GeneratingSequence, None] = field(default_factory=dict)
 
     def step(self) -> StepPlan | None:
         plan = self.scheduler.plan_step()
@@ -85,6 +88,7 @@ class Run:
             if one not in plan.ended:
                 assert len(one.pages) >= limits.pages_for(self.context[one])
         self.context |= {one: one.cached_tokens for one in plan.admitted}
+        self.admitted |= dict.fromkeys(plan.admitted)
         for chunk in plan.chunks:
             one = chunk.sequence
             assert chunk.tokens >= 1
@@ -153,6 +157,38 @@ def test_whoever_is_left_alone_gets_exactly_the_tokens_it_asked_for(
     wishes = [replace(wish, stops_after=None, canceled_at=None) for wish in wishes]
     run, everybody = play(strategy, limits, wishes, 1)
     assert [run.given[one] for one in everybody] == [wish.max_tokens for wish in wishes]
+
+
+@given(STRATEGIES, LIMITS, WISHES)
+def test_only_the_more_important_overtake_and_only_those_that_came_soon_after(
+    strategy: str, limits: StepLimits, wishes: list[Wish]
+) -> None:
+    run, _ = play(strategy, limits, wishes, 1)
+    size = 1 if strategy == "none" else limits.max_batch_size
+    for first, second in combinations(run.admitted, 2):
+        assert first.order - second.order <= PATIENCE * size * max(0, second.priority - first.priority)
+
+
+@given(LIMITS, WISHES, st.integers(1, 10), st.integers(0, 40), st.integers(0, 2))
+def test_an_urgent_one_comes_in_with_the_next_step_whatever_less_important_ones_have(
+    limits: StepLimits, wishes: list[Wish], prompt_tokens: int, at_step: int, late: int
+) -> None:
+    run = Run(StepScheduler("continuous", limits))
+    crowd = [
+        sequence_of(number, replace(wish, priority=1 + wish.priority), limits.page_tokens)
+        for number, wish in enumerate(wishes[: PATIENCE * limits.max_batch_size])
+    ]
+    for one in crowd:
+        run.scheduler.add(one)
+    for _ in range(at_step):
+        run.step()
+        run.scheduler.learned(run.scheduler.step - late)
+    urgent = sequence(prompt_tokens, 3)
+    run.scheduler.add(urgent)
+    plan = run.step()
+    assert plan is not None
+    assert urgent in plan.admitted
+    run.check_pages([*crowd, urgent])
 
 
 @given(LIMITS, WISHES)
@@ -261,13 +297,49 @@ def test_the_latest_of_the_least_important_makes_room_and_comes_back_first() -> 
     old, urgent, late = sequence(2, 6, priority=1), sequence(2, 6), sequence(2, 6, priority=1)
     for one in (old, urgent, late):
         scheduler.add(one)
-    waiting = sequence(1, 1)
+    waiting = sequence(1, 1, priority=1)
     plans = [plan for plan in (scheduler.plan_step() for _ in range(4)) if plan is not None]
     assert [plan.preempted for plan in plans] == [[], [], [], [late]]
     assert (late.state, late.slot, late.pages, late.given_before) == (State.WAITING, None, [], 3)
     scheduler.add(waiting)
     order = [one for plan in steps(scheduler) for one in plan.admitted]
     assert order == [late, waiting]
+
+
+def test_one_of_low_priority_ends_in_an_endless_flood_of_high_ones() -> None:
+    scheduler = StepScheduler("continuous", limits_of(size=2))
+    low = sequence(1, 20, priority=2)
+    scheduler.add(low)
+    came = 0
+    while low.state is not State.ENDED:
+        scheduler.add(sequence(1, 1))
+        scheduler.add(sequence(1, 1))
+        came += 2
+        assert came < 200
+        plan = scheduler.plan_step()
+        assert plan is not None
+        scheduler.learned(plan.number)
+    assert came > PATIENCE * 2 * 2
+
+
+def test_those_that_made_room_for_each_other_still_make_room_for_an_urgent_one() -> None:
+    scheduler = StepScheduler("continuous", limits_of(size=16, pages=96, page_tokens=16))
+    crowd = [sequence(10, 900, priority=2) for _ in range(16)]
+    for one in crowd:
+        scheduler.add(one)
+    for number in range(600):
+        scheduler.plan_step()
+        scheduler.learned(number)
+    assert scheduler.preemptions
+    urgent = sequence(10, 5)
+    scheduler.add(urgent)
+    plan = scheduler.plan_step()
+    assert plan is not None
+    assert [chunk.sequence for chunk in plan.chunks if chunk.is_last][:1] == [urgent]
+    scheduler.learned(scheduler.step)
+    steps(scheduler)
+    assert {one.state for one in crowd} == {State.ENDED}
+    assert scheduler.pages_taken == 0
 
 
 def test_whoever_made_room_waits_until_its_tokens_are_known() -> None:
