@@ -46,6 +46,10 @@ class Running:
     waiting: Waiting
     #: `time.monotonic` when the engine got it, and when it told of its first and of its last tokens.
     added_s: float
+    #: Requests that the engine had, this one included: as it came or as it ended, whichever were more.
+    beside: int
+    #: It came while fewer than `EngineInfo.max_sequences` ran, so that it began at once.
+    had_room: bool
     first_s: float | None = None
     last_s: float = 0.0
 
@@ -125,7 +129,9 @@ class StepLane(Holder):
                     self._endings.append(("", Ending(request.id, request.token, refused)))
                 else:
                     key = _key(request.id, request.token)
-                    self._running[key] = Running(one, time.monotonic())
+                    beside, most = len(self._running) + 1, self.engine.info.max_sequences
+                    had_room = most is None or beside <= most
+                    self._running[key] = Running(one, time.monotonic(), beside, had_room)
                     if request.is_followed:
                         self._gatherer.begin(key, request)
                     priority = PRIORITIES.get(request.flow.rpartition(":")[2], 1)
@@ -139,6 +145,7 @@ class StepLane(Holder):
         gaps_s: Counter[float] = Counter()
         with self.left:
             ended, was_empty, is_urgent = len(self._endings), self._gatherer.is_empty, False
+            beside = len(self._running)
             for delta in deltas:
                 running = self._running.get(delta.id)
                 if running is None:
@@ -152,6 +159,7 @@ class StepLane(Holder):
                 self._gatherer.add(delta)
                 if delta.outcome is not None:
                     del self._running[delta.id]
+                    running.beside = max(running.beside, beside)
                     self._endings.append((delta.id, self._ending(running, delta.outcome, now_s)))
             for gap_s, times in gaps_s.items():
                 self._observed.observe("inter_token", gap_s, times)
@@ -270,7 +278,7 @@ class StepLane(Holder):
             return expired()
         asked = read_parameters(one.request.call().get("parameters"))
         at_least = asked.wanted_tokens if asked.ignore_eos else asked.min_tokens
-        needed_s = self._pace.expected_s(at_least, asked.wanted_tokens)
+        needed_s = self._pace.expected_s(time.monotonic(), len(self._running), at_least, asked.wanted_tokens)
         if needed_s <= left_s:
             return None
         return Failed(
@@ -297,7 +305,8 @@ class StepLane(Holder):
         if isinstance(outcome, Done) and first_s is not None:
             usage, answers = outcome.output["usage"], outcome.output.get("choices", [outcome.output])
             tokens, rest_s = max(1, usage["completion_tokens"] // len(answers)), now_s - first_s
-            self._pace = self._pace.ended(tokens, first_s - running.added_s, rest_s)
+            began_s = first_s - running.added_s if running.had_room else None
+            self._pace = self._pace.ended(now_s, running.beside, tokens, began_s, rest_s)
             self._observed.count_tokens("completion", usage["completion_tokens"])
             self._observed.count_tokens("cached", usage["cached_tokens"])
             metrics[TIME_TO_FIRST_TOKEN] = milliseconds(first_s - one.arrived_s)

@@ -205,6 +205,7 @@ def test_a_deadline_that_cannot_be_met_is_refused_before_it_starts(
     start(is_gated=False, step_s=0.02)
     submit(queue, "measured", input="word " * 25, is_followed=False)
     ended(queue, "measured")
+    submit(queue, "beside", input="word " * 500, is_followed=False)
     submit(queue, "hopeless", is_followed=False, deadline_s=5.0, max_tokens=1000, ignore_eos=True)
     submit(queue, "possible", is_followed=False, deadline_s=60.0, max_tokens=1000)
     hopeless = ended(queue, "hopeless")
@@ -212,6 +213,15 @@ def test_a_deadline_that_cannot_be_met_is_refused_before_it_starts(
     assert hopeless.error is not None
     assert "not started" in hopeless.error["detail"]
     assert ended(queue, "possible").status == "succeeded"
+    queue.cancel("beside")
+
+
+def test_a_deadline_that_nobody_is_in_the_way_of_is_tried(start: Callable[..., StepWorker], queue: RedisQueue) -> None:
+    start(is_gated=False, step_s=0.02)
+    submit(queue, "measured", input="word " * 25, is_followed=False)
+    ended(queue, "measured")
+    submit(queue, "tried", is_followed=False, deadline_s=5.0, max_tokens=1000, ignore_eos=True)
+    assert ended(queue, "tried").status == "succeeded"
 
 
 def test_tokens_and_times_are_added_up_for_the_metrics(
