@@ -21,7 +21,7 @@ REASONS = ("depth", "bytes", "tenant_in_flight", "tenant_bytes", "tenant_rate")
 
 
 class QueueCollector(Collector):
-    """Counts and depths of every model's queue; windows and device use of its workers."""
+    """Counts and depths of every model's queue; windows, device and cache use of its workers."""
 
     def __init__(self, queues: Mapping[str, RedisQueue]) -> None:
         self._queues = queues
@@ -49,6 +49,11 @@ class QueueCollector(Collector):
             "Share of the last seconds in which a worker process had its device at work for the model",
             labels=["model", "worker"],
         )
+        pages = GaugeMetricFamily(
+            "windrow_cache_pages",
+            "Pages of the key/value cache that sequences have, and that they could have",
+            labels=["model", "worker", "state"],
+        )
         for name, queue in self._queues.items():
             for worker, info in queue.workers(within_s=HEARD_WITHIN_S).items():
                 said = orjson.loads(info)
@@ -56,6 +61,9 @@ class QueueCollector(Collector):
                     windows.add_metric([name, worker], said["wait_ms"] / 1e3)
                 if said.get("device_busy_ratio") is not None:
                     busy.add_metric([name, worker], said["device_busy_ratio"])
+                if said.get("pages_taken") is not None:
+                    pages.add_metric([name, worker, "taken"], said["pages_taken"])
+                    pages.add_metric([name, worker, "available"], said["pages"] - said["pages_taken"])
             depth = queue.depth()
             for status in ENDED:
                 requests.add_metric([name, status], depth.counts.get(status, 0))
@@ -64,7 +72,7 @@ class QueueCollector(Collector):
             for reason in REASONS:
                 rejections.add_metric([name, reason], depth.counts.get(f"rejected_{reason}", 0))
             redeliveries.add_metric([name], depth.counts.get("redelivered", 0))
-        yield from (requests, waiting, running, rejections, redeliveries, windows, busy)
+        yield from (requests, waiting, running, rejections, redeliveries, windows, busy, pages)
 
 
 class GenerationCollector(Collector):

@@ -6,8 +6,9 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
@@ -25,6 +26,7 @@ from scheduler.queue.refusals import is_full
 from scheduler.tasks.generate import read_parameters
 from worker.engines.base import Delta, StepEngine
 from worker.gathering import Gatherer
+from worker.generation.cache_use import HasCache
 from worker.holder import Holder, milliseconds
 from worker.rows import Waiting
 
@@ -98,6 +100,10 @@ class StepLane(Holder):
     def running(self) -> int:
         """Requests that the engine has."""
         return len(self._running)
+
+    def describe(self) -> Mapping[str, Any]:
+        """See `Holder.describe`."""
+        return asdict(self.engine.cache_use()) if isinstance(self.engine, HasCache) else {}
 
     def wait_for_room(self, timeout_s: float) -> int:
         """How many more requests the engine takes, waiting up to ``timeout_s`` while it is none."""

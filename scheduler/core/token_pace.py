@@ -50,7 +50,7 @@ class TokenPace:
         tokens = min(float(at_most), max(float(at_least), self.tokens))
         # Steps for fewer are no slower; those for more are not known to be.
         token_s = self.token_s * min(1.0, (running + 1) / self.running)
-        counts = 0.5 ** (max(0.0, now_s - self.ended_s) / HALF_LIFE_S)
+        counts: float = 0.5 ** (max(0.0, now_s - self.ended_s) / HALF_LIFE_S)
         return counts * ((self.first_s or 0.0) + token_s * max(0.0, tokens - 1))
 
 

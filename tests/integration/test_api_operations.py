@@ -44,7 +44,8 @@ def test_metrics_count_every_end_and_what_waits(redis_server: str, new_client: N
         return Failed(ModelFailed("no")) if call["input"] == "bad" else Done(1)
 
     with FakeWorker(redis_server, "minilm", answer) as worker:
-        worker.queue.heartbeat("worker@test", b'{"wait_ms":2.5,"device_busy_ratio":0.25}', stale_s=60)
+        said = b'{"wait_ms":2.5,"device_busy_ratio":0.25,"pages":96,"pages_taken":30}'
+        worker.queue.heartbeat("worker@test", said, stale_s=60)
         client = new_client(redis_server)
         for text in ("good", "good", "bad"):
             client.predict(text, headers={"Prefer": "wait=20"})
@@ -62,6 +63,8 @@ def test_metrics_count_every_end_and_what_waits(redis_server: str, new_client: N
     assert 'windrow_redeliveries_total{model="minilm"} 0.0' in lines
     assert 'windrow_window_seconds{model="minilm",worker="worker@test"} 0.0025' in lines
     assert 'windrow_device_busy_ratio{model="minilm",worker="worker@test"} 0.25' in lines
+    assert 'windrow_cache_pages{model="minilm",state="taken",worker="worker@test"} 30.0' in lines
+    assert 'windrow_cache_pages{model="minilm",state="available",worker="worker@test"} 66.0' in lines
     assert {line.partition("{")[0].partition(" ")[0] for line in lines if not line.startswith("#")} == {
         "windrow_requests_total",
         "windrow_requests_waiting",
@@ -70,6 +73,7 @@ def test_metrics_count_every_end_and_what_waits(redis_server: str, new_client: N
         "windrow_redeliveries_total",
         "windrow_window_seconds",
         "windrow_device_busy_ratio",
+        "windrow_cache_pages",
     }
 
 

@@ -234,6 +234,24 @@ def test_prompts_that_begin_alike_are_read_once(folder: Path) -> None:
     assert second["text"] == run(load(folder), system + "rake!")["text"]
 
 
+def test_an_urgent_request_is_answered_while_many_choices_of_low_priority_fill_rows_and_cache(folder: Path) -> None:
+    engine = load(folder, cache_tokens=160)
+    engine.add("low", ready(engine, "hay", max_tokens=60, n=8, temperature=1, seed=1, ignore_eos=True), priority=2)
+    for _ in range(20):
+        engine.collect(engine.step())
+    taken = engine.cache_use()
+    assert taken.pages_taken > 35  # of 40
+    engine.add("high", ready(engine, "mow", max_tokens=3, ignore_eos=True))
+    ended = [delta.id for _ in range(5) for delta in engine.collect(engine.step()) if delta.outcome is not None]
+    assert ended == ["high"]
+    assert engine.cache_use().preemptions > taken.preemptions
+    output = drive(engine).output("low")
+    assert engine.cache_use().pages_taken == 0
+    # Whoever made room goes on as if it had not.
+    alone = run(load(folder), "hay", max_tokens=60, n=8, temperature=1, seed=1, ignore_eos=True)
+    assert [one["text"] for one in output["choices"]] == [one["text"] for one in alone["choices"]]
+
+
 def test_a_canceled_request_leaves_at_once_and_is_heard_of_no_more(engine: GenerateEngine) -> None:
     for id in ("kept", "canceled"):
         engine.add(id, ready(engine, id, max_tokens=50, ignore_eos=True), stream=True)

@@ -23,6 +23,7 @@ from scheduler.core.steps import Chunk, GeneratingSequence, StepLimits, StepPlan
 from scheduler.settings import ModelSettings
 from worker.engines.base import Delta, EngineInfo, Prepared
 from worker.generation.answers import Answering, Choice
+from worker.generation.cache_use import CacheUse
 from worker.generation.collecting import Collector, Handle
 from worker.generation.constraints import Constraint, empty_masks, unpacked
 from worker.generation.halving import run_halved
@@ -96,6 +97,10 @@ class GenerateEngine:
         """Requests that it is worth adding now: those that run next, and a few that wait for them to end."""
         waiting = sum(one.input.parameters.n for one in list(self._arrived))
         return max(0, self._size + self._ahead - self._scheduler.waiting - self._scheduler.running - waiting)
+
+    def cache_use(self) -> CacheUse:
+        """See `HasCache.cache_use`."""
+        return CacheUse(self._scheduler.pages_taken, self._scheduler.preemptions)
 
     def add(self, id: str, prepared: Prepared, *, stream: bool = False, priority: int = 0) -> None:
         """Queue a request for the next step. Raises `ValueError` for an id that is in already."""
