@@ -9,12 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from scheduler.core.errors import InputTooLong
+from scheduler.core.errors import TOO_LONG_ADVICE, InputTooLong
 from scheduler.core.fairness import estimate_cost_tokens
 from scheduler.settings import ModelSettings
 from scheduler.sources import resolve_source
 from scheduler.tasks import TASKS, Parameters, Text
 from scheduler.tasks.base import characters, require_few_passes
+from scheduler.tasks.generate import GenerateParameters, read_prompt, require_answer_fits, require_prompt_fits
 from scheduler.tokens import TextLimit, load_text_limit
 
 #: Texts that are checked before other clients of this process get a turn.
@@ -43,6 +44,8 @@ class InputCheck:
 
         Raises `InvalidInput`, `InputTooLong`, or `ModelUnusable` where there is no tokenizer to count with.
         """
+        if isinstance(parameters, GenerateParameters) and self._task.counts:
+            return self._prompt_cost_tokens(value, parameters, where)
         texts = self._task.texts(value, parameters, where)
         more = self._task.count_more(value, parameters)
         if not self._task.counts:
@@ -62,10 +65,37 @@ class InputCheck:
         total = 0
         for at, text in enumerate(texts):
             total += _cost_tokens(text, limit, counted, self._task.name_of(where, at))
-            self._checked += 1
-            if self._checked % TEXTS_PER_TURN == 0:
-                time.sleep(0)
+            self._let_others_in()
         return total
+
+    def _prompt_cost_tokens(self, value: object, parameters: GenerateParameters, where: str) -> int:
+        """The same for a prompt, which shares the model's context with its answer.
+
+        A chat is counted without what its template adds, so the worker may still find it too long.
+        """
+        limit, prompt = self.text_limit(), read_prompt(value, where)
+        context_tokens = limit.max_input_tokens
+        require_answer_fits(parameters, context_tokens)
+        more = self._task.count_more(value, parameters)
+        if parameters.truncate:
+            return more + self._task.estimate_tokens(prompt.texts, context_tokens)
+        texts, ids = prompt.read_texts, len(prompt.prompt_ids or ())
+        require_prompt_fits(ids, parameters, context_tokens, where)
+        added = limit.added_tokens if prompt.prompt is not None else 0
+        if _most_tokens(texts) + added + parameters.reserved_tokens <= context_tokens and _are_ascii(texts):
+            return more + self._task.estimate_tokens(prompt.texts, context_tokens)
+        limit.require_countable("".join(texts), where)
+        tokens = added
+        for text in texts:
+            tokens += limit.count_plain(text)
+            self._let_others_in()
+        require_prompt_fits(tokens + ids, parameters, context_tokens, where)
+        return more + tokens
+
+    def _let_others_in(self) -> None:
+        self._checked += 1
+        if self._checked % TEXTS_PER_TURN == 0:
+            time.sleep(0)
 
     @cached_property
     def _folder(self) -> Path:
@@ -90,8 +120,15 @@ def is_surely_within(text: Text, limit: TextLimit) -> bool:
     normalizer of its own making could still outgrow this; the worker counts again and is the one that decides.
     """
     parts = (text,) if isinstance(text, str) else text
-    most = sum(len(part) + 1 for part in parts) + limit.added_to(text)
-    return most <= limit.max_input_tokens and all(part.isascii() for part in parts)
+    return _most_tokens(parts) + limit.added_to(text) <= limit.max_input_tokens and _are_ascii(parts)
+
+
+def _most_tokens(texts: Sequence[str]) -> int:
+    return sum(len(text) + 1 for text in texts)
+
+
+def _are_ascii(texts: Sequence[str]) -> bool:
+    return all(text.isascii() for text in texts)
 
 
 def _cost_tokens(text: Text, limit: TextLimit, counted: dict[str, int], name: str) -> int:
@@ -101,8 +138,7 @@ def _cost_tokens(text: Text, limit: TextLimit, counted: dict[str, int], name: st
     tokens = limit.count(text) if isinstance(text, str) else _count_pair(text, limit, counted)
     most = limit.max_input_tokens
     if tokens > most:
-        advice = "shorten it, or send parameters.truncate: true"
-        raise InputTooLong(f"{name}: {tokens} tokens, and the model takes {most}; {advice}")
+        raise InputTooLong(f"{name}: {tokens} tokens, and the model takes {most}; {TOO_LONG_ADVICE}")
     return tokens
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from tokenizers.normalizers import Lowercase, Sequence
 
-from scheduler.core.errors import InputTooLong, ModelUnusable
+from scheduler.core.errors import TOO_LONG_ADVICE, InputTooLong, ModelUnusable
 from scheduler.sources import resolve_source
 
 #: Texts with more characters than so many times the model's limit in tokens are not counted, but refused: no language
@@ -54,7 +54,7 @@ class TextLimit:
         if characters > COUNTED_CHARACTERS_PER_TOKEN * self.max_input_tokens:
             raise InputTooLong(
                 f"{name}: {characters} characters, and the model takes {self.max_input_tokens} tokens; "
-                "shorten it, or send parameters.truncate: true"
+                f"{TOO_LONG_ADVICE}"
             )
 
 

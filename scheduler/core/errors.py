@@ -34,6 +34,10 @@ class InvalidInput(WindrowError):
     code = "invalid_input"
 
 
+#: What to do about an input that is too long, in the one wording that every error has.
+TOO_LONG_ADVICE = "shorten it, or send parameters.truncate: true"
+
+
 class InputTooLong(InvalidInput):
     """The input has more tokens than the model takes, and ``parameters.truncate`` was not asked for."""
 

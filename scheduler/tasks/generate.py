@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from scheduler.checks import Strict, parse
-from scheduler.core.errors import InvalidInput
+from scheduler.core.errors import TOO_LONG_ADVICE, InputTooLong, InvalidInput
 from scheduler.tasks.base import Parameters, Task, Text, require_characters
 
 #: New tokens where the request does not say, or what is left of the model's context.
@@ -97,6 +97,11 @@ class GenerateParameters(Parameters):
         """The most new tokens of one choice, where the context has room for them."""
         return max(DEFAULT_MAX_TOKENS, self.min_tokens) if self.max_tokens is None else self.max_tokens
 
+    @property
+    def reserved_tokens(self) -> int:
+        """New tokens of one choice that the context must have room for beside the whole prompt."""
+        return max(1, self.min_tokens) if self.max_tokens is None else self.max_tokens
+
 
 class Message(Strict):
     """One turn of a chat, for the model's chat template."""
@@ -126,6 +131,16 @@ class Prompt(Strict):
     def texts(self) -> list[str]:
         """What of it is text."""
         return [self.prompt] if self.prompt is not None else [turn.content for turn in self.messages or ()]
+
+    @property
+    def read_texts(self) -> list[str]:
+        """What of `texts` any chat template leaves in: some strip it, or drop an earlier answer's reasoning."""
+        if self.messages is None:
+            return self.texts
+        return [
+            (turn.content.rpartition("</think>")[2] if turn.role == "assistant" else turn.content).strip()
+            for turn in self.messages
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +174,28 @@ def read_prompt(value: object, where: str = "input") -> Prompt:
 def read_parameters(parameters: Mapping[str, Any] | None) -> GenerateParameters:
     """Check parameters alone; see `read_call`."""
     return GENERATE.read_parameters(parameters)
+
+
+def require_answer_fits(parameters: GenerateParameters, context_tokens: int) -> None:
+    """Raise `InvalidInput` where the answer alone may fill the context, which prompt and answer share."""
+    asked = parameters.reserved_tokens
+    if asked >= context_tokens:
+        name = "min_tokens" if parameters.max_tokens is None else "max_tokens"
+        raise InvalidInput(
+            f"parameters.{name}: {asked} leaves no room for a prompt; the context has {context_tokens} tokens"
+        )
+
+
+def require_prompt_fits(
+    prompt_tokens: int, parameters: GenerateParameters, context_tokens: int, where: str = "input"
+) -> None:
+    """Raise `InputTooLong` where a prompt of so many tokens leaves too little room for what is asked for."""
+    asked = parameters.reserved_tokens
+    if prompt_tokens + asked > context_tokens:
+        raise InputTooLong(
+            f"{where}: {prompt_tokens} tokens, and {asked} may follow; the context has {context_tokens}; "
+            f"{TOO_LONG_ADVICE}"
+        )
 
 
 def _texts(value: object, parameters: GenerateParameters, where: str) -> list[Text]:

@@ -145,7 +145,7 @@ def test_a_cut_pair_is_cut_as_a_cross_encoder_cuts_it(made: Any) -> None:
     engine = load_engine("ranker", wishes)
     (refused,) = answers(engine, wishes, [asked])
     assert isinstance(refused.error, InputTooLong)
-    assert all(part in refused.error.detail for part in ("input.documents.0: ", f"takes {LIMIT}", "truncate=true"))
+    assert all(part in refused.error.detail for part in ("input.documents.0: ", f"takes {LIMIT}", "truncate: true"))
     (found,) = outputs(answers(engine, wishes, [asked], [{"truncate": True}]))
     pairs = [(asked["query"], document) for document in asked["documents"]]
     right = CrossEncoder(str(made(save_scorer)), device="cpu").predict(pairs, batch_size=1)

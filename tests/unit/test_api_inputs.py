@@ -95,6 +95,62 @@ def test_a_text_of_other_letters_is_always_counted() -> None:
     assert not is_surely_within("\ufdfa", limit)
 
 
+@pytest.fixture
+def prompts(monkeypatch: pytest.MonkeyPatch) -> InputCheck:
+    """Of a model that generates, whose context is of `LIMIT` words, two of them special in a plain prompt."""
+    monkeypatch.setattr(inputs, "load_text_limit", lambda *_: TextLimit(words_tokenizer(), LIMIT, 2))
+    return InputCheck(ModelSettings(task="generate", source="anywhere"))
+
+
+def chat(*texts: str, role: str = "user") -> dict[str, Any]:
+    return {"messages": [{"role": role, "content": text} for text in texts]}
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "min_tokens"])
+@pytest.mark.parametrize("truncate", [False, True])
+def test_an_answer_as_long_as_the_context_is_refused(prompts: InputCheck, name: str, truncate: bool) -> None:
+    parameters = prompts.read_parameters({name: LIMIT, "truncate": truncate})
+    with pytest.raises(InvalidInput, match=f"parameters.{name}: 10 leaves no room for a prompt; the context has 10"):
+        prompts.cost_tokens("w", parameters, where="input")
+
+
+@pytest.mark.parametrize(
+    ("value", "tokens"),
+    [
+        ("w " * 5, 7),  # with the special ones
+        ({"prompt_ids": [0] * 7}, 7),
+        (chat("w " * 3, "w " * 4), 7),
+    ],
+    ids=["prompt", "prompt_ids", "messages"],
+)
+def test_a_prompt_may_have_what_the_answer_leaves_of_the_context(prompts: InputCheck, value: Any, tokens: int) -> None:
+    fitting, longer = (prompts.read_parameters({"max_tokens": LIMIT - tokens + more}) for more in (0, 1))
+    assert prompts.cost_tokens(value, fitting, where="input") >= LIMIT
+    with pytest.raises(
+        InputTooLong, match=r"inputs\.2: 7 tokens, and 4 may follow; the context has 10; shorten it, or"
+    ):
+        prompts.cost_tokens(value, longer, where="inputs.2")
+
+
+def test_a_prompt_that_is_too_long_is_taken_where_it_may_be_cut(prompts: InputCheck) -> None:
+    cut = prompts.read_parameters({"max_tokens": 4, "truncate": True})
+    for value in ("w " * 1000, {"prompt_ids": [0] * 1000}, chat("w " * 1000)):
+        assert prompts.cost_tokens(value, cut, where="input") >= LIMIT
+
+
+def test_what_a_chat_template_may_leave_out_is_not_counted(prompts: InputCheck) -> None:
+    parameters = prompts.read_parameters({"max_tokens": 4})
+    reasoned = "<think>" + "w " * 20 + "</think> w"
+    assert prompts.cost_tokens(chat(reasoned, role="assistant"), parameters, where="input") > 0
+    with pytest.raises(InputTooLong):
+        prompts.cost_tokens(chat(reasoned), parameters, where="input")
+
+
+def test_a_chat_far_over_the_context_is_refused_without_counting(prompts: InputCheck) -> None:
+    with pytest.raises(InputTooLong, match="input: 340 characters, and the model takes 10 tokens"):
+        prompts.cost_tokens(chat("a" * 170, "a" * 170), prompts.read_parameters(None), where="input")
+
+
 def test_the_tokenizer_is_loaded_once_and_only_when_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     loads: list[object] = []
 

@@ -282,7 +282,7 @@ def test_a_static_batch_answers_when_all_of_it_has_ended(folder: Path) -> None:
 BAD: list[tuple[Any, Mapping[str, Any], type[InvalidInput], str]] = [
     ("x" * CONTEXT, {}, InputTooLong, "the context has 128"),
     ("fine", {"max_tokens": CONTEXT}, InvalidInput, "leaves no room for a prompt"),
-    ("fine", {"max_tokens": CONTEXT - 2}, InputTooLong, "pass parameters.truncate=true"),
+    ("fine", {"max_tokens": CONTEXT - 2}, InputTooLong, "send parameters.truncate: true"),
     ("fine", {"max_tokens": 0}, InvalidInput, "max_tokens"),
     ("fine", {"temperature": -0.1}, InvalidInput, "temperature"),
     ("fine", {"unheard_of": 1}, InvalidInput, "unheard_of"),

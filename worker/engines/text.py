@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 from tokenizers import Encoding, Tokenizer
 
-from scheduler.core.errors import InputTooLong, InvalidInput, ModelUnusable
+from scheduler.core.errors import TOO_LONG_ADVICE, InputTooLong, InvalidInput, ModelUnusable
 from scheduler.core.outcomes import Failed
 from scheduler.tasks import Task, Text
 from scheduler.tasks.base import characters
@@ -149,8 +149,7 @@ class TextPreparer:
         if not len(encoding):
             return InvalidInput(f"{name}: it has no tokens; this model takes at least one")
         return InputTooLong(
-            f"{name}: {len(encoding)} tokens, and the model takes {self._max_tokens}; "
-            "pass parameters.truncate=true to cut it to that"
+            f"{name}: {len(encoding)} tokens, and the model takes {self._max_tokens}; {TOO_LONG_ADVICE}"
         )
 
     def _encode(self, texts: Sequence[Text], cut: bool) -> Iterator[Encoding | str]:

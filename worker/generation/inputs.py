@@ -13,9 +13,16 @@ import numpy as np
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from scheduler.core.errors import InputTooLong, InvalidInput, WindrowError
+from scheduler.core.errors import InvalidInput, WindrowError
 from scheduler.core.outcomes import Failed
-from scheduler.tasks.generate import GenerateCall, GenerateParameters, Prompt, read_call
+from scheduler.tasks.generate import (
+    GenerateCall,
+    GenerateParameters,
+    Prompt,
+    read_call,
+    require_answer_fits,
+    require_prompt_fits,
+)
 from scheduler.tokens import TextLimit
 from worker.engines.base import Prepared
 from worker.generation.constraints import SchemaCompiler
@@ -126,16 +133,10 @@ class PromptPreparer:
     def _fitted(self, ids: list[int], call: GenerateCall) -> tuple[list[int], int]:
         """The prompt, cut where that was asked for, and how many new tokens there may be."""
         wishes, room = call.parameters, self._context_tokens
-        asked = max(1, wishes.min_tokens) if wishes.max_tokens is None else wishes.max_tokens
-        if asked >= room:
-            name = "min_tokens" if wishes.max_tokens is None else "max_tokens"
-            raise InvalidInput(f"parameters.{name}: {asked} leaves no room for a prompt; the context has {room} tokens")
-        if len(ids) + asked > room:
-            if not wishes.truncate:
-                raise InputTooLong(
-                    f"the prompt has {len(ids)} tokens and {asked} may follow; the context has {room}; "
-                    "pass parameters.truncate=true to cut the start of the prompt"
-                )
+        require_answer_fits(wishes, room)
+        if not wishes.truncate:
+            require_prompt_fits(len(ids), wishes, room)
+        elif len(ids) + wishes.reserved_tokens > room:
             # Where nothing was said of the answer, it gets its usual room.
             ids = ids[-max(1, room - wishes.wanted_tokens) :]
         return ids, min(wishes.wanted_tokens, room - len(ids))
