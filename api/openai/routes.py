@@ -18,7 +18,8 @@ from api.headers import parse_cancel_after
 from api.openai import answers
 from api.openai.answers import Kind
 from api.openai.fields import settle_fields
-from api.openai.running import in_fields_of, run_all
+from api.openai.names import FieldNames
+from api.openai.running import run_all
 from api.openai.schemas import ChatRequest, CompletionRequest, EmbeddingsRequest
 from api.openai.streaming import AnswerStream, StreamShape
 from api.service import Call, Service
@@ -42,7 +43,7 @@ def register(app: Flask, service: Service) -> None:
 
     def embeddings() -> Response:
         body = _read(service, EmbeddingsRequest)
-        with in_fields_of("input"):
+        with FieldNames("input").in_errors():
             _require_task(service, body.model, ("embed",))
             ended = run_all(service, _call(service, body), current_tenant(), _hangup_check())
         tokens = sum(one.metrics.get("tokens", 0) for one in ended)
@@ -50,37 +51,36 @@ def register(app: Flask, service: Service) -> None:
 
     def completions() -> Response:
         body = _read(service, CompletionRequest)
-        with in_fields_of("prompt"):
-            return _generate(service, body, "completion")
+        return _generate(service, body, "completion", FieldNames("prompt"))
 
     def chat_completions() -> Response:
         body = _read(service, ChatRequest)
-        with in_fields_of("messages"):
-            return _generate(service, body, "chat")
+        return _generate(service, body, "chat", FieldNames("messages", body.renamed()))
 
     app.add_url_rule("/v1/embeddings", "embeddings", embeddings, methods=["POST"])
     app.add_url_rule("/v1/completions", "completions", completions, methods=["POST"])
     app.add_url_rule("/v1/chat/completions", "chat_completions", chat_completions, methods=["POST"])
 
 
-def _generate(service: Service, body: CompletionRequest | ChatRequest, kind: Kind) -> Response:
+def _generate(service: Service, body: CompletionRequest | ChatRequest, kind: Kind, names: FieldNames) -> Response:
     """Submit every prompt, and answer in one piece or in chunks."""
-    _require_task(service, body.model, STREAMING)
-    if body.stream:
-        return _stream(service, body, kind)
-    ended = run_all(service, _call(service, body), current_tenant(), _hangup_check())
+    with names.in_errors():
+        _require_task(service, body.model, STREAMING)
+        if body.stream:
+            return _stream(service, body, StreamShape(kind, body.n, body.includes_usage, names))
+        ended = run_all(service, _call(service, body), current_tenant(), _hangup_check())
     head = answers.head(kind, ended[0].id, ended[0].created_s, body.model)
     return _answer(answers.generated(kind, head, [one.output for one in ended]), ended)
 
 
-def _stream(service: Service, body: CompletionRequest | ChatRequest, kind: Kind) -> Response:
+def _stream(service: Service, body: CompletionRequest | ChatRequest, shape: StreamShape) -> Response:
     """Submit and answer at once; what goes wrong later is said within the stream."""
     # Chance of our own choice: where a worker dies, the next one says the same, and the stream goes on.
     seeded = body if body.seed is not None else body.model_copy(update={"seed": secrets.randbits(SEED_BITS)})
     call, tenant = replace(_call(service, seeded), is_followed=True), current_tenant()
     costs = service.check(call)
     ids = service.submit(call, tenant, service.new_ids(tenant, len(costs)), costs)
-    stream = AnswerStream(service, call, tenant, ids, StreamShape(kind, body.n, body.includes_usage), _hangup_check())
+    stream = AnswerStream(service, call, tenant, ids, shape, _hangup_check())
     headers = {REQUEST_ID: ids[0], "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     response = Response(iter(stream), headers=headers, content_type="text/event-stream; charset=utf-8")
     response.call_on_close(stream.close)

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, suppress
 from functools import cache
 
 from redis.exceptions import RedisError
 
 from api.service import LOOK_S, Call, Service
 from api.waiting import Waiter
-from scheduler.core.errors import Canceled, InvalidInput, Stopping, WindrowError
+from scheduler.core.errors import Canceled, Stopping, WindrowError
 from scheduler.queue import Prediction
 
 log = logging.getLogger("windrow.api")
-#: How errors name an input: alone or by its index, and the member of it that is wrong.
-INPUT = re.compile(r"inputs?(?P<index>\.\d+)?(?:\.(?:prompt_ids|prompt|messages))?(?=[.:])")
 
 
 def run_all(service: Service, call: Call, tenant: str, has_hung_up: Callable[[], bool]) -> list[Prediction]:
@@ -60,16 +57,6 @@ def require_running(waiter: Waiter) -> None:
     """Raise `Stopping` where the server stops, so that no end will be heard of."""
     if waiter.is_over and waiter.ended() is None:
         raise Stopping("this server stops; send the call again, to the same address")
-
-
-@contextmanager
-def in_fields_of(name: str) -> Iterator[None]:
-    """Let errors name fields as clients do: inputs are the field ``name``, and parameters are fields too."""
-    try:
-        yield
-    except InvalidInput as error:
-        detail = INPUT.sub(lambda match: name + (match["index"] or ""), error.detail, count=1)
-        raise type(error)(detail.replace("parameters.", ""), retry_after_s=error.retry_after_s) from None
 
 
 def _wait(waiter: Waiter, has_hung_up: Callable[[], bool]) -> Prediction:

@@ -196,6 +196,11 @@ class ChatRequest(_Generation):
         """The one input of the task generate."""
         return [{"messages": [message.model_dump() for message in self.messages]}]
 
+    def renamed(self) -> dict[str, str]:
+        """Parameters of the task generate -> the fields that they came in, where those have other names."""
+        sent = {"max_tokens": "max_completion_tokens", "schema": "response_format"}
+        return {name: field for name, field in sent.items() if getattr(self, field) is not None}
+
     def parameters(self) -> dict[str, Any]:
         """See `_Generation.parameters`."""
         sent = super().parameters()

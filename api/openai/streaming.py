@@ -17,6 +17,7 @@ from api.following import Follower
 from api.openai.answers import Kind, head
 from api.openai.chunks import Chunks, usage_chunk
 from api.openai.errors import openai_error, openai_status
+from api.openai.names import FieldNames
 from api.openai.running import cancel_all, require_running, succeeded
 from api.service import LOOK_S, Call, Service
 from api.waiting import Waiter
@@ -41,6 +42,8 @@ class StreamShape:
     #: Of each prompt.
     choices: int
     includes_usage: bool
+    #: In which errors speak of the call.
+    names: FieldNames
 
 
 class AnswerStream:
@@ -80,7 +83,7 @@ class AnswerStream:
 
     def _make_body(self) -> Generator[bytes, None, None]:
         try:
-            with ExitStack() as follows:
+            with self._shape.names.in_errors(), ExitStack() as follows:
                 followed = {
                     id: follows.enter_context(self._service.followers.follow(id, BEGINNING)) for id in self._ids
                 }

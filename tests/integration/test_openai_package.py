@@ -16,7 +16,7 @@ import openai
 import pytest
 
 from api.keys import hash_key, make_key
-from scheduler.core.errors import InputTooLong, ModelFailed
+from scheduler.core.errors import InputTooLong, InvalidInput, ModelFailed
 from scheduler.core.outcomes import Done, Failed, Outcome
 from tests.support.api_server import start_api
 from tests.support.fake_worker import FakeWorker
@@ -61,6 +61,8 @@ def say(call: dict[str, Any]) -> Outcome:
     )
     if text == "long":
         return Failed(InputTooLong("input: 2000 tokens, and the model takes 1024"))
+    if text == "small":
+        return Failed(InvalidInput("parameters.max_tokens: 16 leaves no room for a prompt; the context has 16 tokens"))
     if text == "poison":
         return Failed(ModelFailed("the model raised ValueError on this input"))
     if text == "parameters":
@@ -225,6 +227,44 @@ def test_what_fails_within_a_stream_raises_there(client: openai.OpenAI) -> None:
     with pytest.raises(openai.APIError, match="the model raised ValueError") as raised:
         list(stream)
     assert raised.value.code == "model_failed"
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "code", "param"),
+    [
+        ("small", "max_tokens", "invalid_input", "max_tokens"),
+        ("small", "max_completion_tokens", "invalid_input", "max_completion_tokens"),
+        ("long", "max_tokens", "context_length_exceeded", "messages"),
+    ],
+)
+def test_what_only_the_worker_can_know_is_told_by_the_field_that_was_sent(
+    client: openai.OpenAI, text: str, limit: str, code: str, param: str
+) -> None:
+    messages: list[Any] = [{"role": "user", "content": text}]
+    sent: Any = {"model": "words", "messages": messages, limit: 16}
+    with pytest.raises(openai.BadRequestError) as answered:
+        client.chat.completions.create(**sent)
+    with pytest.raises(openai.APIError) as streamed:
+        list(client.chat.completions.create(**sent, stream=True))
+    assert [(error.value.code, error.value.param) for error in (answered, streamed)] == [(code, param)] * 2
+    assert answered.value.body == streamed.value.body
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "param"),
+    [
+        ({"max_tokens": 5000}, "invalid_input", "max_tokens"),
+        ({"prompt": [5] * 5000}, "context_length_exceeded", "prompt"),
+        ({"prompt": ["hay", "dry hay " * 1000]}, "context_length_exceeded", "prompt.1"),
+    ],
+    ids=["max_tokens", "ids", "text"],
+)
+def test_what_has_no_room_in_the_context_starts_no_stream(
+    client: openai.OpenAI, more: dict[str, Any], code: str, param: str
+) -> None:
+    with pytest.raises(openai.BadRequestError) as raised:
+        client.completions.create(**{"model": "words", "prompt": "hay", "stream": True} | more)
+    assert (raised.value.code, raised.value.param) == (code, param)
 
 
 def test_what_is_wrong_before_a_stream_is_an_answer_of_its_own(client: openai.OpenAI) -> None:
