@@ -11,7 +11,7 @@ from flask import Flask, Response, request
 from redis.exceptions import RedisError
 from werkzeug.exceptions import HTTPException
 
-from api.openai.errors import PATHS, SHOULD_RETRY, openai_json, openai_status
+from api.openai.errors import SHOULD_RETRY, is_openai_path, openai_json, openai_status
 from scheduler.core import errors as core
 from scheduler.core.faults import describe_fault
 from scheduler.queue.refusals import is_full
@@ -95,7 +95,7 @@ def answer_windrow(error: core.WindrowError) -> Response:
     response = _problem(row.status, row.title, error.detail, error.code)
     if row.retry_after_s is not None:
         response.headers["Retry-After"] = whole_seconds(error.retry_after_s or row.retry_after_s)
-    if request.path in PATHS and not error.retryable:
+    if is_openai_path(request.path) and not error.retryable:
         response.headers[SHOULD_RETRY] = "false"
     if row.status == 401:
         response.headers["WWW-Authenticate"] = CHALLENGE
@@ -137,7 +137,7 @@ def _details(error: HTTPException, status: int) -> str:
 
 
 def _problem(status: int, title: str, detail: str, code: str) -> Response:
-    if request.path in PATHS:
+    if is_openai_path(request.path):
         status = openai_status(status)
         response = Response(openai_json(status, detail, code), status, content_type="application/json")
     else:

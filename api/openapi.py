@@ -19,7 +19,7 @@ from api.errors import TABLE
 from api.headers import CANCEL_ON_DISCONNECT, IDEMPOTENCY_KEY, MAX_WAIT_S
 from api.openai import objects
 from api.openai import schemas as openai
-from api.openai.errors import CODES, PATHS, openai_status
+from api.openai.errors import CODES, is_openai_path, openai_status
 from api.tenants import OPEN_ENDPOINTS
 from scheduler.core import errors as core
 from scheduler.queue.events import PLACE
@@ -149,6 +149,12 @@ def _paths(needs_key: bool) -> dict[str, Any]:
         },
         **_openai_paths(),
         "/v1/models": {"get": _operation("models", "List the models", {"200": _json(schemas.Models, "All of them.")})},
+        "/v1/models/{id}": {
+            "get": _openai_operation(
+                "model", "Describe a model", {"200": _json(schemas.Model, "What is known of it.")},
+                (core.UnknownModel,), parameters=[ID],
+            ),
+        },
         "/healthz": {"get": _operation("healthz", "Alive", {"200": _json(schemas.Health, "The process answers.")})},
         "/readyz": {
             "get": _operation(
@@ -167,7 +173,7 @@ def _paths(needs_key: bool) -> dict[str, Any]:
     for path, operation in ((path, operation) for path, methods in paths.items() for operation in methods.values()):
         if needs_key and operation["operationId"] not in OPEN_ENDPOINTS:
             operation["security"] = [{"key": []}]
-            refused = _openai_problem if path in PATHS else _problem
+            refused = _openai_problem if is_openai_path(path) else _problem
             operation["responses"]["401"] = refused(401, [core.Unauthorized.code])
     return paths
 
@@ -187,13 +193,31 @@ def _openai_paths() -> dict[str, Any]:
     for path, name, summary, body, answer, more in described:
         done = _json(answer, "The answer, in OpenAI's shape.", REQUEST_ID)
         done["content"] |= more
-        operation = _operation(name, summary, {"200": done}, parameters=[CANCEL_AFTER_HEADER], body=body)
-        codes: dict[int, list[str]] = {}
-        for error in (*ANSWERING, core.WindrowError):
-            codes.setdefault(openai_status(TABLE[error].status), []).append(error.code)
-        operation["responses"] |= {str(status): _openai_problem(status, names) for status, names in codes.items()}
-        paths[path] = {"post": operation}
+        paths[path] = {
+            "post": _openai_operation(
+                name, summary, {"200": done}, ANSWERING, parameters=[CANCEL_AFTER_HEADER], body=body
+            )
+        }
     return paths
+
+
+def _openai_operation(
+    name: str,
+    summary: str,
+    responses: dict[str, Any],
+    errors: Sequence[type[core.WindrowError]],
+    *,
+    parameters: Sequence[dict[str, Any]],
+    body: type[BaseModel] | None = None,
+) -> dict[str, Any]:
+    """One operation whose ``errors`` have OpenAI's body and statuses."""
+    operation = _operation(name, summary, responses, parameters=parameters, body=body)
+    codes: dict[int, list[str]] = {}
+    kinds: list[type[core.WindrowError]] = [*errors, core.WindrowError]
+    for error in kinds:
+        codes.setdefault(openai_status(TABLE[error].status), []).append(error.code)
+    operation["responses"] |= {str(status): _openai_problem(status, names) for status, names in codes.items()}
+    return operation
 
 
 def _operation(

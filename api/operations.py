@@ -40,13 +40,16 @@ def register(app: Flask, service: Service) -> None:
         registry.register(GenerationCollector(service.redis, generating))
     created = int(time.time())
 
+    def described(name: str) -> dict[str, Any]:
+        task = service.require_model(name).task
+        said = {"id": name, "object": "model", "created": created, "owned_by": "windrow", "task": task}
+        return said | loaded(service, name)
+
     def models() -> Response:
-        data = [
-            {"id": name, "object": "model", "created": created, "owned_by": "windrow", "task": model.task}
-            | loaded(service, name)
-            for name, model in service.settings.models.items()
-        ]
-        return _json({"object": "list", "data": data})
+        return _json({"object": "list", "data": [described(name) for name in service.settings.models]})
+
+    def model(id: str) -> Response:
+        return _json(described(id))
 
     def healthz() -> Response:
         return _json({"status": "ok"})
@@ -61,6 +64,7 @@ def register(app: Flask, service: Service) -> None:
         return Response(generate_latest(registry), content_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     app.add_url_rule("/v1/models", "models", models, methods=["GET"])
+    app.add_url_rule("/v1/models/<id>", "model", model, methods=["GET"])
     app.add_url_rule("/healthz", "healthz", healthz, methods=["GET"])
     app.add_url_rule("/readyz", "readyz", readyz, methods=["GET"])
     app.add_url_rule("/metrics", "metrics", metrics, methods=["GET"])

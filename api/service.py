@@ -34,7 +34,7 @@ from scheduler.queue.ids import is_issued, make_id, shared_secret
 from scheduler.queue.lookup import find_prediction, find_predictions
 from scheduler.queue.records import encode_call
 from scheduler.queue.server_check import ServerCheck
-from scheduler.settings import Settings, TenantSettings
+from scheduler.settings import ModelSettings, Settings, TenantSettings
 from scheduler.tasks import TASKS, Parameters
 
 #: How old an answer about workers and queue depth may be, in seconds.
@@ -101,6 +101,12 @@ class Service:
         self._secret = b""
         self._secret_at_s = float("-inf")
 
+    def require_model(self, name: str) -> ModelSettings:
+        """The settings of the model of that name; raises `UnknownModel`."""
+        if name not in self.settings.models:
+            raise UnknownModel(f"no model {name[:64]!r} is served here; there are {', '.join(self.settings.models)}")
+        return self.settings.models[name]
+
     def read_parameters(self, model: str, value: Mapping[str, Any] | None) -> Parameters:
         """The parameters that ``model`` takes; raises `UnknownModel`, or `InvalidInput` naming what is accepted."""
         return self._check_of(model).read_parameters(value)
@@ -115,8 +121,7 @@ class Service:
         ]
 
     def _check_of(self, model: str) -> InputCheck:
-        if model not in self._checks:
-            raise UnknownModel(f"no model {model[:64]!r} is served here; there are {', '.join(self.queues)}")
+        self.require_model(model)
         return self._checks[model]
 
     def new_ids(self, tenant: str, count: int) -> list[str]:

@@ -8,8 +8,9 @@ import orjson
 
 from scheduler.core import errors as core
 
-#: The routes whose errors have OpenAI's body.
+#: The routes whose errors have OpenAI's body, and what those of one model start with.
 PATHS = frozenset({"/v1/embeddings", "/v1/completions", "/v1/chat/completions"})
+MODEL_PATH = "/v1/models/"
 #: Codes that programs written for OpenAI look for; every other one is ours.
 CODES = {
     core.UnknownModel.code: "model_not_found",
@@ -21,6 +22,11 @@ CODES = {
 SHOULD_RETRY = "x-should-retry"
 #: An error's detail starts with the field that is wrong, where it is one.
 FIELD = re.compile(r"([A-Za-z_][\w.]{0,127}): ")
+
+
+def is_openai_path(path: str) -> bool:
+    """Whether errors at ``path`` have OpenAI's body."""
+    return path in PATHS or path.startswith(MODEL_PATH)
 
 
 def openai_status(status: int) -> int:

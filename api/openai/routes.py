@@ -25,7 +25,7 @@ from api.openai.streaming import AnswerStream, StreamShape
 from api.service import Call, Service
 from api.tenants import current_tenant
 from scheduler.checks import parse
-from scheduler.core.errors import InvalidInput, UnknownModel
+from scheduler.core.errors import InvalidInput
 from scheduler.queue import Prediction
 from scheduler.tasks import TASKS
 
@@ -92,9 +92,7 @@ def _read(service: Service, kind: type[Body]) -> Body:
 
 
 def _require_task(service: Service, model: str, tasks: Collection[str]) -> None:
-    if model not in service.settings.models:
-        raise UnknownModel(f"no model {model[:64]!r} is served here; there are {', '.join(service.settings.models)}")
-    task = service.settings.models[model].task
+    task = service.require_model(model).task
     if task not in tasks:
         raise InvalidInput(f"model: {model!r} is of task {task}; this route takes models of task {' or '.join(tasks)}")
 

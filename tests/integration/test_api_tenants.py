@@ -9,7 +9,7 @@ from redis import Redis
 
 from api import create_app, service
 from api.keys import hash_key, make_key
-from api.openai.errors import PATHS as OPENAI_PATHS
+from api.openai.errors import is_openai_path
 from api.openapi import document
 from api.tenants import OPEN_ENDPOINTS
 from tests.support.api_client import ApiClient, assert_openai_error, assert_problem
@@ -29,12 +29,13 @@ CALLS: list[tuple[str, str, dict[str, Any]]] = [
     ("post", "/v1/predictions/{id}/cancel", {}),
     ("get", "/v1/predictions/{id}/events", {}),
     ("get", "/v1/models", {}),
+    ("get", "/v1/models/{id}", {}),
     ("get", "/metrics", {}),
     ("post", "/v1/embeddings", {"json": {"model": "minilm", "input": "secret text"}}),
     ("post", "/v1/completions", {"json": {"model": "minilm", "prompt": "secret text"}}),
     ("post", "/v1/chat/completions", {"json": {"model": "minilm", "messages": []}}),
 ]
-BY_ID = [call for call in CALLS if "{id}" in call[1]]
+BY_ID = [call for call in CALLS if "/predictions/{id}" in call[1]]
 
 
 def as_(key: str, **more: str) -> dict[str, str]:
@@ -94,7 +95,7 @@ def test_no_route_does_anything_without_a_known_key(
     before = worker.queue.depth().counts
     for what in CALLS:
         response = call(keyed, what, of_acme, headers)
-        if what[1] in OPENAI_PATHS:
+        if is_openai_path(what[1]):
             detail = assert_openai_error(response, 401, "invalid_api_key")
         else:
             detail = assert_problem(response, 401, "unauthorized")

@@ -290,6 +290,17 @@ def test_the_models_are_listed(client: openai.OpenAI) -> None:
     assert {model.id for model in client.models.list()} == {"minilm", "words"}
 
 
+def test_a_model_is_described_as_it_is_listed(client: openai.OpenAI) -> None:
+    (listed,) = [model for model in client.models.list() if model.id == "words"]
+    assert client.models.retrieve("words") == listed
+
+
+def test_a_model_that_is_not_served_is_not_found(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as raised:
+        client.models.retrieve("none")
+    assert (raised.value.code, raised.value.type) == ("model_not_found", "invalid_request_error")
+
+
 @pytest.mark.parametrize(
     ("body", "kind", "code", "param"),
     [

@@ -8,7 +8,7 @@ from flask import Flask
 
 from api import create_app
 from api.docs import assets_folder
-from api.openai.errors import PATHS
+from api.openai.errors import is_openai_path
 from api.openapi import document
 from scheduler.settings import DEFAULT_MODELS, Settings
 
@@ -62,7 +62,7 @@ def test_every_error_answer_is_a_problem_or_has_openais_body() -> None:
         for operation in methods.values():
             for status, response in operation["responses"].items():
                 if int(status) >= 400:
-                    kind = "application/json" if path in PATHS else "application/problem+json"
+                    kind = "application/json" if is_openai_path(path) else "application/problem+json"
                     assert list(response["content"]) == [kind], (path, status)
 
 
