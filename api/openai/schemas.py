@@ -145,6 +145,7 @@ class ChatMessage(Message):
     """One turn of the chat."""
 
     content: Annotated[str, BeforeValidator(_text_of)]
+    name: str | None = Field(None, exclude=True, description="Left aside: chat templates know no names.")
 
 
 class JsonSchema(Strict):

@@ -10,16 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from scheduler.core.errors import InputTooLong, InvalidInput, ModelFailed, ModelUnusable
 from scheduler.core.outcomes import Done, Failed, Outcome
 from scheduler.settings import ModelSettings
+from scheduler.tokens import load_text_limit
 from tests.support.steps import drive, ready
-from tests.support.tiny_llama import EOS, VOCABULARY, save_tiny_llama
+from tests.support.tiny_llama import CHAT_TEMPLATE, EOS, VOCABULARY, save_tiny_llama
 from worker.engines.base import Prepared, StepEngine
 from worker.engines.loading import load_engine
 from worker.engines.weights import load_weights
+from worker.generation.constraints import SchemaCompiler
 from worker.generation.engine import GenerateEngine
+from worker.generation.inputs import PromptPreparer
 from worker.generation.loading import checked_ids
 
 CONTEXT = 128
@@ -313,6 +317,23 @@ def test_a_prompt_that_is_too_long_is_cut_at_its_start_on_request(engine: Genera
 def test_a_chat_goes_through_the_template_of_the_model(engine: GenerateEngine) -> None:
     prepared = ready(engine, {"messages": [{"role": "user", "content": "hi"}]})
     assert bytes(prepared.data.ids).decode() == "user: hi\nassistant: "
+
+
+@pytest.mark.parametrize(
+    ("template", "role"),
+    [(CHAT_TEMPLATE, "system"), (CHAT_TEMPLATE + "{# takes the role developer #}", "developer")],
+    ids=["unknown", "known"],
+)
+def test_a_developer_is_the_system_to_templates_that_know_no_such_role(
+    folder: Path, tmp_path: Path, template: str, role: str
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(tmp_path)
+    prompts = PromptPreparer(load_text_limit(str(folder)), tmp_path, CONTEXT, 4, SchemaCompiler(folder, VOCABULARY, ()))
+    (prepared,) = prompts.prepare([{"messages": [{"role": "developer", "content": "hi"}]}], [{}])
+    assert isinstance(prepared, Prepared)
+    assert bytes(prepared.data.ids).decode() == f"{role}: hi\nassistant: "
 
 
 SCHEMA = {

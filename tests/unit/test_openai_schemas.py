@@ -75,6 +75,11 @@ def test_parts_of_a_message_are_put_together_and_what_it_lacks_is_left_out() -> 
     ]
 
 
+def test_the_name_of_who_speaks_is_left_aside() -> None:
+    named = {"role": "user", "content": "hay?", "name": "mower"}
+    assert chat(messages=[named]).inputs() == chat().inputs()
+
+
 @pytest.mark.parametrize(
     ("prompt", "inputs"),
     [
@@ -123,7 +128,8 @@ def test_what_cannot_be_done_is_refused_by_its_name(name: str, value: object) ->
         ({"messages": []}, "messages: takes at least 1"),
         ({"messages": [{"role": "king", "content": "x"}]}, "messages.0.role: "),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content: "),
-        ({"messages": [{"role": "user", "content": "x", "name": "Ann"}]}, "messages.0.name: unknown"),
+        ({"messages": [{"role": "user", "content": "x", "mood": "dry"}]}, "messages.0.mood: unknown"),
+        ({"messages": [{"role": "user", "content": "x", "name": 5}]}, "messages.0.name: "),
         ({"temperature": -1}, "temperature: "),
         ({"max_tokens": 0}, "max_tokens: "),
         ({"max_tokens": 1, "max_completion_tokens": 2}, "max_completion_tokens: is another number than max_tokens"),

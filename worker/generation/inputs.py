@@ -111,11 +111,15 @@ class PromptPreparer:
         return ids
 
     def _rendered(self, messages: list[dict[str, str]]) -> str:
-        """Put a chat through the model's own template."""
+        """Put a chat through the model's own template; OpenAI's newer name of the role system is told only to those
+        that know it.
+        """
         if self._chat is None:
             self._chat = AutoTokenizer.from_pretrained(self._folder, local_files_only=True, trust_remote_code=False)
         if not self._chat.chat_template:
             raise InvalidInput("input.messages: this model has no chat template; it takes prompt or prompt_ids")
+        if "developer" not in str(self._chat.chat_template):
+            messages = [turn | {"role": "system"} if turn["role"] == "developer" else turn for turn in messages]
         try:
             text = self._chat.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except Exception as error:  # Templates raise what they like, such as for roles that they do not know.
