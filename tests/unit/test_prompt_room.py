@@ -1,0 +1,67 @@
+"""API and worker agree on what has room in a model's context: what one counts early, the other counts again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from api.inputs import InputCheck
+from scheduler.core.errors import WindrowError
+from scheduler.core.outcomes import Failed
+from scheduler.settings import ModelSettings
+from scheduler.tokens import load_text_limit
+from tests.support.tiny_llama import VOCABULARY, save_tiny_llama
+from worker.generation.constraints import SchemaCompiler
+from worker.generation.inputs import PromptPreparer
+
+CONTEXT = 32
+Sides = tuple[InputCheck, PromptPreparer]
+TEXTS = st.text(st.sampled_from("ab \né"), max_size=2 * CONTEXT)
+PLAIN = TEXTS | st.fixed_dictionaries({"prompt_ids": st.lists(st.integers(0, 9), min_size=1, max_size=2 * CONTEXT)})
+TURNS = st.fixed_dictionaries(
+    {"role": st.sampled_from(["user", "assistant", "developer"]), "content": TEXTS | st.just("<think>so</think> yes")}
+)
+CHATS = st.fixed_dictionaries({"messages": st.lists(TURNS, min_size=1, max_size=3)})
+PARAMETERS = st.fixed_dictionaries(
+    {},
+    optional={
+        "max_tokens": st.integers(CONTEXT // 2, CONTEXT + 1),
+        "min_tokens": st.integers(0, CONTEXT // 2),
+        "truncate": st.booleans(),
+    },
+)
+
+
+@pytest.fixture(scope="module")
+def sides(tmp_path_factory: pytest.TempPathFactory) -> Sides:
+    """Those of the API and of the worker, for one model."""
+    folder = save_tiny_llama(tmp_path_factory.mktemp("llama"), context_tokens=CONTEXT)
+    prompts = PromptPreparer(load_text_limit(str(folder)), folder, CONTEXT, 4, SchemaCompiler(folder, VOCABULARY, ()))
+    return InputCheck(ModelSettings(task="generate", source=str(folder))), prompts
+
+
+def refusals(sides: Sides, value: object, sent: dict[str, Any]) -> tuple[str | None, str | None]:
+    """What either side says against a request; None where it takes it."""
+    check, prompts = sides
+    (prepared,) = prompts.prepare([value], [sent])
+    of_worker = prepared.error.detail if isinstance(prepared, Failed) else None
+    try:
+        check.cost_tokens(value, check.read_parameters(sent), where="input")
+    except WindrowError as error:
+        return error.detail, of_worker
+    return None, of_worker
+
+
+@given(value=PLAIN, sent=PARAMETERS)
+def test_a_prompt_is_refused_by_both_sides_in_the_same_words(sides: Sides, value: object, sent: dict[str, Any]) -> None:
+    of_api, of_worker = refusals(sides, value, sent)
+    assert of_api == of_worker
+
+
+@given(value=CHATS, sent=PARAMETERS)
+def test_no_chat_is_refused_early_that_the_worker_would_take(sides: Sides, value: object, sent: dict[str, Any]) -> None:
+    of_api, of_worker = refusals(sides, value, sent)
+    assert of_worker is not None or of_api is None
