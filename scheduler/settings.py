@@ -41,7 +41,8 @@ Strategy = Literal["none", "static", "dynamic", "bucket", "packed", "continuous"
 
 #: What each kind of task may be planned by.
 STRATEGIES_OF_ROWS = tuple(PLANNERS)
-STRATEGIES_OF_STEPS = STEP_STRATEGIES
+#: Of tasks whose requests do not run in rows.
+STRATEGIES_OF_TASKS = {"generate": STEP_STRATEGIES, "upstream": ("continuous",)}
 #: Settings that only models of task ``upstream`` have.
 OF_UPSTREAM = ("url", "upstream_model", "api_key_env", "max_concurrency")
 
@@ -158,7 +159,7 @@ class ModelSettings(_Frozen):
     @model_validator(mode="before")
     @classmethod
     def _default_strategy(cls, table: Any) -> Any:
-        if isinstance(table, dict) and table.get("task") in ("generate", "upstream"):
+        if isinstance(table, dict) and table.get("task") in tuple(STRATEGIES_OF_TASKS):
             return {"strategy": "continuous", **table}
         return table
 
@@ -179,8 +180,7 @@ class ModelSettings(_Frozen):
 
     @model_validator(mode="after")
     def _strategy_of_task(self) -> ModelSettings:
-        accepted = STRATEGIES_OF_STEPS if self.task == "generate" else STRATEGIES_OF_ROWS
-        accepted = ("continuous",) if self.task == "upstream" else accepted
+        accepted = STRATEGIES_OF_TASKS.get(self.task, STRATEGIES_OF_ROWS)
         if self.strategy not in accepted:
             raise ValueError(f"strategy {self.strategy!r}: task {self.task} takes {', '.join(accepted)}")
         if self.task == "generate" and self.dtype == "int8":

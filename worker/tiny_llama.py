@@ -21,6 +21,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from scheduler.builtin import builtin_cache, builtin_files
 from scheduler.core.errors import ModelUnusable
@@ -63,6 +64,7 @@ def _train_beside(folder: Path) -> None:
 
 def train(folder: Path, steps: int | None = None) -> None:
     """Write the model to ``folder``; ``steps`` other than the recipe's are for tests that need no words."""
+    disable_progress_bar()  # a log file is no place for one
     files = builtin_files(NAME)
     recipe = json.loads((files / "recipe.json").read_text(encoding="utf-8"))
     steps = recipe["steps"] if steps is None else steps

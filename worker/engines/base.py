@@ -60,7 +60,7 @@ class Preparer(Protocol):
     """What engines of both kinds have."""
 
     info: EngineInfo
-    #: Seconds that the device worked so far, as far as it was collected.
+    #: Seconds that the device worked on passes or steps so far, as far as they were collected.
     busy_s: float
 
     def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
@@ -68,16 +68,8 @@ class Preparer(Protocol):
         ...
 
 
-class Engine(Protocol):
+class Engine(Preparer, Protocol):
     """One loaded model. `prepare` and `collect` may run beside `forward`, each in a thread of its own."""
-
-    info: EngineInfo
-    #: Seconds that the device worked on passes so far, as far as they were collected.
-    busy_s: float
-
-    def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
-        """Check and tokenise; same length and order as ``inputs``. A bad input is a `Failed`, never a raise."""
-        ...
 
     def forward(self, prepared: Sequence[Prepared], batch: Batch) -> Any:
         """Run one pass over ``prepared`` (the requests of ``batch``, in its order) and return a handle for `collect`.
@@ -113,16 +105,11 @@ class Delta:
 
 
 @runtime_checkable
-class StepEngine(Protocol):
-    """One loaded model that generates: whoever is in gets a token at every step, and anybody may come in between."""
+class StepEngine(Preparer, Protocol):
+    """One loaded model that generates: whoever is in gets a token at every step, and anybody may come in between.
 
-    info: EngineInfo
-    #: Seconds that the device worked on steps so far, as far as they were collected.
-    busy_s: float
-
-    def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
-        """Check and tokenise; same length and order as ``inputs``. Any thread."""
-        ...
+    `prepare` may be called by any thread.
+    """
 
     def room(self) -> int:
         """Requests that it is worth adding now. Any thread."""

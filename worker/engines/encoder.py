@@ -301,7 +301,7 @@ class EncoderEngine(EncoderRuns):
         reasons: list[str] = []
         if wished == "packed":
             self._packs = True
-            reason = self._reason_against("packed", reference)
+            reason = self._reason_against_together(reference)
             if reason is None:
                 return wished, None
             self._packs = False
@@ -309,7 +309,7 @@ class EncoderEngine(EncoderRuns):
         strategy = FALLBACK if reasons else wished
         if strategy == UNPADDED and not self.reads_pairs:  # the pairs of one request are padded in every strategy
             return strategy, None
-        reason = self._reason_against("padded", reference)
+        reason = self._reason_against_together(reference)
         if reason is None:
             return strategy, "; ".join(reasons) or None
         self._pads = False
@@ -317,8 +317,9 @@ class EncoderEngine(EncoderRuns):
             return strategy, None
         return UNPADDED, "; ".join([*reasons, f"padding changes the answers of this model: {reason}"])
 
-    def _reason_against(self, way: str, reference: Reference) -> str | None:
+    def _reason_against_together(self, reference: Reference) -> str | None:
         """Run the texts together; say why the model must not be served so, or None where it may."""
+        way = "packed" if self._packs else "padded"
         try:
             difference = reference.difference([self._together(reference.texts)])
         except Exception as error:  # Whatever a model raises here, it can still serve another way.

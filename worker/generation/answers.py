@@ -46,7 +46,6 @@ class Choice:
     constraint: Constraint | None = None
     #: Tokens that deltas told of.
     told: int = 0
-    told_logprobs: int = 0
     #: ``stop`` or ``length`` once it has ended; and how many of its tokens count, and how many are text.
     finish_reason: str | None = None
     tokens: int = 0

@@ -18,7 +18,6 @@ from windrow.bench.stats import percentile
 
 #: A pass takes the same whatever is in it, as on a device that is not full.
 ROW, PASS_S = 8, 0.1
-CAPACITY_PER_S = ROW / PASS_S
 QUIET_PER_S, NOISY_TIMES, MOVED = 4.0, 50, 2.0
 LIMIT_S = 120.0
 EVERY_S = 0.05
