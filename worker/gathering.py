@@ -10,10 +10,8 @@ import orjson
 
 from scheduler.queue import Claimed
 from scheduler.queue.events import METRIC, OUTPUT, START, Entry, next_place
-from worker.engines.base import Delta
+from worker.engines.base import Delta, piece_every_s
 
-#: Between two entries of one answer, in seconds: a reader sees a stream, and Redis gets 50 entries a second, not 500.
-GATHER_S = 0.02
 #: In one call, about.
 MOST_ENTRIES = 500
 
@@ -123,7 +121,7 @@ class Gatherer:
     def _wait_s(self, followed: _Followed, now_s: float) -> float:
         if followed.place is None or followed.has_ended:
             return 0.0
-        return max(0.0, followed.told_s + GATHER_S - now_s)
+        return max(0.0, followed.told_s + piece_every_s(len(self._followed)) - now_s)
 
 
 def _entries(followed: _Followed) -> list[Entry]:

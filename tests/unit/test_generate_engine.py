@@ -18,6 +18,7 @@ from scheduler.settings import ModelSettings
 from scheduler.tokens import load_text_limit
 from tests.support.steps import drive, ready
 from tests.support.tiny_llama import CHAT_TEMPLATE, EOS, VOCABULARY, save_tiny_llama
+from worker.engines import base
 from worker.engines.base import Prepared, StepEngine
 from worker.engines.loading import load_engine
 from worker.engines.weights import load_weights
@@ -158,7 +159,11 @@ def test_further_choices_do_not_read_the_prompt_again(engine: GenerateEngine) ->
     assert read == 24 + 2 * 4
 
 
-def test_streams_say_in_pieces_what_the_whole_answer_says(engine: GenerateEngine) -> None:
+def test_streams_say_in_pieces_what_the_whole_answer_says(
+    engine: GenerateEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "PIECE_S", 0.0)
+    monkeypatch.setattr(base, "MOST_PIECES_PER_S", 1e9)
     for number, ids in enumerate(prompts_of(8, seed=3)):
         prepared = ready(engine, {"prompt_ids": ids}, max_tokens=40, temperature=1.0, seed=number)
         engine.add(str(number), prepared, stream=True)
@@ -256,7 +261,31 @@ def test_an_urgent_request_is_answered_while_many_choices_of_low_priority_fill_r
     assert [one["text"] for one in output["choices"]] == [one["text"] for one in alone["choices"]]
 
 
-def test_a_canceled_request_leaves_at_once_and_is_heard_of_no_more(engine: GenerateEngine) -> None:
+def test_tokens_of_a_stream_are_gathered_between_its_first_and_its_end(
+    engine: GenerateEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "PIECE_S", 60.0)
+    engine.add("calm", ready(engine, "a prompt", max_tokens=30, ignore_eos=True), stream=True)
+    engine.add("stopping", ready(engine, "another", max_tokens=30, ignore_eos=True, stop=["\n\n\n"]), stream=True)
+    heard = drive(engine)
+    assert [delta.tokens for delta in heard.deltas["calm"]] == [1, 29]
+    assert "".join(delta.text for delta in heard.deltas["calm"]) == heard.output("calm")["text"]
+    # What a stop string may end is looked at every time.
+    assert [delta.tokens for delta in heard.deltas["stopping"]] == [1] * heard.output("stopping")["usage"][
+        "completion_tokens"
+    ]
+
+
+def test_many_streams_are_told_of_less_often() -> None:
+    assert base.piece_every_s(1) == base.piece_every_s(200) == base.PIECE_S
+    assert base.piece_every_s(1000) == 1000 / base.MOST_PIECES_PER_S
+
+
+def test_a_canceled_request_leaves_at_once_and_is_heard_of_no_more(
+    engine: GenerateEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "PIECE_S", 0.0)
+    monkeypatch.setattr(base, "MOST_PIECES_PER_S", 1e9)
     for id in ("kept", "canceled"):
         engine.add(id, ready(engine, id, max_tokens=50, ignore_eos=True), stream=True)
     for _ in range(3):

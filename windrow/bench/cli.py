@@ -162,6 +162,26 @@ def generate(
         _finish(report, show_generation, json_file)
 
 
+@bench_app.command("generate-queue")
+def generate_queue(
+    requests: Annotated[int, typer.Option(min=8, help="Requests, all there when it begins.")] = 512,
+    shape: Annotated[str | None, typer.Option(help="1b or small; what fits the device when left out.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, max=1000, help="Sequences at once.")] = 512,
+    scale: Annotated[float, typer.Option(min=0.05, max=1, help="Shortens prompts and answers alike.")] = 1.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Times that the load is answered, either way.")] = 3,
+    seconds: Annotated[float, typer.Option(min=1, help="Length of each load that comes at a rate.")] = 8.0,
+    json_file: JsonFile = None,
+) -> None:
+    """What the queue costs generation, and how long tokens take at 25, 50, 75 and 90 % of its capacity."""
+    from windrow.bench.generate_queue import run_generate_queue
+    from windrow.bench.show import show_figures
+
+    with problems_reported():
+        report = run_generate_queue(requests, shape, batch_size, scale, rounds, seconds, _say)
+        title = "Generation behind the queue"
+        _finish(report, lambda console, made: show_figures(console, title, made["figures"]), json_file)
+
+
 @bench_app.command()
 def faults(
     only: Annotated[list[str] | None, typer.Argument(help="Scenarios, by name; all of them when left out.")] = None,

@@ -197,7 +197,7 @@ class Asking:
                 for devices in range(1, self._sizes.devices + 1):
                     self._empty(devices)
             self._redis.set(DEVICES_KEY, 1)
-            with Ears(self._redis) as ears:
+            with Ears(self._redis, MODEL) as ears:
                 self._one_by_one(ears)
                 self._open_loop(ears)
         finally:
@@ -255,16 +255,17 @@ def _submit(queue: RedisQueue, texts: list[str]) -> list[str]:
 
 
 class Ears:
-    """Notes when each result is announced."""
+    """Notes when each result of ``model`` is announced."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, model: str) -> None:
+        self._channel = finished_channel(model)
         self._messages = redis.pubsub()
         self._heard_s: dict[str, float] = {}
         self._changed = threading.Condition()
         self._stops = False
 
     def __enter__(self) -> Ears:
-        self._messages.subscribe(finished_channel(MODEL))
+        self._messages.subscribe(self._channel)
         threading.Thread(target=self._listen, daemon=True).start()
         return self
 

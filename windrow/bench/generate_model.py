@@ -52,13 +52,16 @@ def make_llama(folder: Path, shape: str) -> Path:
     return folder
 
 
-def make_load(requests: int, vocabulary: int, scale: float = 1.0) -> list[Ask]:
-    """Prompts of uniform and answers of lognormal length, always the same; ``scale`` shortens both alike."""
-    draw = np.random.default_rng(0)
+def make_load(requests: int, vocabulary: int, scale: float = 1.0, seed: int = 0) -> list[Ask]:
+    """Prompts of uniform and answers of lognormal length; ``scale`` shortens both alike.
+
+    The lengths are always the same, and with the same ``seed`` the words are.
+    """
+    draw, words = np.random.default_rng(0), np.random.default_rng(seed)
     mean = math.log(MEAN_TOKENS * scale) - SIGMA**2 / 2
     prompts = draw.integers(int(SHORTEST_PROMPT * scale) or 1, int(LONGEST_PROMPT * scale) + 1, requests)
     answers = np.clip(draw.lognormal(mean, SIGMA, requests), 1, MOST_TOKENS * scale).astype(int)
     return [
-        Ask(draw.integers(3, vocabulary, int(prompt)).tolist(), int(answer))
+        Ask(words.integers(3, vocabulary, int(prompt)).tolist(), int(answer))
         for prompt, answer in zip(prompts, answers, strict=True)
     ]

@@ -51,6 +51,9 @@ class Choice:
     tokens: int = 0
     text_tokens: int = 0
     cached_tokens: int = 0
+    #: Where text is made: from when on it is to be made of what came since, `time.monotonic`. Stop strings are looked
+    #: for at every step.
+    due_s: float = 0.0
 
     def advance(self, eos_ids: frozenset[int]) -> str:
         """Look at the tokens that came; return the new text, where text is made, and set `finish_reason` at the end."""

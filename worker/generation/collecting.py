@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from scheduler.core.errors import ModelFailed
 from scheduler.core.outcomes import Failed, Outcome
 from scheduler.core.steps import StepPlan
-from worker.engines.base import Delta
+from worker.engines.base import Delta, piece_every_s
 from worker.generation.answers import Answering, Choice, logprob_entry, output_of
 from worker.generation.cache import PagedCache
 from worker.generation.sampling import Drawn
@@ -72,8 +73,9 @@ class Collector:
             choice.ids.append(tokens[at])
         for choice, row, drawn in handle.logprobs:
             self._note_logprobs(choice, row, drawn)
-        # Of most rows nothing is to be said: they are not streamed, and go on.
-        loud = [choice for choice in decoded if choice.text is not None]
+        # Of most rows nothing is to be said: they are not streamed or were told of a moment ago, and go on.
+        now_s = time.monotonic()
+        loud = [choice for choice in decoded if choice.text is not None and choice.due_s <= now_s]
         values = handle.tokens[: len(decoded)].numpy()
         marked = (values[:, None] == self._marks).any(1).nonzero()[0]
         loud += [decoded[at] for at in marked]
@@ -83,6 +85,8 @@ class Collector:
         for choice in dict.fromkeys(loud):
             if choice not in handle.failed and not choice.request.is_over and choice.finish_reason is None:
                 deltas += self._told(choice)
+                if not choice.request.input.parameters.stop:
+                    choice.due_s = now_s + piece_every_s(len(self.requests))
         for choice, failed in handle.failed.items():
             if not choice.request.is_over:
                 deltas.append(self._fail(choice.request, failed))

@@ -28,8 +28,8 @@ from worker.generation.slots import Piece, Slots, likeliest
 
 log = logging.getLogger(__name__)
 #: Sizes of captured passes over prompts, in tokens, and the most pieces that they hold.
-READ_RUNGS = (64, 128, 256, 512, 1024)
-MOST_PIECES = 16
+READ_RUNGS = (64, 128, 256, 512, 1024, 2048)
+MOST_PIECES = 64
 #: Programs that keep all multiprocessors busy while they wait for memory.
 ENOUGH_PROGRAMS = 264
 MOST_SPLITS = 16
@@ -96,8 +96,10 @@ class CudaSlots(Slots):
         self._host_tables = np.full(self.tables.shape, cache.pages, dtype=np.int32)
         self._rungs = decode_rungs(slots)
         self._rows = torch.full((self._rungs[-1],), slots, dtype=torch.int64, device=self.device)
-        #: Of all captured steps alike: each would else keep logits of its own.
+        #: Of all captured steps alike. Not in the memory that graphs share: a pass over prompts, replayed after the
+        #: step that they are of, would overwrite them there.
         self._step_logits: Tensor | None = None
+        self._step_tokens = torch.zeros(self._rungs[-1], dtype=torch.int64, device=self.device)
         self._sent_rows: list[int] = []
         self._read_inputs = torch.zeros(
             _Packing.of(READ_RUNGS[-1], MOST_PIECES).size, dtype=torch.int32, device=self.device
@@ -170,10 +172,10 @@ class CudaSlots(Slots):
         with attending(layout):
             every = torch.arange(len(rows), device=self.device)
             logits = self._call(self.tokens[rows].clamp(min=0)[None], positions[None], every)
-        tokens = likeliest(logits)
-        if self._step_logits is None:
+        if self._step_logits is None:  # in the first call, which is not captured
             self._step_logits = torch.empty_like(logits)
         logits = self._step_logits[: len(rows)].copy_(logits)
+        tokens = self._step_tokens[: len(rows)].copy_(likeliest(logits))
         self.tokens[rows] = tokens
         self.positions[rows] = torch.where(rows == self.nobody, 0, positions + 1)
         return logits, tokens

@@ -21,6 +21,7 @@ from worker.generation.cache import CacheShape, PagedCache, cache_pages
 from worker.generation.constraints import SchemaCompiler
 from worker.generation.inputs import PromptPreparer
 from worker.generation.joined import join_linears
+from worker.generation.kept import keep_rotary
 from worker.generation.sampling import SlotSampling
 from worker.generation.slots import Piece, Slots
 
@@ -97,6 +98,7 @@ def _checked_slots(
         from worker.generation.cuda import CudaSlots
 
         join_linears(module)
+        keep_rotary(module)
         for way in [True, False] if compiled else [False]:
             try:
                 captured = CudaSlots(module, cache, size, context_tokens, compiled=way)

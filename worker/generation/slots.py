@@ -62,7 +62,8 @@ class Slots:
     ) -> None:
         """The slots ``emptied`` have no pages now; then page ``places[i]`` of slot ``slots[i]`` is ``pages[i]``."""
         if emptied:
-            self.tables[self.sent(emptied)] = self.cache.pages
+            # Not by assignment: torch then sends the number from memory that makes the host wait for the device.
+            self.tables.index_fill_(0, self.sent(emptied), self.cache.pages)
             self._page_counts[emptied] = 0
         np.maximum.at(self._page_counts, slots, np.asarray(places) + 1)
         cells = self.sent([slots, places, pages])
