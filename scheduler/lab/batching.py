@@ -7,23 +7,25 @@ is bound by reading the weights. The prompt costs nothing here; `scheduler.lab.g
 from __future__ import annotations
 
 import heapq
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from scheduler.lab.requests import Request, check_requests
+from scheduler.lab.amounts import count, seconds
+from scheduler.lab.requests import Request, check_request
 
 
 def static_batch_simulation(
-    requests: Sequence[Request], batch_size: int, time_per_token: float
+    requests: Iterable[Request], batch_size: int, time_per_token: float
 ) -> tuple[list[Request], float, float]:
     """Batches in order of arrival, which begin when they are full and end for everyone with the longest.
 
     The last batch may stay smaller: it waits for arrivals only until none are left. Returns copies of the requests with
     their times, in order of arrival; when the last one ended, in seconds; and tokens a second until then. Raises
-    `ValueError` for a size below 1 and for times or lengths that are negative or not finite.
+    `ValueError` for a size that is no whole number from 1, lengths that are none from 0, and times that are negative or
+    not finite.
     """
-    queue = _queue(requests, batch_size, time_per_token)
+    batch_size = count("batch_size", batch_size, 1)
+    queue, time_per_token = _queue(requests), seconds("time_per_token", time_per_token)
     now_s = 0.0
     completed: list[Request] = []
     for first in range(0, len(queue), batch_size):
@@ -35,14 +37,15 @@ def static_batch_simulation(
 
 
 def continuous_batch_simulation(
-    requests: Sequence[Request], max_batch_size: int, time_per_token: float
+    requests: Iterable[Request], max_batch_size: int, time_per_token: float
 ) -> tuple[list[Request], float, float]:
     """A batch that a request joins as soon as there is a place, and leaves with its own last token.
 
     Iteration-level scheduling as in Orca (Yu et al., OSDI 2022). Returns and raises as `static_batch_simulation`, of
-    which no request ends later here.
+    which no request ends later here; one that is shorter than the longest of its static batch ends earlier.
     """
-    queue = _queue(requests, max_batch_size, time_per_token)
+    max_batch_size = count("max_batch_size", max_batch_size, 1)
+    queue, time_per_token = _queue(requests), seconds("time_per_token", time_per_token)
     #: When each place is free again, earliest first; no more of them than can be taken.
     places = [0.0] * min(max_batch_size, len(queue))
     completed: list[Request] = []
@@ -55,13 +58,11 @@ def continuous_batch_simulation(
     return completed, total_s, _tokens_per_s(completed, total_s)
 
 
-def _queue(requests: Sequence[Request], batch_size: int, time_per_token: float) -> list[Request]:
-    if batch_size < 1:
-        raise ValueError(f"the batch size is {batch_size}; it takes 1 or more")
-    if not 0 <= time_per_token < math.inf:
-        raise ValueError(f"time_per_token is {time_per_token}; it takes seconds, 0 or more")
-    check_requests(requests)
-    return sorted(requests, key=lambda request: request.arrival_time)
+def _queue(requests: Iterable[Request]) -> list[Request]:
+    queue = list(requests)
+    for request in queue:
+        check_request(request)
+    return sorted(queue, key=lambda request: request.arrival_time)
 
 
 def _tokens_per_s(completed: Sequence[Request], total_s: float) -> float:

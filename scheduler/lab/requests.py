@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, quantiles
+
+from scheduler.lab.amounts import count, seconds
 
 
 @dataclass(slots=True)
@@ -28,8 +29,10 @@ def calculate_request_latency(request: Request) -> dict[str, float]:
     """Where the time of a completed request went, in seconds, and how many tokens it got.
 
     ``time_to_first_token`` is counted from the arrival, with the processing time spread evenly over the tokens; for a
-    request without output it is the whole latency. Raises `ValueError` for a request that has not ended.
+    request without output it is the whole latency. Raises `ValueError` for a request that has not ended, and for
+    lengths and times that no simulation gives.
     """
+    check_request(request)
     start_s, end_s = _span(request)
     processing_s = end_s - start_s
     queue_s = start_s - request.arrival_time
@@ -42,17 +45,16 @@ def calculate_request_latency(request: Request) -> dict[str, float]:
     }
 
 
-def calculate_batch_metrics(completed_requests: Sequence[Request], total_time: float) -> dict[str, float]:
+def calculate_batch_metrics(completed_requests: Iterable[Request], total_time: float) -> dict[str, float]:
     """Throughput in tokens a second, latencies in seconds, and the share of ``total_time`` when any request ran.
 
     Percentiles are interpolated (method 7 of Hyndman and Fan, 1996). Of no requests, or no time, every figure is 0.
-    Raises `ValueError` for a request that has not ended and for a time that is not a finite number >= 0.
+    Raises `ValueError` as `calculate_request_latency`, and for a ``total_time`` that is negative or not finite.
     """
-    if not 0 <= total_time < math.inf:
-        raise ValueError(f"total_time is {total_time}; it takes seconds, 0 or more")
-    latencies = [calculate_request_latency(request) for request in completed_requests]
+    total_time, completed = seconds("total_time", total_time), list(completed_requests)
+    latencies = [calculate_request_latency(request) for request in completed]
     totals = [one["total_latency"] for one in latencies]
-    tokens = sum(request.output_length for request in completed_requests)
+    tokens = sum(request.output_length for request in completed)
     cuts = quantiles(totals, n=100, method="inclusive") if len(totals) > 1 else [*totals, 0.0][:1] * 99
     return {
         "throughput": tokens / total_time if total_time else 0.0,
@@ -61,25 +63,28 @@ def calculate_batch_metrics(completed_requests: Sequence[Request], total_time: f
         "p95_latency": cuts[94],
         "p99_latency": cuts[98],
         "avg_queue_time": fmean([one["queue_time"] for one in latencies]) if latencies else 0.0,
-        "gpu_utilization": _busy_s([_span(request) for request in completed_requests]) / total_time
-        if total_time
-        else 0.0,
+        "gpu_utilization": _busy_s([_span(request) for request in completed]) / total_time if total_time else 0.0,
     }
 
 
-def check_requests(requests: Sequence[Request]) -> None:
-    """Raise `ValueError` naming the first request whose lengths or arrival no simulation takes."""
-    for request in requests:
-        if request.prompt_length < 0 or request.output_length < 0:
-            raise ValueError(f"request {request.id}: lengths are tokens, 0 or more")
-        if not 0 <= request.arrival_time < math.inf:
-            raise ValueError(f"request {request.id}: arrival_time is {request.arrival_time}; it takes seconds >= 0")
+def check_request(request: Request) -> None:
+    """Raise `ValueError` naming the field of ``request`` that no simulation takes."""
+    who = f"request {request.id}"
+    count(f"{who}: prompt_length", request.prompt_length, 0)
+    count(f"{who}: output_length", request.output_length, 0)
+    seconds(f"{who}: arrival_time", request.arrival_time)
 
 
 def _span(request: Request) -> tuple[float, float]:
+    who = f"request {request.id}"
     if request.start_time is None or request.end_time is None:
-        raise ValueError(f"request {request.id} has not ended: it has no start_time or no end_time")
-    return request.start_time, request.end_time
+        raise ValueError(f"{who} has not ended: it has no start_time or no end_time")
+    start_s, end_s = seconds(f"{who}: start_time", request.start_time), seconds(f"{who}: end_time", request.end_time)
+    if not request.arrival_time <= start_s <= end_s:
+        raise ValueError(
+            f"{who} arrives at {request.arrival_time}, starts at {start_s} and ends at {end_s}; it takes them in order"
+        )
+    return start_s, end_s
 
 
 def _busy_s(spans: Sequence[tuple[float, float]]) -> float:

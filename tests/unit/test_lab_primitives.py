@@ -4,19 +4,14 @@ import copy
 import math
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.lab import (
     Request,
-    bucket_sequences,
-    calculate_arithmetic_intensity_with_batch,
     calculate_batch_metrics,
     calculate_request_latency,
     continuous_batch_simulation,
-    find_optimal_batch_size,
-    optimal_batch_size,
     static_batch_simulation,
 )
 
@@ -85,6 +80,39 @@ def test_continuous_is_never_behind_static_and_ahead_wherever_lengths_vary_in_a_
         assert mean[1] < mean[0]
 
 
+#: Whole numbers of seconds, which floats add up exactly.
+WHOLE = st.builds(
+    Request,
+    id=st.integers(0, 999),
+    prompt_length=st.just(0),
+    output_length=st.integers(1, 6),
+    arrival_time=st.integers(0, 12).map(float),
+)
+
+
+@given(st.lists(WHOLE, min_size=1, max_size=12), st.integers(1, 4))
+def test_continuous_has_the_higher_throughput_wherever_the_longest_of_the_last_static_batch_start_earlier(
+    made: list[Request], size: int
+) -> None:
+    static, static_s, static_rate = static_batch_simulation(made, size, 1.0)
+    continuous, continuous_s, continuous_rate = continuous_batch_simulation(made, size, 1.0)
+    last = range((len(static) - 1) // size * size, len(static))
+    most = max(static[place].output_length for place in last)
+    starts = [
+        (one.start_time, static[place].start_time) for place in last if (one := continuous[place]).output_length == most
+    ]
+    start_earlier = all(earlier is not None and later is not None and earlier < later for earlier, later in starts)
+    assert (continuous_s < static_s) is (continuous_rate > static_rate) is start_earlier
+
+
+def test_throughput_is_the_same_where_the_last_request_comes_late_while_others_end_earlier() -> None:
+    made = [*requests(1, 5), Request(2, 0, 5, 20.0)]
+    static, _, static_rate = static_batch_simulation(made, 2, 1.0)
+    continuous, _, continuous_rate = continuous_batch_simulation(made, 2, 1.0)
+    assert continuous_rate == static_rate
+    assert continuous[0].end_time == 1.0 < static[0].end_time == 5.0
+
+
 def test_continuous_has_the_higher_throughput_and_the_lower_latency_where_output_lengths_vary() -> None:
     made = requests(*[5, 100, 20, 60] * 8)
     static, static_s, static_rate = static_batch_simulation(made, 4, 0.01)
@@ -121,19 +149,33 @@ class TestBothSimulations:
         assert [one.id for one in completed] == [0, 1]
 
     @pytest.mark.parametrize(
-        ("made", "size", "token_s"),
+        ("made", "size", "token_s", "said"),
         [
-            (requests(1), 0, 0.1),
-            (requests(1), 1, -0.1),
-            (requests(1), 1, math.nan),
-            ([Request(7, 1, 1, -1.0)], 1, 0.1),
-            ([Request(7, 1, 1, math.nan)], 1, 0.1),
-            ([Request(7, 1, -1, 0.0)], 1, 0.1),
+            (requests(1), 0, 0.1, r"batch_size is 0; it takes a whole number from 1"),
+            (requests(1), 2.5, 0.1, r"batch_size is 2.5; it takes a whole number"),
+            (requests(1), math.nan, 0.1, r"batch_size is nan; it takes"),
+            (requests(1), 1, -0.1, r"time_per_token is -0.1; it takes seconds from 0"),
+            (requests(1), 1, math.nan, r"time_per_token is nan; it takes"),
+            (requests(1), 1, 1e300, r"time_per_token is 1e\+300; it takes"),
+            (requests(1), 1, "1", r"time_per_token is '1'; it takes"),
+            ([Request(7, 1, 1, -1.0)], 1, 0.1, r"request 7: arrival_time is -1.0; it takes seconds from 0"),
+            ([Request(7, 1, 1, math.nan)], 1, 0.1, r"request 7: arrival_time is nan"),
+            ([Request(7, 1, 1, math.inf)], 1, 0.1, r"request 7: arrival_time is inf"),
+            ([Request(7, 1, -1, 0.0)], 1, 0.1, r"request 7: output_length is -1; it takes a whole number from 0"),
+            ([Request(7, 1, math.nan, 0.0)], 1, 0.1, r"request 7: output_length is nan"),
+            ([Request(7, math.inf, 1, 0.0)], 1, 0.1, r"request 7: prompt_length is inf"),
+            ([Request(7, 1, 1.5, 0.0)], 1, 0.1, r"request 7: output_length is 1.5"),
         ],
     )
-    def test_sizes_times_and_lengths_that_cannot_be_are_refused(self, simulate, made, size, token_s) -> None:
-        with pytest.raises(ValueError, match=r"takes|tokens, 0 or more"):
+    def test_sizes_times_and_lengths_that_cannot_be_are_refused_by_name(
+        self, simulate, made, size, token_s, said
+    ) -> None:
+        with pytest.raises(ValueError, match=said):
             simulate(made, size, token_s)
+
+    def test_requests_may_come_from_a_generator(self, simulate) -> None:
+        made = requests(3, 1, 2)
+        assert simulate((one for one in made), 2, 0.1) == simulate(made, 2, 0.1) != ([], 0.0, 0.0)
 
 
 def test_the_latency_of_a_request_is_split_into_waiting_and_processing() -> None:
@@ -149,6 +191,35 @@ def test_the_latency_of_a_request_is_split_into_waiting_and_processing() -> None
 def test_a_request_that_has_not_ended_has_no_latency() -> None:
     with pytest.raises(ValueError, match="request 3 has not ended"):
         calculate_request_latency(Request(3, 1, 1, 0.0, start_time=1.0))
+
+
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        (Request(3, 1, 1, 0.0, math.nan, 1.0), "request 3: start_time is nan; it takes seconds from 0"),
+        (Request(3, 1, 1, 0.0, 0.0, math.inf), "request 3: end_time is inf"),
+        (Request(3, 1, 1, math.nan, 0.0, 1.0), "request 3: arrival_time is nan"),
+        (Request(3, 1, math.nan, 0.0, 0.0, 1.0), "request 3: output_length is nan"),
+        (Request(3, 1, 1, 2.0, 1.0, 3.0), "arrives at 2.0, starts at 1.0 and ends at 3.0; it takes them in order"),
+        (Request(3, 1, 1, 0.0, 2.0, 1.0), "starts at 2.0 and ends at 1.0"),
+    ],
+)
+def test_a_request_whose_times_or_lengths_cannot_be_has_no_latency(request_: Request, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        calculate_request_latency(request_)
+    with pytest.raises(ValueError, match=said):
+        calculate_batch_metrics([request_], 4.0)
+
+
+def test_batch_metrics_take_a_generator() -> None:
+    done, took_s, _ = static_batch_simulation(requests(3, 1, 2), 2, 0.5)
+    assert calculate_batch_metrics(iter(done), took_s) == calculate_batch_metrics(done, took_s)
+
+
+@pytest.mark.parametrize("total_s", [-1.0, math.nan, math.inf])
+def test_a_total_time_that_is_none_is_refused(total_s: float) -> None:
+    with pytest.raises(ValueError, match=r"total_time is .*; it takes seconds"):
+        calculate_batch_metrics([], total_s)
 
 
 def test_batch_metrics_are_those_that_are_worked_out_by_hand() -> None:
@@ -170,49 +241,3 @@ def test_batch_metrics_of_nothing_are_zero_and_of_one_are_its_own() -> None:
     assert set(calculate_batch_metrics([], 0.0).values()) == {0.0}
     one = calculate_batch_metrics([Request(0, 1, 1, 0.0, start_time=0.0, end_time=2.0)], 2.0)
     assert one["p50_latency"] == one["p99_latency"] == 2.0
-
-
-def test_arithmetic_intensity_is_twice_the_batch_whatever_the_model() -> None:
-    assert [calculate_arithmetic_intensity_with_batch(size, 14e9) for size in (1, 32)] == [2.0, 64.0]
-    with pytest.raises(ValueError, match="batch of 1 or more"):
-        calculate_arithmetic_intensity_with_batch(0, 14e9)
-
-
-def test_the_batch_that_fits_is_what_is_left_beside_the_model() -> None:
-    assert optimal_batch_size(80e9, 14e9, 0.5e6, 4096) == 32  # 66 GB by 2.048 GB a sequence
-    assert optimal_batch_size(10e9, 14e9, 0.5e6, 4096) == 0
-    with pytest.raises(ValueError, match="more than 0"):
-        optimal_batch_size(80e9, 14e9, 0.5e6, 0)
-
-
-def test_sequences_go_to_the_smallest_bucket_that_holds_them() -> None:
-    sequences = ["a", "abcd", "", "abcdefg", "ab"]
-    assert bucket_sequences(sequences, [4, 2]) == {2: ["a", "", "ab"], 4: ["abcd"], 7: ["abcdefg"]}
-    assert bucket_sequences([], [8]) == {8: []}
-    with pytest.raises(ValueError, match="1 or more"):
-        bucket_sequences(["a"], [0])
-
-
-def test_batch_sizes_are_doubled_up_to_the_largest_that_is_asked_for() -> None:
-    results = find_optimal_batch_size(torch.nn.Linear(4, 2), (4,), max_batch=6)
-    assert [one["batch_size"] for one in results] == [1, 2, 4, 6]
-    for one in results:
-        assert one["throughput"] == pytest.approx(one["batch_size"] / one["latency_ms"] * 1e3)
-        assert one["latency_per_sample"] == pytest.approx(one["latency_ms"] / one["batch_size"])
-
-
-@pytest.mark.parametrize(
-    "error",
-    [torch.OutOfMemoryError("no more"), MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
-)
-def test_the_search_stops_where_memory_is_out(error: Exception) -> None:
-    def model(inputs: torch.Tensor) -> None:
-        if len(inputs) > 2:
-            raise error
-
-    assert [one["batch_size"] for one in find_optimal_batch_size(model, (1,))] == [1, 2]
-
-
-def test_any_other_error_of_the_model_is_not_taken_for_a_lack_of_memory() -> None:
-    with pytest.raises(RuntimeError, match="mat1 and mat2"):
-        find_optimal_batch_size(torch.nn.Linear(4, 2), (3,))
