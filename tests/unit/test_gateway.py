@@ -1,6 +1,7 @@
 """The gateway over functions that a test holds and lets go: what shares a pass, and who hears of what."""
 
 import asyncio
+import logging
 import subprocess
 import sys
 import threading
@@ -337,6 +338,77 @@ def test_a_lost_device_is_told_to_everybody_and_to_health() -> None:
 
     play(story, Pick())
     assert [one.code for one in device_lost] == ["model_failed"] * 2
+
+
+class Pause(logging.Handler):
+    """Keeps whoever logs until it is let go: the thread that stopped gets no further."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let_go = threading.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        assert self.let_go.wait(30)
+
+
+def test_health_says_failed_as_soon_as_anybody_hears_that_the_batch_loop_ended() -> None:
+    def leave(inputs: list[Any]) -> list[Any]:
+        raise SystemExit
+
+    async def story(gateway: InferenceGateway) -> None:
+        try:
+            with pytest.raises(PredictionFailed, match="SystemExit"):
+                await gateway.infer("a")
+            assert (await gateway.health())["status"] == "failed"
+        finally:
+            pause.let_go.set()
+
+    pause, log = Pause(), logging.getLogger("windrow.gateway.in_process")
+    log.addHandler(pause)
+    try:
+        play(story, leave)
+    finally:
+        log.removeHandler(pause)
+
+
+def test_a_closed_gateway_is_not_opened_again() -> None:
+    async def run() -> None:
+        gateway = InferenceGateway(backend=Device())
+        async with gateway:
+            await gateway.infer("a")
+        await gateway.close()
+        with pytest.raises(RuntimeError, match="closed, and is not opened again: make another"):
+            await gateway.initialize()
+        with pytest.raises(RuntimeError, match="make another"):
+            async with gateway:
+                pass
+
+    asyncio.run(run())
+
+
+def test_closed_before_it_was_initialized_it_stays_closed() -> None:
+    async def run() -> None:
+        gateway = InferenceGateway(backend=Device())
+        await gateway.close()
+        with pytest.raises(RuntimeError, match="make another"):
+            await gateway.initialize()
+        with pytest.raises(RuntimeError, match="closed before it was initialized"):
+            await gateway.infer("a")
+
+    before = threading.active_count()
+    asyncio.run(run())
+    assert threading.active_count() == before
+
+
+def test_closing_waits_for_what_is_being_initialized() -> None:
+    async def run() -> None:
+        gateway = InferenceGateway(backend=Device())
+        await asyncio.gather(gateway.initialize(), gateway.close())
+        assert (await gateway.health())["status"] == "closed"
+
+    before = threading.active_count()
+    asyncio.run(run())
+    assert threading.active_count() == before
 
 
 def test_parameters_for_a_function_are_refused() -> None:

@@ -35,15 +35,18 @@ class InferenceGateway:
         self._backend = backend
         self._model = model
         self._runs: InProcess | ThroughServer | None = None
-        self._initializing = asyncio.Lock()
+        self._is_closed = False
+        self._changing = asyncio.Lock()
 
     async def initialize(self) -> None:
         """Load the model, or prepare to call the server; once it is done, again does nothing.
 
         Raises `ModelUnusable`, `UnknownModel` or `InvalidSetting` of `scheduler.core.errors`, `ValueError` for a URL
-        that is none, and `TypeError` for a backend that is none of the three.
+        that is none, `TypeError` for a backend that is none of the three, and `RuntimeError` after `close`.
         """
-        async with self._initializing:
+        async with self._changing:
+            if self._is_closed:
+                raise RuntimeError("the gateway was closed, and is not opened again: make another InferenceGateway")
             if self._runs is None:
                 self._runs = await self._start()
 
@@ -66,9 +69,14 @@ class InferenceGateway:
         return runs.health() if isinstance(runs, InProcess) else await runs.health()
 
     async def close(self) -> None:
-        """End the pass that runs; requests that were not started raise `PredictionFailed` with ``canceled``."""
-        if self._runs is not None:
-            await self._runs.close()
+        """End the pass that runs; requests that were not started raise `PredictionFailed` with ``canceled``.
+
+        Waits for an `initialize` that is under way. Closing twice does no more than once.
+        """
+        async with self._changing:
+            self._is_closed = True
+            if self._runs is not None:
+                await self._runs.close()
 
     async def __aenter__(self) -> InferenceGateway:
         await self.initialize()
@@ -93,6 +101,8 @@ class InferenceGateway:
         return InProcess(engine, config.window, passes, config.max_queue_size, convert=plain)
 
     def _running(self) -> InProcess | ThroughServer:
+        if self._runs is None and self._is_closed:
+            raise RuntimeError("the gateway was closed before it was initialized: make another InferenceGateway")
         if self._runs is None:
             raise RuntimeError("the gateway is not initialized: `await gateway.initialize()` first, or `async with` it")
         return self._runs

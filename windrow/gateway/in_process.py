@@ -95,8 +95,8 @@ class InProcess:
         try:
             work()
         except BaseException as error:
+            self._end(_stopped(error))
             log.critical("the gateway stopped: %s", describe_fault(error))
-            self._end(ModelFailed(f"the gateway stopped: {type(error).__name__}; close it and make another"))
 
     def _prepare(self) -> None:
         while self._ended is None:
@@ -131,6 +131,8 @@ class InProcess:
                     ended = [started.pop(one.request.id) for one in done.members]
                     self._answer(zip(ended, outcomes, strict=True))
             except BaseException as error:
+                # Before anybody is told: whoever hears of it and asks for `health` hears the same.
+                self._ended = self._ended or _stopped(error)
                 lost = Failed(ModelFailed(f"the device failed: {type(error).__name__}"))
                 self._answer((ticket, lost) for ticket in started.values())
                 raise
@@ -167,6 +169,10 @@ def _resolve(answers: list[tuple[Ticket, Outcome]]) -> None:
             ticket.future.set_result(outcome.output)
         else:
             ticket.future.set_exception(to_client_error(outcome.error))
+
+
+def _stopped(error: BaseException) -> ModelFailed:
+    return ModelFailed(f"the gateway stopped: {type(error).__name__}; close it and make another")
 
 
 def to_client_error(error: WindrowError) -> ClientError:
