@@ -17,6 +17,7 @@ import csv
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
@@ -66,7 +67,7 @@ def read_trace(path: Path, limit: int | None = None) -> Workload:
     arrival_s: list[float] = []
     tokens: list[int] = []
     output_tokens: list[int] = []
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file, _readable(path):
         form, rows = _open(file, path)
         first_s: float | None = None
         for line, row in rows:
@@ -87,6 +88,18 @@ def read_trace(path: Path, limit: int | None = None) -> Workload:
     if not arrival_s:
         raise ValueError(f"{path}: the trace has no requests")
     return Workload(arrival_s, tokens, output_tokens if form.output_tokens else ())
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """What is no text, or no table of it, has no line that could be named."""
+    known = f"there are {', '.join(FORMATS)}"
+    try:
+        yield
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not a trace: it is no text in UTF-8; {known}") from None
+    except csv.Error as error:
+        raise ValueError(f"{path}: not a trace: {error}; {known}") from None
 
 
 def _open(file: TextIO, path: Path) -> tuple[Format, Iterator[tuple[int, Row]]]:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from scheduler.core.fairness import PRIORITY_WEIGHTS, flow_name
 
+#: Of an arrival: some hundred years. Later, floats have no microseconds left.
+LATEST_S = 4e9
 #: Steps over which a pattern's rate is taken as constant.
 GRID = 10_000
 
@@ -42,8 +44,8 @@ class Flow:
 class Workload:
     """Requests in order of arrival, as columns of equal length.
 
-    Raises `ValueError` for no requests, arrivals that are negative, not finite or out of order, and requests of less
-    than one token.
+    Raises `ValueError` for no requests, arrivals that are negative, after `LATEST_S` or out of order, requests of less
+    than one token, and flows of one name.
     """
 
     #: Seconds on the virtual clock, which starts at 0.
@@ -65,15 +67,20 @@ class Workload:
             or len(self.tokens) != count
         ):
             raise ValueError("the columns of a workload are of one length")
-        if not all(0 <= at_s < math.inf for at_s in self.arrival_s):
-            wrong = next(number for number, at_s in enumerate(self.arrival_s) if not 0 <= at_s < math.inf)
-            raise ValueError(f"request {wrong + 1} arrives at {self.arrival_s[wrong]}; arrivals are seconds >= 0")
+        if not all(0 <= at_s <= LATEST_S for at_s in self.arrival_s):
+            wrong = next(number for number, at_s in enumerate(self.arrival_s) if not 0 <= at_s <= LATEST_S)
+            raise ValueError(
+                f"request {wrong + 1} arrives at {self.arrival_s[wrong]}; arrivals are seconds from 0 to {LATEST_S:g}"
+            )
         if any(after < before for before, after in pairwise(self.arrival_s)):
             wrong = next(n for n, (before, after) in enumerate(pairwise(self.arrival_s)) if after < before)
             raise ValueError(
                 f"request {wrong + 2} arrives at {self.arrival_s[wrong + 1]}, before the one ahead of it "
                 f"({self.arrival_s[wrong]}); arrivals are in order"
             )
+        names = [flow.name for flow in self.flows]
+        if len(set(names)) < len(names):
+            raise ValueError(f"flows take each tenant and priority once, not {', '.join(names)}")
         for name, column in (("tokens", self.tokens), ("output_tokens", self.output_tokens)):
             if column and min(column) < 1:
                 raise ValueError(
@@ -151,8 +158,11 @@ def draw_lengths(
     median_tokens: float, sigma: float, most_tokens: int, count: int, numbers: np.random.Generator
 ) -> list[int]:
     """Lognormal lengths in tokens, from 1 to ``most_tokens``; ``sigma`` is that of the logarithm."""
-    if not (median_tokens >= 1 and 0 <= sigma < math.inf and most_tokens >= 1):
-        raise ValueError("lengths take a median of 1 token or more, sigma >= 0, and at most 1 token or more")
+    if not (1 <= median_tokens < math.inf and 0 <= sigma < math.inf and most_tokens >= 1):
+        raise ValueError(
+            f"lengths of a median of {median_tokens} tokens, sigma {sigma} and at most {most_tokens}: they take a "
+            f"median of 1 or more and a sigma of 0 or more, both finite, and at most 1 or more"
+        )
     drawn = numbers.lognormal(math.log(median_tokens), sigma, count)
     return list(np.clip(np.rint(drawn), 1, most_tokens).astype(int).tolist())
 
@@ -161,7 +171,8 @@ def draw_flows(flows: Sequence[Flow], count: int, numbers: np.random.Generator) 
     """Who sends each of ``count`` requests, by the shares of ``flows``; empty where there is one."""
     if len(flows) < 2:
         return []
-    shares = np.array([flow.share for flow in flows])
+    shares = np.array([flow.share for flow in flows], float)
     if not (np.isfinite(shares).all() and (shares > 0).all()):
         raise ValueError("the shares of flows are numbers above 0")
+    shares /= shares.max()  # sums of the largest floats are infinite
     return list(numbers.choice(len(flows), size=count, p=shares / shares.sum()).tolist())

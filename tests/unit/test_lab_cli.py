@@ -2,15 +2,18 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from scheduler.lab.traces import read_trace
 from windrow.cli.app import app
 
 SAMPLES = Path(__file__).parents[2] / "examples/traces"
+MOONCAKE = str(SAMPLES / "mooncake.jsonl")
 SMALL = ["--requests", "300", "--rate", "60"]
 
 
@@ -111,6 +114,35 @@ def test_an_slo_that_cannot_be_met_ends_with_1_and_the_best_reachable() -> None:
         (["simulate", "--fail", "1s:7:1s"], "a failure of device 7"),
         (["simulate", "--tenant", "a:urgent"], "--tenant 'a:urgent': takes NAME"),
         (["simulate", "--tenant", "a:high:-1"], "--tenant 'a:high:-1'"),
+        (["simulate", "--tenant", "a", "--tenant", "b", "--tenant", "a:normal:2"], "a:normal is given 2 times"),
+        (["simulate", "--median-tokens", "inf"], "a median of inf tokens"),
+        (["simulate", "--rate", "1e-300"], "arrivals are seconds from 0 to"),
+        (["simulate", "--slo-itl", "1ms"], "--slo-itl does nothing without --generate"),
+        (["simulate", "--median-output", "5"], "--median-output does nothing without --generate"),
+        (["simulate", "--generate", "--max-wait-ms", "5"], "--max-wait-ms does nothing with --generate"),
+        (
+            ["simulate", "--generate", "--prefill-chunk", "64"],
+            "--prefill-chunk does nothing without --strategy chunked",
+        ),
+        (["simulate", "--lease", "5s"], "--lease does nothing without --fail"),
+        (["simulate", "--trace", MOONCAKE, "--pattern", "poisson"], "--pattern does nothing with --trace"),
+        (["simulate", "--trace", MOONCAKE, "--max-tokens", "9"], "--max-tokens does nothing with --trace"),
+        (["simulate", "--trace", MOONCAKE, "--seed", "1"], "--seed does nothing with a trace that leaves nothing to"),
+        (
+            ["simulate", "--trace", MOONCAKE, "--generate", "--max-output", "9"],
+            "--max-output does nothing with a trace",
+        ),
+        (["simulate", "--trace", sys.executable], "no text in UTF-8; there are azure"),
+        (["simulate", "--against", MOONCAKE], "--requests does nothing with --against"),
+        (["bench", "compare", "--pass-ms", "5"], "--pass-ms does nothing without --engine fixed"),
+        (
+            ["bench", "compare", "--engine", "fixed", "--output-tokens", "5"],
+            "--output-tokens does nothing where no text",
+        ),
+        (
+            ["bench", "compare", "--engine", "fixed", "--json", "/nowhere/at/all"],
+            "--json /nowhere/at/all: takes a file",
+        ),
         (["simulate", "--max-wait-ms", "-1"], "--max-wait-ms is '-1'; it takes milliseconds"),
         (["simulate", "--max-wait-ms", "soon"], "--max-wait-ms is 'soon'"),
         (["simulate", "--generate", "--strategy", "packed"], "--strategy 'packed': takes none, static, continuous"),
@@ -123,6 +155,36 @@ def test_a_command_line_that_means_nothing_ends_with_2_and_says_what_it_takes(wo
     done = run(*words, "--requests", "20")
     assert done.exit_code == 2
     assert said in done.stderr
+
+
+@pytest.mark.parametrize("command", [["simulate"], ["plan", "--p99", "1s"], ["bench", "compare", "--engine", "fixed"]])
+def test_a_report_that_cannot_be_written_is_refused_before_anything_runs(command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "taken/report.png").mkdir(parents=True)
+    for folder, said in {
+        tmp_path / "file/below": "takes a folder that files can be written into",
+        Path("/proc/nothing"): "takes a folder that files can be written into",
+        tmp_path / ("long" * 99): "File name too long",
+        tmp_path / "taken": "report.png in it is a folder",
+    }.items():
+        done = run(*command, "--report", str(folder), "--requests", "20")
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert f"--report {folder}: " in done.stderr
+        assert said in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["file", "taken"]
+
+
+def test_a_trace_without_generate_says_what_it_leaves_out() -> None:
+    assert "the tokens that it generates are left out" in run("simulate", "--trace", MOONCAKE).stderr
+    assert "left out" not in run("simulate", "--trace", MOONCAKE, "--generate").stderr
+
+
+def test_static_pads_a_trace_to_its_own_longest_input() -> None:
+    done = run("simulate", "--trace", str(SAMPLES / "vidur.csv"), "--strategy", "static", "--json")
+    lengths = read_trace(SAMPLES / "vidur.csv").tokens
+    padding = json.loads(done.stdout)["runs"]["static"]["padding_ratio"]
+    assert padding == pytest.approx(1 - sum(lengths) / (len(lengths) * max(lengths)))
 
 
 def test_a_malformed_trace_ends_with_2_and_its_line(tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ def test_another_rate_keeps_the_pattern() -> None:
         ([0.0, math.nan], [1, 1], "request 2 arrives at nan"),
         ([0.0, math.inf], [1, 1], "request 2 arrives at inf"),
         ([1.0, 0.5], [1, 1], "request 2 arrives at 0.5, before the one ahead"),
+        ([0.0, 1e300], [1, 1], r"request 2 arrives at 1e\+300; arrivals are seconds from 0 to 4e\+09"),
         ([0.0], [0], "request 1 has 0 tokens"),
         ([0.0], [1, 2], "of one length"),
     ],
@@ -79,6 +80,16 @@ def test_another_rate_keeps_the_pattern() -> None:
 def test_a_workload_that_cannot_be_is_refused(arrival_s: list[float], tokens: list[int], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Workload(arrival_s, tokens)
+
+
+def test_flows_of_one_name_are_refused_since_a_report_has_a_row_a_name() -> None:
+    with pytest.raises(ValueError, match="each tenant and priority once, not a:normal, a:normal"):
+        Workload([0.0], [1], flow=[0], flows=(Flow("a"), Flow("a", share=2)))
+
+
+def test_shares_whose_sum_no_float_holds_are_shares_too() -> None:
+    drawn = draw_flows([Flow("a", share=1e308), Flow("b", share=1e308)], COUNT, np.random.default_rng(1))
+    assert np.mean(drawn) == pytest.approx(0.5, abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -122,5 +133,20 @@ VIDUR, AZURE = "arrived_at,num_prefill_tokens,num_decode_tokens\n", "TIMESTAMP,C
 def test_a_malformed_trace_is_refused_with_its_line(tmp_path: Path, text: str, said: str) -> None:
     file = tmp_path / "trace"
     file.write_text(text)
+    with pytest.raises(ValueError, match=said):
+        read_trace(file)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\x7fELF\x02\x01\xd0\x00", "no text in UTF-8; there are azure, burstgpt"),
+        (VIDUR.encode() + b"0.5,10,3\n\xff\xfe,10,3\n", "no text in UTF-8"),
+        (VIDUR.encode() + b'"' + b"1" * 200_000, "not a trace: field larger"),
+    ],
+)
+def test_what_is_no_text_is_no_trace(tmp_path: Path, content: bytes, said: str) -> None:
+    file = tmp_path / "trace"
+    file.write_bytes(content)
     with pytest.raises(ValueError, match=said):
         read_trace(file)

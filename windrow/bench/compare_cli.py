@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from windrow.bench.cli import JsonFile, problems_reported
-from windrow.bench.load_options import Dataset, check_report, publish, read_numbers, say
-from windrow.cli.lab_options import Report, strategies
+from windrow.bench.load_options import Dataset, check_outputs, publish, read_numbers, say
+from windrow.cli.lab_options import Report, refuse, strategies
 
 if TYPE_CHECKING:
     from windrow.bench.dataset import Item
@@ -23,6 +23,7 @@ ROWS_OF_USERS = 4
 
 
 def compare(
+    context: typer.Context,
     engine: Annotated[
         str, typer.Option(help="A model of the settings, or `fixed`: passes that only sleep.")
     ] = "minilm",
@@ -39,13 +40,17 @@ def compare(
         ),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Times each contender is measured.")] = 3,
-    max_wait_ms: Annotated[float, typer.Option(min=0, help="How long a row waits for company.")] = 5.0,
+    max_wait_ms: Annotated[float, typer.Option(min=0, max=60_000, help="How long a row waits for company.")] = 5.0,
     max_batch_tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens of a pass, padding included; else as the model is set.")
     ] = None,
-    pass_ms: Annotated[float, typer.Option(min=0, help="Of `fixed`: what any pass takes.")] = 20.0,
-    token_us: Annotated[float, typer.Option(min=0, help="Of `fixed`: what a token takes more; a word is one.")] = 0.0,
-    output_tokens: Annotated[float, typer.Option(min=1, help="Where text is generated: median length.")] = 32.0,
+    pass_ms: Annotated[float, typer.Option(min=0, max=60_000, help="Of `fixed`: what any pass takes.")] = 20.0,
+    token_us: Annotated[
+        float, typer.Option(min=0, max=1e6, help="Of `fixed`: what a token takes more; a word is one.")
+    ] = 0.0,
+    output_tokens: Annotated[
+        float, typer.Option(min=1, max=1e6, help="Where text is generated: median length.")
+    ] = 32.0,
     dataset: Dataset = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the texts, where no file is given.")] = 20,
     report: Report = None,
@@ -57,13 +62,14 @@ def compare(
     from windrow.bench.dataset import load_items, with_lengths
 
     with problems_reported():
-        check_report(report)
+        check_outputs(report, json_file)
         sizes = [round(size) for size in read_numbers(batch_size, "--batch-size", whole=True, most=1000)]
         items = load_items(dataset, requests, seed)
         if engine == FIXED:
             device, items = _fixed(items, pass_ms, token_us, max_batch_tokens)
         else:
             device = _model(engine, max_batch_tokens)
+        _refuse_idle(context, device["kind"])
         if device["kind"] == "steps":
             items = with_lengths(items, output_tokens, seed)
         people = users or ROWS_OF_USERS * max(sizes)
@@ -76,6 +82,18 @@ def compare(
             "speedup": one_line(made),
         }
         publish("Strategies", about, tables(made), notes(made), made, json_file, report, lambda: panels(made, turns))
+
+
+def _refuse_idle(context: typer.Context, kind: str) -> None:
+    """Refuse the options that would do nothing beside the others."""
+    if kind != "fixed":
+        refuse(context, {"pass_ms", "token_us"}, f"without --engine {FIXED}")
+    if kind == "steps":
+        refuse(context, {"max_wait_ms"}, "where text is generated: there is no window between two steps")
+    else:
+        refuse(context, {"output_tokens"}, "where no text is generated")
+        if context.params["dataset"] is not None:
+            refuse(context, {"seed"}, "with --dataset, which has the texts")
 
 
 def _strategies(names: list[str] | None, kind: str) -> list[str]:

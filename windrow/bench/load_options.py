@@ -41,12 +41,14 @@ def read_numbers(text: str, name: str, *, whole: bool = False, most: float = mat
     return values
 
 
-def check_report(folder: Path | None) -> None:
-    """Raise `ValueError` where a report is asked for and cannot be drawn: before anything is measured, not after."""
-    from windrow.lab.charts import check_can_draw
+def check_outputs(folder: Path | None, json_file: Path | None) -> None:
+    """Raise `ValueError` where a report is asked for and cannot be written: before anything is measured, not after."""
+    from windrow.lab.page import check_report
 
     if folder is not None:
-        check_can_draw()
+        check_report(folder)
+    if json_file is not None and (json_file.is_dir() or not json_file.absolute().parent.is_dir()):
+        raise ValueError(f"--json {json_file}: takes a file in a folder that is there")
 
 
 def say(*parts: object) -> None:

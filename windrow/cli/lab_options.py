@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -75,7 +75,14 @@ def read_flows(texts: list[str] | None) -> tuple[Flow, ...]:
     """``--tenant`` options as flows; one of the default tenant where there are none."""
     from scheduler.lab.workload import Flow
 
-    return tuple(_flow(text) for text in texts) if texts else (Flow(),)
+    flows = tuple(_flow(text) for text in texts) if texts else (Flow(),)
+    names = [flow.name for flow in flows]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(
+                f"--tenant: {name} is given {names.count(name)} times; it takes each tenant and priority once"
+            )
+    return flows
 
 
 def _flow(text: str) -> Flow:
@@ -134,13 +141,21 @@ def strategies(names: list[str] | None, generates: bool = False) -> list[str]:
     return list(dict.fromkeys(names)) if names else ["continuous" if generates else "packed"]
 
 
+def refuse(context: typer.Context, names: Collection[str], why: str) -> None:
+    """Raise `ValueError` for the first of the parameters ``names`` that was given, since it would do nothing."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name in names and source is not None and source.name != "DEFAULT":
+            raise ValueError(f"{parameter.opts[0]} does nothing {why}")
+
+
 @contextmanager
 def many_objects(report: Path | None) -> Iterator[None]:
     """Let nobody look for cycles in millions of small objects that have none; first look whether ``report`` can be."""
-    from windrow.lab.charts import check_can_draw
+    from windrow.lab.page import check_report
 
     if report is not None:
-        check_can_draw()
+        check_report(report)
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
     from scheduler.lab.cost import CostModel
     from scheduler.lab.simulation import Outcome
+    from windrow.lab.workloads import Traffic
 
 
 def simulate(
+    context: typer.Context,
     pattern: options.Pattern = "poisson",
     rate: options.Rate = None,
     requests: options.Requests = None,
@@ -35,7 +37,7 @@ def simulate(
     max_batch_size: Annotated[int, typer.Option(min=1, help="Requests of a row.")] = 64,
     max_batch_tokens: options.BatchTokens = 16384,
     max_wait_ms: options.MaxWait = "5",
-    devices: Annotated[int, typer.Option(min=1, help="How many.")] = 1,
+    devices: Annotated[int, typer.Option(min=1, max=100_000, help="How many.")] = 1,
     fail: Annotated[
         list[str] | None, typer.Option(help="WHEN:DEVICE:HOW_LONG; a worker dies, such as 10s:0:5s. Repeatable.")
     ] = None,
@@ -75,6 +77,7 @@ def simulate(
     from windrow.lab.workloads import Traffic
 
     with errors_reported(as_json), options.many_objects(report):
+        _refuse_idle(context)
         if against is not None:
             _lay_over(against, read_cost(cost), report, as_json)
             return
@@ -86,15 +89,17 @@ def simulate(
             (median_output, max_output) if generate else None,
         )  # fmt: skip
         fleet = Fleet(devices, options.read_failures(fail), options.seconds(lease, "--lease"), max_attempts)
+        _look_at_trace(context, traffic)
         costs = read_cost(cost)
         workload = traffic.workload()
+        longest_tokens = max_tokens if trace is None else max(workload.tokens)
         runners: dict[str, Callable[[], Outcome]] = {}
         for name in options.strategies(strategy, generate):
             if generate:
                 steps = GenerationPolicy(name, max_batch_size, max_batch_tokens, cache_tokens, 16, prefill_chunk)
                 runners[name] = partial(simulate_generation, workload, steps, decode_cost(costs, cost), fleet)
             else:
-                rows = options.policy_of(name, max_batch_size, max_batch_tokens, wait_s, max_tokens)
+                rows = options.policy_of(name, max_batch_size, max_batch_tokens, wait_s, longest_tokens)
                 runners[name] = partial(run, workload, rows, costs, fleet)
         outcomes = {}
         for name, runner in runners.items():
@@ -117,6 +122,37 @@ def simulate(
 
             tables = [run_rows(runs), work_rows(runs), flow_rows(runs)]
             _say(*write_report(report, "Simulation", about, tables, run_panels(outcomes)))
+
+
+def _refuse_idle(context: typer.Context) -> None:
+    """Refuse the options that would do nothing beside the others."""
+    given, idle = context.params, partial(options.refuse, context)
+    if given["against"] is not None:
+        idle(given.keys() - {"against", "cost", "report", "as_json"}, "with --against: the run says what it was")
+    if given["trace"] is not None:
+        idle({"pattern", "median_tokens", "max_tokens"}, "with --trace, which has arrivals and lengths of its own")
+    if given["generate"]:
+        idle({"max_wait_ms"}, "with --generate: there is no window between two steps")
+    else:
+        idle({"median_output", "max_output", "cache_tokens", "prefill_chunk", "slo_itl"}, "without --generate")
+    if not {"chunked", "all"} & set(given["strategy"] or ()):
+        idle({"prefill_chunk"}, "without --strategy chunked")
+    if not given["fail"]:
+        idle({"lease", "max_attempts"}, "without --fail")
+
+
+def _look_at_trace(context: typer.Context, traffic: Traffic) -> None:
+    """Refuse the options for what the trace has itself, and say what of it is left out."""
+    if traffic.trace is None:
+        return
+    generates, has_outputs = traffic.output_tokens is not None, traffic.trace_generates()
+    if has_outputs:
+        options.refuse(context, {"median_output", "max_output"}, "with a trace that has output lengths")
+    if has_outputs or not generates:
+        drawn = {"sigma"} if len(traffic.flows) > 1 else {"sigma", "seed"}
+        options.refuse(context, drawn, "with a trace that leaves nothing to draw")
+    if has_outputs and not generates:
+        _say(f"{traffic.trace}: the tokens that it generates are left out; --generate simulates them")
 
 
 def _lay_over(run: Path, costs: CostModel, report: Path | None, as_json: bool) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from windrow.lab.charts import Panel, draw_png, draw_svg
+from windrow.lab.charts import Panel, check_can_draw, draw_png, draw_svg
 from windrow.lab.tables import Rows
 
+PAGE, PICTURE = "report.html", "report.png"
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
@@ -26,12 +28,37 @@ def write_report(
     tables: Sequence[Rows],
     panels: Sequence[Panel],
 ) -> tuple[Path, Path]:
-    """Write ``report.html`` and ``report.png`` into ``folder``; each of ``tables`` has its heads first."""
-    folder.mkdir(parents=True, exist_ok=True)
-    page, picture = folder / "report.html", folder / "report.png"
-    page.write_text(render(title, about, tables, [draw_svg(panel) for panel in panels]), encoding="utf-8")
-    draw_png(panels, picture)
+    """Write ``report.html`` and ``report.png`` into ``folder``; each of ``tables`` has its heads first.
+
+    Raises `ValueError` where they cannot be written.
+    """
+    page, picture = folder / PAGE, folder / PICTURE
+    text = render(title, about, tables, [draw_svg(panel) for panel in panels])
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        page.write_text(text, encoding="utf-8")
+        draw_png(panels, picture)
+    except OSError as error:
+        raise ValueError(f"--report {folder}: the report cannot be written: {error}") from None
     return page, picture
+
+
+def check_report(folder: Path) -> None:
+    """Raise `ValueError` where a report cannot be drawn or written: before anything was measured, not after."""
+    check_can_draw()
+    try:
+        # Made are folders only with the report; until then it is the nearest one there is that has to take files.
+        nearest = next(above for above in (folder, *folder.absolute().parents) if above.exists())
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"--report {folder}: takes a folder that files can be written into, there already or to be made: "
+            f"{error.strerror}"
+        ) from None
+    for taken in (folder / PAGE, folder / PICTURE):
+        if taken.is_dir():
+            raise ValueError(f"--report {folder}: {taken.name} in it is a folder, where the report would be")
 
 
 def render(title: str, about: Mapping[str, object], tables: Sequence[Rows], drawings: Sequence[str]) -> str:

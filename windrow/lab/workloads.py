@@ -43,6 +43,10 @@ class Traffic:
             made = replace(made, output_tokens=drawn)
         return replace(made, flows=self.flows, flow=draw_flows(self.flows, len(made), numbers))
 
+    def trace_generates(self) -> bool:
+        """Whether the trace says how much is generated."""
+        return self.trace is not None and bool(read_trace(self.trace, 1).output_tokens)
+
     def _read(self, trace: Path) -> Workload:
         made = read_trace(trace, self.requests)
         return made if self.rate_per_s is None else made.at_rate(self.rate_per_s)
@@ -58,11 +62,13 @@ class Traffic:
     def describe(self) -> str:
         """In a few words, for a report."""
         who = "" if len(self.flows) < 2 else f", {len(self.flows)} flows"
+        drawn = ""
+        if self.output_tokens is not None and not self.trace_generates():
+            drawn = f"; {self.output_tokens[0]:g} generated, up to {self.output_tokens[1]}"
         if self.trace is not None:
-            return f"trace {self.trace.name}" + ("" if self.rate_per_s is None else f" at {self.rate_per_s:g}/s") + who
+            rate = "" if self.rate_per_s is None else f" at {self.rate_per_s:g}/s"
+            return f"trace {self.trace.name}{rate}{drawn}{who}"
         lengths = (
             f"lengths lognormal, median {self.median_tokens:g} tokens, sigma {self.sigma:g}, up to {self.max_tokens}"
         )
-        if self.output_tokens is not None:
-            lengths += f"; {self.output_tokens[0]:g} generated, up to {self.output_tokens[1]}"
-        return f"{self.pattern}, {self.rate_per_s or DEFAULT_RATE_PER_S:g}/s, {lengths}, seed {self.seed}{who}"
+        return f"{self.pattern}, {self.rate_per_s or DEFAULT_RATE_PER_S:g}/s, {lengths}{drawn}, seed {self.seed}{who}"
