@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -20,6 +21,7 @@ PERCENTILES = (50, 90, 95, 99)
 def summarise(outcome: Outcome, slo_s: float | None = None, slo_itl_s: float | None = None) -> dict[str, Any]:
     """The report of a run; durations in milliseconds, rates per second from the first arrival to the last end.
 
+    There is no rate, but None, where nothing ended or all of it in the moment of its arrival.
     Good is what took at most ``slo_s``; where text is generated, to its first token, and at most ``slo_itl_s`` from one
     token to the next on average.
     """
@@ -36,14 +38,14 @@ def summarise(outcome: Outcome, slo_s: float | None = None, slo_itl_s: float | N
         "redelivered": outcome.redelivered,
         "devices": outcome.devices,
         "seconds": span_s,
-        "throughput_per_s": done / span_s if span_s else 0.0,
-        "tokens_per_s": float(np.asarray(outcome.workload.tokens)[is_done].sum() / span_s) if span_s else 0.0,
+        "throughput_per_s": _rate(done, span_s),
+        "tokens_per_s": _rate(int(np.asarray(outcome.workload.tokens)[is_done].sum()), span_s),
         "latency_ms": distribution_ms(took_s),
         "queue_ms": distribution_ms(waited_s),
     }
     if slo_s is not None or slo_itl_s is not None:
         within = _within(outcome, slo_s, slo_itl_s)
-        report["goodput_per_s"] = within / span_s if span_s else 0.0
+        report["goodput_per_s"] = _rate(within, span_s)
         report["within_slo"] = within / len(arrival_s)
     if outcome.first_s:
         report |= _of_generation(outcome, span_s)
@@ -72,23 +74,29 @@ def distribution_ms(seconds: Seconds) -> dict[str, float] | None:
     return {"mean": float(seconds.mean() * 1e3), **named, "max": float(seconds.max() * 1e3)}
 
 
-def series(outcome: Outcome, points: int = 200) -> dict[str, list[float]]:
-    """Over time, in ``points`` equal steps: rates a second, requests waiting, devices busy (share), p99 in ms."""
+def series(outcome: Outcome, points: int = 120) -> dict[str, list[float]]:
+    """Over time, in ``points`` equal steps: rates a second, requests waiting, devices busy (share), p99 in ms.
+
+    Waiting and busy are means of each step, and a request counts as served evenly over the time in which it was
+    processed: rows end all at once, and counted there they would beat against the steps. NaN is the p99 of nothing.
+    """
     arrival_s, start_s, end_s = _columns(outcome)
     is_done = np.isfinite(end_s)
     last_s = max(arrival_s[-1], end_s[is_done].max(initial=0.0))
     edges = np.linspace(arrival_s[0], last_s if last_s > arrival_s[0] else arrival_s[0] + 1e-9, points + 1)
     step_s = edges[1] - edges[0]
-    arrived, ended = (np.histogram(at_s, edges)[0] for at_s in (arrival_s, end_s[is_done]))
-    started = np.histogram(start_s[is_done], edges)[0]
-    busy_s = _busy_in(edges, outcome)
+    begun_s, done_s = start_s[is_done], end_s[is_done]
+    took_s = np.maximum(done_s - begun_s, 1e-9)
+    served = _covered(edges, done_s - took_s, done_s, 1 / took_s)
+    waiting_s = _covered(edges, arrival_s, np.where(is_done, start_s, last_s))
+    spans = np.array([(one.start_s, one.end_s) for one in outcome.passes]).reshape(-1, 2)
     return {
-        "at_s": (edges[1:] - arrival_s[0]).tolist(),
-        "arrivals_per_s": (arrived / step_s).tolist(),
-        "ends_per_s": (ended / step_s).tolist(),
-        "waiting": np.cumsum(arrived - started).astype(float).tolist(),
-        "busy": (busy_s / (step_s * outcome.devices)).tolist(),
-        "p99_ms": _p99_in(edges, end_s[is_done], (end_s - arrival_s)[is_done]),
+        "at_s": ((edges[1:] + edges[:-1]) / 2 - arrival_s[0]).tolist(),
+        "arrivals_per_s": (np.histogram(arrival_s, edges)[0] / step_s).tolist(),
+        "served_per_s": (served / step_s).tolist(),
+        "waiting": (waiting_s / step_s).tolist(),
+        "busy": (_covered(edges, spans[:, 0], spans[:, 1]) / (step_s * outcome.devices)).tolist(),
+        "p99_ms": _p99_in(edges, done_s, (end_s - arrival_s)[is_done]),
     }
 
 
@@ -112,6 +120,10 @@ def _columns(outcome: Outcome) -> tuple[Seconds, Seconds, Seconds]:
 def _span_s(arrival_s: Seconds, end_s: Seconds) -> float:
     ended = end_s[np.isfinite(end_s)]
     return float(ended.max() - arrival_s[0]) if len(ended) else 0.0
+
+
+def _rate(count: int, span_s: float) -> float | None:
+    return count / span_s if span_s else None
 
 
 def _of_devices(outcome: Outcome, span_s: float) -> dict[str, Any]:
@@ -138,7 +150,7 @@ def _of_generation(outcome: Outcome, span_s: float) -> dict[str, Any]:
     steps = [one for one in outcome.passes if isinstance(one, Step) and one.decoding]
     gaps_s = np.array([one.end_s - one.start_s for one in steps])
     return {
-        "tokens_per_s": tokens / span_s if span_s else 0.0,
+        "tokens_per_s": _rate(tokens, span_s),
         "ttft_ms": distribution_ms(first_s[is_done]),
         "itl_ms": _weighted_ms(gaps_s, np.array([one.decoding for one in steps])),
     }
@@ -171,22 +183,24 @@ def _of_flows(outcome: Outcome, took_s: Seconds) -> dict[str, Any]:
     }
 
 
-def _busy_in(edges: Seconds, outcome: Outcome) -> Seconds:
-    """Device seconds of passes in each step."""
-    starts, ends = (
-        np.array([getattr(one, name) for one in outcome.passes]) if outcome.passes else np.zeros(0)
-        for name in ("start_s", "end_s")
-    )
-    # What has been used up to an edge: of each pass that began before it, what lies before it.
-    starts, ends = np.sort(starts), np.sort(ends)
-    begun, done = np.searchsorted(starts, edges), np.searchsorted(ends, edges)
-    sums_of_starts, sums_of_ends = (np.concatenate([[0.0], np.cumsum(column)]) for column in (starts, ends))
-    used: Seconds = edges * (begun - done) - sums_of_starts[begun] + sums_of_ends[done]
-    return np.diff(used)
+def _covered(edges: Seconds, start_s: Seconds, end_s: Seconds, weight: Seconds | None = None) -> Seconds:
+    """Of spans, how many seconds of each step they cover together, each second as often as its span weighs."""
+    weights = np.ones(len(start_s)) if weight is None else weight
+
+    def since(at_s: Seconds) -> Seconds:
+        """From each of ``at_s`` to each edge after it."""
+        order = np.argsort(at_s)
+        sums, moments = (np.concatenate([[0.0], np.cumsum(one[order])]) for one in (weights, weights * at_s))
+        before = np.searchsorted(at_s[order], edges)
+        lengths: Seconds = edges * sums[before] - moments[before]
+        return lengths
+
+    covered: Seconds = np.diff(since(start_s) - since(end_s))
+    return np.maximum(covered, 0.0)  # differences of large sums are a rounding off
 
 
 def _p99_in(edges: Seconds, end_s: Seconds, took_s: Seconds) -> list[float]:
     order = np.argsort(end_s)
     cuts = np.searchsorted(end_s[order], edges)
     parts = [took_s[order[low:high]] for low, high in pairwise(cuts.tolist())]
-    return [float(np.percentile(part, 99) * 1e3) if len(part) else 0.0 for part in parts]
+    return [float(np.percentile(part, 99) * 1e3) if len(part) else math.nan for part in parts]

@@ -89,6 +89,12 @@ def test_a_plan_names_devices_and_settings(tmp_path: Path) -> None:
     assert (tmp_path / "report.html").is_file()
 
 
+def test_a_plan_for_requests_of_one_moment_has_no_rate() -> None:
+    words = ["plan", "--p99", "300ms", "--requests", "1", "--strategy", "packed"]
+    assert re.search(r"best +1 +- ", run(*words).stdout)
+    assert json.loads(run(*words, "--json").stdout)["best"]["rate_per_s"] is None
+
+
 def test_a_plan_the_other_way_round_names_a_rate() -> None:
     done = run("plan", "--p95", "1s", "--devices", "1", "--requests", "300", "--strategy", "none", "--json")
     assert done.exit_code == 0, done.stderr

@@ -200,9 +200,26 @@ class TestReport:
         over_time = series(outcome, points=50)
         step_s = 1.074 / 50
         assert sum(over_time["arrivals_per_s"]) * step_s == pytest.approx(4)
-        assert sum(over_time["ends_per_s"]) * step_s == pytest.approx(4)
+        assert sum(over_time["served_per_s"]) * step_s == pytest.approx(4)
         assert sum(over_time["busy"]) * step_s == pytest.approx(0.148)
         assert over_time["waiting"][-1] == 0
+
+    def test_rows_that_end_at_once_do_not_beat_against_the_steps_of_the_series(self) -> None:
+        # Passes of 74 ms without a pause, seen in steps of 50 ms: one of three steps would see no end.
+        outcome = simulate(workload(*[0.0] * 200), policy("static", size=2), COST)
+        assert outcome.end_s[-1] == pytest.approx(7.4)
+        over_time = series(outcome, points=148)
+        assert over_time["served_per_s"] == pytest.approx([2 / 0.074] * 148)
+        assert over_time["waiting"][0] == pytest.approx(198)
+        nothing_ended = [math.isnan(value) for value in over_time["p99_ms"]]
+        assert 40 < sum(nothing_ended) < 60
+
+    def test_what_took_no_time_or_never_ended_has_no_rate(self) -> None:
+        lost = simulate(workload(0.0), policy(), COST, Fleet(1, (Failure(0.006, 0, 1.0),), max_attempts=1))
+        report = summarise(lost, slo_s=1.0)
+        assert (report["succeeded"], report["failed"]) == (0, 1)
+        assert [report[rate] for rate in ("throughput_per_s", "tokens_per_s", "goodput_per_s")] == [None] * 3
+        assert report["within_slo"] == 0
 
     def test_a_run_that_too_many_are_late_in_is_stopped(self) -> None:
         made = workload(*[0.0] * 4000)

@@ -108,7 +108,9 @@ def sweep_panels(report: Mapping[str, Any], answers: Mapping[float, Sequence[Ans
         f"{rate:g}/s": [one.latency_s for one in those if one.error is None] for rate, those in sorted(answers.items())
     }
     return [
-        Panel("Throughput", "requests/s offered", "requests/s", {"answered": got, "offered": (rates, rates)}, at_knee),
+        Panel(
+            "Throughput", "requests/s offered", "requests/s", {"answered": got}, at_knee, {"offered": (rates, rates)}
+        ),
         Panel("Latency", "requests/s offered", "ms", percentiles, is_log_y=True),
         distribution_panel(latencies),
         stages_panel({f"{step['rate_per_s']:g}": step for step in steps}),

@@ -136,11 +136,16 @@ def _rows(found: Plan) -> list[list[str]]:
     ]
     points = [found.best, *(point for point in found.front if point is not found.best)] if found.best else []
     return [heads] + [
-        ["best" if point is found.best else "front", str(point.devices), f"{point.rate_per_s:.1f}",
+        ["best" if point is found.best else "front", str(point.devices), _rate(point),
          f"{point.latency_s * 1e3:.1f}", point.policy.strategy, str(point.policy.limits.max_batch_size),
          str(_wait_ms(point.policy))]
         for point in points
     ]  # fmt: skip
+
+
+def _rate(point: Point) -> str:
+    """Requests that all come in one moment have none."""
+    return "-" if math.isinf(point.rate_per_s) else f"{point.rate_per_s:.1f}"
 
 
 def _show(found: Plan, about: dict[str, str]) -> None:

@@ -118,9 +118,9 @@ def simulate(
         if report is not None:
             from windrow.lab.charts import run_panels
             from windrow.lab.page import write_report
-            from windrow.lab.tables import flow_rows, run_rows, work_rows
+            from windrow.lab.tables import answer_rows, flow_rows, run_rows, work_rows
 
-            tables = [run_rows(runs), work_rows(runs), flow_rows(runs)]
+            tables = [rows(runs) for rows in (run_rows, answer_rows, work_rows, flow_rows)]
             _say(*write_report(report, "Simulation", about, tables, run_panels(outcomes)))
 
 
@@ -194,12 +194,13 @@ def show_runs(title: str, about: Mapping[str, str], runs: Mapping[str, Any], as_
         return print_json({**about, "runs": runs})
     from rich.console import Console
 
-    from windrow.lab.tables import flow_rows, run_rows, show, work_rows
+    from windrow.lab.tables import answer_rows, flow_rows, run_rows, show, work_rows
 
     console = Console()
     for name, value in about.items():
         console.print(f"{name}: {value}", markup=False, highlight=False)
-    show(console, f"{title}: latencies in ms; queue, TTFT and ITL at p99", run_rows(runs))
+    show(console, title, run_rows(runs))
+    show(console, "Answers; TTFT and ITL: to the first token and from one to the next, in ms", answer_rows(runs))
     show(console, "Devices; again: requests that came back from dead workers", work_rows(runs))
     show(console, "By tenant and priority", flow_rows(runs))
 

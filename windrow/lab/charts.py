@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +19,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Line = tuple[Sequence[float], Sequence[float]]
-#: Inches of one panel.
-WIDTH, HEIGHT = 6.4, 3.6
+#: Inches of one panel: its letters are still read where it fills a telephone.
+WIDTH, HEIGHT = 4.8, 3.5
+#: Points that are marked one by one on a line, so that it is seen between which it was drawn.
+FEW_POINTS = 20
+#: Of every other line, the other way round once the ten colours begin again: lines that coincide are both seen.
+DASHES = ("-", "--")
 #: Names of so many bars still fit side by side.
 MANY_BARS = 5
 
@@ -27,7 +33,9 @@ MANY_BARS = 5
 class Panel:
     """One plot: lines by name, each ``(x, y)``, and points by name where single runs are shown; or bars.
 
-    ``bars`` are the parts of stacked bars by name, each what it is of every bar.
+    Lines have their colours by their place, so those of one name have one colour in all panels that name the same ones
+    in the same order; a line may be empty. ``reference`` is what they are compared with, in grey. ``bars`` are the
+    parts of stacked bars by name, each what it is of every bar.
     """
 
     title: str
@@ -35,6 +43,7 @@ class Panel:
     y_label: str
     lines: Mapping[str, Line]
     points: Mapping[str, Line] = field(default_factory=dict)
+    reference: Mapping[str, Line] = field(default_factory=dict)
     bars: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     is_log_x: bool = False
     is_log_y: bool = False
@@ -48,10 +57,11 @@ def run_panels(outcomes: Mapping[str, Outcome]) -> list[Panel]:
     """Latency distributions beside each other, and how each run went over time."""
     over_time = {name: series(outcome) for name, outcome in outcomes.items()}
     first = next(iter(over_time.values()))
-    rates = {"arrivals": (first["at_s"], first["arrivals_per_s"])} | _column(over_time, "ends_per_s")
+    arrivals = {"arrivals": (first["at_s"], first["arrivals_per_s"])}
+    served = _column(over_time, "served_per_s")
     return [
         distribution_panel({name: latencies_s(outcome) for name, outcome in outcomes.items()}),
-        Panel("Requests a second", "s", "requests/s", rates),
+        Panel("Requests served", "s", "requests/s", served, reference=arrivals),
         Panel("Waiting", "s", "requests", _column(over_time, "waiting")),
         Panel("Devices busy", "s", "share", _column(over_time, "busy")),
         Panel("p99 of those that end", "s", "ms", _column(over_time, "p99_ms"), is_log_y=True),
@@ -60,7 +70,7 @@ def run_panels(outcomes: Mapping[str, Outcome]) -> list[Panel]:
 
 def distribution_panel(latencies: Mapping[str, Any]) -> Panel:
     """Cumulative distributions of latencies in seconds."""
-    lines = {name: cumulative(values) for name, values in latencies.items() if len(values)}
+    lines = {name: cumulative(values) if len(values) else ([], []) for name, values in latencies.items()}
     return Panel("Latency", "ms", "share of requests", lines, is_log_x=True)
 
 
@@ -70,7 +80,7 @@ def draw_png(panels: Sequence[Panel], path: Path) -> None:
     figure = _figure(2 * WIDTH, rows * HEIGHT)
     for number, panel in enumerate(panels):
         _draw(panel, figure.add_subplot(rows, 2, number + 1))
-    figure.savefig(path, format="png", dpi=110)
+    figure.savefig(path, format="png", dpi=150)
 
 
 def draw_svg(panel: Panel) -> str:
@@ -83,7 +93,7 @@ def draw_svg(panel: Panel) -> str:
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": panel.title}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    return text[text.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{escape(panel.title)}"', 1)
 
 
 def check_can_draw() -> None:
@@ -101,31 +111,63 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _draw(panel: Panel, axes: Axes) -> None:
-    for name, (x, y) in panel.lines.items():
-        axes.plot(x, y, label=name, linewidth=1.4)
+    axes.set_axisbelow(True)
+    for name, (x, y) in panel.reference.items():
+        axes.plot(x, y, label=name, color="0.6", linewidth=1.2)
+    for number, (name, (x, y)) in enumerate(panel.lines.items()):
+        dash, marker = DASHES[(number + number // 10) % 2], "o" if len(x) <= FEW_POINTS else None
+        axes.plot(x, y, label=name, linewidth=1.4, linestyle=dash, marker=marker, markersize=4)
     for name, (x, y) in panel.points.items():
         axes.plot(x, y, "o", label=name, markersize=4)
     _stack(panel.bars, axes)
     axes.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
-    if panel.is_log_x:
+    _scale(panel, axes)
+    axes.grid(alpha=0.3)
+    named = len(panel.lines) + len(panel.points) + len(panel.bars) + len(panel.reference)
+    if named > 1 and panel.bars:
+        axes.legend(fontsize="small")
+    elif named > 1:  # below, where it hides no line
+        axes.legend(
+            fontsize="small", frameon=False, ncols=min(named, 4), loc="upper center", bbox_to_anchor=(0.5, -0.2)
+        )
+
+
+def _scale(panel: Panel, axes: Axes) -> None:
+    """Logarithms where they are asked for and there are any; else from 0."""
+    drawn = (*panel.lines.values(), *panel.points.values(), *panel.reference.values())
+    if panel.is_log_x and any(value > 0 for x, _ in drawn for value in x):
         axes.set_xscale("log")
-    if panel.is_log_y and any(value > 0 for _, y in (*panel.lines.values(), *panel.points.values()) for value in y):
+        axes.xaxis.set_major_formatter(_plain)
+    if panel.is_log_y and any(value > 0 for _, y in drawn for value in y):
         axes.set_yscale("log", nonpositive="mask")
+        axes.yaxis.set_major_formatter(_plain)
     else:
         axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    if len(panel.lines) + len(panel.points) + len(panel.bars) > 1:
-        axes.legend(fontsize="small")
 
 
 def _stack(bars: Mapping[str, Mapping[str, float]], axes: Axes) -> None:
     reached: dict[str, float] = {}
     for part, values in bars.items():
-        axes.bar(list(values), list(values.values()), bottom=[reached.get(bar, 0.0) for bar in values], label=part)
+        drawn = axes.bar(
+            list(values), list(values.values()), bottom=[reached.get(bar, 0.0) for bar in values], label=part
+        )
+        if len(bars) == 1:
+            axes.bar_label(drawn, fmt="%.1f", fontsize="small")
+            axes.margins(y=0.12)
         reached = {bar: reached.get(bar, 0.0) + value for bar, value in values.items()}
     if len(reached) > MANY_BARS:
         axes.tick_params("x", labelrotation=45)
 
 
+def _plain(value: float, _: float) -> str:
+    """``10,000`` and ``0.1``, which are read faster than powers."""
+    return f"{value:,.0f}" if value >= 1 else f"{value:g}"
+
+
 def _column(over_time: Mapping[str, Mapping[str, list[float]]], name: str) -> dict[str, Line]:
-    return {run: (one["at_s"], one[name]) for run, one in over_time.items()}
+    """A line a run, through what is known of it."""
+    lines: dict[str, Line] = {}
+    for run, one in over_time.items():
+        known = [(at_s, value) for at_s, value in zip(one["at_s"], one[name], strict=True) if not math.isnan(value)]
+        lines[run] = [at_s for at_s, _ in known], [value for _, value in known]
+    return lines

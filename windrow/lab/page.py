@@ -12,12 +12,19 @@ from windrow.lab.tables import Rows
 
 PAGE, PICTURE = "report.html", "report.png"
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+:root { color-scheme: light; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem;
+  color: #1a1a1a; background: #fff; }
+h1 { font-size: 1.5rem; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1rem; }
+dt { font-weight: 600; } dd { margin: 0; overflow-wrap: anywhere; }
+.wide { overflow-x: auto; margin: 1.5rem 0; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .75rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-svg { width: 100%; height: auto; } dt { font-weight: 600; float: left; clear: left; margin-right: .5rem; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; position: sticky; left: 0; background: #fff; }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1.5rem; }
+figure { margin: 0; max-width: 40rem; } svg { display: block; width: 100%; height: auto; }
+@media (max-width: 40rem) { body { margin: 1rem auto; } th, td { padding: .25rem .4rem; font-size: .875rem; } }
 """
 
 
@@ -70,7 +77,7 @@ def render(title: str, about: Mapping[str, object], tables: Sequence[Rows], draw
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{escape(title)}</title>\n'
         f"<style>{STYLE}</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n<dl>\n{facts}</dl>\n"
-        f"{wide}\n{figures}\n</body>\n</html>\n"
+        f'{wide}\n<div class="figures">\n{figures}\n</div>\n</body>\n</html>\n'
     )
 
 

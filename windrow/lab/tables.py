@@ -12,23 +12,31 @@ Rows = list[list[str]]
 
 
 def run_rows(runs: Mapping[str, Mapping[str, Any]]) -> Rows:
-    """How fast each run was; columns that no run has anything for are left out.
-
-    Latencies in milliseconds; waiting, time to the first token and between tokens at their 99th percentile.
-    """
-    has_slo = any("goodput_per_s" in report for report in runs.values())
-    generates = any(report.get("ttft_ms") for report in runs.values())
-    heads = ["run", "req/s", "tok/s", "p50", "p95", "p99", "queue"]
-    heads += ["TTFT", "ITL"] if generates else []
-    heads += ["good/s", "in SLO"] if has_slo else []
-    rows = [heads]
+    """How fast each run was: requests and tokens a second, latencies, and the time in the queue."""
+    rows = [["run", "req/s", "tok/s", "p50 ms", "p95 ms", "p99 ms", "queue p99"]]
     for name, report in runs.items():
-        row = [name, number(report["throughput_per_s"]), number(report["tokens_per_s"])]
+        row = [name, _rate(report["throughput_per_s"]), _rate(report["tokens_per_s"])]
         row += [_share(report["latency_ms"], share) for share in ("p50", "p95", "p99")]
-        row.append(_share(report["queue_ms"], "p99"))
-        row += [_share(report.get(kind), "p99") for kind in ("ttft_ms", "itl_ms")] if generates else []
-        row += [number(report["goodput_per_s"]), f"{report['within_slo']:.2%}"] if has_slo else []
-        rows.append(row)
+        rows.append([*row, _share(report["queue_ms"], "p99")])
+    return rows
+
+
+def answer_rows(runs: Mapping[str, Mapping[str, Any]]) -> Rows:
+    """Milliseconds to the first token and between tokens, and how much was good; empty where none of it is known.
+
+    A table of its own: beside the others its columns do not fit 80 characters.
+    """
+    generates = any(report.get("ttft_ms") for report in runs.values())
+    has_slo = any("within_slo" in report for report in runs.values())
+    if not (generates or has_slo):
+        return []
+    heads = ["TTFT p50", "TTFT p99", "ITL p50", "ITL p99"] if generates else []
+    rows = [["run", *heads, *(["good/s", "in SLO"] if has_slo else [])]]
+    for name, report in runs.items():
+        row = [name]
+        if generates:
+            row += [_share(report.get(kind), share) for kind in ("ttft_ms", "itl_ms") for share in ("p50", "p99")]
+        rows.append(row + ([_rate(report["goodput_per_s"]), f"{report['within_slo']:.2%}"] if has_slo else []))
     return rows
 
 
@@ -57,17 +65,29 @@ def show(console: Console, title: str, rows: Rows) -> None:
     """Print ``rows``, heads first; nothing where there are none."""
     if not rows:
         return
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    if title:
+        console.print(title, style="italic", markup=False, highlight=False)
+    table = _table(rows, gap=2)
+    is_too_wide = console.measure(table).maximum > console.width
+    console.print(_table(rows, gap=1) if is_too_wide else table)
+
+
+def _table(rows: Rows, gap: int) -> Table:
+    table = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False)
     for column, name in enumerate(rows[0]):
-        table.add_column(name, justify="right" if column else "left", overflow="fold")
+        table.add_column(name, justify="right" if column else "left", overflow="fold", no_wrap=not column)
     for row in rows[1:]:
         table.add_row(*row)
-    console.print(table)
+    return table
 
 
 def number(value: float) -> str:
     """Three significant figures, and whole above 100."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _rate(value: float | None) -> str:
+    return "-" if value is None else number(value)
 
 
 def _share(distribution: Mapping[str, float] | None, share: str) -> str:
