@@ -449,6 +449,12 @@ def test_what_is_no_backend_is_refused_when_it_is_initialized(backend: Any, erro
         asyncio.run(InferenceGateway(backend=backend).initialize())
 
 
+@pytest.mark.parametrize("given", [len, "http://127.0.0.1:8000", {"max_batch_size": 8}])
+def test_what_is_no_config_is_refused_where_it_is_given(given: Any) -> None:
+    with pytest.raises(TypeError, match=r"takes an InferenceConfig \(got (len|str|dict)\)"):
+        InferenceGateway(given)
+
+
 def test_a_model_that_is_not_configured_is_refused_with_those_that_are() -> None:
     with pytest.raises(UnknownModel, match="minilm"):
         asyncio.run(InferenceGateway(model="maxilm").initialize())

@@ -51,6 +51,17 @@ def test_a_simulation_is_repeatable() -> None:
     assert first == second
 
 
+def test_all_strategies_may_be_named_beside_one() -> None:
+    done = run("simulate", *SMALL, "--strategy", "packed", "--strategy", "all", "--json")
+    assert len(json.loads(done.stdout)["runs"]) == 5
+
+
+def test_a_simulation_says_which_workers_died_and_what_counts_as_good() -> None:
+    done = run("simulate", *SMALL, "--fail", "1s:0:100ms", "--lease", "2s", "--slo", "300ms", "--json")
+    made = json.loads(done.stdout)
+    assert (made["failures"], made["slo"]) == ("1s:0:100ms; back after 2s, at most 3 attempts", "300ms")
+
+
 def test_a_simulation_prints_tables_and_tenants() -> None:
     done = run("simulate", *SMALL, "--tenant", "acme", "--tenant", "beta:high:0.3:2", "--fail", "1s:0:100ms",
                "--max-wait-ms", "auto")  # fmt: skip

@@ -81,6 +81,25 @@ def test_lines_are_told_apart_by_colour_or_by_dashes() -> None:
     assert len(told) == 14
 
 
+@pytest.mark.parametrize(
+    ("lines", "named"),
+    [
+        ({"": ([12.0, 60.0], [0.0, 1.0])}, {"20", "50"}),
+        ({"": ([5.0, 200_000.0], [0.0, 1.0])}, {"10", "100", "1,000", "10,000", "100,000"}),
+    ],
+)
+def test_axes_of_logarithms_are_named_by_numbers_and_never_by_powers(lines: Any, named: set[str]) -> None:
+    drawing = draw_svg(Panel("", "x", "y", lines, is_log_x=True))
+    texts = set(re.findall(r"<text[^>]*>([^<]*)</text>", drawing))
+    assert named <= texts
+    assert "mathdefault" not in drawing
+
+
+def test_an_axis_of_whole_numbers_has_no_others() -> None:
+    drawing = draw_svg(Panel("", "devices", "y", {"": ([4.0, 5.0], [0.0, 1.0])})).split('id="matplotlib.axis_2"')[0]
+    assert set(re.findall(r"<text[^>]*>([^<]*)</text>", drawing)) == {"4", "5", "devices"}
+
+
 def test_a_page_fits_narrow_screens_and_names_its_pictures(tmp_path: Path) -> None:
     panels = [Panel("A < B", "x", "y", {"a": ([0.0], [1.0])}), Panel("C", "x", "y", {}, bars={"": {"b": 1.0}})]
     page, picture = write_report(tmp_path / "deep/er", "T & T", {"of": "<b>"}, [[["run"], ["<i>"]]], panels)

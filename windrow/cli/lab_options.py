@@ -133,11 +133,11 @@ def strategies(names: list[str] | None, generates: bool = False) -> list[str]:
     from scheduler.lab.generation import GENERATION
 
     known = GENERATION if generates else PLANNERS
-    if names == ["all"]:
-        return list(known)
     for name in names or ():
-        if name not in known:
+        if name not in (*known, "all"):
             raise ValueError(f"--strategy {name!r}: takes {', '.join(known)} or all")
+    if "all" in (names or ()):
+        return list(known)
     return list(dict.fromkeys(names)) if names else ["continuous" if generates else "packed"]
 
 

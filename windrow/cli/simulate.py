@@ -114,6 +114,10 @@ def simulate(
             "settings": f"rows of {max_batch_size} and {max_batch_tokens} tokens"
             + (f", {cache_tokens} tokens of cache" if generate else f", {max_wait_ms} ms"),
         }
+        if fail:
+            about["failures"] = f"{', '.join(fail)}; back after {lease}, at most {max_attempts} attempts"
+        if slo or slo_itl:
+            about["slo"] = ", ".join([*([slo] if slo else []), *([f"{slo_itl} between tokens"] if slo_itl else [])])
         show_runs("Simulation", about, runs, as_json)
         if report is not None:
             from windrow.lab.charts import run_panels

@@ -31,6 +31,9 @@ class InferenceGateway:
         *,
         model: str = "minilm",
     ) -> None:
+        if config is not None and not isinstance(config, InferenceConfig):
+            given = getattr(config, "__name__", type(config).__name__)
+            raise TypeError(f"the first argument takes an InferenceConfig (got {given}); what runs comes second")
         self.config = config or InferenceConfig()
         self._backend = backend
         self._model = model

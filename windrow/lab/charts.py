@@ -16,6 +16,7 @@ from scheduler.lab.simulation import Outcome
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 Line = tuple[Sequence[float], Sequence[float]]
@@ -25,6 +26,8 @@ WIDTH, HEIGHT = 4.8, 3.5
 FEW_POINTS = 20
 #: Of every other line, the other way round once the ten colours begin again: lines that coincide are both seen.
 DASHES = ("-", "--")
+#: Of the largest to the smallest value: an axis with fewer decades has names between them.
+NARROW = 100
 #: Names of so many bars still fit side by side.
 MANY_BARS = 5
 
@@ -133,16 +136,35 @@ def _draw(panel: Panel, axes: Axes) -> None:
 
 
 def _scale(panel: Panel, axes: Axes) -> None:
-    """Logarithms where they are asked for and there are any; else from 0."""
-    drawn = (*panel.lines.values(), *panel.points.values(), *panel.reference.values())
-    if panel.is_log_x and any(value > 0 for x, _ in drawn for value in x):
+    """Logarithms where they are asked for and there are any, else from 0; whole numbers where there are no others."""
+    from matplotlib.ticker import MaxNLocator
+
+    drawn = [*panel.lines.values(), *panel.points.values(), *panel.reference.values()]
+    along, up = [value for x, _ in drawn for value in x], [value for _, y in drawn for value in y]
+    if panel.is_log_x and any(value > 0 for value in along):
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(_plain)
-    if panel.is_log_y and any(value > 0 for _, y in drawn for value in y):
+        _name_ticks(axes.xaxis, along)
+    elif along and all(float(value).is_integer() for value in along):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if panel.is_log_y and any(value > 0 for value in up):
         axes.set_yscale("log", nonpositive="mask")
-        axes.yaxis.set_major_formatter(_plain)
+        _name_ticks(axes.yaxis, up)
     else:
         axes.set_ylim(bottom=0)
+
+
+def _name_ticks(axis: Axis, values: Sequence[float]) -> None:
+    """``10,000`` and ``0.1``, which are read faster than powers; 2 and 5 between them where there are few."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    def plain(value: float, _: float) -> str:
+        return f"{value:,.0f}" if value >= 1 else f"{value:g}"
+
+    over_0 = [value for value in values if value > 0]
+    is_narrow = max(over_0) < NARROW * min(over_0)
+    axis.set_major_formatter(FuncFormatter(plain))
+    axis.set_minor_locator(LogLocator(subs=(2, 5)))
+    axis.set_minor_formatter(FuncFormatter(plain) if is_narrow else NullFormatter())
 
 
 def _stack(bars: Mapping[str, Mapping[str, float]], axes: Axes) -> None:
@@ -157,11 +179,6 @@ def _stack(bars: Mapping[str, Mapping[str, float]], axes: Axes) -> None:
         reached = {bar: reached.get(bar, 0.0) + value for bar, value in values.items()}
     if len(reached) > MANY_BARS:
         axes.tick_params("x", labelrotation=45)
-
-
-def _plain(value: float, _: float) -> str:
-    """``10,000`` and ``0.1``, which are read faster than powers."""
-    return f"{value:,.0f}" if value >= 1 else f"{value:g}"
 
 
 def _column(over_time: Mapping[str, Mapping[str, list[float]]], name: str) -> dict[str, Line]:
