@@ -24,7 +24,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
-from scheduler.lab.workload import Workload
+from scheduler.lab.workload import MOST_TOKENS, Workload
 
 Row = Mapping[str, Any]
 
@@ -41,6 +41,8 @@ class Format:
     seconds: Callable[[Any], float]
     #: Rows that generated nothing are requests that failed, and left out.
     drops_failures: bool = False
+    #: Arrivals are dates, not numbers.
+    dates: bool = False
 
 
 def _date_s(text: str) -> float:
@@ -50,7 +52,7 @@ def _date_s(text: str) -> float:
 
 
 FORMATS: dict[str, Format] = {
-    "azure": Format("TIMESTAMP", "ContextTokens", "GeneratedTokens", _date_s),
+    "azure": Format("TIMESTAMP", "ContextTokens", "GeneratedTokens", _date_s, dates=True),
     "burstgpt": Format("Timestamp", "Request tokens", "Response tokens", float, drops_failures=True),
     "mooncake": Format("timestamp", "input_length", "output_length", lambda value: float(value) / 1e3),
     "vidur": Format("arrived_at", "num_prefill_tokens", "num_decode_tokens", float),
@@ -143,18 +145,26 @@ def _object(text: str, path: Path, line: int = 1) -> Row:
 
 
 def _read_row(form: Format, row: Row) -> tuple[float, int, int]:
-    at_s = form.seconds(row[form.arrival])
+    given = row[form.arrival]
+    try:
+        at_s = form.seconds(given)
+    except (ValueError, TypeError):
+        at_s = math.nan
     if not 0 <= at_s < math.inf:
-        raise ValueError(f"{form.arrival} is {row[form.arrival]}; it takes a time of 0 or more")
+        raise ValueError(f"{form.arrival} is {given!r}; it takes {'a date' if form.dates else 'a time of 0 or more'}")
     least = 0 if form.drops_failures else 1
     length = _count(row, form.tokens, least)
     return at_s, max(1, length), 1 if form.output_tokens is None else _count(row, form.output_tokens, least)
 
 
 def _count(row: Row, name: str, least: int) -> int:
-    value = float(row[name])
-    if not (value >= least and value.is_integer()):
-        raise ValueError(f"{name} is {row[name]}; it takes a whole number of tokens, {least} or more")
+    given = row[name]
+    try:
+        value = float(given)
+    except (ValueError, TypeError):
+        value = math.nan
+    if not (least <= value <= MOST_TOKENS and value.is_integer()):
+        raise ValueError(f"{name} is {given!r}; it takes a whole number of tokens from {least} to {MOST_TOKENS:g}")
     return int(value)
 
 

@@ -14,6 +14,8 @@ from scheduler.core.fairness import PRIORITY_WEIGHTS, flow_name
 
 #: Of an arrival: some hundred years. Later, floats have no microseconds left.
 LATEST_S = 4e9
+#: Of one request, far beyond what any model takes.
+MOST_TOKENS = 10**9
 #: Steps over which a pattern's rate is taken as constant.
 GRID = 10_000
 
@@ -45,7 +47,7 @@ class Workload:
     """Requests in order of arrival, as columns of equal length.
 
     Raises `ValueError` for no requests, arrivals that are negative, after `LATEST_S` or out of order, requests of less
-    than one token, and flows of one name.
+    than one token or more than `MOST_TOKENS`, and flows of one name.
     """
 
     #: Seconds on the virtual clock, which starts at 0.
@@ -82,10 +84,9 @@ class Workload:
         if len(set(names)) < len(names):
             raise ValueError(f"flows take each tenant and priority once, not {', '.join(names)}")
         for name, column in (("tokens", self.tokens), ("output_tokens", self.output_tokens)):
-            if column and min(column) < 1:
-                raise ValueError(
-                    f"request {list(column).index(min(column)) + 1} has {min(column)} {name}; takes 1 or more"
-                )
+            refused = next((n for n, length in enumerate(column) if not 1 <= length <= MOST_TOKENS), None)
+            if refused is not None:
+                raise ValueError(f"request {refused + 1} has {column[refused]} {name}; takes 1 to {MOST_TOKENS:g}")
 
     def __len__(self) -> int:
         return len(self.arrival_s)
@@ -158,10 +159,10 @@ def draw_lengths(
     median_tokens: float, sigma: float, most_tokens: int, count: int, numbers: np.random.Generator
 ) -> list[int]:
     """Lognormal lengths in tokens, from 1 to ``most_tokens``; ``sigma`` is that of the logarithm."""
-    if not (1 <= median_tokens < math.inf and 0 <= sigma < math.inf and most_tokens >= 1):
+    if not (1 <= median_tokens < math.inf and 0 <= sigma < math.inf and 1 <= most_tokens <= MOST_TOKENS):
         raise ValueError(
             f"lengths of a median of {median_tokens} tokens, sigma {sigma} and at most {most_tokens}: they take a "
-            f"median of 1 or more and a sigma of 0 or more, both finite, and at most 1 or more"
+            f"median of 1 or more and a sigma of 0 or more, both finite, and at most 1 to {MOST_TOKENS:g}"
         )
     drawn = numbers.lognormal(math.log(median_tokens), sigma, count)
     return list(np.clip(np.rint(drawn), 1, most_tokens).astype(int).tolist())

@@ -52,7 +52,9 @@ def simulate(
         float, typer.Option(min=1, help="Median of what is generated, where no trace says.")
     ] = 100,
     max_output: Annotated[int, typer.Option(min=1, help="Most tokens that are generated.")] = 1000,
-    cache_tokens: Annotated[int, typer.Option(min=16, help="Tokens that the cache of a device holds.")] = 200_000,
+    cache_tokens: Annotated[
+        int, typer.Option(min=16, max=100_000_000, help="Tokens that the cache of a device holds.")
+    ] = 200_000,
     prefill_chunk: Annotated[int, typer.Option(min=1, help="Prompt tokens of a step, for chunked.")] = 512,
     slo_itl: Annotated[str | None, typer.Option(help="Mean time between tokens that counts as good.")] = None,
     cost: options.Cost = options.DEFAULT_COST,
