@@ -22,6 +22,8 @@ PADDED_POSITIONS = frozenset(
         "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
     }
 )  # fmt: skip
+#: Architectures whose files name the limit as GPT-2's do. T5's have the field too, and no limit.
+N_POSITIONS = frozenset({"codegen", "ctrl", "gpt2", "gpt_bigcode", "gptj", "openai-gpt"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +118,11 @@ def _model_limit(folder: Path) -> int | None:
 
 
 def _position_limit(config: dict[str, object]) -> int | None:
-    positions = config.get("max_position_embeddings")
+    kind = config.get("model_type")
+    positions = config.get("n_positions" if kind in N_POSITIONS else "max_position_embeddings")
     if not isinstance(positions, int) or positions < 1:
         return None
-    if config.get("model_type") in PADDED_POSITIONS:
+    if kind in PADDED_POSITIONS:
         pad = config.get("pad_token_id", 1)
         return positions - (pad if isinstance(pad, int) else 1) - 1
     return positions

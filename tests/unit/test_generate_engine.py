@@ -281,6 +281,24 @@ def test_many_streams_are_told_of_less_often() -> None:
     assert base.piece_every_s(1000) == 1000 / base.MOST_PIECES_PER_S
 
 
+def test_those_of_many_choices_leave_room_for_whoever_comes_with_a_higher_priority(folder: Path) -> None:
+    engine = load(folder, max_batch_size=16)
+    assert engine.room() == 16 + 2  # two that wait
+    for id in ("a", "b"):
+        engine.add(id, ready(engine, "hay", max_tokens=30, n=16, temperature=1, ignore_eos=True), priority=2)
+    assert engine.room() == 1  # one has all the rows, and the other waits
+    for _ in range(4):
+        engine.collect(engine.step())
+    assert engine._scheduler.waiting == 16
+    assert engine.room() == 2  # both have begun
+    engine.add("high", ready(engine, "mow", max_tokens=2, ignore_eos=True))
+    assert engine.room() == 1
+    ended = [delta.id for _ in range(4) for delta in engine.collect(engine.step()) if delta.outcome is not None]
+    assert ended == ["high"]
+    drive(engine)
+    assert engine.room() == 16 + 2
+
+
 def test_a_canceled_request_leaves_at_once_and_is_heard_of_no_more(
     engine: GenerateEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -314,6 +332,8 @@ def test_a_static_batch_answers_when_all_of_it_has_ended(folder: Path) -> None:
 
 BAD: list[tuple[Any, Mapping[str, Any], type[InvalidInput], str]] = [
     ("x" * CONTEXT, {}, InputTooLong, "the context has 128"),
+    ("x" * (32 * CONTEXT + 1), {}, InputTooLong, f"input: {32 * CONTEXT + 1} characters, and the model takes 128"),
+    ({"messages": [{"role": "user", "content": "x" * 32 * CONTEXT}]}, {}, InputTooLong, "characters, and the model"),
     ("fine", {"max_tokens": CONTEXT}, InvalidInput, "leaves no room for a prompt"),
     ("fine", {"max_tokens": CONTEXT - 2}, InputTooLong, "send parameters.truncate: true"),
     ("fine", {"max_tokens": 0}, InvalidInput, "max_tokens"),
@@ -341,6 +361,23 @@ def test_a_prompt_that_is_too_long_is_cut_at_its_start_on_request(engine: Genera
     long = ready(engine, "x" * CONTEXT + "the end", max_tokens=100, truncate=True).data
     assert bytes(long.ids).decode() == "x" * 21 + "the end"
     assert long.max_tokens == 100
+
+
+def test_of_a_prompt_to_be_cut_no_more_is_tokenised_than_could_be_kept(
+    engine: GenerateEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    prompts = engine._model.prompts
+
+    class Tokenizer:
+        def encode(self, text: str, **options: Any) -> Any:
+            read.append(len(text))
+            return engine._tokenizer.encode(text, **options)
+
+    monkeypatch.setattr(type(prompts), "tokenizer", Tokenizer())
+    long = ready(engine, "x" * 1_000_000 + "the end", max_tokens=100, truncate=True).data
+    assert bytes(long.ids).decode() == "x" * 21 + "the end"
+    assert read == [64 * CONTEXT]
 
 
 def test_a_chat_goes_through_the_template_of_the_model(engine: GenerateEngine) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from api.inputs import InputCheck
@@ -56,6 +56,9 @@ def refusals(sides: Sides, value: object, sent: dict[str, Any]) -> tuple[str | N
 
 
 @given(value=PLAIN, sent=PARAMETERS)
+@example(value="a" * 33 * CONTEXT, sent={})
+@example(value="a" * 33 * CONTEXT, sent={"max_tokens": CONTEXT})
+@example(value="a" * 33 * CONTEXT, sent={"truncate": True})
 def test_a_prompt_is_refused_by_both_sides_in_the_same_words(sides: Sides, value: object, sent: dict[str, Any]) -> None:
     of_api, of_worker = refusals(sides, value, sent)
     assert of_api == of_worker

@@ -73,6 +73,8 @@ def test_lower_case_comes_before_what_the_tokenizer_does_itself(tmp_path: Path) 
         ("config.json", {"max_position_embeddings": 514, "model_type": "roberta", "pad_token_id": 1}, 512),
         ("config.json", {"max_position_embeddings": 514, "model_type": "mpnet"}, 512),
         ("config.json", {"max_position_embeddings": 514, "model_type": "data2vec-text", "pad_token_id": 1}, 512),
+        ("config.json", {"n_positions": 1024, "model_type": "gpt2"}, 1024),
+        ("config.json", {"n_positions": 64, "model_type": "t5"}, 512),  # its attention knows distances alone
         ("config.json", {"max_position_embeddings": 0}, 512),
         ("config.json", {"max_position_embeddings": "many"}, 512),
         ("config.json", {}, 512),

@@ -160,24 +160,27 @@ class TextPreparer:
             yield from _encode_alike(tokenizer, [self._readable(one) for one in some] if cut else some, self._reading)
 
     def _readable(self, text: Text) -> Text:
-        if not isinstance(text, str):
-            return self._cut_roughly(text[0]), self._cut_roughly(text[1])
-        return self._cut_roughly(text)
+        if isinstance(text, str):
+            return cut_roughly(text, self._max_tokens, keeps_start=self._cuts_end)
+        first, second = (cut_roughly(one, self._max_tokens, keeps_start=self._cuts_end) for one in text)
+        return first, second
 
     def _skipped(self, text: Text) -> int:
         return 0 if self._cuts_end else characters(text) - characters(self._readable(text))
 
-    def _cut_roughly(self, text: str) -> str:
-        limit = CHARACTERS_PER_TOKEN * self._max_tokens
-        if len(text) <= limit:
-            return text
-        # At a space, so that the last word read is a word of the text, but not far from here: what is cut off must be
-        # more than the model would take.
-        near = min(CHARACTERS_PER_WORD, limit // 2)
-        start = text[:limit] if self._cuts_end else text[-limit:]
-        places = range(limit - 1, limit - near, -1) if self._cuts_end else range(near)
-        at = next((place for place in places if start[place].isspace()), None)
-        return start if at is None else start[:at] if self._cuts_end else start[at:]
+
+def cut_roughly(text: str, max_tokens: int, *, keeps_start: bool) -> str:
+    """What is read of a text that is to be cut to ``max_tokens``: megabytes would hold up everybody else's requests."""
+    limit = CHARACTERS_PER_TOKEN * max_tokens
+    if len(text) <= limit:
+        return text
+    # At a space, so that the last word read is a word of the text, but not far from here: what is cut off must be
+    # more than the model would take.
+    near = min(CHARACTERS_PER_WORD, limit // 2)
+    kept = text[:limit] if keeps_start else text[-limit:]
+    places = range(limit - 1, limit - near, -1) if keeps_start else range(near)
+    at = next((place for place in places if kept[place].isspace()), None)
+    return kept if at is None else kept[:at] if keeps_start else kept[at:]
 
 
 def require_room(limit: TextLimit, text: Text) -> None:

@@ -94,9 +94,20 @@ class GenerateEngine:
         return self._model.prompts.prepare(inputs, parameters)
 
     def room(self) -> int:
-        """Requests that it is worth adding now: those that run next, and a few that wait for them to end."""
-        waiting = sum(one.input.parameters.n for one in list(self._arrived))
-        return max(0, self._size + self._ahead - self._scheduler.waiting - self._scheduler.running - waiting)
+        """Requests that it is worth adding now: those that run next, and a few that wait for them to end.
+
+        One of many choices that do not all run next waits as one: else a few of them would shut out whoever comes
+        with a higher priority.
+        """
+        coming = [one for one in list(self._collector.requests.values()) if not one.has_begun]
+        begun = self._scheduler.waiting + self._scheduler.running + len(self._arrived) - len(coming)
+        free, ahead = self._size - begun, self._ahead
+        for one in coming:
+            if free > 0:
+                free -= one.input.parameters.n
+            else:
+                ahead -= 1
+        return max(0, free) + max(0, ahead)
 
     def cache_use(self) -> CacheUse:
         """See `HasCache.cache_use`."""

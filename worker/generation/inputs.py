@@ -18,13 +18,13 @@ from scheduler.core.outcomes import Failed
 from scheduler.tasks.generate import (
     GenerateCall,
     GenerateParameters,
-    Prompt,
     read_call,
     require_answer_fits,
     require_prompt_fits,
 )
 from scheduler.tokens import TextLimit
 from worker.engines.base import Prepared
+from worker.engines.text import cut_roughly
 from worker.generation.constraints import SchemaCompiler
 
 
@@ -51,7 +51,7 @@ class PromptPreparer:
         self, limit: TextLimit, folder: Path, context_tokens: int, page_tokens: int, schemas: SchemaCompiler
     ) -> None:
         """``folder`` holds the chat template; prompt and answer together have at most ``context_tokens``."""
-        self._tokenizer = limit.tokenizer
+        self._limit = limit
         self._folder = folder
         self._context_tokens = context_tokens
         self._page_tokens = page_tokens
@@ -61,7 +61,7 @@ class PromptPreparer:
     @property
     def tokenizer(self) -> Tokenizer:
         """The model's."""
-        return self._tokenizer
+        return self._limit.tokenizer
 
     def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
         """Same length and order as ``inputs``; a bad one is a `Failed`. `Prepared.data` is a `GenerateInput`."""
@@ -70,7 +70,8 @@ class PromptPreparer:
     def _prepared(self, value: Any, parameters: Mapping[str, Any]) -> Prepared | Failed:
         try:
             call = read_call(value, parameters)
-            ids, max_tokens = self._fitted(self._ids(call.prompt), call)
+            require_answer_fits(call.parameters, self._context_tokens)
+            ids, max_tokens = self._fitted(self._ids(call), call.parameters)
             grammar = self._grammar(call.parameters)
         except WindrowError as error:
             return Failed(error)
@@ -87,7 +88,8 @@ class PromptPreparer:
         )
         return Prepared(tokens=len(ids), data=made)
 
-    def _ids(self, prompt: Prompt) -> list[int]:
+    def _ids(self, call: GenerateCall) -> list[int]:
+        prompt, truncate = call.prompt, call.parameters.truncate
         if prompt.prompt_ids is not None:
             size = self._schemas.vocabulary
             beyond = [token for token in prompt.prompt_ids if token >= size]
@@ -96,12 +98,16 @@ class PromptPreparer:
             return prompt.prompt_ids
         if prompt.messages is not None:
             text = self._rendered([turn.model_dump() for turn in prompt.messages])
-            return self._encoded(text, added=False)
-        return self._encoded(prompt.prompt or "", added=True)
+            return self._encoded(text, added=False, truncate=truncate)
+        return self._encoded(prompt.prompt or "", added=True, truncate=truncate)
 
-    def _encoded(self, text: str, *, added: bool) -> list[int]:
+    def _encoded(self, text: str, *, added: bool, truncate: bool) -> list[int]:
+        if truncate:
+            text = cut_roughly(text, self._context_tokens, keeps_start=False)
+        else:
+            self._limit.require_countable(text, "input")
         try:
-            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=added).ids
+            ids: list[int] = self.tokenizer.encode(text, add_special_tokens=added).ids
         except BaseException as error:  # A panic inside the tokenizer derives from BaseException.
             if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
                 raise
@@ -134,10 +140,9 @@ class PromptPreparer:
             raise InvalidInput("parameters.schema: an answer ends where it meets it; drop ignore_eos and min_tokens")
         return self._schemas.compile(wishes.json_schema)
 
-    def _fitted(self, ids: list[int], call: GenerateCall) -> tuple[list[int], int]:
+    def _fitted(self, ids: list[int], wishes: GenerateParameters) -> tuple[list[int], int]:
         """The prompt, cut where that was asked for, and how many new tokens there may be."""
-        wishes, room = call.parameters, self._context_tokens
-        require_answer_fits(wishes, room)
+        room = self._context_tokens
         if not wishes.truncate:
             require_prompt_fits(len(ids), wishes, room)
         elif len(ids) + wishes.reserved_tokens > room:
