@@ -71,13 +71,14 @@ def register(app: Flask, service: Service) -> None:
 
 
 def loaded(service: Service, name: str) -> dict[str, Any]:
-    """What the workers of a model say of it; nulls where there is none, or Redis cannot be asked."""
+    """What the workers of a model say of it; nulls where none does, or Redis cannot be asked."""
     try:
         infos = list(service.queues[name].workers(within_s=HEARD_WITHIN_S).values())
+        failures = service.failures(name)
     except RedisError:
-        infos = []
+        infos, failures = [], {}
     said = orjson.loads(infos[0]) if infos else {}
-    return {"workers": len(infos)} | {field: said.get(field) for field in LOADED}
+    return {"workers": len(infos)} | {field: said.get(field) for field in LOADED} | {"failures": failures or None}
 
 
 def _json(value: object) -> Response:

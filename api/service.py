@@ -26,9 +26,10 @@ from scheduler.core.errors import (
     UnknownPrediction,
 )
 from scheduler.core.fairness import PRIORITY_WEIGHTS, flow_name
-from scheduler.core.liveness import describe_trouble
+from scheduler.core.liveness import HEARD_WITHIN_S, describe_failures, describe_trouble
 from scheduler.core.webhooks import parse_url
 from scheduler.queue import Prediction, RedisQueue, Submission, finished_channel
+from scheduler.queue.failures import read_failures
 from scheduler.queue.idempotency import find_first
 from scheduler.queue.ids import is_issued, make_id, shared_secret
 from scheduler.queue.lookup import find_prediction, find_predictions
@@ -79,7 +80,8 @@ class _Pulse:
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     seen_at_s: float = float("-inf")
-    has_worker: bool = False
+    #: Why a submit is refused; None where it is not.
+    trouble: str | None = None
     wait_s: float | None = None
 
 
@@ -146,12 +148,11 @@ class Service:
         model = self.settings.models[call.model]
         limits = self.settings.tenants.get(tenant, PLAIN_TENANT)
         idempotency = (f"{tenant}:{call.idempotency_key}", call.fingerprint()) if call.idempotency_key else None
-        if not self._pulse(call.model).has_worker:
+        if trouble := self._pulse(call.model).trouble:
             # What was taken in before is found all the same.
             first = find_first(self.redis, *idempotency) if idempotency else None
             if first is None:
-                grace_s = self.settings.worker_grace_s
-                raise NoWorker(f"no worker has served model {call.model!r} in the last {grace_s:g} s")
+                raise NoWorker(trouble)
             return first
         parameters = call.parameters.sent()
         is_followed = call.is_followed and TASKS[model.task].streams
@@ -246,14 +247,26 @@ class Service:
         except RedisError:
             return None
 
-    def has_worker(self, model: str, within_s: float) -> bool:
-        """Whether a worker of ``model`` was heard of in the last ``within_s`` seconds."""
-        return bool(self.queues[model].workers(within_s=within_s))
+    def failures(self, model: str) -> dict[str, str]:
+        """Workers that could not load ``model``, and why."""
+        return {worker: one.reason for worker, one in read_failures(self.redis, model).items()}
 
     def trouble(self, model: str, within_s: float) -> str | None:
         """Why ``model`` is not served by anybody heard of in the last ``within_s`` seconds; None where it is."""
         infos = self.queues[model].workers(within_s=within_s)
-        return describe_trouble(model, infos, within_s=within_s, stall_s=self.settings.stall_s)
+        failures = {} if infos else self.failures(model)
+        return describe_trouble(model, infos, within_s=within_s, stall_s=self.settings.stall_s, failures=failures)
+
+    def _refusal(self, model: str) -> str | None:
+        """Why nobody will soon serve ``model``; None where it is served, or was until a moment ago."""
+        grace_s, workers = self.settings.worker_grace_s, self.queues[model].workers
+        if workers(within_s=min(grace_s, HEARD_WITHIN_S)):
+            return None
+        if failures := self.failures(model):
+            return describe_failures(model, failures)
+        if workers(within_s=grace_s):
+            return None
+        return f"no worker has served model {model!r} in the last {grace_s:g} s"
 
     def _pulse(self, model: str) -> _Pulse:
         """Workers and depth of ``model``, looked up by one request at a time while others use what was seen last."""
@@ -264,7 +277,7 @@ class Service:
         if not is_mine and pulse.seen_at_s > 0:
             return pulse
         try:
-            pulse.has_worker = self.has_worker(model, self.settings.worker_grace_s)
+            pulse.trouble = self._refusal(model)
             pulse.wait_s = self.queues[model].depth().wait_s
             pulse.seen_at_s = time.monotonic()
         finally:

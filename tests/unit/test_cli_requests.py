@@ -24,7 +24,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/v1/models":
-            return self._answer(200, {"object": "list", "data": [{"id": "minilm", "object": "model", "task": "embed"}]})
+            models = [{"id": "minilm", "object": "model", "task": "embed", "failures": None}]
+            models += [
+                {"id": "broken", "object": "model", "task": "embed", "failures": {"worker@a/0": "no safetensors"}}
+            ]
+            return self._answer(200, {"object": "list", "data": models})
         self._predict(self.path.split("/")[3].split("?")[0])
 
     def do_POST(self) -> None:
@@ -171,7 +175,8 @@ def test_get_cancel_and_models_print(server: Server) -> None:
     assert server.run("get", "minilm").exit_code == 0
     assert server.run("get", "broken").exit_code == 1
     assert "canceled" in server.run("cancel", "minilm").stdout
-    assert "minilm  task=embed" in server.run("models").stdout
+    listed = ["minilm  task=embed", "broken  task=embed", "    could not be loaded by worker@a/0: no safetensors"]
+    assert server.run("models").stdout.splitlines() == listed
     assert json.loads(server.run("models", "--json").stdout)[0]["id"] == "minilm"
 
 

@@ -31,6 +31,13 @@ def test_without_a_worker_the_model_is_named() -> None:
     assert trouble() == "no worker has been heard of in the last 15 s for minilm"
 
 
+def test_a_model_that_could_not_be_loaded_is_named_with_each_reason_once() -> None:
+    failures = {"worker@a/0": "no safetensors", "worker@a/1": "no safetensors", "worker@b/0": "out of memory"}
+    said = describe_trouble("minilm", {}, within_s=15, stall_s=300, failures=failures)
+    assert said == ("model 'minilm' could not be loaded: worker@a/0: no safetensors; worker@b/0: out of memory")
+    assert describe_trouble("minilm", {"worker@c/0": b"{}"}, within_s=15, stall_s=300, failures=failures) is None
+
+
 def test_one_worker_that_goes_on_is_enough() -> None:
     assert trouble(a=0.0) is None
     assert trouble(a=300.0) is None

@@ -100,9 +100,11 @@ def models(url: Url = NO_URL, timeout: Timeout = 60.0, as_json: Json = False) ->
             more = "  ".join(
                 f"{name}={value}"
                 for name, value in model.items()
-                if name not in ("id", "object", "created", "owned_by") and value is not None
+                if name not in ("id", "object", "created", "owned_by", "failures") and value is not None
             )
             print(f"{model.get('id')}  {more}".rstrip())
+            for worker, reason in (model.get("failures") or {}).items():
+                print(f"    could not be loaded by {worker}: {reason}")
 
 
 def read_stdin() -> str:

@@ -42,7 +42,12 @@ class Demo:
                 with (
                     as_file(files("windrow.demo") / "windrow.toml") as config,
                     Stack(
-                        Path(folder), demo_environ(config), interrupts, self._say, is_verbose=self._is_verbose
+                        Path(folder),
+                        demo_environ(config),
+                        interrupts,
+                        self._say,
+                        is_verbose=self._is_verbose,
+                        needs_all=True,
                     ) as stack,
                 ):
                     asyncio.run(watched(self._play(stack), stack))
