@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import accumulate
 
 import orjson
@@ -13,11 +13,29 @@ from redis import Redis
 
 from scheduler.core.liveness import HEARD_WITHIN_S
 from scheduler.queue import RedisQueue
-from scheduler.queue.observations import Histogram, read_observations
+from scheduler.queue.observations import TIMES, TOKEN_KINDS, Histogram, read_observations
+from scheduler.settings import ModelSettings
+from scheduler.tasks import TASKS
 
 ENDED = ("succeeded", "failed", "canceled", "expired")
 #: Why the submit script refuses a call.
 REASONS = ("depth", "bytes", "tenant_in_flight", "tenant_bytes", "tenant_rate")
+#: What is observed -> the metric's name behind ``windrow_``, and what it says.
+HISTOGRAMS = {
+    "queue": ("queue_seconds", "From the submit to the claim by a worker"),
+    "batch_wait": (
+        "batch_wait_seconds",
+        "From the claim to the start of the forward pass, or to the model that generates",
+    ),
+    "compute": ("compute_seconds", "From there to the end"),
+    "request": ("request_seconds", "From the submit to the end"),
+    "batch_size": ("batch_size", "Requests of a forward pass"),
+    "batch_tokens": ("batch_tokens", "Tokens of a forward pass, padding included"),
+    "padding_ratio": ("padding_ratio", "Share of a forward pass's tokens that is padding"),
+    "first_token": ("time_to_first_token_seconds", "From the submit to the first token"),
+    "inter_token": ("inter_token_seconds", "From one token of an answer to the next"),
+}
+OF_BATCHES, OF_STEPS = ("batch_size", "batch_tokens", "padding_ratio"), ("first_token", "inter_token")
 
 
 class QueueCollector(Collector):
@@ -40,6 +58,9 @@ class QueueCollector(Collector):
         )
         redeliveries = CounterMetricFamily(
             "windrow_redeliveries", "Requests given to another worker after a lost lease", labels=["model"]
+        )
+        dead_letters = CounterMetricFamily(
+            "windrow_dead_letters", "Requests given up after their last attempt", labels=["model"]
         )
         windows = GaugeMetricFamily(
             "windrow_window_seconds", "The longest that a row waits for company now", labels=["model", "worker"]
@@ -72,15 +93,17 @@ class QueueCollector(Collector):
             for reason in REASONS:
                 rejections.add_metric([name, reason], depth.counts.get(f"rejected_{reason}", 0))
             redeliveries.add_metric([name], depth.counts.get("redelivered", 0))
-        yield from (requests, waiting, running, rejections, redeliveries, windows, busy, pages)
+            dead_letters.add_metric([name], depth.counts.get("dead_letters", 0))
+        yield from (requests, waiting, running, rejections, redeliveries, dead_letters, windows, busy, pages)
 
 
-class GenerationCollector(Collector):
-    """Tokens and times of the models that generate."""
+class ObservedCollector(Collector):
+    """What workers observed: where the time of requests went, what batches held, and the tokens."""
 
-    def __init__(self, redis: Redis, models: Sequence[str]) -> None:
+    def __init__(self, redis: Redis, models: Mapping[str, ModelSettings]) -> None:
         self._redis = redis
-        self._models = models
+        #: Name -> whether it generates, which goes in steps and not in batches.
+        self._models = {name: TASKS[model.task].streams for name, model in models.items()}
 
     def describe(self) -> list[Metric]:
         """Nothing: so that registering it does not ask Redis."""
@@ -88,23 +111,28 @@ class GenerationCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """One `read_observations` a model; Redis errors pass through."""
-        tokens = CounterMetricFamily("windrow_tokens", "Tokens of requests that generate", labels=["model", "kind"])
-        first = HistogramMetricFamily(
-            "windrow_time_to_first_token_seconds", "From the submit to the first token", labels=["model"]
+        tokens = CounterMetricFamily("windrow_tokens", "Tokens read and generated", labels=["model", "kind"])
+        batches = CounterMetricFamily(
+            "windrow_batches", "Forward passes, by why their row closed", labels=["model", "closed_by"]
         )
-        inter = HistogramMetricFamily(
-            "windrow_inter_token_seconds", "From one token of an answer to the next", labels=["model"]
-        )
-        for name in self._models:
-            counts, histograms = read_observations(self._redis, name)
-            for kind, count in counts.items():
-                tokens.add_metric([name, kind], count)
-            first.add_metric([name], buckets(histograms["first_token"]), histograms["first_token"].sum_s)
-            inter.add_metric([name], buckets(histograms["inter_token"]), histograms["inter_token"].sum_s)
-        yield from (tokens, first, inter)
+        histograms = {
+            name: HistogramMetricFamily(f"windrow_{metric}", says, labels=["model"])
+            for name, (metric, says) in HISTOGRAMS.items()
+        }
+        for model, generates in self._models.items():
+            observed = read_observations(self._redis, model)
+            for kind in TOKEN_KINDS if generates else ("prompt",):
+                tokens.add_metric([model, kind], observed.tokens[kind])
+            if not generates:
+                for why, count in observed.batches.items():
+                    batches.add_metric([model, why], count)
+            for name in (*TIMES, *(OF_STEPS if generates else OF_BATCHES)):
+                found = observed.histograms[name]
+                histograms[name].add_metric([model], buckets(found), found.sum)
+        yield from (tokens, batches, *histograms.values())
 
 
 def buckets(histogram: Histogram) -> list[tuple[str, float]]:
     """As Prometheus counts: each bucket has all that are below its bound."""
-    bounds = [floatToGoString(bound_s) for bound_s in (*histogram.bounds_s, float("inf"))]
+    bounds = [floatToGoString(bound) for bound in (*histogram.bounds, float("inf"))]
     return list(zip(bounds, map(float, accumulate(histogram.counts)), strict=True))

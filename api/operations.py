@@ -11,11 +11,10 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from redis.exceptions import RedisError
 
-from api.metrics import GenerationCollector, QueueCollector
+from api.metrics import ObservedCollector, QueueCollector
 from api.service import Service
 from scheduler.core.errors import NoWorker
 from scheduler.core.liveness import HEARD_WITHIN_S
-from scheduler.tasks import TASKS
 
 #: What a worker tells of a loaded model, and the list of models repeats.
 LOADED = (
@@ -35,9 +34,7 @@ def register(app: Flask, service: Service) -> None:
     """Add the routes to ``app``."""
     registry = CollectorRegistry()
     registry.register(QueueCollector(service.queues))
-    generating = [name for name, model in service.settings.models.items() if TASKS[model.task].streams]
-    if generating:
-        registry.register(GenerationCollector(service.redis, generating))
+    registry.register(ObservedCollector(service.redis, service.settings.models))
     created = int(time.time())
 
     def described(name: str) -> dict[str, Any]:

@@ -133,7 +133,7 @@ class Generation:
             lane.urgent.clear()
             wait_s = keep_trying(lane.tell, give_up=self._is_out_of_time)
             if wait_s is None and is_last:
-                return lane.store_observations()
+                return
             lane.urgent.wait(LOOK_S if wait_s is None else max(TELL_EVERY_S, wait_s))
 
     def _hear(self) -> None:

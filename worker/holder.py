@@ -10,10 +10,12 @@ from dataclasses import asdict
 from typing import Any
 
 import orjson
+from redis.exceptions import RedisError
 
 from scheduler.core.outcomes import Failed
 from scheduler.queue import Claim, Claimed, Ending, RedisQueue
 from scheduler.queue.keys import MAX_REQUESTS_PER_CALL
+from scheduler.queue.observations import Observations
 from scheduler.queue.redis_queue import expired
 from worker.engines.base import Preparer
 from worker.passes import prepare_inputs
@@ -52,6 +54,7 @@ class Holder:
         #: Redis time minus `time.monotonic`, as of the last claim.
         self.redis_offset_s = float("-inf")
         self._offset_at_s = 0.0
+        self.observed = Observations()
         #: What the device had worked for this model when it was last told, and when that was.
         self._device_told = (0.0, time.monotonic())
 
@@ -134,6 +137,16 @@ class Holder:
         (told_s, at_s), self._device_told = self._device_told, (busy_s, now_s)
         # Passes are booked when they are collected: one that began before counts here too.
         return round(min(1.0, (busy_s - told_s) / max(1e-3, now_s - at_s)), 4)
+
+    def store_observations(self) -> None:
+        """Add what was observed to that of all workers; where Redis fails, the next call has it too."""
+        counts = self.observed.take_out()
+        try:
+            if counts:
+                self.queue.observe(counts)
+        except RedisError:
+            self.observed.put_back(counts)
+            raise
 
     def renew(self) -> None:
         """Extend the leases of everything held; what was lost meanwhile will find its finish refused."""

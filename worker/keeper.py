@@ -1,4 +1,4 @@
-"""What must go on while the device is busy: leases renewed, lost requests reaped, the worker's presence told."""
+"""What must go on while the device is busy: leases renewed, lost requests reaped, what is there and was seen told."""
 
 from __future__ import annotations
 
@@ -39,6 +39,9 @@ class Keeper:
     ) -> None:
         self._stop.set()
         self._thread.join(TICK_S)
+        for lane in self._lanes:
+            if not self._tend(lane, lane.store_observations):
+                return
 
     def _run(self) -> None:
         tick = 0
@@ -50,6 +53,7 @@ class Keeper:
                 # After an outage, a worker must not reap what it holds itself.
                 if self._tend(lane, lane.renew):
                     self._tend(lane, lane.queue.reap)
+                self._tend(lane, lane.store_observations)
             tick += 1
             if self._stop.wait(TICK_S):
                 return

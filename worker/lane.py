@@ -55,6 +55,7 @@ class Lane(Holder):
         """Wait for the pass and say how each of its requests ended."""
         outcomes = collect_pass(self.engine, done)
         ended_s = time.monotonic()
+        self._observe(done, ended_s, closed_by)
         started_s = done.started_s + self.redis_offset_s
         of_pass = {
             "compute_ms": milliseconds(ended_s - done.started_s),
@@ -82,3 +83,16 @@ class Lane(Holder):
             )
             for one, outcome in zip(done.members, outcomes, strict=True)
         ]
+
+    def _observe(self, done: Pass, ended_s: float, closed_by: str) -> None:
+        """Once a pass: with 30,000 requests a second, each is worth a fraction of a microsecond."""
+        members, observed = done.members, self.observed
+        observed.observe_each("queue", [one.claimed_s - one.arrived_s for one in members])
+        observed.observe_each("batch_wait", [done.started_s - one.claimed_s for one in members])
+        observed.observe("compute", ended_s - done.started_s, len(members))
+        observed.observe_each("request", [ended_s - one.arrived_s for one in members])
+        observed.observe("batch_size", len(members))
+        observed.observe("batch_tokens", done.batch.tokens)
+        observed.observe("padding_ratio", done.batch.padding_ratio)
+        observed.count_batch(closed_by)
+        observed.count_tokens("prompt", done.batch.asked_tokens)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from redis import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
 
 from scheduler.core.errors import DeadlineExceeded
 from scheduler.core.outcomes import Done, Failed, Outcome
@@ -20,7 +20,7 @@ from scheduler.queue import Claim, Ending, RedisQueue
 from scheduler.queue.cancels import CancelInbox
 from scheduler.queue.events import Entry, EventStreams
 from scheduler.queue.keys import MAX_REQUESTS_PER_CALL
-from scheduler.queue.observations import Observations, store_observations
+from scheduler.queue.observations import TIMES
 from scheduler.queue.redis_queue import expired
 from scheduler.queue.refusals import is_full
 from scheduler.tasks.generate import read_parameters
@@ -37,8 +37,6 @@ TIME_TO_FIRST_TOKEN = "time_to_first_token_ms"
 PRIORITIES = {"high": 0, "normal": 1, "low": 2}
 #: How often the engine is asked for room that it makes by itself, in seconds.
 ROOM_LOOK_S = 0.02
-#: How often what was observed is stored, in seconds.
-OBSERVE_EVERY_S = 1.0
 
 
 @dataclass(slots=True)
@@ -92,8 +90,6 @@ class StepLane(Holder):
         #: What is being told.
         self._telling: list[tuple[str, Entry]] = []
         self._pace = TokenPace()
-        self._observed = Observations()
-        self._observed_s = float("-inf")
         self._busy_told_s = 0.0
 
     @property
@@ -168,7 +164,7 @@ class StepLane(Holder):
                     running.beside = max(running.beside, beside)
                     self._endings.append((delta.id, self._ending(running, delta.outcome, now_s)))
             for gap_s, times in gaps_s.items():
-                self._observed.observe("inter_token", gap_s, times)
+                self.observed.observe("inter_token", gap_s, times)
             if len(self._endings) > ended:
                 self.left.notify_all()
                 is_urgent = True
@@ -194,22 +190,8 @@ class StepLane(Holder):
                 for key, _ in endings:
                     self._gatherer.drop(key)
             self.on_left(len(endings))
-        if time.monotonic() > self._observed_s + OBSERVE_EVERY_S:
-            self.store_observations()
         with self.left:
             return 0.0 if self._endings else self._gatherer.wait_s(time.monotonic())
-
-    def store_observations(self) -> None:
-        """Add what was observed to that of all workers; where Redis fails, the next call has it too."""
-        with self.left:
-            counts = self._observed.take_out()
-        try:
-            if counts:
-                store_observations(self._redis, self.model, counts)
-        except RedisError:
-            with self.left:
-                self._observed.put_back(counts)
-        self._observed_s = time.monotonic()
 
     def finish(self, endings: Sequence[Ending], busy_s: float = 0.0) -> None:
         """Store the ends, and those of event streams too, and let go of the requests."""
@@ -295,16 +277,23 @@ class StepLane(Holder):
         running.first_s = running.last_s = now_s
         first_s = now_s - running.waiting.arrived_s
         self._gatherer.measure(key, TIME_TO_FIRST_TOKEN, milliseconds(first_s))
-        self._observed.observe("first_token", max(0.0, first_s))
-        self._observed.count_tokens("prompt", running.waiting.prepared.tokens)
+        self.observed.observe("first_token", max(0.0, first_s))
+        self.observed.count_tokens("prompt", running.waiting.prepared.tokens)
 
     def _ending(self, running: Running, outcome: Outcome, now_s: float) -> Ending:
         one, first_s = running.waiting, running.first_s
+        times_s = (
+            one.claimed_s - one.arrived_s, running.added_s - one.claimed_s,
+            now_s - running.added_s, now_s - one.arrived_s,
+        )  # fmt: skip
+        for name, seconds in zip(TIMES, times_s, strict=True):
+            self.observed.observe(name, seconds)
+        queue_s, batch_wait_s, compute_s, total_s = times_s
         metrics = {
-            "queue_ms": milliseconds(one.claimed_s - one.arrived_s),
-            "batch_wait_ms": milliseconds(running.added_s - one.claimed_s),
-            "compute_ms": milliseconds(now_s - running.added_s),
-            "total_ms": milliseconds(now_s - one.arrived_s),
+            "queue_ms": milliseconds(queue_s),
+            "batch_wait_ms": milliseconds(batch_wait_s),
+            "compute_ms": milliseconds(compute_s),
+            "total_ms": milliseconds(total_s),
             "attempts": one.request.attempt,
             "worker": self.worker,
         }
@@ -313,8 +302,8 @@ class StepLane(Holder):
             tokens, rest_s = max(1, usage["completion_tokens"] // len(answers)), now_s - first_s
             began_s = first_s - running.added_s if running.had_room else None
             self._pace = self._pace.ended(now_s, running.beside, tokens, began_s, rest_s)
-            self._observed.count_tokens("completion", usage["completion_tokens"])
-            self._observed.count_tokens("cached", usage["cached_tokens"])
+            self.observed.count_tokens("completion", usage["completion_tokens"])
+            self.observed.count_tokens("cached", usage["cached_tokens"])
             metrics[TIME_TO_FIRST_TOKEN] = milliseconds(first_s - one.arrived_s)
             if tokens > 1:
                 metrics["inter_token_ms"] = milliseconds(rest_s / (tokens - 1))

@@ -27,7 +27,7 @@ class Depth:
     #: Payload bytes of everything not ended.
     payload_bytes: int
     #: Requests by what became of them: submitted, rejected_<why>, succeeded, failed, canceled, expired, redelivered,
-    #: late.
+    #: late, dead_letters.
     counts: Mapping[str, int]
 
     @property

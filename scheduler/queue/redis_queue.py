@@ -30,6 +30,7 @@ from scheduler.queue.keys import (
     result_key,
 )
 from scheduler.queue.lookup import find_prediction
+from scheduler.queue.observations import store_observations
 from scheduler.queue.records import (
     Claim,
     DeadLetter,
@@ -190,6 +191,10 @@ class RedisQueue:
     def heartbeat(self, worker: str, info: bytes, *, stale_s: float) -> None:
         """Say that ``worker`` serves this model; ``info`` is its description as JSON."""
         self._run("heartbeat", [], [worker, info, round(stale_s * 1e6)])
+
+    def observe(self, counts: Mapping[str, int]) -> None:
+        """Add what a worker observed (`Observations.take_out`) to that of all workers."""
+        store_observations(self._redis, self.model, counts)
 
     def lookup(self, id: str) -> Prediction | None:
         """What is known of ``id``: waiting or running here, or ended anywhere; None where neither."""

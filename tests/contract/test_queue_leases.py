@@ -155,7 +155,7 @@ def test_after_its_last_attempt_a_request_fails_and_is_kept_as_a_dead_letter(red
     assert found.completed_s == letter.died_s
     assert found.created_s == letter.created_s
     assert queue.depth().payload_bytes == 0
-    assert queue.depth().counts == {"submitted": 1, "redelivered": 2, "failed": 1}
+    assert queue.depth().counts == {"submitted": 1, "redelivered": 2, "failed": 1, "dead_letters": 1}
 
 
 def test_giving_up_is_announced_like_any_other_end(redis: Redis) -> None:

@@ -8,6 +8,7 @@ from api import create_app
 from scheduler.core.errors import ModelFailed
 from scheduler.core.outcomes import Done, Failed, Outcome
 from scheduler.queue.failures import tell_failure
+from scheduler.queue.observations import Observations
 from tests.support.api_client import ApiClient, assert_problem
 from tests.support.api_fixtures import NewClient, make_settings
 from tests.support.fake_worker import FakeWorker
@@ -81,6 +82,12 @@ def test_metrics_count_every_end_and_what_waits(redis_server: str, new_client: N
         worker.pause()
         client.post(f"/v1/predictions/{client.predict().json['id']}/cancel")
         client.predict()
+        seen = Observations()
+        seen.observe_each("queue", [0.004, 0.04, 400.0])
+        seen.observe("batch_size", 3)
+        seen.count_batch("wait")
+        seen.count_tokens("prompt", 90)
+        worker.queue.observe(seen.take_out())
         lines = client.get("/metrics").text.splitlines()
     assert 'windrow_requests_total{model="minilm",status="succeeded"} 2.0' in lines
     assert 'windrow_requests_total{model="minilm",status="failed"} 1.0' in lines
@@ -94,13 +101,22 @@ def test_metrics_count_every_end_and_what_waits(redis_server: str, new_client: N
     assert 'windrow_device_busy_ratio{model="minilm",worker="worker@test"} 0.25' in lines
     assert 'windrow_cache_pages{model="minilm",state="taken",worker="worker@test"} 30.0' in lines
     assert 'windrow_cache_pages{model="minilm",state="available",worker="worker@test"} 66.0' in lines
-    assert {line.partition("{")[0].partition(" ")[0] for line in lines if not line.startswith("#")} == {
-        "windrow_requests_total",
-        "windrow_requests_waiting",
-        "windrow_requests_running",
-        "windrow_rejections_total",
-        "windrow_redeliveries_total",
-        "windrow_window_seconds",
+    assert 'windrow_dead_letters_total{model="minilm"} 0.0' in lines
+    assert 'windrow_queue_seconds_bucket{le="0.005",model="minilm"} 1.0' in lines
+    assert 'windrow_queue_seconds_bucket{le="300.0",model="minilm"} 2.0' in lines
+    assert 'windrow_queue_seconds_bucket{le="+Inf",model="minilm"} 3.0' in lines
+    assert 'windrow_queue_seconds_sum{model="minilm"} 400.044' in lines
+    assert 'windrow_batch_size_bucket{le="2.0",model="minilm"} 0.0' in lines
+    assert 'windrow_batch_size_bucket{le="4.0",model="minilm"} 1.0' in lines
+    assert 'windrow_batches_total{closed_by="wait",model="minilm"} 1.0' in lines
+    assert 'windrow_tokens_total{kind="prompt",model="minilm"} 90.0' in lines
+    # What only models that generate have comes without samples here.
+    assert {line.split()[2] for line in lines if line.startswith("# TYPE")} == {
+        *(f"windrow_requests_{which}" for which in ("total", "waiting", "running")),
+        *(f"windrow_{what}_total" for what in ("rejections", "redeliveries", "dead_letters", "batches", "tokens")),
+        *(f"windrow_{what}_seconds" for what in ("queue", "batch_wait", "compute", "request", "window")),
+        *(f"windrow_{what}_seconds" for what in ("time_to_first_token", "inter_token")),
+        *(f"windrow_{what}" for what in ("batch_size", "batch_tokens", "padding_ratio")),
         "windrow_device_busy_ratio",
         "windrow_cache_pages",
     }

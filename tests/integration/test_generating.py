@@ -231,8 +231,10 @@ def test_tokens_and_times_are_added_up_for_the_metrics(
     submit(queue, "a", "b")
     for id in "ab":
         ended(queue, id)
-    until("they are stored", lambda: read_observations(redis_client, MODEL)[0]["completion"] == 12, 10)
-    tokens, histograms = read_observations(redis_client, MODEL)
-    assert tokens == {"prompt": 12, "cached": 0, "completion": 12}
-    assert sum(histograms["first_token"].counts) == 2
-    assert sum(histograms["inter_token"].counts) == 10
+    until("they are stored", lambda: read_observations(redis_client, MODEL).tokens["completion"] == 12, 10)
+    observed = read_observations(redis_client, MODEL)
+    assert observed.tokens == {"prompt": 12, "cached": 0, "completion": 12}
+    counts = {name: sum(histogram.counts) for name, histogram in observed.histograms.items()}
+    assert counts == dict.fromkeys(["queue", "batch_wait", "compute", "request", "first_token"], 2) | {
+        "inter_token": 10, "batch_size": 0, "batch_tokens": 0, "padding_ratio": 0,
+    }  # fmt: skip

@@ -34,6 +34,7 @@ for at = FIRST, #ARGV, WIDTH do
           int(now_us), ',"error":', ARGV[at + 4], ',"call":', job.payload, '}' }
         redis.call('ZADD', DEAD, int(now_us), id)
         redis.call('HSET', DEAD_LETTERS, id, table.concat(letter))
+        redis.call('HINCRBY', STATE, 'dead_letters', 1)
       end
       redis.call('HINCRBY', STATE, status, 1)
       ended[#ended + 1] = id

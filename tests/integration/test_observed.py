@@ -1,0 +1,58 @@
+"""A resident loop adds up what it saw of its batches, to the last one, and keeps it while Redis is away."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from scheduler.core.planning import BatchLimits
+from scheduler.queue import RedisQueue, Submission
+from scheduler.queue.observations import TIMES, read_observations
+from tests.support.stub_worker import StubEngine
+from worker.lane import Lane
+from worker.resident import Resident
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(autouse=True)
+def journal(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STUB_JOURNAL", str(tmp_path_factory.mktemp("stub") / "journal"))
+
+
+def test_every_batch_is_seen_though_the_loop_ends_right_behind_it(redis_client: Redis) -> None:
+    queue = RedisQueue(redis_client, "m")
+    ids = [f"r{number}" for number in range(10)]
+    payload = orjson.dumps({"model": "m", "input": "hay", "parameters": {}})
+    queue.submit([Submission(id, payload) for id in ids], flow="t:normal", weight=1.0, max_depth=100, max_bytes=1 << 20)
+    lane = Lane(queue, StubEngine("m"), BatchLimits(4, 1000), 0.01, 60.0, "worker@test/0")
+    Resident({"m": lane}, lambda: not (queue.depth().waiting or queue.depth().running)).run()
+    observed = read_observations(redis_client, "m")
+    sizes = observed.histograms["batch_size"]
+    assert sizes.sum == 10
+    assert sum(observed.batches.values()) == sum(sizes.counts) >= 3
+    assert sum(observed.histograms["batch_tokens"].counts) == sum(sizes.counts)
+    assert observed.histograms["padding_ratio"].sum == 0
+    assert observed.tokens["prompt"] == 10
+    assert {name: sum(observed.histograms[name].counts) for name in TIMES} == dict.fromkeys(TIMES, 10)
+    whole_s = sum(observed.histograms[name].sum for name in ("queue", "batch_wait", "compute"))
+    assert observed.histograms["request"].sum == pytest.approx(whole_s, abs=1e-4)
+
+
+def test_what_redis_did_not_take_is_stored_the_next_time(redis_client: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(counts: object) -> None:
+        raise RedisConnectionError("away")
+
+    queue = RedisQueue(redis_client, "m")
+    lane = Lane(queue, StubEngine("m"), BatchLimits(4, 1000), 0.01, 60.0, "worker@test/0")
+    lane.observed.count_batch("idle")
+    with monkeypatch.context() as broken:
+        broken.setattr(queue, "observe", fail)
+        with pytest.raises(RedisConnectionError):
+            lane.store_observations()
+    assert read_observations(redis_client, "m").batches["idle"] == 0
+    lane.store_observations()
+    lane.store_observations()
+    assert read_observations(redis_client, "m").batches["idle"] == 1
