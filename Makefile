@@ -52,6 +52,8 @@ lock: $(VENV)/.dev ## pin again from pyproject.toml; make lock ARGS=--upgrade ta
 	$(CLEAN_LOCK) requirements/lock.txt
 	$(COMPILE) $(ARGS) --constraint requirements/lock.txt --extra dev --output-file requirements/dev.txt pyproject.toml requirements/pins.in
 	$(CLEAN_LOCK) requirements/dev.txt
+	$(COMPILE) $(ARGS) --constraint requirements/lock.txt --extra schema --output-file requirements/schema.txt pyproject.toml requirements/pins.in
+	$(CLEAN_LOCK) requirements/schema.txt --beyond requirements/lock.txt
 
 clean: ## remove everything that the targets above made, the environment too
 	rm -rf $(VENV) build dist *.egg-info .windrow .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
@@ -67,6 +69,9 @@ $(VENV)/.runtime: requirements/lock.txt pyproject.toml | $(VENV)/bin/python
 	$(PIP) install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
+# xgrammar asks for triton, which is larger than everything but torch, for a function that Windrow does not call; where it
+# is wanted, torch brings it.
+$(VENV)/.dev: requirements/dev.txt requirements/schema.txt $(VENV)/.runtime
 	$(PIP) install -r requirements/dev.txt
+	$(PIP) install --no-deps -r requirements/schema.txt
 	@touch $@

@@ -1,12 +1,17 @@
-"""Make a compiled lock fit every machine: no CUDA packages, no local build of torch, no note of the other lock."""
+"""Make a compiled lock fit every machine: no CUDA packages, no local build of torch, no note of the other lock.
 
+With ``--beyond LOCK`` only what ``LOCK`` lacks is left.
+"""
+
+import argparse
 import re
-import sys
+from collections.abc import Collection
 from pathlib import Path
 
 #: torch pins these itself, where its build wants them.
 CUDA_PACKAGE = re.compile(r"(nvidia|cuda|triton)\b.*==")
 LOCAL_VERSION = re.compile(r"(==[^+\s]+)\+\S+")
+NAME = re.compile(r"[^#\s=]+(?===)")
 
 
 def clean_lock(lock: str) -> str:
@@ -15,7 +20,22 @@ def clean_lock(lock: str) -> str:
     return "".join(LOCAL_VERSION.sub(r"\1", line).replace("-c requirements/lock.txt, ", "") + "\n" for line in lines)
 
 
+def names_in(lock: str) -> set[str]:
+    """The packages that a lock pins."""
+    return {found[0] for line in lock.splitlines() if (found := NAME.match(line))}
+
+
+def left_without(lock: str, known: Collection[str]) -> str:
+    """Return only the lines of ``lock`` that pin a package which is not ``known``."""
+    return "".join(f"{line}\n" for line in lock.splitlines() if (found := NAME.match(line)) and found[0] not in known)
+
+
 if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        path = Path(name)
-        path.write_text(clean_lock(path.read_text(encoding="utf-8")), encoding="utf-8")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("lock", type=Path)
+    parser.add_argument("--beyond", type=Path, metavar="LOCK")
+    asked = parser.parse_args()
+    text = clean_lock(asked.lock.read_text(encoding="utf-8"))
+    if asked.beyond:
+        text = left_without(text, names_in(asked.beyond.read_text(encoding="utf-8")))
+    asked.lock.write_text(text, encoding="utf-8")

@@ -1,6 +1,7 @@
 """What the files that deploy Windrow say about the code, checked against the code."""
 
 import importlib
+import importlib.metadata
 import importlib.util
 import json
 import re
@@ -268,6 +269,23 @@ def test_lock_holds_every_requirement_of_the_project(lock: str) -> None:
 def test_tests_run_on_the_versions_that_are_shipped() -> None:
     runtime, dev = map(pins, LOCKS)
     assert runtime.items() <= dev.items()
+
+
+def test_the_lock_of_schemas_holds_what_they_need_beyond_the_runtime_and_no_triton() -> None:
+    (xgrammar,) = map(Requirement, PROJECT["project"]["optional-dependencies"]["schema"])
+    locked, runtime = pins("requirements/schema.txt"), pins(LOCKS[0])
+    assert xgrammar.specifier.contains(locked[xgrammar.name])
+    assert not locked.keys() & runtime.keys()
+    needed = {
+        canonicalize_name(one.name)
+        for name in locked
+        for one in map(Requirement, importlib.metadata.requires(name) or ())
+        if one.marker is None or one.marker.evaluate({"extra": ""})
+    }
+    assert needed - locked.keys() - runtime.keys() <= {"triton"}
+    assert {name: importlib.metadata.version(name) for name in locked} == {
+        name: str(one) for name, one in locked.items()
+    }
 
 
 def test_every_direct_dependency_is_explained_with_its_licence() -> None:
