@@ -27,6 +27,7 @@ LOADED = (
     "relative_error",
     "ran_out_tokens",
     "wait_ms",
+    "reload_note",
 )
 
 

@@ -136,6 +136,7 @@ class Model(BaseModel):
     ran_out_tokens: int | None = Field(
         description="The smallest batch that ran out of memory, in tokens; later ones are smaller. Null where none did."
     )
+    reload_note: str | None = Field(description="What became of the last time a worker was to load it anew.")
     failures: dict[str, str] | None = Field(
         description="Workers that could not load it, and why; null where none said so."
     )

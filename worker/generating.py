@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from worker.backoff import keep_trying
+from worker.engines.base import StepEngine
 from worker.quarantine import Quarantine, Turn
 from worker.stages import start_stage
 from worker.step_lane import StepLane
@@ -50,7 +51,7 @@ class Generation:
         self._drained = drained
         self._is_out_of_time = is_out_of_time
         self._run_on_s = run_on_s
-        self._launched: queue.Queue[Any] = queue.Queue(STEPS_AHEAD)
+        self._launched: queue.Queue[tuple[StepEngine, Any] | None] = queue.Queue(STEPS_AHEAD)
         #: Nothing runs any more, and nothing will.
         self._is_over = threading.Event()
         self._is_collected = threading.Event()
@@ -71,7 +72,7 @@ class Generation:
         """Claim and prepare what the engine has room for; once it stops, wind down."""
         lane, stage = self._lane, self._vitals.stage()
         while not self._stopping():
-            if self._drained():
+            if self._drained() or lane.is_paused:
                 self._is_over.wait(LOOK_S)
                 continue
             room = lane.wait_for_room(LOOK_S)
@@ -105,22 +106,24 @@ class Generation:
 
     def _step(self) -> None:
         """The device: launch step after step."""
-        engine, stage = self._lane.engine, self._vitals.stage()
+        stage = self._vitals.stage()
         while not self._is_over.is_set():
+            engine = self._lane.engine  # it may be another one by now
             with stage:
                 handle = engine.step()
             if handle is None:
                 engine.wait(LOOK_S)
             else:
-                self._launched.put(handle)
+                self._launched.put((engine, handle))
         self._launched.put(None)
 
     def _collect(self) -> None:
         """Take up what the steps gave."""
         stage = self._vitals.stage()
-        while (handle := self._launched.get()) is not None:
+        while (launched := self._launched.get()) is not None:
+            engine, handle = launched
             with stage:
-                deltas = self._lane.engine.collect(handle)
+                deltas = engine.collect(handle)
             self._lane.take(deltas)
         self._is_collected.set()
         self._lane.urgent.set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -55,6 +56,11 @@ class Holder:
         self.redis_offset_s = float("-inf")
         self._offset_at_s = 0.0
         self.observed = Observations()
+        #: What became of the last time it was to be loaded anew; None where it never was.
+        self.reload_note: str | None = None
+        self.is_paused = False
+        self._claiming = 0
+        self._claims = threading.Lock()
         #: What the device had worked for this model when it was last told, and when that was.
         self._device_told = (0.0, time.monotonic())
 
@@ -70,13 +76,37 @@ class Holder:
     def claim(self, room: int, blocking: bool, alone: bool = False) -> Claim:
         """Take up to ``room`` requests; block up to `CLAIM_BLOCK_S` for the first if ``blocking``.
 
-        ``alone`` promises that this process holds nothing; see `RedisQueue.claim`.
+        ``alone`` promises that this process holds nothing; see `RedisQueue.claim`. Takes nothing while it is paused.
         """
         wait_s = CLAIM_BLOCK_S if blocking else 0.0
-        claim = self.queue.claim(room, lease_s=self.lease_s, alone=alone, wait_s=wait_s, is_spare=self.is_spare)
-        self._learn_offset(claim.now_s)
-        self.held.update((request.id, request.token) for request in claim.requests)
+        with self._claims:
+            if self.is_paused:
+                return Claim(self.redis_now_s(), [])
+            self._claiming += 1
+        try:
+            claim = self.queue.claim(room, lease_s=self.lease_s, alone=alone, wait_s=wait_s, is_spare=self.is_spare)
+            self._learn_offset(claim.now_s)
+            self.held.update((request.id, request.token) for request in claim.requests)
+        finally:
+            with self._claims:
+                self._claiming -= 1
         return claim
+
+    def pause(self) -> None:
+        """Claim nothing until `resume`; what is held goes on."""
+        with self._claims:
+            self.is_paused = True
+
+    def resume(self) -> None:
+        """Claim again."""
+        with self._claims:
+            self.is_paused = False
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is held, nor about to be."""
+        with self._claims:
+            return not (self._claiming or self.held)
 
     def _learn_offset(self, redis_s: float) -> None:
         """A reply says what Redis' time was a moment ago, so the latest of what replies said is the nearest.
@@ -127,9 +157,14 @@ class Holder:
         """
         info = asdict(self.engine.info) | {"busy_s": round(busy_s, 1), "held": len(self.held)}
         info["drained"] = bool(DRAINED.value)
+        info["reload_note"] = self.reload_note
         info["device_busy_ratio"] = self._device_busy_ratio()
         info |= self.describe()
         self.queue.heartbeat(self.worker, orjson.dumps(info), stale_s=FORGET_AFTER_S)
+
+    def _forget_engine_times(self) -> None:
+        """The engine is another one, which has done nothing so far."""
+        self._device_told = (self.engine.busy_s, time.monotonic())
 
     def _device_busy_ratio(self) -> float:
         """Share of the time since the last heartbeat, 0 to 1, in which the device worked for this model."""

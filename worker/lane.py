@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from scheduler.core.adaptive import FIRST_WAIT_S, MAX_WAIT_S
@@ -12,6 +13,7 @@ from scheduler.core.window import WindowLimits
 from scheduler.queue import Ending, RedisQueue
 from worker.engines.base import Engine
 from worker.holder import Holder, milliseconds
+from worker.orders import Batching
 from worker.passes import Budget, Pass, collect_pass
 
 
@@ -51,9 +53,30 @@ class Lane(Holder):
         """What heartbeats say beside the engine's own description."""
         return {"wait_ms": milliseconds(self.wait_s), "ran_out_tokens": self.budget.ran_out_tokens}
 
+    @property
+    def batching(self) -> Batching:
+        """How its rows are put together now."""
+        return Batching(self.limits.max_batch_size, self.max_wait_s)
+
+    def set_batching(self, batching: Batching) -> None:
+        """Let rows be of another size and wait."""
+        self.max_wait_s = batching.max_wait_s
+        self.limits = replace(self.limits, max_batch_size=batching.max_batch_size)
+        self.budget.limits = replace(self.budget.limits, max_batch_size=batching.max_batch_size)
+
+    def replace_engine(self, engine: Engine, limits: BatchLimits) -> None:
+        """Go on with ``engine``, which is to get passes within ``limits``, but for their number of requests.
+
+        To be called while nothing is held: what one engine prepared the other does not understand.
+        """
+        self.limits = replace(limits, max_batch_size=self.limits.max_batch_size)
+        self.budget = Budget(self.limits)
+        self.engine = engine
+        self._forget_engine_times()
+
     def endings(self, done: Pass, closed_by: str) -> list[Ending]:
         """Wait for the pass and say how each of its requests ended."""
-        outcomes = collect_pass(self.engine, done)
+        outcomes = collect_pass(done)
         ended_s = time.monotonic()
         self._observe(done, ended_s, closed_by)
         started_s = done.started_s + self.redis_offset_s

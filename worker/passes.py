@@ -26,6 +26,8 @@ KEPT_AFTER_OUT_OF_MEMORY = 0.75
 class Pass:
     """One forward pass that was started, or one request that failed alone."""
 
+    #: Which was given the pass, and has its outcomes.
+    engine: Engine
     batch: Batch
     members: list[Waiting]
     #: For `Engine.collect`; None where ``error`` is set.
@@ -80,7 +82,7 @@ def run_row(engine: Engine, waiting: Sequence[Waiting], budget: Budget) -> Itera
         started_s = time.monotonic()
         handle, failed = _forward(engine, members, batch)
         if failed is None or len(members) == 1:
-            yield Pass(batch, members, handle, failed, started_s, next(_numbers))
+            yield Pass(engine, batch, members, handle, failed, started_s, next(_numbers))
         else:
             log.warning("a batch of %d (%d tokens) failed: running its halves", len(members), batch.tokens)
             middle = len(members) // 2
@@ -94,9 +96,9 @@ def run_row(engine: Engine, waiting: Sequence[Waiting], budget: Budget) -> Itera
                 budget.ran_out(batch.tokens)
 
 
-def collect_pass(engine: Engine, done: Pass) -> list[Outcome]:
+def collect_pass(done: Pass) -> list[Outcome]:
     """Wait for the pass; what became of each of its members, in their order."""
-    outcomes: list[Outcome] = [done.error] if done.error else engine.collect(done.handle)
+    outcomes: list[Outcome] = [done.error] if done.error else done.engine.collect(done.handle)
     if len(outcomes) == len(done.members):
         return outcomes
     wrong = f"the engine gave {len(outcomes)} outputs for {len(done.members)} inputs"

@@ -15,9 +15,11 @@ from scheduler.core.errors import ModelUnusable
 from scheduler.queue import RedisQueue
 from scheduler.queue.connection import connect
 from scheduler.settings import Settings, load_settings
+from worker.changes import Changes
 from worker.engines.base import StepEngine
 from worker.failures import Failures
 from worker.lane import Lane
+from worker.orders import Orders, read_orders
 from worker.resident import ATTEND_EVERY_S, Resident
 from worker.stages import start_stage
 from worker.step_lane import StepLane
@@ -46,11 +48,13 @@ def run_resident(slot: int, slots: int, worker: str) -> None:
         start_stage(_leave_while_loading, loaded, stopping)
         spare = is_spare(slot)  # before it is given one device
         take_share(slot, slots)
-        settings = load_settings()
+        settings, before = load_settings(), read_orders()
         lanes = open_lanes(settings, f"{worker}/{slot}", is_spare=spare)
         loaded.set()
         log.info("slot %d serves %s", slot, ", ".join(lanes))
-        Resident(lanes, stopping, Vitals(slot, settings.stall_s), lambda: DRAINED.value).run()
+        resident = Resident(lanes, stopping, Vitals(slot, settings.stall_s), lambda: DRAINED.value)
+        resident.on_look = changes_of(settings, lanes, resident, before, stopping).look
+        resident.run()
     except BaseException:
         log.exception("slot %d failed", slot)
         os._exit(1)
@@ -97,6 +101,26 @@ def is_spare(slot: int, environ: Mapping[str, str] = os.environ) -> bool:
     """
     devices = visible_devices(environ)
     return bool(devices) and slot >= len(devices)
+
+
+def changes_of(
+    settings: Settings,
+    lanes: Mapping[str, Lane | StepLane],
+    resident: Resident,
+    before: Orders,
+    stopping: Callable[[], object],
+) -> Changes:
+    """What carries out the orders of remote control in this process."""
+    from worker.engines.loading import batch_limits, load_anew
+
+    return Changes(
+        lanes,
+        resident.rows,
+        load=lambda model: load_anew(model, settings.models[model]),
+        limits=lambda model, info: batch_limits(settings.models[model], info),
+        before=before,
+        stopping=stopping,
+    )
 
 
 def open_lanes(settings: Settings, worker: str, *, is_spare: bool = False) -> dict[str, Lane | StepLane]:

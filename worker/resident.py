@@ -66,7 +66,9 @@ class Resident:
         self._stopping = stopping
         self._drained = drained
         self._vitals = vitals or Vitals()
-        self._rows = Rows({model: lane.window for model, lane in self.lanes.items()})
+        #: Called whenever the loop looks around.
+        self.on_look: Callable[[], None] = lambda: None
+        self.rows = Rows({model: lane.window for model, lane in self.lanes.items()})
         self._quarantine = Quarantine()
         self._generations = [
             Generation(lane, self._quarantine, self._vitals, stopping, drained, self._is_out_of_time)
@@ -104,13 +106,13 @@ class Resident:
         """Stage one: claim, prepare. After a claim that filled the row, more is likely to wait: no need to block."""
         stage, full = self._vitals.stage(), False
         while not self._stopping():
-            if self._drained():
+            if self._drained() or lane.is_paused:
                 self._ended.wait(ATTEND_EVERY_S)
                 continue
-            room = self._rows.reserve(lane.model, timeout_s=1.0)
+            room = self.rows.reserve(lane.model, timeout_s=1.0)
             turn = self._quarantine.take_turn(lane.model, timeout_s=1.0) if room else None
             if turn is None:
-                self._rows.add(lane.model, [], room)
+                self.rows.add(lane.model, [], room)
                 continue
             alone = turn is Turn.ALONE
             claim = keep_trying(lane.claim, room, not full and not alone, alone, give_up=self._is_stopping)
@@ -120,14 +122,14 @@ class Resident:
             claimed_s = time.monotonic()
             with stage:
                 waiting, ended = lane.prepare(requests)
-            self._rows.add(lane.model, waiting, room, time.monotonic() - claimed_s)
+            self.rows.add(lane.model, waiting, room, time.monotonic() - claimed_s)
             self._store(lane, ended)
             self._quarantine.ended(len(ended))
 
     def _forward(self) -> None:
         """Stage two, the device: plan, forward."""
         stage = self._vitals.stage()
-        while (row := self._rows.take()) is not None:
+        while (row := self.rows.take()) is not None:
             lane = self.lanes[row.model]
             waiting, late = lane.split_late(row.waiting)
             for started in stage.timed(run_row(lane.engine, waiting, lane.budget)):
@@ -161,18 +163,19 @@ class Resident:
     def _attend(self) -> None:
         """Beside the stages: show signs of life, and see to it that the loop stops when it has to."""
         while not self._ended.wait(ATTEND_EVERY_S):
+            self.on_look()
             self._vitals.tick(held=sum(len(holder.held) for holder in self._holders))
             for model, lane in self.lanes.items():
-                lane.wait_s = self._rows.wait_s(model)
+                lane.wait_s = self.rows.wait_s(model)
             level = self._stopping()
             if level:
-                self._rows.close()
+                self.rows.close()
             if level >= AT_ONCE:
                 self._leave()
 
     def _give_back_rows(self) -> None:
         """What was claimed and will not be started is for the next worker, and costs no attempt."""
-        for model, waiting in self._rows.empty().items():
+        for model, waiting in self.rows.empty().items():
             held = {one.request.id: one.request.token for one in waiting}
             log.info("model %s: %d requests go back unstarted", model, len(held))
             keep_trying(self.lanes[model].release, held, give_up=self._is_out_of_time)

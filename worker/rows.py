@@ -52,7 +52,7 @@ class Rows:
         limits: dict[str, WindowLimits],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._limits = limits
+        self._limits = dict(limits)
         #: Requests that claim threads may yet bring.
         self._reserved = dict.fromkeys(limits, 0)
         self._clock = clock
@@ -133,6 +133,19 @@ class Rows:
                 waits = [made.seconds for made in decisions.values() if isinstance(made, Wait)]
                 self._filled.wait(min(waits, default=None))
             return None
+
+    def set_limits(self, model: str, limits: WindowLimits) -> None:
+        """Let the rows of ``model`` close otherwise from now on."""
+        with self._filled:
+            self._limits[model] = limits
+            self._rates[model] = JoinRate.unknown(limits.max_wait_s)
+            self._learnt.pop(model, None)
+            if limits.is_learnt:
+                self._learnt[model] = AdaptiveWindow(limits)
+            self._joins[model] = 0
+            self._exposed_s[model] = self._clock() if self._rows[model] else None
+            self._filled.notify()
+            self._room_made.notify_all()
 
     def wait_s(self, model: str) -> float:
         """The longest that a row of ``model`` waits now, in seconds."""

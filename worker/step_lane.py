@@ -101,6 +101,13 @@ class StepLane(Holder):
         """See `Holder.describe`."""
         return asdict(self.engine.cache_use()) if isinstance(self.engine, HasCache) else {}
 
+    def replace_engine(self, engine: StepEngine) -> None:
+        """Go on with ``engine``; to be called while nothing is held."""
+        self.engine = engine
+        self._busy_told_s = engine.busy_s
+        self._pace = TokenPace()
+        self._forget_engine_times()
+
     def wait_for_room(self, timeout_s: float) -> int:
         """How many more requests the engine takes, waiting up to ``timeout_s`` while it is none."""
         end_s = time.monotonic() + timeout_s

@@ -10,16 +10,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from scheduler.core.planning import BatchLimits
 from scheduler.queue import RedisQueue, Submission
 from scheduler.queue.observations import TIMES, read_observations
-from tests.support.stub_worker import StubEngine
+from tests.support.named_engine import NamedEngine
 from worker.lane import Lane
 from worker.resident import Resident
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(autouse=True)
-def journal(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STUB_JOURNAL", str(tmp_path_factory.mktemp("stub") / "journal"))
 
 
 def test_every_batch_is_seen_though_the_loop_ends_right_behind_it(redis_client: Redis) -> None:
@@ -27,7 +22,7 @@ def test_every_batch_is_seen_though_the_loop_ends_right_behind_it(redis_client: 
     ids = [f"r{number}" for number in range(10)]
     payload = orjson.dumps({"model": "m", "input": "hay", "parameters": {}})
     queue.submit([Submission(id, payload) for id in ids], flow="t:normal", weight=1.0, max_depth=100, max_bytes=1 << 20)
-    lane = Lane(queue, StubEngine("m"), BatchLimits(4, 1000), 0.01, 60.0, "worker@test/0")
+    lane = Lane(queue, NamedEngine("m"), BatchLimits(4, 1000), 0.01, 60.0, "worker@test/0")
     Resident({"m": lane}, lambda: not (queue.depth().waiting or queue.depth().running)).run()
     observed = read_observations(redis_client, "m")
     sizes = observed.histograms["batch_size"]
@@ -46,7 +41,7 @@ def test_what_redis_did_not_take_is_stored_the_next_time(redis_client: Redis, mo
         raise RedisConnectionError("away")
 
     queue = RedisQueue(redis_client, "m")
-    lane = Lane(queue, StubEngine("m"), BatchLimits(4, 1000), 0.01, 60.0, "worker@test/0")
+    lane = Lane(queue, NamedEngine("m"), BatchLimits(4, 1000), 0.01, 60.0, "worker@test/0")
     lane.observed.count_batch("idle")
     with monkeypatch.context() as broken:
         broken.setattr(queue, "observe", fail)

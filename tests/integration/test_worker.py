@@ -232,6 +232,21 @@ def test_the_parent_answers_inspect(app: Celery, worker: WorkerProcess) -> None:
     assert app.control.inspect(timeout=10, limit=1).ping()
 
 
+def test_a_model_is_loaded_anew_while_requests_come(app: Celery, queue: RedisQueue, worker: WorkerProcess) -> None:
+    ids = [f"reload-{number}" for number in range(200)]
+    submit(queue, ids[:100])
+    asked = app.control.broadcast("reload_model", {"model": "minilm"}, reply=True, timeout=10, limit=1)
+    assert all("ok" in answer for one in asked for answer in one.values())
+    submit(queue, ids[100:])
+    predictions = ended(queue, ids)
+    assert {one.status for one in predictions} == {"succeeded"}
+    assert {one.metrics["attempts"] for one in predictions} == {1}
+    until("it is told", lambda: any(b"was loaded anew at" in info for info in queue.workers(within_s=30).values()))
+    submit(queue, ["reload-after"])
+    (after,) = ended(queue, ["reload-after"])
+    assert after.output["embedding"] == pytest.approx(predictions[0].output["embedding"], abs=1e-5)
+
+
 def test_a_killed_pool_process_is_replaced_and_nothing_is_lost(queue: RedisQueue, worker: WorkerProcess) -> None:
     (victim,) = worker.pool()
     ids = [f"killed-{number}" for number in range(60)]

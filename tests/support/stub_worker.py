@@ -11,15 +11,18 @@ import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from scheduler.core.errors import ModelUnusable
 from scheduler.core.outcomes import Done, Failed, Outcome
 from scheduler.core.planning import Batch, BatchLimits
 from scheduler.queue import RedisQueue
 from scheduler.queue.connection import connect
-from scheduler.settings import Settings
+from scheduler.settings import ModelSettings, Settings
 from worker import process
 from worker.celery import app
+from worker.engines import loading
 from worker.engines.base import EngineInfo, Prepared
 from worker.lane import Lane
 
@@ -74,5 +77,13 @@ def open_stub_lanes(settings: Settings, worker: str, *, is_spare: bool = False) 
     }
 
 
+def load_stub(model: str, settings: ModelSettings) -> StubEngine:
+    """A stub loaded anew; it fails where the journal has a neighbour named ``broken``."""
+    if Path(os.environ["STUB_JOURNAL"]).with_name("broken").exists():
+        raise ModelUnusable("its files are broken")
+    return StubEngine(model)
+
+
 process.take_share = lambda *_: None  # type: ignore[assignment]
 process.open_lanes = open_stub_lanes
+loading.load_anew = load_stub  # type: ignore[assignment]

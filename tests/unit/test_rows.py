@@ -338,3 +338,17 @@ def test_a_learnt_window_waits_for_company_that_always_comes() -> None:
         assert len(field.take().waiting) == 2
         field.clock.pass_time(0.100)
     assert 0.002 <= field.rows.wait_s("m") < FIRST_WAIT_S
+
+
+def test_a_row_that_fills_goes_by_limits_that_are_set_meanwhile() -> None:
+    field = Field(m=WindowLimits(8, 1000, 60.0))
+    field.arrive("a", "b", "c")
+    field.rows.set_limits("m", WindowLimits(2, 1000, 60.0))
+    assert field.ids() == ["a", "b"]
+    field.rows.set_limits("m", WindowLimits(2, 1000, 0.0))
+    row = field.take()
+    assert ([one.request.id for one in row.waiting], row.closed_by) == (["c"], "wait")
+    field.rows.set_limits("m", WindowLimits(8, 1000, 0.5, is_learnt=True))
+    assert field.rows.wait_s("m") == FIRST_WAIT_S
+    field.rows.set_limits("m", WindowLimits(8, 1000, 0.25))
+    assert field.rows.wait_s("m") == 0.25

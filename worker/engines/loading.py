@@ -38,6 +38,17 @@ def load_engine(name: str, settings: ModelSettings) -> Engine | StepEngine:
     return engine
 
 
+def load_anew(name: str, settings: ModelSettings) -> Engine | StepEngine:
+    """`load_engine` with weights of its own, from the files as they are now: engines that are there keep theirs.
+
+    What runs in float32 on a CPU may go on meanwhile. Elsewhere nothing may: the default type of this process's tensors
+    is the model's while it is read, and graphs are captured by themselves.
+    """
+    for shared in ("worker.engines.weights:load_weights", "worker.engines.int8:load_int8"):
+        _named(shared).cache_clear()
+    return load_engine(name, settings)
+
+
 def _named(name: str) -> Any:
     """What ``module:name`` names."""
     module, _, inside = name.partition(":")

@@ -1,0 +1,148 @@
+"""``celery -A worker control set_batching|reload_model``, asked of a real worker with a stub for a model."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from celery import Celery
+from redis import Redis
+
+from scheduler.queue import RedisQueue, Submission
+from tests.support.redis_server import RedisServer
+from tests.support.worker_process import ROOT, WorkerProcess, until
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+NODE = f"test@{socket.gethostname()}"
+CONFIG = """
+lease_s = 2.0
+[models.one]
+task = "embed"
+source = "stub"
+max_batch_size = 4
+[models.llama]
+task = "generate"
+source = "stub"
+"""
+Ask = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[RedisServer]:
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("control")
+
+
+@pytest.fixture(scope="module")
+def worker(redis: RedisServer, folder: Path) -> Iterator[WorkerProcess]:
+    config, journal = folder / "windrow.toml", folder / "journal"
+    config.write_text(CONFIG)
+    journal.touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STUB_JOURNAL", str(journal))
+        with WorkerProcess(redis.url, config, ("one",), app="tests.support.stub_worker") as process:
+            yield process
+
+
+@pytest.fixture
+def ask(redis: RedisServer, worker: WorkerProcess) -> Iterator[Ask]:
+    app = Celery(broker=redis.url, backend=redis.url)
+
+    def ask_node(command: str, **arguments: object) -> Any:
+        answers = app.control.broadcast(command, arguments, reply=True, timeout=10, limit=1, destination=[NODE])
+        return answers[0][NODE]
+
+    yield ask_node
+    app.close()
+
+
+@pytest.fixture
+def queue(redis: RedisServer) -> Iterator[RedisQueue]:
+    with Redis.from_url(redis.url) as client:
+        yield RedisQueue(client, "one")
+
+
+def sizes_of(queue: RedisQueue, prefix: str, count: int) -> set[int]:
+    """Send so many at once, and return the sizes of the batches they were in."""
+    ids = [f"{prefix}{number}" for number in range(count)]
+    payloads = [orjson.dumps({"model": "one", "input": {"do": "answer", "name": id}}) for id in ids]
+    queue.submit(
+        [Submission(id, payload) for id, payload in zip(ids, payloads, strict=True)],
+        flow="t:normal", weight=1.0, max_depth=1000, max_bytes=1 << 24,
+    )  # fmt: skip
+    found: list[Any] = []
+
+    def all_ended() -> bool:
+        found[:] = [queue.lookup(id) for id in ids]
+        return all(one is not None and one.is_ended for one in found)
+
+    until("all have ended", all_ended)
+    assert {one.status for one in found} == {"succeeded"}
+    return {one.metrics["batch_size"] for one in found}
+
+
+def run_celery(url: str, folder: Path, *words: str) -> str:
+    environment = os.environ | {"CELERY_BROKER_URL": url, "WINDROW_CONFIG": str(folder / "windrow.toml")}
+    command = [sys.executable, "-m", "celery", "-A", "worker", "control", "-d", NODE, "-t", "10", *words]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return done.stdout + done.stderr
+
+
+def test_batches_are_of_the_size_that_the_command_line_asked_for_and_stay_so_in_the_next_process(
+    redis: RedisServer, worker: WorkerProcess, folder: Path, queue: RedisQueue, ask: Ask
+) -> None:
+    assert max(sizes_of(queue, "before", 40)) <= 4
+    assert "one: max_batch_size 16, max_wait_ms 2.5" in run_celery(
+        redis.url, folder, "set_batching", "one", "16", "2.5"
+    )
+    shown = ask("batching")["one"]
+    assert (shown["max_batch_size"], shown["max_wait_ms"]) == (16, 2.5)
+    until("it is in effect", lambda: 4 < max(sizes_of(queue, os.urandom(4).hex(), 40)) <= 16)
+    (victim,) = worker.pool()
+    victim.kill()
+    until("another one serves", lambda: [one.pid for one in worker.pool()] not in ([], [victim.pid]))
+    until("it is in effect", lambda: 4 < max(sizes_of(queue, os.urandom(4).hex(), 40)) <= 16)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"model": "other", "max_batch_size": 4, "max_wait_ms": 5}, "none named 'other'; there are one, llama"),
+        ({"model": "one", "max_batch_size": 0, "max_wait_ms": 5}, "max_batch_size: "),
+        ({"model": "one"}, "max_batch_size: "),
+        ({"model": "llama", "max_batch_size": 4, "max_wait_ms": 5}, "has its batch from when it is loaded"),
+        ({}, "none named None"),
+    ],
+)
+def test_what_cannot_be_set_is_refused_with_the_reason(ask: Ask, arguments: dict[str, object], says: str) -> None:
+    before = ask("batching")["one"]
+    assert says in ask("set_batching", **arguments)["error"]
+    assert ask("batching")["one"] == before
+
+
+def test_a_model_is_loaded_anew_and_kept_where_that_fails(
+    redis: RedisServer, folder: Path, queue: RedisQueue, ask: Ask
+) -> None:
+    def note() -> str:
+        return ask("models")["one"]["0"]["reload_note"] or ""
+
+    assert "is being loaded anew" in run_celery(redis.url, folder, "reload_model", "one")
+    until("it was loaded", lambda: "was loaded anew at" in note())
+    (folder / "broken").touch()
+    assert "ok" in ask("reload_model", model="one")
+    until("it failed", lambda: "goes on as it was: its files are broken" in note())
+    assert sizes_of(queue, "kept", 3)
+    (folder / "broken").unlink()
+    assert "none named 'other'" in ask("reload_model", model="other")["error"]
