@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import orjson
@@ -44,6 +45,8 @@ FRESH_S = 1.0
 LOOK_S = 0.5
 #: What a tenant may that no table names.
 PLAIN_TENANT = TenantSettings.model_validate({})
+#: What could not be loaded is not mended sooner, in seconds; longer than clients go on trying by themselves.
+MENDED_AFTER_S = 120.0
 #: How long the signing secret is trusted to be that of everybody else, in seconds: Redis may have been emptied.
 SECRET_S = 30.0
 
@@ -80,8 +83,8 @@ class _Pulse:
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     seen_at_s: float = float("-inf")
-    #: Why a submit is refused; None where it is not.
-    trouble: str | None = None
+    #: Makes the error that submits get; None where they are taken.
+    refused: Callable[[], NoWorker] | None = None
     wait_s: float | None = None
 
 
@@ -148,11 +151,11 @@ class Service:
         model = self.settings.models[call.model]
         limits = self.settings.tenants.get(tenant, PLAIN_TENANT)
         idempotency = (f"{tenant}:{call.idempotency_key}", call.fingerprint()) if call.idempotency_key else None
-        if trouble := self._pulse(call.model).trouble:
+        if refused := self._pulse(call.model).refused:
             # What was taken in before is found all the same.
             first = find_first(self.redis, *idempotency) if idempotency else None
             if first is None:
-                raise NoWorker(trouble)
+                raise refused()
             return first
         parameters = call.parameters.sent()
         is_followed = call.is_followed and TASKS[model.task].streams
@@ -257,16 +260,16 @@ class Service:
         failures = {} if infos else self.failures(model)
         return describe_trouble(model, infos, within_s=within_s, stall_s=self.settings.stall_s, failures=failures)
 
-    def _refusal(self, model: str) -> str | None:
-        """Why nobody will soon serve ``model``; None where it is served, or was until a moment ago."""
+    def _refusal(self, model: str) -> Callable[[], NoWorker] | None:
+        """What says why nobody will soon serve ``model``; None where it is served, or was until a moment ago."""
         grace_s, workers = self.settings.worker_grace_s, self.queues[model].workers
         if workers(within_s=min(grace_s, HEARD_WITHIN_S)):
             return None
         if failures := self.failures(model):
-            return describe_failures(model, failures)
+            return partial(NoWorker, describe_failures(model, failures), retry_after_s=MENDED_AFTER_S)
         if workers(within_s=grace_s):
             return None
-        return f"no worker has served model {model!r} in the last {grace_s:g} s"
+        return partial(NoWorker, f"no worker has served model {model!r} in the last {grace_s:g} s")
 
     def _pulse(self, model: str) -> _Pulse:
         """Workers and depth of ``model``, looked up by one request at a time while others use what was seen last."""
@@ -277,7 +280,7 @@ class Service:
         if not is_mine and pulse.seen_at_s > 0:
             return pulse
         try:
-            pulse.trouble = self._refusal(model)
+            pulse.refused = self._refusal(model)
             pulse.wait_s = self.queues[model].depth().wait_s
             pulse.seen_at_s = time.monotonic()
         finally:

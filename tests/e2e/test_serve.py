@@ -145,7 +145,7 @@ def test_a_model_that_cannot_be_loaded_is_told_and_the_others_are_served(serving
         ((worker, reason),) = failures["broken"].items()
         assert "classifier.weight" in reason
         with pytest.raises(RequestRefused, match="AutoModelForSequenceClassification") as refused:
-            Client(serving.url, timeout_s=2).submit("broken", "hay")
+            client.submit("broken", "hay")
         assert refused.value.code == "no_worker"
     serving.process.send_signal(signal.SIGTERM)
     _, errors = serving.process.communicate(timeout=STOP_S)

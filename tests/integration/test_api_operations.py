@@ -52,6 +52,8 @@ def test_a_model_that_could_not_be_loaded_is_shown_with_the_reason_and_refused(
     for refused in (client.get("/readyz"), client.predict()):
         said = assert_problem(refused, 503, "no_worker")
         assert said == f"model 'minilm' could not be loaded: worker@test/1: {reason}"
+    # Clients that honour it do not try again for a minute before they tell.
+    assert client.predict().headers["Retry-After"] == "120"
     (model,) = client.get("/v1/models").json["data"]
     assert (model["workers"], model["failures"]) == (0, {"worker@test/1": reason})
     with FakeWorker(redis_server, "minilm"):  # one that could is enough
