@@ -65,24 +65,31 @@ class DecodeCost:
     token_s: float
     sequence_s: float = 0.0
     cache_token_s: float = 0.0
+    #: More, where a step reads prompts: they take a pass of their own.
+    read_s: float = 0.0
+    #: Steps that are planned while one runs, and that who comes then is not in: 1 where the device is never waited for.
+    ahead: int = 0
 
     def __post_init__(self) -> None:
-        parts = (self.step_s, self.token_s, self.sequence_s, self.cache_token_s)
+        parts = (self.step_s, self.token_s, self.sequence_s, self.cache_token_s, self.read_s)
         if not all(0 <= part < math.inf for part in parts):
             raise ValueError("a cost takes seconds of 0 or more")
+        if self.ahead not in (0, 1):
+            raise ValueError(f"ahead is {self.ahead!r}; it takes 0 or 1")
 
-    def seconds(self, tokens: int, sequences: int, cached_tokens: int) -> float:
+    def seconds(self, tokens: int, sequences: int, cached_tokens: int, *, reads: bool) -> float:
         """Of a step over ``tokens`` of ``sequences`` whose caches hold ``cached_tokens`` in all."""
-        return self.step_s + self.token_s * tokens + self.sequence_s * sequences + self.cache_token_s * cached_tokens
+        took_s = self.step_s + self.token_s * tokens + self.sequence_s * sequences + self.cache_token_s * cached_tokens
+        return took_s + self.read_s if reads else took_s
 
 
 @dataclass(frozen=True, slots=True)
 class CostModel:
     """What a device takes for the passes of one model; a file that ``windrow tune`` writes."""
 
-    #: ``none``, ``static``, ``dynamic`` and ``bucket``.
-    padded: PassCost
-    packed: PassCost
+    #: ``none``, ``static``, ``dynamic`` and ``bucket``; None of a model that generates.
+    padded: PassCost | None
+    packed: PassCost | None
     decode: DecodeCost | None = None
     #: From a submit until a device that waits can start on it: queue, claim, tokenising and threads.
     handover_s: float = 0.0
@@ -94,8 +101,14 @@ class CostModel:
             raise ValueError("handover_s takes seconds of 0 or more")
 
     def of_strategy(self, strategy: str) -> PassCost:
-        """The line that a strategy's passes lie on."""
-        return self.packed if strategy == "packed" else self.padded
+        """The line that a strategy's passes lie on. Raises `ValueError` where the model has none."""
+        line = self.packed if strategy == "packed" else self.padded
+        if line is None:
+            raise ValueError(
+                f"the costs of {self.about.get('model', 'a model')!r} say nothing of passes, only of generation; "
+                "takes those of a model that answers in one pass"
+            )
+        return line
 
 
 def read_cost(path: Path) -> CostModel:
@@ -125,8 +138,8 @@ def decode_cost(cost: CostModel, path: Path) -> DecodeCost:
     return cost.decode
 
 
-def _read_pass(found: dict[str, Any]) -> PassCost:
-    return PassCost(**{**found, "spread": tuple(found["spread"])})
+def _read_pass(found: dict[str, Any] | None) -> PassCost | None:
+    return None if found is None else PassCost(**{**found, "spread": tuple(found["spread"])})
 
 
 def write_cost(path: Path, cost: CostModel) -> None:
@@ -145,8 +158,19 @@ class TimedPass:
 
 
 @dataclass(frozen=True, slots=True)
+class TimedStep:
+    """One measured step of generation; see `DecodeCost.seconds`."""
+
+    tokens: int
+    sequences: int
+    cached_tokens: int
+    reads: bool
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class FitError:
-    """By how much measured passes miss the line through them, as shares of what it says."""
+    """By how much measured passes, or steps, miss the line through them, as shares of what it says."""
 
     passes: int
     median: float
@@ -165,10 +189,11 @@ def fit_passes(passes: Sequence[TimedPass], lanes: int = 1) -> tuple[PassCost, F
     return PassCost(pass_s, token_s, sequence_s, lanes, tuple(spread.tolist())), _error(factors)
 
 
-def fit_steps(steps: Sequence[tuple[int, int, int, float]]) -> tuple[DecodeCost, FitError]:
-    """The same for steps of generation: ``(tokens, sequences, cached tokens, seconds)`` each."""
-    parts, factors = fit_line([[1.0, *map(float, step[:3])] for step in steps], [step[3] for step in steps])
-    return DecodeCost(*parts), _error(factors)
+def fit_steps(steps: Sequence[TimedStep], ahead: int = 0) -> tuple[DecodeCost, FitError]:
+    """The same for steps of generation, of which ``ahead`` are planned while one runs."""
+    rows = [[1.0, one.tokens, one.sequences, one.cached_tokens, float(one.reads)] for one in steps]
+    parts, factors = fit_line(rows, [one.seconds for one in steps])
+    return DecodeCost(*parts, ahead=ahead), _error(factors)
 
 
 def fit_line(rows: Sequence[Sequence[float]], seconds: Sequence[float]) -> tuple[list[float], NDArray[np.float64]]:

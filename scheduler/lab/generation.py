@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from scheduler.core.continuous import StepScheduler
 from scheduler.core.steps import GeneratingSequence, StepLimits, StepPlan
 from scheduler.core.window import Close, Wait
+from scheduler.lab.cached import CachedTokens
 from scheduler.lab.cost import DecodeCost
 from scheduler.lab.device import Device, Step
 from scheduler.lab.simulation import Fleet, Outcome, Simulation
@@ -61,10 +62,11 @@ def simulate_generation(
     cost: DecodeCost,
     fleet: Fleet = ONE_DEVICE,
     give_up: tuple[float, float] | None = None,
+    handover_s: float = 0.0,
 ) -> Outcome:
     """Run ``workload`` to its end; as `scheduler.lab.simulation.simulate`, with steps for passes.
 
-    Raises `ValueError` for a workload that generates nothing, and a request that can never fit the cache.
+    ``handover_s`` is as in `scheduler.lab.cost.CostModel`. Raises `ValueError` for a workload that generates nothing, and a request that can never fit the cache.
     """
     if not workload.output_tokens:
         raise ValueError("the workload says nothing of what is generated")
@@ -78,11 +80,15 @@ def simulate_generation(
     def make(number: int) -> Device:
         return StepDevice(number, policy, cost, workload)
 
-    return Simulation(workload, make, fleet, give_up).run()
+    return Simulation(workload, make, fleet, give_up, handover_s).run()
 
 
 class StepDevice(Device):
-    """Plans a step, waits for its end, and takes in whoever has come meanwhile."""
+    """Plans a step, waits for its end, and takes in whoever has come meanwhile.
+
+    Where the device is never waited for, the step after it is planned as soon as one begins, without those who come
+    while it runs.
+    """
 
     def __init__(self, number: int, policy: GenerationPolicy, cost: DecodeCost, workload: Workload) -> None:
         super().__init__(number)
@@ -90,15 +96,18 @@ class StepDevice(Device):
         self._scheduler = policy.scheduler()
         self._by_batch = GENERATION[policy.name][0] != "continuous"
         self._size = 1 if policy.name == "none" else policy.max_batch_size
+        # Of a batch that grows as it goes, the next ones are at hand when somebody leaves.
+        self._at_hand = 0 if self._by_batch or not cost.ahead else max(1, self._size // 8)
         #: Claimed and not ended, in order of the claims.
         self._held: dict[int, GeneratingSequence] = {}
         self._step: Step | None = None
+        #: The one after it, where it is planned already.
+        self._next: StepPlan | None = None
         #: When each began to be read, and when its first token was there.
         self._began_s: dict[int, float] = {}
         self._first_s: dict[int, float] = {}
-        #: Tokens in the cache, and of each sequence that has some: how many were read, and since which step it decodes.
-        self.cached_tokens = 0
-        self._read: dict[int, tuple[int, int | None]] = {}
+        #: What the cache holds.
+        self.cached = CachedTokens()
         #: Ended, in a batch that goes on.
         self._over: list[int] = []
 
@@ -117,7 +126,7 @@ class StepDevice(Device):
         """Places that are free: of a batch, only before it begins."""
         if self.is_closed or self._step is not None or (self._by_batch and self._scheduler.running):
             return 0
-        return self._size - len(self._held)
+        return self._size + self._at_hand - len(self._held)
 
     @property
     def window_ends_s(self) -> float:
@@ -141,26 +150,33 @@ class StepDevice(Device):
         return Close("step")
 
     def start(self, now_s: float) -> float:
-        """Plan the next step that computes anything."""
-        plan = self._scheduler.plan_step()
-        while plan is not None and not plan.runs:
-            plan = self._scheduler.plan_step()
+        """Run the next step that computes anything."""
+        plan = self._next or self._plan()
         if plan is None:
             raise RuntimeError("the scheduler holds requests and plans no step")
-        self._scheduler.learned(plan.number)
-        self._change(plan, now_s)
+        for sequence in plan.admitted:
+            self._began_s.setdefault(_request(sequence), now_s)
         tokens, sequences = plan.rows + plan.prompt_tokens, plan.rows + len(plan.chunks)
-        end_s = now_s + self._cost.seconds(tokens, sequences, self.cached_tokens)
+        cached_tokens = self.cached.follow(plan)
+        end_s = now_s + self._cost.seconds(tokens, sequences, cached_tokens, reads=bool(plan.chunks))
         for chunk in plan.chunks:
-            request = _request(chunk.sequence)
-            self._read[request] = chunk.start + chunk.tokens, plan.number if chunk.is_last else None
             if chunk.is_last:
-                self._first_s.setdefault(request, end_s)
+                self._first_s.setdefault(_request(chunk.sequence), end_s)
         ended = self._ended(plan)
         times = tuple((self._began_s[request], self._first_s[request]) for request in ended)
         asked = plan.decoding + plan.prompt_tokens
         self._step = Step(now_s, end_s, tuple(ended), sequences, tokens, asked, self.number, plan.decoding, times)
+        self._next = self._plan() if self._cost.ahead else None
         return end_s
+
+    def _plan(self) -> StepPlan | None:
+        """The next step that computes anything; None where nobody needs one."""
+        plan = self._scheduler.plan_step()
+        while plan is not None and not plan.runs:
+            plan = self._scheduler.plan_step()
+        if plan is not None:
+            self._scheduler.learned(plan.number)
+        return plan
 
     def end(self, now_s: float) -> list[Step]:
         """The step is over, and with it those that had their last token."""
@@ -177,34 +193,18 @@ class StepDevice(Device):
         spent_s = 0.0 if self._step is None else now_s - self._step.start_s
         return [], list(self._held), spent_s
 
-    def _change(self, plan: StepPlan, now_s: float) -> None:
-        """Follow who comes and goes, and what the cache holds for them."""
-        for sequence in plan.admitted:
-            self._began_s.setdefault(_request(sequence), now_s)
-        for sequence in plan.preempted:
-            self._forget(_request(sequence), plan.number - 1)
-        self.cached_tokens += plan.prompt_tokens + plan.rows
-
     def _ended(self, plan: StepPlan) -> list[int]:
         """Whose answer is complete with this step: in a batch, nobody's before the longest."""
         ended = [_request(sequence) for sequence in plan.ended]
         if not self._by_batch:
-            for request in ended:
-                self._forget(request, plan.number)
+            self.cached.left(plan.ended, plan.number)
             return ended
         self._over += ended
         if self._scheduler.running:
             return []
         ended, self._over = self._over, []
-        self.cached_tokens = 0
-        self._read.clear()
+        self.cached.clear()
         return ended
-
-    def _forget(self, request: int, step: int) -> None:
-        """It left the cache after ``step``: what was read, and a token a step since then."""
-        if request in self._read:
-            read_tokens, first_step = self._read.pop(request)
-            self.cached_tokens -= read_tokens + (0 if first_step is None else step - first_step)
 
 
 def _request(sequence: GeneratingSequence) -> int:

@@ -9,7 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.core.planning import BatchLimits, plan_batches
-from scheduler.lab.cost import CostModel, DecodeCost, PassCost, TimedPass, fit_passes, fit_steps, read_cost, write_cost
+from scheduler.lab.cost import (
+    CostModel,
+    DecodeCost,
+    PassCost,
+    TimedPass,
+    TimedStep,
+    fit_passes,
+    fit_steps,
+    read_cost,
+    write_cost,
+)
 from windrow.cli.lab_options import DEFAULT_COST
 
 SIZES = st.tuples(st.integers(1, 4000), st.integers(1, 64), st.integers(1, 400))
@@ -54,11 +64,16 @@ def test_no_part_of_a_fitted_line_is_negative() -> None:
     assert min(found.pass_s, found.token_s, found.sequence_s) >= 0
 
 
-def test_steps_of_generation_are_fitted_over_the_cache() -> None:
-    true = DecodeCost(0.002, 1e-5, 1e-6, 1e-8)
+def test_steps_of_generation_are_fitted_over_the_cache_and_what_reading_costs() -> None:
+    true = DecodeCost(0.002, 1e-5, 1e-6, 1e-8, 0.001)
     draw = np.random.default_rng(3).integers(1, 500, (300, 3)) * [1, 1, 100]
-    found, error = fit_steps([(*map(int, row), true.seconds(*map(int, row))) for row in draw])
-    assert found.seconds(100, 64, 20_000) == pytest.approx(true.seconds(100, 64, 20_000), rel=0.01)
+    shapes = [(*map(int, row), number % 2 == 0) for number, row in enumerate(draw)]
+    steps = [TimedStep(*shape, true.seconds(*shape[:3], reads=shape[3])) for shape in shapes]
+    found, error = fit_steps(steps, 1)
+    for reads in (False, True):
+        expected = true.seconds(100, 64, 20_000, reads=reads)
+        assert found.seconds(100, 64, 20_000, reads=reads) == pytest.approx(expected, rel=0.01)
+    assert found.ahead == 1
     assert error.p95 < 0.01
 
 

@@ -43,15 +43,15 @@ def test_where_steps_cost_the_same_and_all_come_at_once_the_primitives_say_the_s
 @settings(deadline=None, max_examples=60)
 @given(
     st.lists(st.tuples(st.floats(0, 40), st.integers(1, 60), st.integers(1, 30)), min_size=1, max_size=30),
-    st.sampled_from(sorted(GENERATION)), st.integers(1, 5), st.integers(96, 400), st.booleans(),
+    st.sampled_from(sorted(GENERATION)), st.integers(1, 5), st.integers(96, 400), st.booleans(), st.integers(0, 1),
 )  # fmt: skip
 def test_every_request_gets_all_its_tokens_once_however_small_the_cache(
-    drawn: list[tuple[float, int, int]], name: str, size: int, cache_tokens: int, dies: bool
+    drawn: list[tuple[float, int, int]], name: str, size: int, cache_tokens: int, dies: bool, ahead: int
 ) -> None:
     drawn.sort()
     made = Workload([one[0] for one in drawn], [one[1] for one in drawn], [one[2] for one in drawn])
     fleet = Fleet(2, (Failure(7.3, 0, 2.0),) if dies else (), lease_s=5.0)
-    cost = DecodeCost(0.1, 0.001, 0.002, 1e-5)
+    cost = DecodeCost(0.1, 0.001, 0.002, 1e-5, 0.05, ahead)
     outcome = simulate_generation(made, policy(name, size, cache_tokens), cost, fleet)
     assert set(Counter(request for one in outcome.passes for request in one.requests).values()) == {1}
     assert not np.isnan(outcome.end_s).any()
@@ -69,7 +69,7 @@ def test_the_cache_is_empty_when_all_have_left() -> None:
         device.add(range(6) if name in ("continuous", "chunked") else [0], 0.0)
         while device.waits:
             device.end(device.start(0.0))
-        assert device.cached_tokens == 0
+        assert device.cached.tokens == 0
 
 
 def test_continuous_has_more_throughput_and_less_latency_than_static_and_pads_nothing() -> None:
@@ -104,6 +104,21 @@ def test_figures_of_one_request_are_those_that_are_worked_out_by_hand() -> None:
     assert report["within_slo"] == 1.0
     late = summarise(simulate_generation(Workload([0.0], [10], [3]), policy("continuous"), cost), 0.020)
     assert late["within_slo"] == 0.0
+
+
+def test_whoever_comes_while_a_step_runs_is_in_the_next_or_in_the_one_after_it_where_that_is_planned_already() -> None:
+    made = Workload([0.0, 0.5], [10, 10], [6, 2])
+    for ahead, first_s in ((0, 2.0), (1, 3.0)):
+        outcome = simulate_generation(made, policy("continuous"), DecodeCost(1.0, 0.0, ahead=ahead))
+        assert outcome.first_s == [1.0, first_s]
+        assert outcome.end_s == [6.0, first_s + 1.0]
+
+
+def test_the_way_to_the_device_and_the_pass_that_reads_prompts_are_counted() -> None:
+    outcome = simulate_generation(
+        Workload([0.0], [10], [2]), policy("continuous"), DecodeCost(1.0, 0.0, read_s=0.5), handover_s=0.25
+    )
+    assert (outcome.start_s, outcome.first_s, outcome.end_s) == ([0.25], [1.75], [2.75])
 
 
 def test_what_cannot_be_generated_is_refused() -> None:
