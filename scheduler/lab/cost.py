@@ -192,8 +192,8 @@ def fit_passes(passes: Sequence[TimedPass], lanes: int = 1) -> tuple[PassCost, F
 def fit_steps(steps: Sequence[TimedStep], ahead: int = 0) -> tuple[DecodeCost, FitError]:
     """The same for steps of generation, of which ``ahead`` are planned while one runs."""
     rows = [[1.0, one.tokens, one.sequences, one.cached_tokens, float(one.reads)] for one in steps]
-    parts, factors = fit_line(rows, [one.seconds for one in steps])
-    return DecodeCost(*parts, ahead=ahead), _error(factors)
+    (step_s, token_s, sequence_s, cache_token_s, read_s), factors = fit_line(rows, [one.seconds for one in steps])
+    return DecodeCost(step_s, token_s, sequence_s, cache_token_s, read_s, ahead), _error(factors)
 
 
 def fit_line(rows: Sequence[Sequence[float]], seconds: Sequence[float]) -> tuple[list[float], NDArray[np.float64]]:

@@ -66,7 +66,8 @@ def simulate_generation(
 ) -> Outcome:
     """Run ``workload`` to its end; as `scheduler.lab.simulation.simulate`, with steps for passes.
 
-    ``handover_s`` is as in `scheduler.lab.cost.CostModel`. Raises `ValueError` for a workload that generates nothing, and a request that can never fit the cache.
+    ``handover_s`` is as in `scheduler.lab.cost.CostModel`. Raises `ValueError` for a workload that generates nothing,
+    and a request that can never fit the cache.
     """
     if not workload.output_tokens:
         raise ValueError("the workload says nothing of what is generated")

@@ -1,7 +1,8 @@
 """A run of a real server, request by request, to lay a simulated one over.
 
 JSON lines. The first is ``{"windrow_run": 1, "model", "strategy", "max_batch_size", "max_batch_tokens",
-"max_wait_s", "buckets", "static_length", "devices", ...}``; then one line a request in order of arrival:
+"max_wait_s", "buckets", "static_length", "rungs", "row_rungs", "devices", ...}``; then one line a request in order of
+arrival (of models that generate: `scheduler.lab.step_recording`):
 
 | field | holds |
 |---|---|
@@ -15,19 +16,24 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from scheduler.core.planning import PLANNERS, BatchLimits
 from scheduler.lab.cost import TimedPass
 from scheduler.lab.device import Policy
 from scheduler.lab.workload import Workload
 
+if TYPE_CHECKING:
+    from scheduler.lab.step_recording import RecordedAnswer
+
 VERSION = 1
+#: ``task`` in the first line of the run of a model that generates.
+GENERATE = "generate"
 #: Passes that began on an idle device, below which nothing is said of the time that this takes.
 ENOUGH = 20
 #: A pass that began later after an arrival had waited for company, or for a core, in seconds.
@@ -99,7 +105,10 @@ class Recording:
         return max(0.0, median(gaps)) if len(gaps) >= ENOUGH and self.devices == 1 else 0.0
 
 
-def rebased(requests: Sequence[Recorded]) -> list[Recorded]:
+OneRequest = TypeVar("OneRequest", Recorded, "RecordedAnswer")
+
+
+def rebased(requests: Sequence[OneRequest]) -> list[OneRequest]:
     """In order of arrival, the first of which becomes 0."""
     ordered = sorted(requests, key=lambda one: one.arrival_s)
     return [replace(one, arrival_s=round(one.arrival_s - ordered[0].arrival_s, 6)) for one in ordered]
@@ -112,6 +121,7 @@ def write_recording(path: Path, recording: Recording) -> None:
         "windrow_run": VERSION, **recording.about, "devices": recording.devices, "strategy": policy.strategy,
         "max_wait_s": policy.max_wait_s, "max_batch_size": limits.max_batch_size,
         "max_batch_tokens": limits.max_batch_tokens, "buckets": limits.buckets, "static_length": limits.static_length,
+        "rungs": limits.rungs, "row_rungs": limits.row_rungs,
     }  # fmt: skip
     lines = [head, *(asdict(one) for one in recording.requests)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
@@ -119,16 +129,18 @@ def write_recording(path: Path, recording: Recording) -> None:
 
 def read_recording(path: Path) -> Recording:
     """Read it back. Raises `ValueError` with the file, the line and what is wrong there."""
-    lines = _lines(path)
+    lines = read_lines(path)
     try:
-        head = next(lines, {})
-        if head.get("windrow_run") != VERSION:
-            raise ValueError("not a run as `windrow bench record` writes it")
+        head = read_head(lines)
+        if head.get("task") == GENERATE:
+            raise ValueError("a run of a model that generates; takes one of a model that answers in one pass")
         limits = BatchLimits(
             int(head["max_batch_size"]),
             int(head["max_batch_tokens"]),
             tuple(head["buckets"]),
             int(head["static_length"]),
+            tuple(head["rungs"]),
+            tuple(tuple(rows) for rows in head["row_rungs"]),
         )
         policy = Policy(
             str(head["strategy"]), limits, None if head["max_wait_s"] is None else float(head["max_wait_s"])
@@ -137,21 +149,45 @@ def read_recording(path: Path) -> Recording:
             raise ValueError(f"strategy {policy.strategy!r}; there are {', '.join(PLANNERS)}")
         devices = int(head["devices"])
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path}, line 1: {_say(error)}") from None
-    requests = []
+        raise ValueError(f"{path}, line 1: {what_is_wrong(error)}") from None
+    return Recording(policy, devices, head, read_requests(path, lines, _request))
+
+
+def generates(path: Path) -> bool:
+    """Whether it is the run of a model that generates. Raises `ValueError` where it is no run."""
+    try:
+        return bool(read_head(read_lines(path)).get("task") == GENERATE)
+    except ValueError as error:
+        raise ValueError(str(error) if str(path) in str(error) else f"{path}, line 1: {error}") from None
+
+
+def read_head(lines: Iterator[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The first line. Raises `ValueError` where it is none of a run."""
+    head = next(lines, {})
+    if head.get("windrow_run") != VERSION:
+        raise ValueError("not a run as `windrow bench record` writes it")
+    return head
+
+
+def read_requests(
+    path: Path, lines: Iterator[Mapping[str, Any]], read: Callable[[Mapping[str, Any]], OneRequest]
+) -> list[OneRequest]:
+    """All lines after the first. Raises `ValueError` with the line that is not as ``read`` takes it."""
+    requests: list[OneRequest] = []
     for line, row in enumerate(lines, 2):
         try:
-            requests.append(_request(row))
+            requests.append(read(row))
         except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{path}, line {line}: {_say(error)}") from None
+            raise ValueError(f"{path}, line {line}: {what_is_wrong(error)}") from None
         if len(requests) > 1 and requests[-1].arrival_s < requests[-2].arrival_s:
             raise ValueError(f"{path}, line {line}: it arrives before the one ahead of it")
     if not requests:
         raise ValueError(f"{path}: the run has no requests")
-    return Recording(policy, devices, head, requests)
+    return requests
 
 
-def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
+def read_lines(path: Path) -> Iterator[Mapping[str, Any]]:
+    """Its objects, one a line. Raises `ValueError` with the line that is none."""
     for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             row = json.loads(text)
@@ -174,5 +210,6 @@ def _request(row: Mapping[str, Any]) -> Recorded:
     return one
 
 
-def _say(error: Exception) -> str:
+def what_is_wrong(error: Exception) -> str:
+    """In words: the text of an error alone does not say that a name was looked for."""
     return f"there is no {error.args[0]}" if isinstance(error, KeyError) else str(error)

@@ -110,11 +110,22 @@ def gateway(
 @bench_app.command()
 def record(
     out: Annotated[Path, typer.Argument(dir_okay=False, help="File to write, one JSON line a request.")],
+    engine: Annotated[
+        str | None,
+        typer.Option(help="A model of the settings, straight through the queue; else minilm behind the API."),
+    ] = None,
     rate: Annotated[float, typer.Option(min=0.1, help="Requests a second, sent whatever comes back.")] = 40.0,
     requests: Annotated[int, typer.Option(min=10, help="How many.")] = 2000,
     pattern: Annotated[str, typer.Option(help="How they arrive: poisson, bursts, diurnal or ramp.")] = "poisson",
-    strategy: Annotated[str, typer.Option(help="Of the model.")] = "packed",
-    max_wait_ms: Annotated[str, typer.Option(help="How long a row waits for company, or auto.")] = "5",
+    strategy: Annotated[
+        str | None, typer.Option(help="Of the model; else as it is set, and packed without --engine.")
+    ] = None,
+    max_wait_ms: Annotated[
+        str | None, typer.Option(help="How long a row waits for company, or auto; else as it is set, and 5.")
+    ] = None,
+    scale: Annotated[
+        float, typer.Option(min=0.02, max=1, help="Where text is generated: shortens prompts and answers alike.")
+    ] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same arrivals.")] = 0,
     pretend: Annotated[
         Path | None,
@@ -122,25 +133,14 @@ def record(
     ] = None,
 ) -> None:
     """A run against a real server, written down for `windrow simulate --against` and `windrow tune --from`."""
-    from scheduler.lab.cost import read_cost
-    from scheduler.lab.recording import write_recording
-    from scheduler.lab.workload import PATTERNS
-    from windrow.bench.record import record as run
-    from windrow.cli.lab_options import policy_of, read_wait_s
+    from windrow.bench import record_cli
+    from windrow.cli.lab_options import require_writable
 
     with problems_reported():
-        if pattern not in PATTERNS:
-            raise ValueError(f"--pattern {pattern!r}; there are {', '.join(PATTERNS)}")
-        wait_s = read_wait_s(max_wait_ms)
-        if pretend is None:
-            made = run(pattern, rate, requests, strategy, wait_s, seed, _say)
-        else:
-            from windrow.bench.paced import record_paced
-            from windrow.bench.workload import ROW, model_settings
-
-            policy = policy_of(strategy, ROW, model_settings().max_batch_tokens, wait_s, 256)
-            made = record_paced(policy, read_cost(pretend), pattern, rate, requests, seed, _say)
-        write_recording(out, made)
+        require_writable(out, "OUT")
+        record_cli.run(
+            record_cli.Asked(engine, rate, requests, pattern, strategy, max_wait_ms, scale, seed, pretend), out, _say
+        )
 
 
 @bench_app.command()

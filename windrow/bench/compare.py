@@ -46,7 +46,8 @@ class Plan:
     contenders: Sequence[Contender]
     #: What `windrow.bench.compare_worker` loads.
     engine: Mapping[str, Any]
-    max_wait_ms: float
+    #: None where it is learnt.
+    max_wait_ms: float | None
     users: int
     rounds: int
 

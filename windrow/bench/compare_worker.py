@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def serve(spec: Mapping[str, Any]) -> None:
 
 def fixed_lanes(redis: Redis, spec: Mapping[str, Any]) -> Opens:
     """Devices that sleep for ``pass_ms`` a pass and ``token_us`` a token, padding included."""
-    given, max_wait_s = spec["engine"], spec["max_wait_ms"] / 1e3
+    given, max_wait_s = spec["engine"], _max_wait_s(spec)
     cost = PassCost(given["pass_ms"] / 1e3, given["token_us"] / 1e6)
 
     def open_lane(queue: RedisQueue, strategy: str, max_batch_size: int) -> Lane:
@@ -103,7 +103,7 @@ def row_lanes(redis: Redis, spec: Mapping[str, Any]) -> Opens:
             engine if strategy == key else Planned(engine, strategy),
             # All sizes that were captured for the largest rows do for smaller ones.
             replace(limits, max_batch_size=max_batch_size),
-            spec["max_wait_ms"] / 1e3,
+            _max_wait_s(spec),
             LEASE_S,
             "bench",
         )
@@ -111,18 +111,37 @@ def row_lanes(redis: Redis, spec: Mapping[str, Any]) -> Opens:
     return open_lane
 
 
+def _max_wait_s(spec: Mapping[str, Any]) -> float | None:
+    return None if spec["max_wait_ms"] is None else spec["max_wait_ms"] / 1e3
+
+
 def step_lanes(redis: Redis, spec: Mapping[str, Any]) -> Opens:
-    """A model that generates: loaded once for each contender, with a cache of its own."""
-    settings = ModelSettings.model_validate(spec["engine"]["settings"])
+    """A model that generates: loaded once for each contender, with a cache of its own.
+
+    Where the spec names a file for ``steps``, what each took is written there.
+    """
+    settings, steps = ModelSettings.model_validate(spec["engine"]["settings"]), spec["engine"].get("steps")
 
     def open_lane(queue: RedisQueue, strategy: str, max_batch_size: int) -> StepLane:
         cache_tokens = settings.cache_tokens or SEQUENCE_TOKENS * max_batch_size
         asked = {"strategy": strategy, "max_batch_size": max_batch_size, "cache_tokens": cache_tokens}
         engine = load_engine(spec["engine"]["name"], settings.model_copy(update=asked))
         assert isinstance(engine, StepEngine)
+        if steps is not None:
+            engine = _noted(engine, Path(steps))
         return StepLane(redis, queue, engine, LEASE_S, "bench")
 
     return open_lane
+
+
+def _noted(engine: StepEngine, steps: Path) -> StepEngine:
+    from windrow.lab.step_timing import TimedSteps
+    from worker.generation.engine import GenerateEngine
+
+    assert isinstance(engine, GenerateEngine)
+    # A line at a time: nobody says when the last one was.
+    file = steps.open("wb", buffering=0)
+    return TimedSteps(engine, lambda step: file.write(orjson.dumps(astuple(step)) + b"\n"))
 
 
 #: ``kind`` of the engine -> what opens its lanes.

@@ -15,7 +15,8 @@ import orjson
 from windrow.embedded import find_redis_server, free_port, redis_answers, redis_command
 from windrow.supervise import POLL_S, Child, Interrupted, Interrupts, Program, tail
 
-START_S, GRACE_S = 120.0, 20.0
+#: On CUDA, models are compiled when they are loaded for the first time.
+START_S, GRACE_S = 300.0, 20.0
 Check = Callable[[], None]
 
 

@@ -149,6 +149,17 @@ def refuse(context: typer.Context, names: Collection[str], why: str) -> None:
             raise ValueError(f"{parameter.opts[0]} does nothing {why}")
 
 
+def require_writable(path: Path, name: str) -> None:
+    """Raise `ValueError` where the file of option ``name`` cannot be written: before all the work, not after."""
+    is_new = not path.exists()
+    try:
+        path.open("a").close()
+        if is_new:
+            path.unlink()
+    except OSError as error:
+        raise ValueError(f"{name} {path}: cannot be written: {error.strerror}") from None
+
+
 @contextmanager
 def many_objects(report: Path | None) -> Iterator[None]:
     """Let nobody look for cycles in millions of small objects that have none; first look whether ``report`` can be."""

@@ -81,7 +81,7 @@ def simulate(
     with errors_reported(as_json), options.many_objects(report):
         _refuse_idle(context)
         if against is not None:
-            _lay_over(against, read_cost(cost), report, as_json)
+            _lay_over(against, cost, report, as_json)
             return
         slo_s = None if slo is None else options.seconds(slo, "--slo")
         wait_s = options.read_wait_s(max_wait_ms)
@@ -99,7 +99,9 @@ def simulate(
         for name in options.strategies(strategy, generate):
             if generate:
                 steps = GenerationPolicy(name, max_batch_size, max_batch_tokens, cache_tokens, 16, prefill_chunk)
-                runners[name] = partial(simulate_generation, workload, steps, decode_cost(costs, cost), fleet)
+                runners[name] = partial(
+                    simulate_generation, workload, steps, decode_cost(costs, cost), fleet, handover_s=costs.handover_s
+                )
             else:
                 rows = options.policy_of(name, max_batch_size, max_batch_tokens, wait_s, longest_tokens)
                 runners[name] = partial(run, workload, rows, costs, fleet)
@@ -134,7 +136,10 @@ def _refuse_idle(context: typer.Context) -> None:
     """Refuse the options that would do nothing beside the others."""
     given, idle = context.params, partial(options.refuse, context)
     if given["against"] is not None:
-        idle(given.keys() - {"against", "cost", "report", "as_json"}, "with --against: the run says what it was")
+        idle(
+            given.keys() - {"against", "generate", "cost", "report", "as_json"},
+            "with --against: the run says what it was",
+        )
     if given["trace"] is not None:
         idle({"pattern", "median_tokens", "max_tokens"}, "with --trace, which has arrivals and lengths of its own")
     if given["generate"]:
@@ -161,18 +166,15 @@ def _look_at_trace(context: typer.Context, traffic: Traffic) -> None:
         _say(f"{traffic.trace}: the tokens that it generates are left out; --generate simulates them")
 
 
-def _lay_over(run: Path, costs: CostModel, report: Path | None, as_json: bool) -> None:
+def _lay_over(run: Path, cost: Path, report: Path | None, as_json: bool) -> None:
     """The arrivals, lengths and settings of a recorded run, simulated; and both beside each other."""
     from rich.console import Console
 
-    from scheduler.lab.recording import read_recording
-    from scheduler.lab.simulation import Fleet
-    from scheduler.lab.simulation import simulate as run_again
-    from windrow.lab.overlay import compare, distributions, overlay_rows
+    from scheduler.lab.cost import read_cost
+    from windrow.lab.overlay import compare, distributions, overlay_rows, simulate_again
     from windrow.lab.tables import show
 
-    recording = read_recording(run)
-    outcome = run_again(recording.workload, recording.policy, costs, Fleet(recording.devices))
+    recording, outcome = simulate_again(run, read_cost(cost), cost)
     compared = compare(recording, outcome)
     if as_json:
         print_json({"run": str(run), "compared": compared})
@@ -182,7 +184,7 @@ def _lay_over(run: Path, costs: CostModel, report: Path | None, as_json: bool) -
         from windrow.lab.charts import distribution_panel
         from windrow.lab.page import write_report
 
-        about = {"run": run.name, "strategy": recording.policy.strategy, "requests": f"{len(recording.requests):,}"}
+        about = {"run": run.name, "strategy": recording.about["strategy"], "requests": f"{len(recording.requests):,}"}
         panel = distribution_panel(distributions(recording, outcome))
         _say(*write_report(report, "Measured and simulated", about, [overlay_rows(compared)], [panel]))
 

@@ -10,11 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from windrow.cli.lab_options import Json
+from windrow.cli.lab_options import Json, require_writable
 from windrow.cli.output import errors_reported, print_json
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from scheduler.lab.cost import CostModel, FitError
+    from scheduler.settings import ModelSettings
+
+#: The kind of timings that a model which generates has.
+GENERATION = "steps"
 
 
 def tune(
@@ -30,29 +36,44 @@ def tune(
 ) -> None:
     """Time forward passes of a model on this device until memory is out, and write what they cost for the simulator.
 
-    With --from, fit the passes of runs that `windrow bench record` wrote: beside everything else that a server does.
+    Of a model that generates, time its steps. With --from, fit the passes or the steps of runs that `windrow bench
+    record` wrote: beside everything else that a server does.
     """
     with errors_reported(as_json):
+        if from_run and model is not None:
+            raise ValueError(f"takes a model or --from, not both: {model!r} and {from_run[0]}")
+        require_writable(out, "--out")
         report = _fit_runs(from_run) if from_run else _time_model(model, seconds, max_batch_size)
         cost: CostModel = report.pop("cost")
         from scheduler.lab.cost import write_cost
 
         write_cost(out, cost)
         report = {**report, "cost": asdict(cost), "file": str(out)}
+        for warning in report["warnings"]:
+            _say(f"warning: {warning}")
         print_json(report) if as_json else _show(report)
 
 
 def _time_model(model: str | None, seconds: float, max_batch_size: int) -> dict[str, Any]:
     from scheduler.core.errors import UnknownModel
-    from scheduler.lab.cost import CostModel, fit_passes
     from scheduler.settings import load_settings
-    from windrow.lab.tuning import recommend, tune_model
 
     models = load_settings().models
     name = model or next(iter(models))
     if name not in models:
         raise UnknownModel(f"no model {name!r}; there are {', '.join(models)}")
-    info, timings, lanes = tune_model(name, models[name], seconds, max_batch_size, _say)
+    settings = models[name]
+    if settings.task == "upstream":
+        raise ValueError(f"model {name!r}: takes a model that runs here; this one is a server's")
+    time_it = _time_steps if settings.task == "generate" else _time_passes
+    return time_it(name, settings, seconds, max_batch_size)
+
+
+def _time_passes(name: str, settings: ModelSettings, seconds: float, max_batch_size: int) -> dict[str, Any]:
+    from scheduler.lab.cost import CostModel, fit_passes
+    from windrow.lab.tuning import recommend, tune_model
+
+    info, timings, lanes = tune_model(name, settings, seconds, max_batch_size, _say)
     fits = {kind: fit_passes(timed.passes, lanes) for kind, timed in timings.items()}
     best = "packed" if "packed" in timings else "dynamic"
     chosen = recommend(timings[best].curve)
@@ -69,10 +90,69 @@ def _time_model(model: str | None, seconds: float, max_batch_size: int) -> dict[
             "max_batch_size": chosen.batch_size,
             "max_batch_tokens": chosen.tokens,
         },
+        "warnings": [
+            _too_little_time(f"{kind} rows of at most {timed.curve[-1].batch_size}", seconds)
+            for kind, timed in timings.items()
+            if timed.is_cut
+        ],
     }
 
 
+def _time_steps(name: str, settings: ModelSettings, seconds: float, max_batch_size: int) -> dict[str, Any]:
+    from scheduler.lab.cost import CostModel, fit_steps
+    from windrow.lab.step_tuning import recommend_steps, steps_ahead, tune_generation
+
+    info, timings = tune_generation(name, settings, seconds, max_batch_size, _say)
+    cost, error = fit_steps(timings.steps, steps_ahead(info))
+    about = {"model": name, "device": info.device, "dtype": info.dtype, "fit": _errors({GENERATION: error})}
+    most = max(point.sequences for point in timings.curve)
+    return {
+        "cost": CostModel(None, None, cost, about=about),
+        "curve": {GENERATION: [asdict(point) for point in timings.curve]},
+        "recommended": {
+            "strategy": "continuous",
+            **recommend_steps(cost, timings, settings.max_batch_tokens),
+            "cache_tokens": (info.pages or 0) * (info.page_tokens or 0),
+        },
+        "warnings": [_too_little_time(f"at most {most} sequences, and not for all lengths of the cache", seconds)]
+        if timings.left_out
+        else [],
+    }
+
+
+def _too_little_time(timed: str, seconds: float) -> str:
+    return (
+        f"the {seconds:g} s were enough for {timed}: what is more is extrapolated, and not among what is recommended; "
+        "takes more --seconds, or a smaller --max-batch-size"
+    )
+
+
 def _fit_runs(paths: list[Path]) -> dict[str, Any]:
+    from scheduler.lab.recording import generates
+
+    kinds = {generates(path) for path in paths}
+    if len(kinds) > 1:
+        raise ValueError("--from takes runs of one model: some of these generate, and some answer in one pass")
+    return _fit_run_steps(paths) if kinds == {True} else _fit_run_passes(paths)
+
+
+def _fit_run_steps(paths: list[Path]) -> dict[str, Any]:
+    from scheduler.lab.cost import CostModel, fit_steps
+    from scheduler.lab.step_recording import read_generation
+
+    runs = [read_generation(path) for path in paths]
+    steps = [step for run in runs for step in run.steps]
+    if not steps:
+        raise ValueError(
+            f"{paths[0]}: it has no steps to fit; takes a run as `windrow bench record --engine` writes it"
+        )
+    cost, error = fit_steps(steps, runs[0].ahead)
+    handover_s = median([run.handover_s() for run in runs])
+    about = _about_runs(runs[0].about, paths, {GENERATION: error})
+    return {"cost": CostModel(None, None, cost, round(handover_s, 6), about), "warnings": []}
+
+
+def _fit_run_passes(paths: list[Path]) -> dict[str, Any]:
     from scheduler.lab.cost import CostModel, TimedPass, fit_passes
     from scheduler.lab.recording import read_recording
 
@@ -86,13 +166,16 @@ def _fit_runs(paths: list[Path]) -> dict[str, Any]:
     padded, packed = fits.get("padded", fits.get("packed")), fits.get("packed", fits.get("padded"))
     assert padded is not None
     assert packed is not None
-    about = {
-        "model": runs[0].about.get("model", "a model"), "device": runs[0].about.get("device", "as recorded"),
-        "fit": _errors({kind: error for kind, (_, error) in fits.items()}),
+    about = _about_runs(runs[0].about, paths, {kind: error for kind, (_, error) in fits.items()})
+    handover_s = median([run.handover_s() for run in runs])
+    return {"cost": CostModel(padded[0], packed[0], None, round(handover_s, 6), about), "warnings": []}
+
+
+def _about_runs(about: Mapping[str, Any], paths: list[Path], errors: dict[str, FitError]) -> dict[str, Any]:
+    return {
+        "model": about.get("model", "a model"), "device": about.get("device", "as recorded"), "fit": _errors(errors),
         "runs": [path.name for path in paths],
     }  # fmt: skip
-    handover_s = median([run.handover_s() for run in runs])
-    return {"cost": CostModel(padded[0], packed[0], None, round(handover_s, 6), about)}
 
 
 def _lanes(about: Any) -> int:
@@ -109,24 +192,16 @@ def _errors(errors: dict[str, FitError]) -> dict[str, Any]:
 def _show(report: dict[str, Any]) -> None:
     from rich.console import Console
 
-    from windrow.lab.tables import number, show
+    from windrow.lab.tables import show
+    from windrow.lab.tune_tables import curve_rows, pass_rows, step_rows
 
     console = Console()
     for kind, points in report.get("curve", {}).items():
-        heads = ["batch", "requests/s", "tokens/s", "ms", "tokens"]
-        rows = [[str(one["batch_size"]), *(number(one[name]) for name in
-                 ("throughput_per_s", "tokens_per_s", "latency_ms", "tokens"))] for one in points]  # fmt: skip
-        show(console, f"Rows of mixed lengths, {kind}", [heads, *rows])
-    lines = [["passes", "a pass, ms", "a token, us", "a request, us", "lanes", "off by, median", "p95"]]
-    for kind in ("padded", "packed"):
-        cost = report["cost"][kind]
-        fit = report["cost"]["about"]["fit"]
-        error = fit.get(kind) or fit.get("dynamic") or fit["packed"]
-        parts = (cost["pass_s"] * 1e3, cost["token_s"] * 1e6, cost["sequence_s"] * 1e6)
-        misses = (f"{error[name]:.1%}" for name in ("median_error", "p95_error"))
-        lines.append([kind, *map(number, parts), str(cost["lanes"]), *misses])
-    show(console, "What passes cost", lines)
-    console.print(f"from a submit to an idle device: {report['cost']['handover_s'] * 1e3:.2f} ms", highlight=False)
+        show(console, f"Rows of mixed lengths, {kind}" if kind != GENERATION else "Who decodes", curve_rows(points))
+    cost = report["cost"]
+    show(console, "What passes cost", pass_rows(cost))
+    show(console, "What steps cost", step_rows(cost))
+    console.print(f"from a submit to an idle device: {cost['handover_s'] * 1e3:.2f} ms", highlight=False)
     if "recommended" in report:
         for name, value in report["recommended"].items():
             console.print(f"{name} = {value!r}", markup=False, highlight=False)

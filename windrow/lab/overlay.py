@@ -2,55 +2,85 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from scheduler.lab.cost import CostModel, decode_cost
+from scheduler.lab.generation import simulate_generation
 from scheduler.lab.measure import latencies_s, summarise
-from scheduler.lab.recording import Recording
-from scheduler.lab.simulation import Outcome
+from scheduler.lab.recording import Recording, generates, read_recording
+from scheduler.lab.simulation import Fleet, Outcome, simulate
+from scheduler.lab.step_recording import GenerationRecording, read_generation
 
-FIGURES = ("throughput_per_s", "mean", "p50", "p95", "p99")
+#: Figure -> its head in a table.
+HEADS = {
+    "throughput_per_s": "requests/s", "tokens_per_s": "tokens/s", "mean": "mean ms", "p50": "p50 ms", "p95": "p95 ms",
+    "p99": "p99 ms", "ttft_p50": "TTFT p50 ms", "ttft_p95": "TTFT p95 ms", "ttft_p99": "TTFT p99 ms",
+}  # fmt: skip
+SHARES = (50, 95, 99)
+Compared = dict[str, dict[str, float]]
 
 
-def compare(recording: Recording, outcome: Outcome) -> dict[str, dict[str, float]]:
-    """``{figure: {measured, simulated, error}}``; durations in milliseconds, errors as shares of what was measured."""
+def compare(recording: Recording | GenerationRecording, outcome: Outcome) -> Compared:
+    """``{figure: {measured, simulated, error}}``; durations in milliseconds, errors as shares of what was measured.
+
+    Of a model that generates also tokens a second, and times to the first token.
+    """
     seen_s = measured_s(recording)
-    ends_s = np.array([one.arrival_s for one in recording.requests]) + seen_s
-    measured = {
-        "throughput_per_s": len(seen_s) / float(ends_s.max() - recording.requests[0].arrival_s),
-        "mean": float(seen_s.mean() * 1e3),
-        **{f"p{share}": float(np.percentile(seen_s, share) * 1e3) for share in (50, 95, 99)},
-    }
+    arrived_s = np.array([one.arrival_s for one in recording.requests])
+    span_s = float((arrived_s + seen_s).max() - arrived_s[0])
+    measured = {"throughput_per_s": len(seen_s) / span_s, "mean": float(seen_s.mean() * 1e3), **_shares(seen_s)}
     report = summarise(outcome)
     simulated = {"throughput_per_s": report["throughput_per_s"], **report["latency_ms"]}
+    if isinstance(recording, GenerationRecording):
+        tokens = sum(one.output_tokens for one in recording.requests)
+        first_s = np.array([one.first_s for one in recording.requests])
+        measured |= {"tokens_per_s": tokens / span_s, **_shares(first_s, "ttft_")}
+        simulated["tokens_per_s"] = report["tokens_per_s"]
+        simulated |= {f"ttft_{name}": value for name, value in report["ttft_ms"].items()}
     return {
         name: {
             "measured": measured[name],
             "simulated": simulated[name],
             "error": simulated[name] / measured[name] - 1,
         }
-        for name in FIGURES
+        for name in HEADS
+        if name in measured
     }
 
 
-def overlay_rows(compared: dict[str, dict[str, float]]) -> list[list[str]]:
+def _shares(seconds: np.ndarray, prefix: str = "") -> dict[str, float]:
+    return {f"{prefix}p{share}": float(np.percentile(seconds, share) * 1e3) for share in SHARES}
+
+
+def overlay_rows(compared: Compared) -> list[list[str]]:
     """As a table, its heads first."""
-    names = {"throughput_per_s": "requests/s", "mean": "mean ms", "p50": "p50 ms", "p95": "p95 ms", "p99": "p99 ms"}
     return [
         ["figure", "measured", "simulated", "error"],
         *(
-            [names[name], f"{one['measured']:.1f}", f"{one['simulated']:.1f}", f"{one['error']:+.1%}"]
+            [HEADS[name], f"{one['measured']:.1f}", f"{one['simulated']:.1f}", f"{one['error']:+.1%}"]
             for name, one in compared.items()
         ),
     ]
 
 
-def distributions(recording: Recording, outcome: Outcome) -> dict[str, Any]:
+def simulate_again(path: Path, costs: CostModel, cost_path: Path) -> tuple[Recording | GenerationRecording, Outcome]:
+    """The recorded run of ``path``, and its arrivals, lengths and settings simulated with these costs."""
+    if generates(path):
+        run = read_generation(path)
+        cost = decode_cost(costs, cost_path)
+        return run, simulate_generation(run.workload, run.policy, cost, Fleet(run.devices), handover_s=costs.handover_s)
+    recording = read_recording(path)
+    return recording, simulate(recording.workload, recording.policy, costs, Fleet(recording.devices))
+
+
+def distributions(recording: Recording | GenerationRecording, outcome: Outcome) -> dict[str, Any]:
     """Latencies in seconds of both, by name."""
     return {"measured": measured_s(recording), "simulated": latencies_s(outcome)}
 
 
-def measured_s(recording: Recording) -> np.ndarray:
+def measured_s(recording: Recording | GenerationRecording) -> np.ndarray:
     """Latencies that were recorded."""
     return np.array([one.latency_s for one in recording.requests])

@@ -6,7 +6,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scheduler.core.planning import BatchLimits, plan_batches
 from scheduler.lab.cost import TimedPass
@@ -43,14 +43,16 @@ class Timings:
     curve: list[CurvePoint]
     #: Tokens of the pass that did not fit; None where all did.
     ran_out_tokens: int | None
+    #: The time was over before the largest rows.
+    is_cut: bool = False
 
 
 def time_passes(
-    engine: Engine, prepared: Sequence[Prepared], strategy: str, max_batch_size: int, seconds: float, say: Say
+    engine: Engine, prepared: Sequence[Prepared], strategy: str, limits: BatchLimits, seconds: float, say: Say
 ) -> Timings:
     """Time rows of 1, 2, 4, ... ``max_batch_size`` of mixed and of equal lengths; stop cleanly where memory is out.
 
-    No new size is begun once ``seconds`` are over.
+    Passes are of the sizes that were captured, as ``limits`` have them. No new size is begun once ``seconds`` are over.
     """
     numbers = random.Random(1)
     by_length = sorted(prepared, key=lambda one: one.tokens)
@@ -58,12 +60,14 @@ def time_passes(
     curve: list[CurvePoint] = []
     end_s = time.monotonic() + seconds
     size = 1
-    while size <= max_batch_size and time.monotonic() < end_s:
+    while size <= limits.max_batch_size:
+        if curve and time.monotonic() > end_s:
+            return Timings(passes, curve, None, is_cut=True)
         mixed: list[TimedPass] = []
         for row in _rows(by_length, size, numbers):
             is_mixed = len(mixed) < ROWS
             try:
-                timed = _time_row(engine, row, strategy)
+                timed = _time_row(engine, row, strategy, limits)
             except Exception as error:
                 if not _is_out_of_memory(error):
                     raise
@@ -93,10 +97,10 @@ def _rows(by_length: Sequence[Prepared], size: int, numbers: random.Random) -> I
         yield list(by_length[max(0, end - size) : end])
 
 
-def _time_row(engine: Engine, row: Sequence[Prepared], strategy: str) -> TimedPass:
+def _time_row(engine: Engine, row: Sequence[Prepared], strategy: str, limits: BatchLimits) -> TimedPass:
     lengths = [one.tokens for one in row]
     # All of it in one pass, whatever it takes: the limits are what is looked for.
-    unbounded = BatchLimits(len(row), 1 << 40, static_length=max(lengths))
+    unbounded = replace(limits, max_batch_size=len(row), max_batch_tokens=1 << 40, static_length=max(lengths))
     (batch,) = plan_batches(strategy, lengths, unbounded)
     took_s = []
     for _ in range(CALLS):
@@ -128,14 +132,16 @@ def tune_model(
     """Load the model and time it; returns what its engine says, timings of padded and packed passes, and its lanes."""
     import torch
 
-    from worker.engines.loading import load_row_engine
+    from worker.engines.loading import batch_limits, load_row_engine
 
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(cores)
-    engine = load_row_engine(name, settings)
+    asked = settings.model_copy(update={"max_batch_size": max_batch_size})
+    engine = load_row_engine(name, asked)
+    limits = batch_limits(asked, engine.info)
     texts = mixed_texts(512)
     ready = engine.prepare(texts, [{"truncate": True}] * len(texts))
     prepared = [one for one in ready if isinstance(one, Prepared)]
     kinds = ["dynamic", *(["packed"] if engine.info.strategy == "packed" else [])]
-    timings = {kind: time_passes(engine, prepared, kind, max_batch_size, seconds / len(kinds), say) for kind in kinds}
+    timings = {kind: time_passes(engine, prepared, kind, limits, seconds / len(kinds), say) for kind in kinds}
     return engine.info, timings, cores if engine.info.device == "cpu" else 1

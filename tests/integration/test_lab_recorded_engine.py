@@ -1,0 +1,87 @@
+"""Runs of models of the settings over the real queue and the real loop, written down, fitted and simulated again."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from scheduler.lab.recording import read_recording
+from scheduler.lab.step_recording import read_generation
+from scheduler.settings import DEFAULT_MODELS
+from tests.support.tiny_llama import save_tiny_llama
+from windrow.cli.app import app
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (folder := tmp_path / "llama").mkdir()
+    save_tiny_llama(folder, context_tokens=256)
+    file = tmp_path / "windrow.toml"
+    file.write_text(
+        f'[models.minilm]\ntask = "embed"\nsource = "{DEFAULT_MODELS["minilm"]["source"]}"\nmax_batch_size = 8\n'
+        f'[models.llama]\ntask = "generate"\nsource = "{folder}"\nmax_batch_size = 8\n'
+    )
+    monkeypatch.setenv("WINDROW_CONFIG", str(file))
+    return file
+
+
+def run(*words: str) -> Any:
+    return CliRunner().invoke(app, list(words))
+
+
+def test_a_run_of_a_model_that_generates_holds_its_steps_and_can_be_simulated(config: Path, tmp_path: Path) -> None:
+    file, cost = str(tmp_path / "run.jsonl"), str(tmp_path / "cost.json")
+    done = run("bench", "record", file, "--engine", "llama", "--rate", "100", "--requests", "30", "--scale", "0.1")
+    assert done.exit_code == 0, done.stderr
+    found = read_generation(Path(file))
+    assert len(found.requests) == 30
+    assert found.policy.name == "chunked"
+    assert found.policy.max_batch_size == 8
+    # A token for each that decodes, and the prompts.
+    given = sum(one.output_tokens for one in found.requests)
+    assert sum(one.tokens for one in found.steps) == sum(one.tokens for one in found.requests) + given - 30
+    assert max(one.sequences for one in found.steps) <= 8
+    assert all(one.queue_s <= one.first_s for one in found.requests)
+    assert sum(one.seconds for one in found.steps) < max(one.arrival_s + one.latency_s for one in found.requests) + 1
+    assert run("tune", "--from", file, "--out", cost).exit_code == 0
+    laid = run("simulate", "--against", file, "--cost", cost)
+    assert laid.exit_code == 0, laid.stderr
+    assert "TTFT p99 ms" in laid.stdout
+
+
+def test_a_run_of_a_model_that_answers_in_one_pass_holds_its_passes(config: Path, tmp_path: Path) -> None:
+    file = str(tmp_path / "run.jsonl")
+    done = run(
+        "bench", "record", file, "--engine", "minilm", "--rate", "50", "--requests", "20", "--max-wait-ms", "auto"
+    )
+    assert done.exit_code == 0, done.stderr
+    found = read_recording(Path(file))
+    assert sum(one.sequences for one in found.passes()) == 20
+    assert found.policy.max_wait_s is None
+    assert found.policy.limits.max_batch_size == 8
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--engine", "nobody"], "--engine 'nobody': takes a model of the settings: minilm, llama"),
+        (["--engine", "llama"], "takes a --scale below 0."),
+        (["--engine", "llama", "--strategy", "packed"], "strategy"),
+        (["--engine", "llama", "--max-wait-ms", "5"], "--max-wait-ms takes a model that answers in one pass"),
+        (["--engine", "minilm", "--scale", "0.5"], "--scale takes an --engine that generates"),
+        (["--scale", "0.5"], "--scale takes an --engine that generates"),
+        (["--strategy", "continuous"], "--strategy 'continuous': takes none"),
+        (["--pattern", "square"], "--pattern 'square'; there are poisson"),
+    ],
+)
+def test_what_cannot_be_recorded_is_refused_before_anything_is_started(
+    config: Path, tmp_path: Path, words: list[str], said: str
+) -> None:
+    done = run("bench", "record", str(tmp_path / "run.jsonl"), *words)
+    assert done.exit_code != 0
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run.jsonl").exists()

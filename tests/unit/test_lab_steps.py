@@ -1,0 +1,200 @@
+"""Steps of a model that generates: timed on a tiny Llama, written down with a run, fitted, and laid over."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from scheduler.lab.cost import CostModel, DecodeCost, TimedStep, fit_steps, read_cost, write_cost
+from scheduler.lab.generation import GenerationPolicy, simulate_generation
+from scheduler.lab.step_recording import GenerationRecording, RecordedAnswer, read_generation, write_generation
+from scheduler.lab.traces import read_trace
+from scheduler.lab.workload import Workload
+from tests.support.tiny_llama import VOCABULARY, save_tiny_llama
+from windrow.cli.app import app
+from windrow.lab.overlay import compare, simulate_again
+from windrow.lab.step_timing import TimedSteps
+from windrow.lab.step_tuning import DecodePoint, Rig, StepTimings, recommend_steps, time_steps
+
+COST = DecodeCost(0.010, 0.0001, 0.0005, 1e-6, 0.005)
+POLICY = GenerationPolicy("chunked", 8, 4096, 64_000, 16, 512)
+
+
+def invoke(*words: str) -> Any:
+    return CliRunner().invoke(app, list(words))
+
+
+def recorded(ahead: int = 0) -> GenerationRecording:
+    """A simulated run, written down as if it had been measured; its steps lie on the line."""
+    made = Workload(
+        [0.05 * number for number in range(80)],
+        [10 + number for number in range(80)],
+        [5 + number % 9 for number in range(80)],
+    )
+    cost = DecodeCost(0.010, 0.0001, 0.0005, 1e-6, 0.005, ahead)
+    outcome = simulate_generation(made, POLICY, cost, handover_s=0.002)
+    rows = [
+        RecordedAnswer(at_s, tokens, output, 0.002, first_s - at_s, end_s - at_s)
+        for at_s, tokens, output, first_s, end_s in zip(
+            made.arrival_s, made.tokens, made.output_tokens, outcome.first_s, outcome.end_s, strict=True
+        )
+    ]
+    shapes = [(8 + 37 * n % 300, 1 + n % 8, 50 * n, n % 3 == 0) for n in range(200)]
+    steps = [TimedStep(*shape, cost.seconds(*shape[:3], reads=shape[3])) for shape in shapes]
+    return GenerationRecording(POLICY, 1, ahead, {"model": "tiny"}, rows, steps)
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    from scheduler.settings import ModelSettings
+    from worker.engines.loading import load_engine
+
+    folder = save_tiny_llama(tmp_path_factory.mktemp("llama"), context_tokens=256)
+    return load_engine(
+        "tiny", ModelSettings(task="generate", source=str(folder), max_batch_size=8, dtype="float32", page_tokens=16)
+    )
+
+
+def test_a_timed_engine_tells_of_each_step_what_it_computed_and_what_the_cache_held(engine: Any) -> None:
+    told: list[TimedStep] = []
+    timed = TimedSteps(engine, told.append)
+    for name, tokens, answer in (("a", 20, 4), ("b", 30, 2)):
+        (prepared,) = timed.prepare(
+            [{"prompt_ids": [5 + len(name)] * tokens}], [{"max_tokens": answer, "ignore_eos": True}]
+        )
+        timed.add(name, prepared)
+    while (handle := timed.step()) is not None:
+        timed.collect(handle)
+    # Both prompts, a token for each, then two for the one that is left.
+    assert [(one.tokens, one.sequences, one.cached_tokens, one.reads) for one in told] == [
+        (50, 2, 50, True), (2, 2, 52, False), (1, 1, 22, False), (1, 1, 23, False),
+    ]  # fmt: skip
+    assert all(one.seconds > 0 for one in told)
+    assert timed.busy_s > 0
+
+
+def test_tuning_times_decoding_over_several_caches_and_prompts_of_several_lengths_and_leaves_nothing_behind(
+    engine: Any,
+) -> None:
+    said: list[str] = []
+    timings = time_steps(Rig(engine, VOCABULARY, 2048), 20.0, said.append)
+    assert timings.left_out == 0
+    assert {point.sequences for point in timings.curve} == {1, 2, 4, 8}
+    assert len({round(point.cached_tokens / point.sequences, -1) for point in timings.curve}) > 2
+    assert len(said) == len(timings.curve)
+    assert len({one.tokens for one in timings.steps if one.reads}) > 3
+    assert {one.reads for one in timings.steps} == {True, False}
+    cost, error = fit_steps(timings.steps)
+    assert cost.seconds(1, 1, 100, reads=False) > 0
+    assert error.passes == len(timings.steps)
+    assert engine.step() is None
+    assert engine.cache_use().pages_taken == 0
+
+
+def test_where_time_is_short_what_was_left_out_is_counted(engine: Any) -> None:
+    timings = time_steps(Rig(engine, VOCABULARY, 2048), 0.0, lambda text: None)
+    assert len(timings.curve) == 1
+    assert timings.left_out > 0
+
+
+def test_the_smallest_settings_with_about_the_best_throughput_are_recommended() -> None:
+    curve = [DecodePoint(count, 100 * count, 0.0, 0.0) for count in (1, 2, 4, 8, 16, 32, 64)]
+    bound = DecodeCost(0.010, 1e-5, 0.001, 0.0, 0.0005)  # from 16 on, sequences cost as much as they give
+    made = recommend_steps(bound, StepTimings([], curve, 0), 16384)
+    assert made == {"max_batch_size": 64, "prefill_chunk_tokens": 1024}
+    assert recommend_steps(DecodeCost(0.0001, 0, 0.01), StepTimings([], curve, 0), 300) == {
+        "max_batch_size": 1, "prefill_chunk_tokens": 300,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_a_run_is_read_back_as_it_was_written_and_its_steps_give_its_costs(tmp_path: Path, ahead: int) -> None:
+    run = recorded(ahead)
+    write_generation(tmp_path / "run.jsonl", run)
+    found = read_generation(tmp_path / "run.jsonl")
+    assert (found.requests, found.steps, found.policy, found.ahead) == (run.requests, run.steps, POLICY, ahead)
+    assert found.handover_s() == pytest.approx(0.002)
+    assert list(read_trace(tmp_path / "run.jsonl").tokens) == list(run.workload.tokens)
+    done = invoke("tune", "--from", str(tmp_path / "run.jsonl"), "--out", str(tmp_path / "cost.json"), "--json")
+    assert done.exit_code == 0, done.stderr
+    cost = read_cost(tmp_path / "cost.json")
+    assert cost.decode is not None
+    assert cost.padded is None
+    assert cost.decode.ahead == ahead
+    assert cost.decode.seconds(30, 4, 900, reads=True) == pytest.approx(COST.seconds(30, 4, 900, reads=True), rel=1e-3)
+    again = simulate_again(tmp_path / "run.jsonl", cost, tmp_path / "cost.json")
+    assert all(abs(one["error"]) < 1e-3 for one in compare(*again).values())
+
+
+def test_a_simulated_generation_is_laid_over_a_run_with_first_tokens_too(tmp_path: Path) -> None:
+    write_generation(tmp_path / "run.jsonl", recorded())
+    write_cost(tmp_path / "cost.json", CostModel(None, None, COST, 0.002))
+    words = ["simulate", "--generate", "--against", str(tmp_path / "run.jsonl"), "--cost", str(tmp_path / "cost.json")]
+    done = invoke(*words, "--json")
+    assert done.exit_code == 0, done.stderr
+    compared = json.loads(done.stdout)["compared"]
+    assert {"tokens_per_s", "ttft_p50", "ttft_p95", "ttft_p99", "p50", "p95", "p99"} <= set(compared)
+    assert all(abs(one["error"]) < 1e-6 for one in compared.values())
+    assert "TTFT p99 ms" in invoke(*words).stdout
+
+
+def test_costs_of_another_kind_than_the_run_are_refused(tmp_path: Path) -> None:
+    write_generation(tmp_path / "run.jsonl", recorded())
+    write_cost(tmp_path / "cost.json", CostModel(None, None, COST, about={"model": "tiny"}))
+    done = invoke("simulate", "--cost", str(tmp_path / "cost.json"), "--requests", "20")
+    assert done.exit_code == 2
+    assert "the costs of 'tiny' say nothing of passes" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "change", "said"),
+    [
+        (1, {"windrow_run": 7}, "line 1: not a run as"),
+        (1, {"strategy": "packed"}, "line 1: unknown policy 'packed'"),
+        (1, {"max_batch_size": 0}, "line 1: takes max_batch_size"),
+        (1, {"steps": [[1, 1, 1, True, 0.0]]}, "line 1: step .*more than 0 s"),
+        (1, {"steps": [[1, 1]]}, "line 1: not enough values"),
+        (4, {"latency_s": -1}, "line 4: takes times"),
+        (4, {"output_tokens": 0}, "line 4: takes times of 0 s or more, and tokens"),
+        (4, {"first_s": 99.0}, r"line 4: its first token came after 99\.0 s"),
+        (4, {"arrival_s": 0.0}, "line 4: it arrives before"),
+    ],
+)
+def test_a_malformed_run_is_refused_with_its_line(
+    tmp_path: Path, line: int, change: dict[str, object], said: str
+) -> None:
+    file = tmp_path / "run.jsonl"
+    write_generation(file, recorded())
+    lines = file.read_text().splitlines()
+    lines[line - 1] = json.dumps(json.loads(lines[line - 1]) | change)
+    file.write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=said):
+        read_generation(file)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--out", "/proc/none/cost.json"], "--out /proc/none/cost.json: cannot be written"),
+        (["minilm", "--from", "RUN"], "takes a model or --from, not both"),
+        (["--from", "RUN", "--from", "ROWS"], "takes runs of one model"),
+        (["--from", "STEPLESS"], "has no steps to fit"),
+    ],
+)
+def test_tune_refuses_what_it_cannot_do_before_it_measures(tmp_path: Path, words: list[str], said: str) -> None:
+    from scheduler.core.planning import BatchLimits
+    from scheduler.lab.device import Policy
+    from scheduler.lab.recording import Recorded, Recording, write_recording
+
+    write_generation(tmp_path / "RUN", recorded())
+    write_generation(tmp_path / "STEPLESS", GenerationRecording(POLICY, 1, 0, {}, recorded().requests, []))
+    row = Recorded(0.0, 5, 0.001, 0.01, "pass-1", 0.009, 1, 5)
+    write_recording(tmp_path / "ROWS", Recording(Policy("packed", BatchLimits(8, 1000), 0.005), 1, {}, [row]))
+    paths = {name: str(tmp_path / name) for name in ("RUN", "ROWS", "STEPLESS")}
+    out = [] if "--out" in words else ["--out", str(tmp_path / "cost.json")]
+    done = invoke("tune", *(paths.get(word, word) for word in words), *out)
+    assert done.exit_code == 2
+    assert said in done.stderr
+    assert not (tmp_path / "cost.json").exists()

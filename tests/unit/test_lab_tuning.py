@@ -1,0 +1,46 @@
+"""Passes that are timed: of the sizes that were captured, and cut short where the time is over."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from scheduler.core.outcomes import Done, Failed, Outcome
+from scheduler.core.planning import Batch, BatchLimits
+from windrow.lab.tuning import time_passes
+from worker.engines.base import EngineInfo, Prepared
+
+
+class NotingEngine:
+    """Notes the tokens of its passes."""
+
+    def __init__(self) -> None:
+        self.info = EngineInfo("noting", "embed", "packed", None, "cuda", "none", 512, is_captured=True)
+        self.busy_s = 0.0
+        self.tokens: list[int] = []
+
+    def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
+        return [Prepared(tokens, None) for tokens in inputs]
+
+    def forward(self, prepared: Sequence[Prepared], batch: Batch) -> int:
+        self.tokens.append(batch.tokens)
+        return len(prepared)
+
+    def collect(self, handle: int) -> list[Outcome]:
+        return [Done({})] * handle
+
+
+PREPARED = [Prepared(5 + number, None) for number in range(40)]
+
+
+def test_passes_are_timed_in_the_sizes_that_were_captured() -> None:
+    engine, limits = NotingEngine(), BatchLimits(8, 1024, rungs=(64, 128, 256, 512, 1024))
+    timings = time_passes(engine, PREPARED, "packed", limits, 60.0, lambda text: None)
+    assert set(engine.tokens) <= {64, 128, 256, 512}
+    assert {one.tokens for one in timings.passes} <= {64, 128, 256, 512}
+    assert [point.batch_size for point in timings.curve] == [1, 2, 4, 8]
+    assert not timings.is_cut
+
+
+def test_where_time_is_short_the_smallest_rows_are_timed_and_the_rest_is_said_to_be_missing() -> None:
+    timings = time_passes(NotingEngine(), PREPARED, "packed", BatchLimits(8, 1024), 0.0, lambda text: None)
+    assert [point.batch_size for point in timings.curve] == [1]
+    assert timings.is_cut
