@@ -19,7 +19,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,9 @@ from scheduler.lab.recording import (
     what_is_wrong,
 )
 from scheduler.lab.workload import Workload
+
+#: Steps are alike where the logarithms of their sizes are as near as this; of those, the share that is cut at each end.
+STEP_SIZES, CUT = 0.2, 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,18 @@ class GenerationRecording:
             [one.arrival_s for one in rows], [one.tokens for one in rows], [one.output_tokens for one in rows]
         )
 
+    def typical_steps(self) -> list[TimedStep]:
+        """One for all that are alike, sizes within a fifth: what the middle nine tenths of them took on average.
+
+        So rare sizes count as much as those that nearly all steps have, and a machine that stood still counts little.
+        """
+        alike: dict[tuple[bool, int, int, int], list[TimedStep]] = {}
+        for one in self.steps:
+            sizes = (one.tokens, one.sequences, one.cached_tokens + 1)
+            first, second, third = (round(math.log(size) / STEP_SIZES) for size in sizes)
+            alike.setdefault((one.reads, first, second, third), []).append(one)
+        return [_typical(steps) for steps in alike.values()]
+
     def handover_s(self) -> float:
         """From a submit until the engine had it, where there was room: the median; 0 where too few tell."""
         arrived_s = np.array([one.arrival_s for one in self.requests])
@@ -78,6 +93,16 @@ class GenerationRecording:
         size = self.policy.max_batch_size * self.devices
         free = [one.queue_s for one, beside in zip(self.requests, inside, strict=True) if beside < size]
         return median(free) if len(free) >= ENOUGH else 0.0
+
+
+def _typical(steps: Sequence[TimedStep]) -> TimedStep:
+    ordered = sorted(steps, key=lambda one: one.seconds)
+    cut = round(len(ordered) * CUT)
+    kept = ordered[cut : len(ordered) - cut]
+    tokens, sequences, cached_tokens = (
+        round(fmean(getattr(one, name) for one in kept)) for name in ("tokens", "sequences", "cached_tokens")
+    )
+    return TimedStep(tokens, sequences, cached_tokens, steps[0].reads, fmean(one.seconds for one in kept))
 
 
 def write_generation(path: Path, recording: GenerationRecording) -> None:

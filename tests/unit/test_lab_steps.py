@@ -1,6 +1,7 @@
 """Steps of a model that generates: timed on a tiny Llama, written down with a run, fitted, and laid over."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,17 @@ def test_a_run_is_read_back_as_it_was_written_and_its_steps_give_its_costs(tmp_p
     assert cost.decode.ahead == ahead
     assert cost.decode.seconds(30, 4, 900, reads=True) == pytest.approx(COST.seconds(30, 4, 900, reads=True), rel=1e-3)
     again = simulate_again(tmp_path / "run.jsonl", cost, tmp_path / "cost.json")
-    assert all(abs(one["error"]) < 1e-3 for one in compare(*again).values())
+    assert all(abs(one["error"]) < 0.02 for one in compare(*again).values())
+
+
+def test_a_machine_that_stood_still_for_some_steps_moves_no_line() -> None:
+    shapes = [(1 + n % 8, 1 + n % 8, 100 + n % 8, False) for n in range(4000)] + [(60, 5, 400, True)] * 40
+    steps = [TimedStep(*shape, COST.seconds(*shape[:3], reads=shape[3])) for shape in shapes]
+    stalled = [replace(one, seconds=one.seconds * (50 if n % 33 == 0 else 1)) for n, one in enumerate(steps)]
+    run = replace(recorded(), steps=stalled)
+    found, _ = fit_steps(run.typical_steps())
+    assert found.seconds(4, 4, 103, reads=False) == pytest.approx(COST.seconds(4, 4, 103, reads=False), rel=0.01)
+    assert found.seconds(60, 5, 400, reads=True) == pytest.approx(COST.seconds(60, 5, 400, reads=True), rel=0.01)
 
 
 def test_a_simulated_generation_is_laid_over_a_run_with_first_tokens_too(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def _fit_run_steps(paths: list[Path]) -> dict[str, Any]:
     from scheduler.lab.step_recording import read_generation
 
     runs = [read_generation(path) for path in paths]
-    steps = [step for run in runs for step in run.steps]
+    steps = [step for run in runs for step in run.typical_steps()]
     if not steps:
         raise ValueError(
             f"{paths[0]}: it has no steps to fit; takes a run as `windrow bench record --engine` writes it"
