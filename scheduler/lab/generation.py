@@ -16,7 +16,7 @@ from scheduler.core.window import Close, Wait
 from scheduler.lab.cached import CachedTokens
 from scheduler.lab.cost import DecodeCost
 from scheduler.lab.device import Device, Step
-from scheduler.lab.simulation import Fleet, Outcome, Simulation
+from scheduler.lab.simulation import Fleet, GiveUp, Outcome, Simulation
 from scheduler.lab.workload import Workload
 
 ONE_DEVICE = Fleet()
@@ -61,7 +61,7 @@ def simulate_generation(
     policy: GenerationPolicy,
     cost: DecodeCost,
     fleet: Fleet = ONE_DEVICE,
-    give_up: tuple[float, float] | None = None,
+    give_up: GiveUp | None = None,
     handover_s: float = 0.0,
 ) -> Outcome:
     """Run ``workload`` to its end; as `scheduler.lab.simulation.simulate`, with steps for passes.

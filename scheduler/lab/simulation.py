@@ -12,6 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 from scheduler.core.retry import Retry, decide_retry
 from scheduler.core.window import Close
@@ -51,6 +52,15 @@ class Fleet:
                 )
 
 
+class GiveUp(NamedTuple):
+    """Stop, with ``is_hopeless``, once more than ``share`` of all took longer than ``slo_s``."""
+
+    slo_s: float
+    share: float
+    #: To their first tokens, and not to their ends.
+    by_first: bool = False
+
+
 @dataclass(slots=True)
 class Outcome:
     """What became of each request, as columns in the workload's order, and what the devices did."""
@@ -78,12 +88,9 @@ def simulate(
     policy: Policy,
     cost: CostModel,
     fleet: Fleet = Fleet(),
-    give_up: tuple[float, float] | None = None,
+    give_up: GiveUp | None = None,
 ) -> Outcome:
-    """Run ``workload`` to its end.
-
-    ``give_up`` is ``(slo_s, share)``: stop, with ``is_hopeless``, once more than that share of all took longer.
-    """
+    """Run ``workload`` to its end; or with ``give_up`` until it is hopeless."""
     line = cost.of_strategy(policy.strategy)
 
     def make(number: int) -> Device:
@@ -100,7 +107,7 @@ class Simulation:
         workload: Workload,
         make: Callable[[int], Device],
         fleet: Fleet,
-        give_up: tuple[float, float] | None = None,
+        give_up: GiveUp | None = None,
         handover_s: float = 0.0,
     ) -> None:
         #: When each request can be had.
@@ -116,8 +123,8 @@ class Simulation:
         #: When, in which order of those at once, and what happens then.
         self._events: list[tuple[float, int, Callable[[float], None]]] = []
         self._numbers = 0
-        self._slo_s, share = give_up or (math.inf, 1.0)
-        self._late_allowed = share * len(workload)
+        self._give_up = give_up or GiveUp(math.inf, 1.0)
+        self._late_allowed = self._give_up.share * len(workload)
         self._late = 0
         for failure in fleet.failures:
             self._at(failure.at_s, partial(self._fail, failure))
@@ -205,14 +212,16 @@ class Simulation:
     def _record(self, passes: Sequence[Pass]) -> None:
         outcome, arrival_s = self._outcome, self._workload.arrival_s
         start_s, end_s = outcome.start_s, outcome.end_s
+        slo_s, by_first = self._give_up.slo_s, self._give_up.by_first
         outcome.passes += passes
         for one in passes:
             for request in one.requests:
                 start_s[request], end_s[request] = one.start_s, one.end_s
-                self._late += one.end_s - arrival_s[request] > self._slo_s
+                self._late += not by_first and one.end_s - arrival_s[request] > slo_s
             if isinstance(one, Step):
                 for request, (began_s, first_s) in zip(one.requests, one.times, strict=True):
                     start_s[request], outcome.first_s[request] = began_s, first_s
+                    self._late += by_first and first_s - arrival_s[request] > slo_s
 
     def _fail(self, failure: Failure, now_s: float) -> None:
         device = self._devices[failure.device]

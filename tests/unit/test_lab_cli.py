@@ -112,6 +112,42 @@ def test_a_plan_the_other_way_round_names_a_rate() -> None:
     assert json.loads(done.stdout)["best"]["rate_per_s"] > 1
 
 
+def test_a_plan_for_text_generation_names_devices_and_settings_and_draws_a_front_an_slo(tmp_path: Path) -> None:
+    words = [
+        "plan",
+        "--generate",
+        "--requests",
+        "200",
+        "--ttft-p99",
+        "100ms",
+        "--itl-p99",
+        "5ms",
+        "--strategy",
+        "chunked",
+    ]
+    done = run(*words, "--rate", "300", "--json", "--report", str(tmp_path))
+    assert done.exit_code == 0, done.stderr
+    best = json.loads(done.stdout)["best"]
+    assert best["strategy"] == "continuous"
+    assert best["figures_ms"]["TTFT p99"] <= 100
+    assert best["figures_ms"]["ITL p99"] <= 5
+    assert {"devices", "max_batch_size", "max_batch_tokens", "prefill_chunk_tokens"} <= set(best)
+    assert (tmp_path / "report.html").read_text().count("<svg") == 2
+    held = run(*words, "--devices", "1")
+    assert held.exit_code == 0, held.stderr
+    assert "TTFT p99" in held.stdout
+
+
+@pytest.mark.parametrize("kind", [[], ["--generate", "--strategy", "continuous"]])
+def test_too_few_devices_end_with_1_and_what_they_reach(kind: list[str]) -> None:
+    words = ["--p99", "400ms", "--rate", "5000", "--most-devices", "2", "--requests", "400", *kind]
+    done = run("plan", *words)
+    assert done.exit_code == 1
+    reached = r"the best that these reach is p99 [\d,.]+ ms, with strategy = \w+, max_batch_size = "
+    assert re.search(rf"up to 2 devices do not meet p99 within 400 ms.*{reached}", done.stderr)
+    assert json.loads(run("plan", *words, "--json").stdout)["nearest"]["devices"] == 2
+
+
 def test_an_slo_that_cannot_be_met_ends_with_1_and_the_best_reachable() -> None:
     done = run("plan", "--p99", "10us", "--requests", "300")
     assert done.exit_code == 1
@@ -166,6 +202,21 @@ def test_an_slo_that_cannot_be_met_ends_with_1_and_the_best_reachable() -> None:
         (["simulate", "--generate", "--cache-tokens", "16"], "the cache holds 16"),
         (["plan"], "takes one of --p99, --p95 and --p50"),
         (["plan", "--p99", "1s", "--p50", "1s"], "takes one of"),
+        (["plan", "--p99", "1s", "--devices", "2", "--rate", "50"], "--rate does nothing with --devices"),
+        (
+            ["plan", "--p99", "1s", "--devices", "2", "--most-devices", "4"],
+            "--most-devices does nothing",
+        ),
+        (["plan", "--ttft-p99", "1s"], "--ttft-p99 does nothing without --generate"),
+        (["plan", "--p99", "1s", "--cache-tokens", "99"], "--cache-tokens does nothing without --generate"),
+        (
+            ["plan", "--generate", "--p99", "1s", "--max-batch-tokens", "99"],
+            "--max-batch-tokens does nothing",
+        ),
+        (["plan", "--generate", "--p99", "1s", "--strategy", "packed"], "--strategy 'packed': takes none, static"),
+        (["plan", "--generate", "--itl-p99", "soon"], "--itl-p99 is 'soon'; it takes a time"),
+        (["plan", "--p99", "1s", "--report", "/proc/none/x"], "--report /proc/none/x: takes a folder"),
+        (["simulate", "--report", "/proc/none/x"], "--report /proc/none/x: takes a folder"),
     ],
 )
 def test_a_command_line_that_means_nothing_ends_with_2_and_says_what_it_takes(words: list[str], said: str) -> None:

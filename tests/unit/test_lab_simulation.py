@@ -14,7 +14,7 @@ from scheduler.core.planning import PLANNERS, BatchLimits
 from scheduler.lab.cost import CostModel, PassCost
 from scheduler.lab.device import Policy
 from scheduler.lab.measure import series, summarise
-from scheduler.lab.simulation import Failure, Fleet, Outcome, simulate
+from scheduler.lab.simulation import Failure, Fleet, GiveUp, Outcome, simulate
 from scheduler.lab.workload import PATTERNS, Flow, Workload, draw_arrivals
 
 COST = CostModel(PassCost(0.010, 0.001), PassCost(0.010, 0.001))
@@ -223,6 +223,6 @@ class TestReport:
 
     def test_a_run_that_too_many_are_late_in_is_stopped(self) -> None:
         made = workload(*[0.0] * 4000)
-        outcome = simulate(made, policy(), COST, give_up=(0.1, 0.01))
+        outcome = simulate(made, policy(), COST, give_up=GiveUp(0.1, 0.01))
         assert outcome.is_hopeless
         assert len(outcome.passes) < 20

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,17 +14,22 @@ from windrow.cli import lab_options as options
 from windrow.cli.output import FAILED, errors_reported, fail, print_json
 
 if TYPE_CHECKING:
-    from scheduler.lab.device import Policy
-    from scheduler.lab.planner import Plan, Point, Slo
+    from scheduler.lab.planner import Plan
+    from scheduler.lab.trials import Slo
 
-#: Requests of a simulated run where --requests does not say.
-REQUESTS = 10_000
+#: Requests of a simulated run where --requests does not say; those that generate take hundreds of steps each.
+REQUESTS, GENERATED_REQUESTS = 10_000, 1000
 
 
 def plan(
+    context: typer.Context,
     p99: Annotated[str | None, typer.Option(help="99 % of the requests take at most this, such as 300ms.")] = None,
     p95: Annotated[str | None, typer.Option(help="The same for 95 %.")] = None,
     p50: Annotated[str | None, typer.Option(help="The same for half of them.")] = None,
+    ttft_p99: Annotated[
+        str | None, typer.Option(help="With --generate: 99 % have their first token within this.")
+    ] = None,
+    itl_p99: Annotated[str | None, typer.Option(help="With --generate: 99 % of the tokens follow within this.")] = None,
     rate: options.Rate = None,
     devices: Annotated[
         int | None, typer.Option(min=1, help="Find the highest rate that so many hold, instead of how many it takes.")
@@ -39,144 +45,124 @@ def plan(
     seed: options.Seed = 0,
     strategy: Annotated[list[str] | None, typer.Option(help="Strategies to choose from; all when left out.")] = None,
     max_batch_tokens: options.BatchTokens = 16384,
+    generate: Annotated[bool, typer.Option(help="Text generation: none, static, continuous or chunked.")] = False,
+    median_output: Annotated[
+        float, typer.Option(min=1, help="Median of what is generated, where no trace says.")
+    ] = 100,
+    max_output: Annotated[int, typer.Option(min=1, help="Most tokens that are generated.")] = 1000,
+    cache_tokens: Annotated[int, typer.Option(min=16, help="Tokens that the cache of a device holds.")] = 200_000,
     cost: options.Cost = options.DEFAULT_COST,
     report: options.Report = None,
     as_json: options.Json = False,
 ) -> None:
     """Find the fewest devices and the best settings for a rate and an SLO; or with --devices, the highest rate.
 
-    Ends with 1 where no number of devices meets the SLO, and says what the best reachable is.
+    Ends with 1 where no number of devices meets the SLO, or not so many as there are, and says what the best reachable
+    is.
     """
-    from scheduler.lab.cost import read_cost
-    from scheduler.lab.planner import plan_devices, plan_rate, policies
+    from windrow.lab.planning import Asked, search
     from windrow.lab.workloads import Traffic
 
     with errors_reported(as_json), options.many_objects(report):
-        slo = _read_slo({"p99": p99, "p95": p95, "p50": p50})
-        count = REQUESTS if requests is None and trace is None else requests
+        _refuse_idle(context)
+        slos = _read_slos({"p99": p99, "p95": p95, "p50": p50}, ttft_p99, itl_p99)
+        count = (GENERATED_REQUESTS if generate else REQUESTS) if requests is None and trace is None else requests
         flows = options.read_flows(tenant)
-        traffic = Traffic(pattern, rate, count, trace, median_tokens, sigma, max_tokens, flows, seed)
-        workload, costs = traffic.workload(), read_cost(cost)
-        choices = policies(options.strategies(strategy or ["all"]), max_batch_tokens, max_tokens)
-        if devices is None:
-            found = plan_devices(workload, choices, costs, slo, most_devices, _say)
-        else:
-            found = plan_rate(workload, choices, costs, slo, devices, _say)
-        about = {"workload": traffic.describe(), "slo": _describe(slo)}
+        traffic = Traffic(
+            pattern, rate, count, trace, median_tokens, sigma, max_tokens, flows, seed,
+            (median_output, max_output) if generate else None,
+        )  # fmt: skip
+        names = options.strategies(strategy or ["all"], generate)
+        asked = Asked(slos, names, devices, most_devices, max_batch_tokens, cache_tokens)
+        found = search(traffic, asked, cost, _say)
+        about = {"workload": traffic.describe(), "slo": _describe(found.slos)}
         print_json({**about, **_as_json(found)}) if as_json else _show(found, about)
         if report is not None and found.best is not None:
             from windrow.lab.page import write_report
+            from windrow.lab.planning import panels, rows
 
-            _say(*write_report(report, "Plan", about, [_rows(found)], _panels(found, devices is not None)))
+            _say(*write_report(report, "Plan", about, [rows(found)], panels(found, devices is not None)))
     if found.best is None:
-        fail("slo_unreachable", _why_not(found, devices or most_devices), FAILED, as_json)
+        fail("slo_unreachable", _why_not(found), FAILED, as_json)
 
 
-def _read_slo(given: dict[str, str | None]) -> Slo:
-    from scheduler.lab.planner import Slo
+def _refuse_idle(context: typer.Context) -> None:
+    """Refuse the options that would do nothing beside the others."""
+    given, idle = context.params, partial(options.refuse, context)
+    if given["devices"] is not None:
+        idle({"rate", "most_devices"}, "with --devices, which looks for the highest rate that these hold")
+    if given["trace"] is not None:
+        idle({"pattern", "median_tokens", "max_tokens"}, "with --trace, which has arrivals and lengths of its own")
+    if given["generate"]:
+        idle({"max_batch_tokens"}, "with --generate, which looks for it")
+    else:
+        idle({"ttft_p99", "itl_p99", "median_output", "max_output", "cache_tokens"}, "without --generate")
 
-    named = {name: text for name, text in given.items() if text is not None}
-    if len(named) != 1:
-        raise ValueError("takes one of --p99, --p95 and --p50, such as --p99 300ms")
-    ((name, text),) = named.items()
-    return Slo(options.seconds(text, f"--{name}"), int(name[1:]) / 100)
 
+def _read_slos(by_end: dict[str, str | None], ttft_p99: str | None, itl_p99: str | None) -> list[Slo]:
+    from scheduler.lab.trials import Slo
 
-def _describe(slo: Slo) -> str:
-    return f"p{slo.share * 100:.0f} within {slo.seconds * 1e3:g} ms"
-
-
-def _why_not(found: Plan, devices: int) -> str:
-    slo = found.slo
-    if found.best_reachable_s > slo.seconds:
-        return (
-            f"no number of devices meets {_describe(slo)}: alone on an idle device the requests take "
-            f"{found.best_reachable_s * 1e3:.1f} ms at that percentile, which is the best reachable"
+    named = {name: text for name, text in by_end.items() if text is not None}
+    slos = [Slo(options.seconds(text, f"--{name}"), int(name[1:]) / 100) for name, text in named.items()]
+    for name, text, of in (("--ttft-p99", ttft_p99, "first_token"), ("--itl-p99", itl_p99, "gap")):
+        slos += [] if text is None else [Slo(options.seconds(text, name), 0.99, of)]
+    if not slos or len(named) > 1:
+        raise ValueError(
+            "takes one of --p99, --p95 and --p50, such as --p99 300ms; with --generate also --ttft-p99 and --itl-p99"
         )
-    best_s = min((point.latency_s for point in found.tried), default=math.inf)
-    reached = f"; the best reached is {best_s * 1e3:.1f} ms" if best_s < math.inf else ""
-    return f"up to {devices} devices do not meet {_describe(slo)} under this load{reached}"
+    return slos
 
 
-def _as_json(found: Plan) -> dict[str, Any]:
-    return {
-        "best": None if found.best is None else _point(found.best),
-        "front": [_point(point) for point in found.front],
-        "best_reachable_ms": found.best_reachable_s * 1e3,
-        "tried": len(found.tried),
-    }
+def _describe(slos: Sequence[Slo]) -> str:
+    return ", ".join(f"{slo.name} within {slo.seconds * 1e3:g} ms" for slo in slos)
 
 
-def _point(point: Point) -> dict[str, Any]:
-    return {
-        "devices": point.devices,
-        "rate_per_s": point.rate_per_s,
-        "latency_ms": point.latency_s * 1e3,
-        "strategy": point.policy.strategy,
-        "max_batch_size": point.policy.limits.max_batch_size,
-        "max_batch_tokens": point.policy.limits.max_batch_tokens,
-        "max_wait_ms": _wait_ms(point.policy),
-    }
+def _why_not(found: Plan[Any]) -> str:
+    if found.nearest is None:
+        figures = ", ".join(
+            f"{figure_s * 1e3:.1f} ms ({slo.name})"
+            for slo, figure_s in zip(found.slos, found.reachable_s, strict=True)
+            if figure_s > slo.seconds
+        )
+        return (
+            f"no number of devices meets {_describe(found.slos)}: alone on an idle device the requests take "
+            f"{figures} at that percentile, which is the best reachable"
+        )
+    from windrow.lab.tables import number
+
+    near = found.nearest
+    reached = zip(found.slos, near.figures_s, strict=True)
+    figures = ", ".join(f"{slo.name} {number(figure_s * 1e3)} ms" for slo, figure_s in reached)
+    growing = "" if near.worst > 1 else ", but their queue grows and grows"
+    return (
+        f"up to {near.devices} devices do not meet {_describe(found.slos)} at {number(near.rate_per_s)} requests/s; "
+        f"the best that these reach is {figures}{growing}, with {_settings(near.policy)}"
+    )
 
 
-def _wait_ms(policy: Policy) -> float | str:
-    """As ``max_wait_ms`` takes it."""
-    return "auto" if policy.max_wait_s is None else policy.max_wait_s * 1e3
+def _settings(policy: Any) -> str:
+    from windrow.lab.planning import settings_of
+
+    return ", ".join(f"{name} = {value}" for name, value in settings_of(policy).items())
 
 
-def _rows(found: Plan) -> list[list[str]]:
-    heads = [
-        "",
-        "devices",
-        "requests/s",
-        f"p{found.slo.share * 100:.0f} ms",
-        "strategy",
-        "max_batch_size",
-        "max_wait_ms",
-    ]
-    points = [found.best, *(point for point in found.front if point is not found.best)] if found.best else []
-    return [heads] + [
-        ["best" if point is found.best else "front", str(point.devices), _rate(point),
-         f"{point.latency_s * 1e3:.1f}", point.policy.strategy, str(point.policy.limits.max_batch_size),
-         str(_wait_ms(point.policy))]
-        for point in points
-    ]  # fmt: skip
+def _as_json(found: Plan[Any]) -> dict[str, Any]:
+    from windrow.lab.planning import as_json
+
+    return as_json(found)
 
 
-def _rate(point: Point) -> str:
-    """Requests that all come in one moment have none."""
-    return "-" if math.isinf(point.rate_per_s) else f"{point.rate_per_s:.1f}"
-
-
-def _show(found: Plan, about: dict[str, str]) -> None:
+def _show(found: Plan[Any], about: dict[str, str]) -> None:
     from rich.console import Console
 
+    from windrow.lab.planning import rows
     from windrow.lab.tables import show
 
     console = Console()
     for name, value in about.items():
         console.print(f"{name}: {value}", markup=False, highlight=False)
     if found.best is not None:
-        show(console, f"Plan, of {len(found.tried)} simulated", _rows(found))
-
-
-def _panels(found: Plan, is_by_rate: bool) -> list[Any]:
-    from windrow.lab.charts import Panel
-
-    label = f"p{found.slo.share * 100:.0f} ms"
-    tried = [point for point in found.tried if point.latency_s < math.inf]
-
-    def along(points: list[Point]) -> tuple[list[float], list[float]]:
-        x = [point.rate_per_s if is_by_rate else float(point.devices) for point in points]
-        return x, [point.latency_s * 1e3 for point in points]
-
-    front = found.front
-    if is_by_rate:
-        front = sorted((one for one in tried if found.best and one.policy == found.best.policy),
-                       key=lambda one: one.rate_per_s)  # fmt: skip
-    name = "best settings" if is_by_rate else "Pareto front"
-    x_label = "requests/s" if is_by_rate else "devices"
-    return [Panel("What was tried", x_label, label, {name: along(front)}, {"simulated": along(tried)}, is_log_y=True)]
+        show(console, f"Plan, of {len(found.tried)} simulated", rows(found))
 
 
 def _say(*parts: str | Path) -> None:
