@@ -69,23 +69,27 @@ class Recording:
         return Workload([one.arrival_s for one in self.requests], [one.tokens for one in self.requests])
 
     def passes(self) -> list[TimedPass]:
-        """Each pass of the run once."""
+        """Each pass of the run once.
+
+        On another device than a CPU, one that was started while another ran lasts from the end of that one: they run in
+        turn.
+        """
+        in_turn = self.devices == 1 and self.about.get("device", "cpu") != "cpu"
         longest: dict[str, int] = {}
         by_id: dict[str, Recorded] = {}
         for one in self.requests:
             by_id[one.pass_id] = one
             longest[one.pass_id] = max(longest.get(one.pass_id, 0), one.tokens)
         is_padded = self.policy.strategy != "packed"
-        return [
-            TimedPass(
-                one.pass_tokens,
-                one.pass_size,
-                one.pass_tokens // one.pass_size if is_padded else longest[id],
-                one.pass_s,
-            )
-            for id, one in by_id.items()
-            if one.pass_s > 0
-        ]
+        made, ended_s = [], -math.inf
+        for id, one in sorted(by_id.items(), key=lambda item: item[1].arrival_s + item[1].queue_s):
+            start_s = one.arrival_s + one.queue_s
+            since_s = max(start_s, ended_s) if in_turn else start_s
+            ended_s = start_s + one.pass_s
+            if ended_s > since_s:
+                widest = one.pass_tokens // one.pass_size if is_padded else longest[id]
+                made.append(TimedPass(one.pass_tokens, one.pass_size, widest, ended_s - since_s))
+        return made
 
     def handover_s(self) -> float:
         """From a submit to the start of its pass, where the device was idle and nothing was waited for: the median.

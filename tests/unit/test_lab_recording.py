@@ -1,6 +1,7 @@
 """A recorded run is read back as it was written, and a simulated one laid over it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,24 @@ def test_the_costs_of_a_run_are_found_in_its_passes() -> None:
     cost, error = fit_passes(run()[0].passes())
     assert cost.seconds(100, 8, 20) == pytest.approx(0.11)
     assert error.p95 < 1e-6
+
+
+def test_a_pass_that_was_started_while_another_ran_lasts_from_the_end_of_that_one() -> None:
+    # Started at 0, 4 and 30 ms, over at 10, 20 and 40 ms.
+    rows = [Recorded(at_s, 5, 0.0, took_s, f"pass-{at_s}", took_s, 1, 5)
+            for at_s, took_s in ((0.0, 0.010), (0.004, 0.016), (0.030, 0.010))]  # fmt: skip
+    policy = Policy("packed", BatchLimits(8, 1000), 0.0)
+    for devices, device, seconds in ((1, "cuda", [0.010] * 3), (2, "cuda", [0.010, 0.016, 0.010]),
+                                     (1, "cpu", [0.010, 0.016, 0.010])):  # fmt: skip
+        passes = Recording(policy, devices, {"device": device}, rows).passes()
+        assert [one.seconds for one in passes] == pytest.approx(seconds)
+
+
+def test_sizes_that_were_captured_are_kept_with_a_run(tmp_path: Path) -> None:
+    recording, _ = run()
+    limits = BatchLimits(8, 1000, rungs=(64, 128), row_rungs=((1, 2), (1,)))
+    write_recording(tmp_path / "run.jsonl", replace(recording, policy=replace(recording.policy, limits=limits)))
+    assert read_recording(tmp_path / "run.jsonl").policy.limits == limits
 
 
 def test_the_handover_is_read_off_passes_that_began_on_an_idle_device() -> None:

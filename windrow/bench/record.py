@@ -55,8 +55,11 @@ def record(
             ended = [_end(client, id) for id in ids]
     limits = BatchLimits(ROW, settings.max_batch_tokens, settings.buckets, _longest(model))
     # A CPU worker runs a pass on all of its cores.
-    lanes = len(os.sched_getaffinity(0)) if model["data"][0].get("device") == "cpu" else 1
-    about = {"model": MODEL, "pattern": pattern, "rate_per_s": rate_per_s, "seed": seed, "lanes": lanes}
+    device = model["data"][0].get("device", "cpu")
+    lanes = len(os.sched_getaffinity(0)) if device == "cpu" else 1
+    about = {
+        "model": MODEL, "pattern": pattern, "rate_per_s": rate_per_s, "seed": seed, "device": device, "lanes": lanes,
+    }  # fmt: skip
     return Recording(Policy(strategy, limits, max_wait_s), 1, about, _recorded(ended, tokens))
 
 
