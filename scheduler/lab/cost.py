@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.core.planning import Batch
+from scheduler.core.planning import Batch, bucket_length
 
 VERSION = 1
 #: Factors that stand for all by which passes miss a line.
@@ -55,6 +55,31 @@ class PassCost:
 
 
 @dataclass(frozen=True, slots=True)
+class StepRuns:
+    """How a device runs the steps of generation, whatever they cost."""
+
+    #: Steps that are planned while one runs, and that who comes then is not in: 1 where the device is never waited for.
+    ahead: int = 0
+    #: Sizes that were captured: sequences that decode, and tokens of prompts, are rounded up to them.
+    row_rungs: tuple[int, ...] = ()
+    token_rungs: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.ahead not in (0, 1):
+            raise ValueError(f"ahead is {self.ahead!r}; it takes 0 or 1")
+        for rungs in (self.row_rungs, self.token_rungs):
+            if any(rung < 1 for rung in rungs) or list(rungs) != sorted(rungs):
+                raise ValueError(f"sizes that were captured are {list(rungs)}; takes rising numbers of 1 or more")
+
+    def computed(self, rows: int, prompt_tokens: int) -> tuple[int, int]:
+        """Rows that decode, and tokens of prompts, which a step computes for so many; none for none."""
+        return (
+            bucket_length(rows, self.row_rungs) if rows else 0,
+            bucket_length(prompt_tokens, self.token_rungs) if prompt_tokens else 0,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class DecodeCost:
     """A step of generation: ``step_s + token_s * tokens + sequence_s * sequences + cache_token_s * cached tokens``.
 
@@ -67,15 +92,12 @@ class DecodeCost:
     cache_token_s: float = 0.0
     #: More, where a step reads prompts: they take a pass of their own.
     read_s: float = 0.0
-    #: Steps that are planned while one runs, and that who comes then is not in: 1 where the device is never waited for.
-    ahead: int = 0
+    runs: StepRuns = StepRuns()
 
     def __post_init__(self) -> None:
         parts = (self.step_s, self.token_s, self.sequence_s, self.cache_token_s, self.read_s)
         if not all(0 <= part < math.inf for part in parts):
             raise ValueError("a cost takes seconds of 0 or more")
-        if self.ahead not in (0, 1):
-            raise ValueError(f"ahead is {self.ahead!r}; it takes 0 or 1")
 
     def seconds(self, tokens: int, sequences: int, cached_tokens: int, *, reads: bool) -> float:
         """Of a step over ``tokens`` of ``sequences`` whose caches hold ``cached_tokens`` in all."""
@@ -121,7 +143,7 @@ def read_cost(path: Path) -> CostModel:
         return CostModel(
             _read_pass(found["padded"]),
             _read_pass(found["packed"]),
-            None if decode is None else DecodeCost(**decode),
+            None if decode is None else _read_decode(decode),
             float(found["handover_s"]),
             found["about"],
         )
@@ -140,6 +162,17 @@ def decode_cost(cost: CostModel, path: Path) -> DecodeCost:
 
 def _read_pass(found: dict[str, Any] | None) -> PassCost | None:
     return None if found is None else PassCost(**{**found, "spread": tuple(found["spread"])})
+
+
+def _read_decode(found: dict[str, Any]) -> DecodeCost:
+    runs = read_runs(found["runs"]) if "runs" in found else StepRuns()
+    return DecodeCost(**{**found, "runs": runs})
+
+
+def read_runs(found: dict[str, Any]) -> StepRuns:
+    """Read it back from JSON. Raises `ValueError`, `KeyError` or `TypeError`."""
+    row_rungs, token_rungs = (tuple(int(rung) for rung in found[name]) for name in ("row_rungs", "token_rungs"))
+    return StepRuns(int(found["ahead"]), row_rungs, token_rungs)
 
 
 def write_cost(path: Path, cost: CostModel) -> None:
@@ -189,11 +222,11 @@ def fit_passes(passes: Sequence[TimedPass], lanes: int = 1) -> tuple[PassCost, F
     return PassCost(pass_s, token_s, sequence_s, lanes, tuple(spread.tolist())), _error(factors)
 
 
-def fit_steps(steps: Sequence[TimedStep], ahead: int = 0) -> tuple[DecodeCost, FitError]:
-    """The same for steps of generation, of which ``ahead`` are planned while one runs."""
+def fit_steps(steps: Sequence[TimedStep], runs: StepRuns = StepRuns()) -> tuple[DecodeCost, FitError]:
+    """The same for steps of generation, which were timed in the sizes of ``runs``."""
     rows = [[1.0, one.tokens, one.sequences, one.cached_tokens, float(one.reads)] for one in steps]
     (step_s, token_s, sequence_s, cache_token_s, read_s), factors = fit_line(rows, [one.seconds for one in steps])
-    return DecodeCost(step_s, token_s, sequence_s, cache_token_s, read_s, ahead), _error(factors)
+    return DecodeCost(step_s, token_s, sequence_s, cache_token_s, read_s, runs), _error(factors)
 
 
 def fit_line(rows: Sequence[Sequence[float]], seconds: Sequence[float]) -> tuple[list[float], NDArray[np.float64]]:

@@ -98,7 +98,7 @@ class StepDevice(Device):
         self._by_batch = GENERATION[policy.name][0] != "continuous"
         self._size = 1 if policy.name == "none" else policy.max_batch_size
         # Of a batch that grows as it goes, the next ones are at hand when somebody leaves.
-        self._at_hand = 0 if self._by_batch or not cost.ahead else max(1, self._size // 8)
+        self._at_hand = 0 if self._by_batch or not cost.runs.ahead else max(1, self._size // 8)
         #: Claimed and not ended, in order of the claims.
         self._held: dict[int, GeneratingSequence] = {}
         self._step: Step | None = None
@@ -157,17 +157,17 @@ class StepDevice(Device):
             raise RuntimeError("the scheduler holds requests and plans no step")
         for sequence in plan.admitted:
             self._began_s.setdefault(_request(sequence), now_s)
-        tokens, sequences = plan.rows + plan.prompt_tokens, plan.rows + len(plan.chunks)
-        cached_tokens = self.cached.follow(plan)
-        end_s = now_s + self._cost.seconds(tokens, sequences, cached_tokens, reads=bool(plan.chunks))
+        rows, prompt_tokens = self._cost.runs.computed(plan.rows, plan.prompt_tokens)
+        tokens, cached_tokens = rows + prompt_tokens, self.cached.follow(plan)
+        end_s = now_s + self._cost.seconds(tokens, rows + len(plan.chunks), cached_tokens, reads=bool(plan.chunks))
         for chunk in plan.chunks:
             if chunk.is_last:
                 self._first_s.setdefault(_request(chunk.sequence), end_s)
         ended = self._ended(plan)
         times = tuple((self._began_s[request], self._first_s[request]) for request in ended)
-        asked = plan.decoding + plan.prompt_tokens
+        sequences, asked = plan.rows + len(plan.chunks), plan.decoding + plan.prompt_tokens
         self._step = Step(now_s, end_s, tuple(ended), sequences, tokens, asked, self.number, plan.decoding, times)
-        self._next = self._plan() if self._cost.ahead else None
+        self._next = self._plan() if self._cost.runs.ahead else None
         return end_s
 
     def _plan(self) -> StepPlan | None:

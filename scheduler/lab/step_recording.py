@@ -1,7 +1,7 @@
 """A run of a model that generates, request by request, with what its steps took.
 
 A file as in `scheduler.lab.recording`. The first line is ``{"windrow_run": 1, "task": "generate", "model", "strategy",
-"max_batch_size", "max_batch_tokens", "cache_tokens", "page_tokens", "prefill_chunk_tokens", "devices", "ahead",
+"max_batch_size", "max_batch_tokens", "cache_tokens", "page_tokens", "prefill_chunk_tokens", "devices", "runs",
 "steps", ...}``, where ``steps`` has a list for each that ran: tokens, sequences, cached tokens, whether it read
 prompts, seconds. Then one line a request:
 
@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from scheduler.lab.cost import TimedStep
+from scheduler.lab.cost import StepRuns, TimedStep, read_runs
 from scheduler.lab.generation import GenerationPolicy
 from scheduler.lab.recording import (
     ENOUGH,
@@ -59,8 +59,8 @@ class GenerationRecording:
 
     policy: GenerationPolicy
     devices: int
-    #: Steps that were planned while one ran; see `scheduler.lab.cost.DecodeCost`.
-    ahead: int
+    #: How its device ran steps; what was timed is in the sizes that were captured.
+    runs: StepRuns
     about: Mapping[str, Any]
     requests: Sequence[RecordedAnswer]
     steps: Sequence[TimedStep]
@@ -110,7 +110,7 @@ def write_generation(path: Path, recording: GenerationRecording) -> None:
     policy = asdict(recording.policy)
     head = {
         "windrow_run": VERSION, "task": GENERATE, **recording.about, "devices": recording.devices,
-        "ahead": recording.ahead, "strategy": policy.pop("name"), **policy,
+        "runs": asdict(recording.runs), "strategy": policy.pop("name"), **policy,
         "steps": [astuple(one) for one in recording.steps],
     }  # fmt: skip
     lines = [head, *(asdict(one) for one in recording.requests)]
@@ -129,11 +129,11 @@ def read_generation(path: Path) -> GenerationRecording:
         if min(sizes) < 1:
             raise ValueError(f"takes {', '.join(names)} of 1 or more")
         policy = GenerationPolicy(str(head["strategy"]), *sizes)
-        devices, ahead = int(head["devices"]), int(head["ahead"])
+        devices, runs = int(head["devices"]), read_runs(head["runs"])
         steps = [_step(row) for row in head.pop("steps")]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path}, line 1: {what_is_wrong(error)}") from None
-    return GenerationRecording(policy, devices, ahead, head, read_requests(path, lines, _answer), steps)
+    return GenerationRecording(policy, devices, runs, head, read_requests(path, lines, _answer), steps)
 
 
 def _step(row: Sequence[Any]) -> TimedStep:

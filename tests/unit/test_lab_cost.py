@@ -13,6 +13,7 @@ from scheduler.lab.cost import (
     CostModel,
     DecodeCost,
     PassCost,
+    StepRuns,
     TimedPass,
     TimedStep,
     fit_passes,
@@ -69,12 +70,24 @@ def test_steps_of_generation_are_fitted_over_the_cache_and_what_reading_costs() 
     draw = np.random.default_rng(3).integers(1, 500, (300, 3)) * [1, 1, 100]
     shapes = [(*map(int, row), number % 2 == 0) for number, row in enumerate(draw)]
     steps = [TimedStep(*shape, true.seconds(*shape[:3], reads=shape[3])) for shape in shapes]
-    found, error = fit_steps(steps, 1)
+    found, error = fit_steps(steps, StepRuns(1, (2, 4), (64,)))
     for reads in (False, True):
         expected = true.seconds(100, 64, 20_000, reads=reads)
         assert found.seconds(100, 64, 20_000, reads=reads) == pytest.approx(expected, rel=0.01)
-    assert found.ahead == 1
+    assert found.runs == StepRuns(1, (2, 4), (64,))
     assert error.p95 < 0.01
+
+
+def test_what_was_captured_is_what_a_step_computes() -> None:
+    runs = StepRuns(1, (2, 4, 8), (64, 128))
+    assert [runs.computed(rows, 0) for rows in (0, 1, 3, 8, 9)] == [(0, 0), (2, 0), (4, 0), (8, 0), (9, 0)]
+    assert [runs.computed(0, tokens) for tokens in (1, 64, 65, 500)] == [(0, 64), (0, 64), (0, 128), (0, 500)]
+    assert StepRuns().computed(3, 65) == (3, 65)
+    for wrong in ((8, 4), (0, 2)):
+        with pytest.raises(ValueError, match="takes rising numbers of 1 or more"):
+            StepRuns(0, wrong)
+    with pytest.raises(ValueError, match="ahead is 2; it takes 0 or 1"):
+        StepRuns(2)
 
 
 def test_a_line_takes_passes_that_were_measured() -> None:
@@ -98,7 +111,7 @@ def test_a_file_gives_back_what_was_written(
     file = tmp_path_factory.mktemp("cost") / "cost.json"
     cost = CostModel(
         PassCost(0.001 * size[1], 1e-6 * size[0], lanes=size[1], spread=(0.5, 1.5)), PassCost(0.1, 0.2),
-        DecodeCost(0.1, 0.2), 0.0005, {"model": "one"},
+        DecodeCost(0.1, 0.2, runs=StepRuns(1, (2, 4), (64,))), 0.0005, {"model": "one"},
     )  # fmt: skip
     write_cost(file, cost)
     assert read_cost(file) == cost

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.lab import Request, continuous_batch_simulation, static_batch_simulation
-from scheduler.lab.cost import DecodeCost
+from scheduler.lab.cost import DecodeCost, StepRuns
 from scheduler.lab.generation import GENERATION, GenerationPolicy, StepDevice, simulate_generation
 from scheduler.lab.measure import summarise
 from scheduler.lab.simulation import Failure, Fleet
@@ -51,7 +51,7 @@ def test_every_request_gets_all_its_tokens_once_however_small_the_cache(
     drawn.sort()
     made = Workload([one[0] for one in drawn], [one[1] for one in drawn], [one[2] for one in drawn])
     fleet = Fleet(2, (Failure(7.3, 0, 2.0),) if dies else (), lease_s=5.0)
-    cost = DecodeCost(0.1, 0.001, 0.002, 1e-5, 0.05, ahead)
+    cost = DecodeCost(0.1, 0.001, 0.002, 1e-5, 0.05, StepRuns(ahead, (2, 4)))
     outcome = simulate_generation(made, policy(name, size, cache_tokens), cost, fleet)
     assert set(Counter(request for one in outcome.passes for request in one.requests).values()) == {1}
     assert not np.isnan(outcome.end_s).any()
@@ -109,7 +109,7 @@ def test_figures_of_one_request_are_those_that_are_worked_out_by_hand() -> None:
 def test_whoever_comes_while_a_step_runs_is_in_the_next_or_in_the_one_after_it_where_that_is_planned_already() -> None:
     made = Workload([0.0, 0.5], [10, 10], [6, 2])
     for ahead, first_s in ((0, 2.0), (1, 3.0)):
-        outcome = simulate_generation(made, policy("continuous"), DecodeCost(1.0, 0.0, ahead=ahead))
+        outcome = simulate_generation(made, policy("continuous"), DecodeCost(1.0, 0.0, runs=StepRuns(ahead)))
         assert outcome.first_s == [1.0, first_s]
         assert outcome.end_s == [6.0, first_s + 1.0]
 
@@ -119,6 +119,13 @@ def test_the_way_to_the_device_and_the_pass_that_reads_prompts_are_counted() -> 
         Workload([0.0], [10], [2]), policy("continuous"), DecodeCost(1.0, 0.0, read_s=0.5), handover_s=0.25
     )
     assert (outcome.start_s, outcome.first_s, outcome.end_s) == ([0.25], [1.75], [2.75])
+
+
+def test_steps_cost_what_was_captured_for_them() -> None:
+    cost = DecodeCost(0.0, 0.01, runs=StepRuns(0, (4,), (16, 32)))
+    outcome = simulate_generation(Workload([0.0], [20], [2]), policy("continuous"), cost)
+    assert (outcome.first_s, outcome.end_s) == ([0.32], [pytest.approx(0.36)])
+    assert [one.asked_tokens for one in outcome.passes] == [20, 1]
 
 
 def test_what_cannot_be_generated_is_refused() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from scheduler.lab.cost import CostModel, DecodeCost, TimedStep, fit_steps, read_cost, write_cost
+from scheduler.lab.cost import CostModel, DecodeCost, StepRuns, TimedStep, fit_steps, read_cost, write_cost
 from scheduler.lab.generation import GenerationPolicy, simulate_generation
 from scheduler.lab.step_recording import GenerationRecording, RecordedAnswer, read_generation, write_generation
 from scheduler.lab.traces import read_trace
@@ -20,6 +20,7 @@ from windrow.lab.step_timing import TimedSteps
 from windrow.lab.step_tuning import DecodePoint, Rig, StepTimings, recommend_steps, time_steps
 
 COST = DecodeCost(0.010, 0.0001, 0.0005, 1e-6, 0.005)
+AS_THEY_ARE = StepRuns()
 POLICY = GenerationPolicy("chunked", 8, 4096, 64_000, 16, 512)
 
 
@@ -27,14 +28,14 @@ def invoke(*words: str) -> Any:
     return CliRunner().invoke(app, list(words))
 
 
-def recorded(ahead: int = 0) -> GenerationRecording:
+def recorded(runs: StepRuns = AS_THEY_ARE) -> GenerationRecording:
     """A simulated run, written down as if it had been measured; its steps lie on the line."""
     made = Workload(
         [0.05 * number for number in range(80)],
         [10 + number for number in range(80)],
         [5 + number % 9 for number in range(80)],
     )
-    cost = DecodeCost(0.010, 0.0001, 0.0005, 1e-6, 0.005, ahead)
+    cost = DecodeCost(0.010, 0.0001, 0.0005, 1e-6, 0.005, runs)
     outcome = simulate_generation(made, POLICY, cost, handover_s=0.002)
     rows = [
         RecordedAnswer(at_s, tokens, output, 0.002, first_s - at_s, end_s - at_s)
@@ -44,7 +45,7 @@ def recorded(ahead: int = 0) -> GenerationRecording:
     ]
     shapes = [(8 + 37 * n % 300, 1 + n % 8, 50 * n, n % 3 == 0) for n in range(200)]
     steps = [TimedStep(*shape, cost.seconds(*shape[:3], reads=shape[3])) for shape in shapes]
-    return GenerationRecording(POLICY, 1, ahead, {"model": "tiny"}, rows, steps)
+    return GenerationRecording(POLICY, 1, runs, {"model": "tiny"}, rows, steps)
 
 
 @pytest.fixture(scope="module")
@@ -110,12 +111,12 @@ def test_the_smallest_settings_with_about_the_best_throughput_are_recommended() 
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("ahead", [0, 1])
-def test_a_run_is_read_back_as_it_was_written_and_its_steps_give_its_costs(tmp_path: Path, ahead: int) -> None:
-    run = recorded(ahead)
+@pytest.mark.parametrize("runs", [StepRuns(), StepRuns(1, (2, 4, 8), (64, 256))])
+def test_a_run_is_read_back_as_it_was_written_and_its_steps_give_its_costs(tmp_path: Path, runs: StepRuns) -> None:
+    run = recorded(runs)
     write_generation(tmp_path / "run.jsonl", run)
     found = read_generation(tmp_path / "run.jsonl")
-    assert (found.requests, found.steps, found.policy, found.ahead) == (run.requests, run.steps, POLICY, ahead)
+    assert (found.requests, found.steps, found.policy, found.runs) == (run.requests, run.steps, POLICY, runs)
     assert found.handover_s() == pytest.approx(0.002)
     assert list(read_trace(tmp_path / "run.jsonl").tokens) == list(run.workload.tokens)
     done = invoke("tune", "--from", str(tmp_path / "run.jsonl"), "--out", str(tmp_path / "cost.json"), "--json")
@@ -123,7 +124,7 @@ def test_a_run_is_read_back_as_it_was_written_and_its_steps_give_its_costs(tmp_p
     cost = read_cost(tmp_path / "cost.json")
     assert cost.decode is not None
     assert cost.padded is None
-    assert cost.decode.ahead == ahead
+    assert cost.decode.runs == runs
     assert cost.decode.seconds(30, 4, 900, reads=True) == pytest.approx(COST.seconds(30, 4, 900, reads=True), rel=1e-3)
     again = simulate_again(tmp_path / "run.jsonl", cost, tmp_path / "cost.json")
     assert all(abs(one["error"]) < 0.02 for one in compare(*again).values())
@@ -167,6 +168,7 @@ def test_costs_of_another_kind_than_the_run_are_refused(tmp_path: Path) -> None:
         (1, {"max_batch_size": 0}, "line 1: takes max_batch_size"),
         (1, {"steps": [[1, 1, 1, True, 0.0]]}, "line 1: step .*more than 0 s"),
         (1, {"steps": [[1, 1]]}, "line 1: not enough values"),
+        (1, {"runs": {"ahead": 1}}, "line 1: there is no row_rungs"),
         (4, {"latency_s": -1}, "line 4: takes times"),
         (4, {"output_tokens": 0}, "line 4: takes times of 0 s or more, and tokens"),
         (4, {"first_s": 99.0}, r"line 4: its first token came after 99\.0 s"),
@@ -200,7 +202,7 @@ def test_tune_refuses_what_it_cannot_do_before_it_measures(tmp_path: Path, words
     from scheduler.lab.recording import Recorded, Recording, write_recording
 
     write_generation(tmp_path / "RUN", recorded())
-    write_generation(tmp_path / "STEPLESS", GenerationRecording(POLICY, 1, 0, {}, recorded().requests, []))
+    write_generation(tmp_path / "STEPLESS", GenerationRecording(POLICY, 1, StepRuns(), {}, recorded().requests, []))
     row = Recorded(0.0, 5, 0.001, 0.01, "pass-1", 0.009, 1, 5)
     write_recording(tmp_path / "ROWS", Recording(Policy("packed", BatchLimits(8, 1000), 0.005), 1, {}, [row]))
     paths = {name: str(tmp_path / name) for name in ("RUN", "ROWS", "STEPLESS")}

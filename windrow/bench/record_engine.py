@@ -191,7 +191,7 @@ def _rows(load: Load, info: Mapping[str, Any], answered: Sequence[Answered]) -> 
 def _generation(
     load: Load, info: Mapping[str, Any], answered: Sequence[Answered], steps: Sequence[TimedStep]
 ) -> GenerationRecording:
-    from windrow.lab.step_tuning import steps_ahead
+    from windrow.lab.step_timing import runs_of
     from worker.engines.base import EngineInfo
 
     settings = load.settings
@@ -213,7 +213,7 @@ def _generation(
         for one in answered
     ]
     known = {name: info[name] for name in EngineInfo.__dataclass_fields__ if name in info}
-    return GenerationRecording(policy, 1, steps_ahead(EngineInfo(**known)), load.about(info), rebased(rows), steps)
+    return GenerationRecording(policy, 1, runs_of(EngineInfo(**known)), load.about(info), rebased(rows), steps)
 
 
 def _read_steps(path: Path) -> list[TimedStep]:

@@ -100,10 +100,11 @@ def _time_passes(name: str, settings: ModelSettings, seconds: float, max_batch_s
 
 def _time_steps(name: str, settings: ModelSettings, seconds: float, max_batch_size: int) -> dict[str, Any]:
     from scheduler.lab.cost import CostModel, fit_steps
-    from windrow.lab.step_tuning import recommend_steps, steps_ahead, tune_generation
+    from windrow.lab.step_timing import runs_of
+    from windrow.lab.step_tuning import recommend_steps, tune_generation
 
     info, timings = tune_generation(name, settings, seconds, max_batch_size, _say)
-    cost, error = fit_steps(timings.steps, steps_ahead(info))
+    cost, error = fit_steps(timings.steps, runs_of(info))
     about = {"model": name, "device": info.device, "dtype": info.dtype, "fit": _errors({GENERATION: error})}
     most = max(point.sequences for point in timings.curve)
     return {
@@ -146,7 +147,7 @@ def _fit_run_steps(paths: list[Path]) -> dict[str, Any]:
         raise ValueError(
             f"{paths[0]}: it has no steps to fit; takes a run as `windrow bench record --engine` writes it"
         )
-    cost, error = fit_steps(steps, runs[0].ahead)
+    cost, error = fit_steps(steps, runs[0].runs)
     handover_s = median([run.handover_s() for run in runs])
     about = _about_runs(runs[0].about, paths, {GENERATION: error})
     return {"cost": CostModel(None, None, cost, round(handover_s, 6), about), "warnings": []}

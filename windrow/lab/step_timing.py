@@ -11,8 +11,8 @@ from typing import Any
 from scheduler.core.outcomes import Failed
 from scheduler.core.steps import StepPlan
 from scheduler.lab.cached import CachedTokens
-from scheduler.lab.cost import TimedStep
-from worker.engines.base import Delta, Prepared
+from scheduler.lab.cost import StepRuns, TimedStep
+from worker.engines.base import Delta, EngineInfo, Prepared
 from worker.generation.cache_use import CacheUse
 from worker.generation.engine import GenerateEngine
 
@@ -26,6 +26,17 @@ class _Launched:
     cached_tokens: int
 
 
+def runs_of(info: EngineInfo) -> StepRuns:
+    """How an engine runs its steps: on a CPU, one is over when it has been started."""
+    ahead = 0 if info.device == "cpu" else 1
+    if not info.is_captured:
+        return StepRuns(ahead)
+    # Imported here: builds of torch without CUDA have no Triton.
+    from worker.generation.cuda import READ_RUNGS, decode_rungs
+
+    return StepRuns(ahead, decode_rungs(info.max_sequences or 1), READ_RUNGS)
+
+
 class TimedSteps:
     """A `StepEngine` that tells of each step that ran.
 
@@ -36,7 +47,7 @@ class TimedSteps:
     def __init__(self, engine: GenerateEngine, tell: Callable[[TimedStep], object]) -> None:
         self.engine, self.info = engine, engine.info
         self.busy_s = 0.0
-        self._tell = tell
+        self._tell, self._runs = tell, runs_of(engine.info)
         self._cached = CachedTokens()
         self._launched: deque[_Launched] = deque()
         self._ended_s = 0.0
@@ -86,8 +97,9 @@ class TimedSteps:
         since_s, self._ended_s = max(self._ended_s, one.began_s), ended_s
         plan = one.plan
         if plan.runs:
-            tokens, sequences = plan.rows + plan.prompt_tokens, plan.rows + len(plan.chunks)
-            self._tell(TimedStep(tokens, sequences, one.cached_tokens, bool(plan.chunks), ended_s - since_s))
+            rows, prompt_tokens = self._runs.computed(plan.rows, plan.prompt_tokens)
+            sizes = rows + prompt_tokens, rows + len(plan.chunks), one.cached_tokens
+            self._tell(TimedStep(*sizes, bool(plan.chunks), ended_s - since_s))
         return deltas
 
     def forget(self) -> None:

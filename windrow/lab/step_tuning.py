@@ -19,7 +19,7 @@ from scheduler.core.outcomes import Failed
 from scheduler.lab.cost import DecodeCost, TimedStep
 from scheduler.settings import ModelSettings
 from scheduler.tokens import load_text_limit
-from windrow.lab.step_timing import TimedSteps
+from windrow.lab.step_timing import TimedSteps, runs_of
 from windrow.lab.tuning import ENOUGH
 from worker.engines.base import Delta, EngineInfo
 
@@ -106,11 +106,6 @@ def recommend_steps(cost: DecodeCost, timings: StepTimings, max_batch_tokens: in
     return {"max_batch_size": sequences, "prefill_chunk_tokens": chunk}
 
 
-def steps_ahead(info: EngineInfo) -> int:
-    """As in `DecodeCost`: on a CPU a step is over when it has been started."""
-    return 0 if info.device == "cpu" else 1
-
-
 class Rig:
     """An engine, and what it is asked; nothing else asks it."""
 
@@ -120,7 +115,7 @@ class Rig:
         self._engine = TimedSteps(engine, self._timed.append)
         self._numbers, self._vocabulary, self._most_read = random.Random(1), vocabulary, most_read
         self._under_way: deque[Any] = deque()
-        self._ahead = steps_ahead(engine.info)
+        self._ahead = runs_of(engine.info).ahead
         self._names = 0
         info = engine.info
         self._context = info.max_input_tokens

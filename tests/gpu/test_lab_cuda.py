@@ -1,0 +1,35 @@
+"""What is timed on a CUDA device: steps and passes in the sizes that were captured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from scheduler.lab.cost import fit_steps
+from scheduler.settings import ModelSettings
+from tests.support.tiny_llama import VOCABULARY, save_tiny_llama
+from windrow.lab.step_timing import runs_of
+from windrow.lab.step_tuning import Rig, time_steps
+from worker.engines.loading import load_engine
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device; this machine has none"),
+]
+
+
+def test_steps_are_timed_in_the_sizes_that_were_captured_a_step_ahead(tmp_path: Path) -> None:
+    folder = save_tiny_llama(tmp_path, context_tokens=512)
+    settings = ModelSettings(
+        task="generate", source=str(folder), max_batch_size=40, cache_tokens=40_000, compile=False, page_tokens=16
+    )
+    engine = load_engine("tiny", settings)
+    runs = runs_of(engine.info)
+    assert runs.ahead == 1
+    assert runs.row_rungs[-1] == 40
+    timings = time_steps(Rig(engine, VOCABULARY, 2048), 20.0, lambda text: None)
+    assert {one.tokens for one in timings.steps if not one.reads} <= set(runs.row_rungs)
+    cost, _ = fit_steps(timings.steps, runs)
+    assert cost.seconds(2, 2, 100, reads=False) > 0
