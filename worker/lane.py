@@ -76,7 +76,7 @@ class Lane(Holder):
 
     def endings(self, done: Pass, closed_by: str) -> list[Ending]:
         """Wait for the pass and say how each of its requests ended."""
-        outcomes = collect_pass(done)
+        outcomes = collect_pass(done, self.budget)
         ended_s = time.monotonic()
         self._observe(done, ended_s, closed_by)
         started_s = done.started_s + self.redis_offset_s

@@ -13,7 +13,7 @@ from scheduler.core.errors import ModelFailed, OutOfMemory
 from scheduler.core.faults import describe_fault
 from scheduler.core.outcomes import Failed, Outcome
 from scheduler.core.planning import Batch, BatchLimits, plan_batches
-from worker.engines.base import Engine, Prepared, Preparer
+from worker.engines.base import Engine, PassRaised, Prepared, Preparer
 from worker.rows import Waiting
 
 log = logging.getLogger(__name__)
@@ -96,13 +96,34 @@ def run_row(engine: Engine, waiting: Sequence[Waiting], budget: Budget) -> Itera
                 budget.ran_out(batch.tokens)
 
 
-def collect_pass(done: Pass) -> list[Outcome]:
-    """Wait for the pass; what became of each of its members, in their order."""
-    outcomes: list[Outcome] = [done.error] if done.error else done.engine.collect(done.handle)
+def collect_pass(done: Pass, budget: Budget) -> list[Outcome]:
+    """Wait for the pass; what became of each of its members, in their order.
+
+    One that raised only now is run again as two halves, as in `run_row`.
+    """
+    if done.error:
+        return [done.error]
+    try:
+        outcomes = done.engine.collect(done.handle)
+    except PassRaised as raised:
+        return _collect_halves(done, budget, raised.cause)
     if len(outcomes) == len(done.members):
         return outcomes
     wrong = f"the engine gave {len(outcomes)} outputs for {len(done.members)} inputs"
     return [Failed(ModelFailed(wrong))] * len(done.members)
+
+
+def _collect_halves(done: Pass, budget: Budget, cause: Exception) -> list[Outcome]:
+    log.warning("a batch of %d (%d tokens) raised %s", len(done.members), done.batch.tokens, describe_fault(cause))
+    if len(done.members) == 1:
+        return [failure_of(cause)]
+    middle = len(done.members) // 2
+    outcomes: dict[str, Outcome] = {}
+    for half in (done.members[:middle], done.members[middle:]):
+        for one in run_row(done.engine, half, budget):
+            ids = [member.request.id for member in one.members]
+            outcomes.update(zip(ids, collect_pass(one, budget), strict=True))
+    return [outcomes[member.request.id] for member in done.members]
 
 
 def _forward(engine: Engine, members: Sequence[Waiting], batch: Batch) -> tuple[Any, Failed | None]:

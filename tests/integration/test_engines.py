@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ from tests.support.tiny_models import (
     largest_error,
     save_model,
 )
-from worker.engines.base import Engine, EngineInfo, Prepared
+from worker.engines.base import Engine, EngineInfo, PassRaised, Prepared
 from worker.engines.loading import batch_limits, load_engine
 from worker.engines.text import Reading, TextPreparer
 from worker.engines.weights import require_positions
@@ -277,6 +278,44 @@ def test_one_answer_that_is_not_a_number_leaves_its_neighbours_alone(tmp_path: P
     assert isinstance(outcomes[1], Failed)
     assert isinstance(outcomes[1].error, ModelFailed)
     assert largest_error(embeddings(outcomes[:1] + outcomes[2:]), right[[0, 2, 3]]) < 1e-5
+
+
+def test_a_pass_that_starts_before_the_last_has_ended_changes_neither(tiny_models: TinyModels) -> None:
+    folder = tiny_models.folder("bert", "embed")
+    wishes = settings(folder, strategy="packed")
+    # The same weights, with another attention.
+    other_wishes = settings(folder, strategy="static")
+    engine, other = load_engine("packed", wishes), load_engine("static", other_wishes)
+    texts = texts_of((7, 30, 12, 25))
+    right, run = embeddings(answers(engine, wishes, texts)), engine._run_end_to_end
+
+    def slow(texts: Sequence[Any]) -> torch.Tensor:
+        time.sleep(0.3 if len(texts[0]) == 7 else 0)
+        return run(texts)
+
+    engine._run_end_to_end = slow
+    batch = Batch((0, 1, 2, 3), None, 74, 74)
+    started = engine.forward(engine.prepare(texts, [{}] * 4), batch)
+    assert largest_error(embeddings(answers(other, other_wishes, texts)), right) < 1e-5
+    assert largest_error(embeddings(engine.collect(started)), right) < 1e-5
+    assert engine.busy_s > 0
+
+
+def test_what_a_piece_raises_is_told_when_the_pass_is_collected(tiny_models: TinyModels) -> None:
+    engine = load_engine("tiny", settings(tiny_models.folder("bert", "embed"), strategy="packed"))
+    run = engine._run_end_to_end
+
+    def raising(texts: Sequence[Any]) -> torch.Tensor:
+        if any(len(text) == 7 for text in texts):
+            raise ValueError("not this one")
+        return run(texts)
+
+    engine._run_end_to_end = raising
+    ready = engine.prepare(texts_of((20, 20, 20, 7)), [{}] * 4)
+    started = [engine.forward(ready, Batch((0, 1, 2, 3), None, 67, 67)) for _ in range(2)]
+    for one in started:
+        with pytest.raises(PassRaised, match="not this one"):
+            engine.collect(one)
 
 
 def test_a_batch_wider_than_the_position_table_is_narrowed(tiny_models: TinyModels) -> None:

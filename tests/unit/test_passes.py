@@ -11,8 +11,8 @@ from scheduler.core.errors import ModelFailed, OutOfMemory
 from scheduler.core.outcomes import Done, Failed, Outcome
 from scheduler.core.planning import PLANNERS, Batch, BatchLimits
 from scheduler.queue import Claimed
-from worker.engines.base import EngineInfo, Prepared
-from worker.passes import Budget, run_row
+from worker.engines.base import EngineInfo, PassRaised, Prepared
+from worker.passes import Budget, collect_pass, run_row
 from worker.rows import Waiting
 
 LIMITS = BatchLimits(max_batch_size=16, max_batch_tokens=200)
@@ -23,12 +23,17 @@ class OutOfMemoryError(RuntimeError):
 
 
 class FakeEngine:
-    """Answers each request with its own data, and raises what ``check`` raises for a pass."""
+    """Answers each request with its own data, and raises what ``check`` raises for a pass, at the end if ``late``."""
 
-    def __init__(self, strategy: str = "packed", check: Callable[[list[Any]], None] = lambda data: None) -> None:
+    busy_s = 0.0
+
+    def __init__(
+        self, strategy: str = "packed", check: Callable[[list[Any]], None] = lambda data: None, late: bool = False
+    ) -> None:
         self.info = EngineInfo("m", "embed", strategy, None, "cpu", "float32", 512)
         self.passes: list[list[Any]] = []
         self._check = check
+        self._late = late
 
     def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
         return [Prepared(len(str(one)), one) for one in inputs]
@@ -38,10 +43,16 @@ class FakeEngine:
         assert len(data) == len(batch.indices)
         assert batch.asked_tokens == sum(one.tokens for one in prepared)
         self.passes.append(data)
-        self._check(data)
+        if not self._late:
+            self._check(data)
         return data
 
     def collect(self, handle: Any) -> list[Outcome]:
+        if self._late:
+            try:
+                self._check(handle)
+            except Exception as error:
+                raise PassRaised(error) from error
         return [Done(one) for one in handle]
 
 
@@ -60,9 +71,9 @@ def refuse(*bad: int, error: Exception | None = None) -> Callable[[list[Any]], N
 def outcomes(engine: FakeEngine, row: list[Waiting], limits: BatchLimits = LIMITS) -> dict[str, Outcome]:
     """Request id -> how it ended; fails where one ends twice."""
     ends: dict[str, Outcome] = {}
-    for done in run_row(engine, row, Budget(limits)):
-        made = [done.error] if done.error else engine.collect(done.handle)
-        for one, outcome in zip(done.members, made, strict=True):
+    budget = Budget(limits)
+    for done in run_row(engine, row, budget):
+        for one, outcome in zip(done.members, collect_pass(done, budget), strict=True):
             assert one.request.id not in ends
             ends[one.request.id] = outcome
     return ends
@@ -72,12 +83,13 @@ def outcomes(engine: FakeEngine, row: list[Waiting], limits: BatchLimits = LIMIT
     st.sampled_from(sorted(PLANNERS)),
     st.lists(st.integers(1, 300), max_size=60),
     st.sets(st.integers(0, 59)),
+    st.booleans(),
 )
 def test_every_request_ends_once_and_fails_only_where_it_is_the_culprit(
-    strategy: str, lengths: list[int], bad: set[int]
+    strategy: str, lengths: list[int], bad: set[int], late: bool
 ) -> None:
     row = [waiting(number, tokens) for number, tokens in enumerate(lengths)]
-    ends = outcomes(FakeEngine(strategy, refuse(*bad)), row)
+    ends = outcomes(FakeEngine(strategy, refuse(*bad), late), row)
     assert set(ends) == {f"{number}" for number in range(len(lengths))}
     for number in range(len(lengths)):
         if number in bad:
@@ -91,15 +103,17 @@ def test_one_bad_request_among_many_fails_alone() -> None:
     assert [id for id, outcome in ends.items() if isinstance(outcome, Failed)] == ["5"]
 
 
-def test_the_culprit_is_found_by_halving_and_not_one_by_one() -> None:
-    engine = FakeEngine(check=refuse(5))
+@pytest.mark.parametrize("late", [False, True])
+def test_the_culprit_is_found_by_halving_and_not_one_by_one(late: bool) -> None:
+    engine = FakeEngine(check=refuse(5), late=late)
     outcomes(engine, [waiting(number) for number in range(16)])
     assert len(engine.passes) == 9  # 16 fails; then two halves at each of 8, 4, 2 and 1
 
 
-def test_a_failure_names_the_kind_of_error_and_repeats_nothing_of_the_input() -> None:
+@pytest.mark.parametrize("late", [False, True])
+def test_a_failure_names_the_kind_of_error_and_repeats_nothing_of_the_input(late: bool) -> None:
     error = ValueError("secret text of a customer")
-    ends = outcomes(FakeEngine(check=refuse(0, error=error)), [waiting(0)])
+    ends = outcomes(FakeEngine(check=refuse(0, error=error), late=late), [waiting(0)])
     failed = ends["0"]
     assert isinstance(failed, Failed)
     assert isinstance(failed.error, ModelFailed)

@@ -139,7 +139,7 @@ class InProcess:
 
     def _collect(self, done: Pass) -> list[Outcome]:
         try:
-            outcomes = collect_pass(done)
+            outcomes = collect_pass(done, self._budget)
             return [Done(self._convert(one.output)) if isinstance(one, Done) else one for one in outcomes]
         except Exception as error:
             log.warning("collecting a pass raised %s", describe_fault(error))

@@ -56,6 +56,17 @@ class Prepared:
         )
 
 
+class PassRaised(Exception):
+    """Raised by `Engine.collect` where the model raised ``cause`` after `Engine.forward` had returned.
+
+    An engine that raises it lets any thread call `forward`.
+    """
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+
 class Preparer(Protocol):
     """What engines of both kinds have."""
 
@@ -79,7 +90,10 @@ class Engine(Preparer, Protocol):
         ...
 
     def collect(self, handle: Any) -> list[Outcome]:
-        """Wait for the device if need be, and turn the handle into outputs, in the order of the pass."""
+        """Wait for the device if need be, and turn the handle into outputs, in the order of the pass.
+
+        Raises `PassRaised`; the caller bisects.
+        """
         ...
 
 

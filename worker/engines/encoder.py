@@ -8,6 +8,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,8 +24,9 @@ from scheduler.sources import resolve_source
 from scheduler.tasks import TASKS
 from scheduler.tasks.base import require_few_passes
 from scheduler.tokens import load_text_limit
-from worker.engines.base import EngineInfo, Prepared
+from worker.engines.base import EngineInfo, PassRaised, Prepared
 from worker.engines.capturing import capture_packed, capture_rectangles
+from worker.engines.cores import Piece, Started, start_on_cores
 from worker.engines.graphs import PackedGraphs, PackedRun
 from worker.engines.int8 import load_int8, reason_against_int8
 from worker.engines.rectangles import PaddedRun, RectangleGraphs
@@ -55,13 +57,21 @@ SPEED_TURNS = 3
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
-    """Rows on their way to the host."""
+    """Rows of a CUDA device, on their way to the host."""
 
     #: (rows, width), float32, in host memory once ``span`` is over.
     rows: Tensor
     requests: Sequence[TextRequest]
-    #: On CUDA, when the device began and when the rows have arrived; None where they are there already.
-    span: tuple[torch.cuda.Event, torch.cuda.Event] | None
+    #: When the device began, and when the rows have arrived.
+    span: tuple[torch.cuda.Event, torch.cuda.Event]
+
+
+@dataclass(frozen=True, slots=True)
+class _OnCores:
+    """A pass on the cores of a CPU."""
+
+    started: Started
+    requests: Sequence[TextRequest]
 
 
 class EncoderEngine(EncoderRuns):
@@ -76,6 +86,8 @@ class EncoderEngine(EncoderRuns):
     def __init__(self, name: str, settings: ModelSettings) -> None:
         """Load the model, and check what its settings ask for. Raises `ModelUnusable`."""
         self.busy_s = 0.0
+        #: When the last pass that was collected had ended, `time.monotonic`.
+        self._busy_until_s = 0.0
         self._folder = resolve_source(settings.source)
         limit = load_text_limit(settings.source, settings.max_input_tokens)
         self._device = pick_device()
@@ -152,11 +164,12 @@ class EncoderEngine(EncoderRuns):
             return Failed(error)
         return one
 
-    def forward(self, prepared: Sequence[Prepared], batch: Batch) -> _Pending:
-        """Start one pass; does not wait for a CUDA device."""
+    def forward(self, prepared: Sequence[Prepared], batch: Batch) -> _Pending | _OnCores:
+        """Start one pass; does not wait for a CUDA device, nor for more than one core of a CPU."""
         requests = [one.data for one in prepared]
         texts = [text for request in requests for text in request.sequences]
-        began_s = time.monotonic()
+        if self._device.type == "cpu":
+            return _OnCores(start_on_cores(partial(self._cut_pass, texts, batch)), requests)
         began = self._mark()
         with torch.inference_mode():
             first, *others = self._in_parts(texts, batch)
@@ -165,15 +178,19 @@ class EncoderEngine(EncoderRuns):
                 # What a captured pass gave is good until the next one.
                 copies = [rows.clone(), *(self._run(*part).clone() for part in others)]
                 rows = torch.cat(copies)
-            rows = rows.float()
-            if began is None:
-                self.busy_s += time.monotonic() - began_s
-                return _Pending(rows, requests, None)
             # Into pinned memory, with events of its own: collect waits for this pass, not for those after it.
-            host = rows.to("cpu", non_blocking=True)
-            arrived = self._mark()
-            assert arrived is not None
-            return _Pending(host, requests, (began, arrived))
+            host = rows.float().to("cpu", non_blocking=True)
+            return _Pending(host, requests, (began, self._mark()))
+
+    def _cut_pass(self, texts: Sequence[Tokens], batch: Batch) -> list[Piece]:
+        return [piece for part in self._in_parts(texts, batch) for piece in self._cut_part(*part)]
+
+    def _cut_part(self, texts: Sequence[Tokens], batch: Batch) -> list[Piece]:
+        if batch.padded_length is None and self._packs:
+            return self._cut_packed(texts)
+        if not self._pads:
+            return [piece for text in texts for piece in self._cut_padded([text], len(text))]
+        return self._cut_padded(texts, batch.padded_length or 0)
 
     def _in_parts(self, texts: Sequence[Tokens], batch: Batch) -> list[tuple[Sequence[Tokens], Batch]]:
         """The pass itself; a request whose sequences are more than a pass may hold is cut into several."""
@@ -192,29 +209,21 @@ class EncoderEngine(EncoderRuns):
             graphs = self._packed_graphs
             if graphs is not None and graphs.has(tokens, len(texts)):
                 return self._replay_packed(graphs, tokens, texts, began)
-            return self._run_packed(texts)
-        if not self._pads:
-            return self._one_by_one(texts)
-        if self._rectangles is not None and length and all(len(text) <= length for text in texts):
+        elif self._pads and self._rectangles is not None and length and all(len(text) <= length for text in texts):
             rows = tokens // length
             if len(texts) <= rows and self._rectangles.has(rows, length):
                 return self._replay_rectangle(self._rectangles, rows, length, texts, began)
-        return self._run_padded(texts, length or 0)
+        return torch.cat([piece() for piece in self._cut_part(texts, batch)])
 
-    def _mark(self) -> torch.cuda.Event | None:
-        if self._device.type != "cuda":
-            return None
+    def _mark(self) -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
 
-    def collect(self, handle: _Pending) -> list[Outcome]:
+    def collect(self, handle: _Pending | _OnCores) -> list[Outcome]:
         """Outputs in the order of the pass; a row with NaN or infinity is a `Failed` of that text alone."""
-        if handle.span is not None:
-            began, arrived = handle.span
-            arrived.synchronize()
-            self.busy_s += began.elapsed_time(arrived) / 1e3
-        rows, requests = handle.rows.numpy(), handle.requests
+        arrived = self._of_cores(handle.started) if isinstance(handle, _OnCores) else self._of_device(handle)
+        rows, requests = arrived.numpy(), handle.requests
         finite = np.isfinite(rows).all(axis=1)
         if len(rows) > len(requests):
             finite = np.logical_and.reduceat(finite, starts_of(self._row_counts(requests)))
@@ -222,6 +231,22 @@ class EncoderEngine(EncoderRuns):
             Done(output) if sound else Failed(ModelFailed("the model answered with NaN or infinity"))
             for output, sound in zip(self._outputs(rows, requests), finite.tolist(), strict=True)
         ]
+
+    def _of_device(self, pending: _Pending) -> Tensor:
+        began, arrived = pending.span
+        arrived.synchronize()
+        self.busy_s += began.elapsed_time(arrived) / 1e3
+        return pending.rows
+
+    def _of_cores(self, started: Started) -> Tensor:
+        try:
+            rows = started.rows()
+        except Exception as error:
+            raise PassRaised(error) from error
+        # Passes overlap where a core is free early.
+        self.busy_s += max(0.0, started.ended_s - max(started.began_s, self._busy_until_s))
+        self._busy_until_s = started.ended_s
+        return rows.float()
 
     def _split_rows(self, rows: NDArray[np.float32], requests: Sequence[TextRequest]) -> list[NDArray[np.float32]]:
         """The rows of each request."""

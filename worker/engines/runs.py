@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worker.engines.attention import PACKED, PackedLayout
-from worker.engines.cores import cores, cut_evenly, run_on_cores
+from worker.engines.cores import Piece, cores, cut_evenly, finish_on_cores, start_on_cores
 from worker.engines.graphs import PackedGraphs
 from worker.engines.rectangles import RectangleGraphs
 from worker.engines.sequences import Ids, Tokens, as_rectangle, end_to_end
@@ -49,14 +50,16 @@ class EncoderRuns(ABC):
             return torch.cat([self._run_padded([text], len(text)) for text in texts]).float()
 
     def _run_padded(self, texts: Sequence[Tokens], wished_length: int) -> Tensor:
+        return self._run_now(partial(self._cut_padded, texts, wished_length))
+
+    def _cut_padded(self, texts: Sequence[Tokens], wished_length: int) -> list[Piece]:
         # A rectangle wider than the position table would fail, one narrower than its longest text cannot be.
         length = max(min(wished_length, self._max_tokens), *(len(text) for text in texts), 1)
         self._attend_padded()
-        return self._in_pieces(texts, [length] * len(texts), lambda piece: self._run_rectangle(piece, length))
+        return self._cut(texts, [length] * len(texts), partial(self._run_rectangle, length=length))
 
     def _attend_padded(self) -> None:
-        # Weights are shared: another entry may have left the packed attention in place.
-        self._weights.module.config._attn_implementation = self._weights.padded_attention
+        self._attend(self._weights.padded_attention)
 
     def _run_rectangle(self, texts: Sequence[Tokens], length: int) -> Tensor:
         ids, mask, types = as_rectangle(texts, length, self._weights.pad_id)
@@ -82,11 +85,21 @@ class EncoderRuns(ABC):
         return self._of_tokens(answers, np.arange(length) < np.array([len(text) for text in texts])[:, None])
 
     def _run_packed(self, texts: Sequence[Tokens]) -> Tensor:
+        return self._run_now(partial(self._cut_packed, texts))
+
+    def _cut_packed(self, texts: Sequence[Tokens]) -> list[Piece]:
         self._attend_packed()
-        return self._in_pieces(texts, [len(text) for text in texts], self._run_end_to_end)
+        return self._cut(texts, [len(text) for text in texts], self._run_end_to_end)
 
     def _attend_packed(self) -> None:
-        self._weights.module.config._attn_implementation = PACKED
+        self._attend(PACKED)
+
+    def _attend(self, attention: str | None) -> None:
+        # Weights are shared: another entry may have left another attention in place, and may still be using it.
+        config = self._weights.module.config
+        if config._attn_implementation != attention:
+            finish_on_cores()
+            config._attn_implementation = attention
 
     def _run_end_to_end(self, texts: Sequence[Tokens]) -> Tensor:
         layout = PackedLayout.of([len(text) for text in texts], self._device)
@@ -103,13 +116,18 @@ class EncoderRuns(ABC):
         lengths, channels = [len(text) for text in texts], end_to_end(texts, self._weights.position_pad_id)
         return graphs.replay(rung, channels, lengths, began)[: sum(lengths) if self.rows_per_token else len(texts)]
 
-    def _in_pieces(
+    def _cut(
         self, texts: Sequence[Tokens], tokens: Sequence[int], run: Callable[[Sequence[Tokens]], Tensor]
-    ) -> Tensor:
-        """``run`` over all of ``texts``: at once on a device, a piece a thread on the CPU."""
+    ) -> list[Piece]:
+        """``run`` over all of ``texts``: in pieces for the cores of a CPU, at once on a device."""
         if self._device.type != "cpu":
-            return run(texts)
-        return torch.cat(run_on_cores(run, [texts[part] for part in cut_evenly(tokens, cores())]))
+            return [partial(run, texts)]
+        return [partial(run, texts[part]) for part in cut_evenly(tokens, cores())]
+
+    def _run_now(self, cut: Callable[[], list[Piece]]) -> Tensor:
+        if self._device.type != "cpu":
+            return torch.cat([piece() for piece in cut()])
+        return start_on_cores(cut).rows()
 
     def _on_device(self, array: Ids) -> Tensor:
         tensor = torch.from_numpy(array)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from worker.engines.cores import cores, run_on_cores
+from worker.engines.cores import cores, start_on_cores
 from worker.generation.attention import PAGED, DecodeLayout, Layout, ReadLayout, attending
 from worker.generation.cache import PagedCache
 
@@ -115,7 +116,8 @@ class Slots:
             return run(items)
         parts = max(1, min(cores(), len(items), sum(tokens) // PART_TOKENS))
         ends = [len(items) * part // parts for part in range(parts + 1)]
-        return torch.cat(run_on_cores(run, [items[begin:end] for begin, end in pairwise(ends)]))
+        pieces = [partial(run, items[begin:end]) for begin, end in pairwise(ends)]
+        return start_on_cores(lambda: pieces).rows()
 
     def forward(self, ids: Tensor, positions: Tensor, layout: Layout, keep: Tensor | int = 0) -> Tensor:
         """(tokens,) ids and positions -> logits of all, or of the tokens ``keep``."""
