@@ -26,10 +26,6 @@ from worker.stopping import DRAINED
 log = logging.getLogger(__name__)
 #: How long a claim blocks for work before it looks around again, in seconds.
 CLAIM_BLOCK_S = 1.0
-#: A clock that is off by more than this after a reply was set, in seconds.
-SLOWEST_REPLY_S = 0.5
-#: By how much two clocks part, in seconds a second.
-MOST_DRIFT = 0.001
 #: A worker unheard of for this long is taken off the list.
 FORGET_AFTER_S = 60.0
 
@@ -52,9 +48,6 @@ class Holder:
         self.held: dict[str, str] = {}
         #: Told of each request (id, token) that turns out to be held no longer; None where nobody needs to know.
         self.on_lost: Callable[[str, str], None] | None = None
-        #: Redis time minus `time.monotonic`, as of the last claim.
-        self.redis_offset_s = float("-inf")
-        self._offset_at_s = 0.0
         self.observed = Observations()
         #: What became of the last time it was to be loaded anew; None where it never was.
         self.reload_note: str | None = None
@@ -69,9 +62,14 @@ class Holder:
         """The model's name."""
         return self.queue.model
 
+    @property
+    def redis_offset_s(self) -> float:
+        """Redis time minus `time.monotonic`, as of the last claim."""
+        return self.queue.clock.offset_s
+
     def redis_now_s(self) -> float:
         """Redis time, in seconds since the epoch, without asking."""
-        return time.monotonic() + self.redis_offset_s
+        return self.queue.clock.now_s()
 
     def claim(self, room: int, blocking: bool, alone: bool = False) -> Claim:
         """Take up to ``room`` requests; block up to `CLAIM_BLOCK_S` for the first if ``blocking``.
@@ -85,7 +83,6 @@ class Holder:
             self._claiming += 1
         try:
             claim = self.queue.claim(room, lease_s=self.lease_s, alone=alone, wait_s=wait_s, is_spare=self.is_spare)
-            self._learn_offset(claim.now_s)
             self.held.update((request.id, request.token) for request in claim.requests)
         finally:
             with self._claims:
@@ -108,17 +105,6 @@ class Holder:
         with self._claims:
             return not (self._claiming or self.held)
 
-    def _learn_offset(self, redis_s: float) -> None:
-        """A reply says what Redis' time was a moment ago, so the latest of what replies said is the nearest.
-
-        An older one is held less and less, because clocks drift, and not at all once Redis' clock was set back.
-        """
-        now_s = time.monotonic()
-        seen_s = redis_s - now_s
-        older_s = self.redis_offset_s - MOST_DRIFT * (now_s - self._offset_at_s)
-        self.redis_offset_s = max(seen_s, older_s) if older_s < seen_s + SLOWEST_REPLY_S else seen_s
-        self._offset_at_s = now_s
-
     def prepare(self, requests: Sequence[Claimed]) -> tuple[list[Waiting], list[Ending]]:
         """Decode and tokenise; return what can run, and the ends of what cannot."""
         if not requests:
@@ -130,7 +116,7 @@ class Holder:
         waiting, ended = [], []
         for request, ready in zip(requests, prepared, strict=True):
             if isinstance(ready, Failed):
-                ended.append(Ending(request.id, request.token, ready, self.redis_now_s()))
+                ended.append(Ending(request, ready, self.redis_now_s()))
             else:
                 waiting.append(Waiting(request, ready, request.created_s - self.redis_offset_s, claimed_s))
         return waiting, ended
@@ -142,7 +128,7 @@ class Holder:
         late = {
             one.request.id for one in waiting if one.request.deadline_s is not None and one.request.deadline_s <= now_s
         }
-        ends = [Ending(one.request.id, one.request.token, expired()) for one in waiting if one.request.id in late]
+        ends = [Ending(one.request, expired()) for one in waiting if one.request.id in late]
         return [one for one in waiting if one.request.id not in late] if late else waiting, ends
 
     def describe(self) -> Mapping[str, Any]:
@@ -211,7 +197,7 @@ class Holder:
         """Store the ends, and let go of the requests."""
         self.queue.finish(endings, busy_s=busy_s)
         for ending in endings:
-            self._let_go(ending.id, ending.token)
+            self._let_go(ending.request.id, ending.request.token)
 
 
 def milliseconds(seconds: float) -> float:

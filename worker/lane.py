@@ -91,8 +91,7 @@ class Lane(Holder):
         }
         return [
             Ending(
-                one.request.id,
-                one.request.token,
+                one.request,
                 outcome,
                 started_s,
                 {

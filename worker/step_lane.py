@@ -135,7 +135,7 @@ class StepLane(Holder):
                 if self.held.get(request.id) != request.token:
                     lost += 1
                 elif (refused := self._refuse_late(one)) is not None:
-                    self._endings.append(("", Ending(request.id, request.token, refused)))
+                    self._endings.append(("", Ending(request, refused)))
                 else:
                     key = _key(request.id, request.token)
                     beside, most = len(self._running) + 1, self.engine.info.max_sequences
@@ -204,7 +204,7 @@ class StepLane(Holder):
         """Store the ends, and those of event streams too, and let go of the requests."""
         self.queue.finish(endings, busy_s=busy_s, may_stream=True)
         for ending in endings:
-            self._let_go(ending.id, ending.token)
+            self._let_go(ending.request.id, ending.request.token)
 
     def lose(self, id: str, token: str) -> None:
         """A request was canceled, or is another worker's by now: it leaves the engine."""
@@ -314,7 +314,7 @@ class StepLane(Holder):
             metrics[TIME_TO_FIRST_TOKEN] = milliseconds(first_s - one.arrived_s)
             if tokens > 1:
                 metrics["inter_token_ms"] = milliseconds(rest_s / (tokens - 1))
-        return Ending(one.request.id, one.request.token, outcome, running.added_s + self.redis_offset_s, metrics)
+        return Ending(one.request, outcome, running.added_s + self.redis_offset_s, metrics)
 
 
 def _key(id: str, token: str) -> str:

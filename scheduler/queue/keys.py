@@ -4,8 +4,9 @@ from __future__ import annotations
 
 #: In the order of the key schema.
 KEY_NAMES = (
-    "ready", "jobs", "owners", "leases", "claims", "held", "attempts", "flows", "tenants", "state", "wake", "deadlines",
+    "ready", "jobs", "leases", "claims", "held", "attempts", "flows", "tenants", "state", "wake", "deadlines",
     "webhook_urls", "webhooks", "dead", "dead_letters", "workers", "info", "backlog",
+    "payloads", "refused",
 )  # fmt: skip
 #: Requests in one script call; Lua's stack holds about 8,000 values.
 MAX_REQUESTS_PER_CALL = 1000

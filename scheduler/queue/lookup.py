@@ -15,15 +15,15 @@ def find_prediction(redis: Redis, models: Sequence[str], id: str) -> Prediction 
     pipe = redis.pipeline(transaction=False)
     for model in models:
         pipe.hget(queue_key(model, "jobs"), id)
-        pipe.hexists(queue_key(model, "owners"), id)
+        pipe.hget(queue_key(model, "payloads"), id)
     # Results are read last: a request that ends in between has left its model and is found here.
     pipe.get(result_key(id))
     *waiting, result = pipe.execute()
     if result is not None:
         return ended_prediction(result) if b'"windrow":{' in result else None
-    for record, owned in zip(waiting[::2], waiting[1::2], strict=True):
+    for record, payload in zip(waiting[::2], waiting[1::2], strict=True):
         if record is not None:
-            return waiting_prediction(id, record, "processing" if owned else "queued")
+            return waiting_prediction(id, record, payload)
     return None
 
 
@@ -33,14 +33,14 @@ def find_predictions(redis: Redis, model: str, ids: Sequence[str]) -> list[Predi
         return []
     pipe = redis.pipeline(transaction=False)
     pipe.hmget(queue_key(model, "jobs"), list(ids))
-    pipe.hmget(queue_key(model, "owners"), list(ids))
+    pipe.hmget(queue_key(model, "payloads"), list(ids))
     pipe.mget([result_key(id) for id in ids])
     found: list[Prediction | None] = []
-    for id, record, owner, result in zip(ids, *pipe.execute(), strict=True):
+    for id, record, payload, result in zip(ids, *pipe.execute(), strict=True):
         if result is not None:
             found.append(ended_prediction(result) if b'"windrow":{' in result else None)
         elif record is not None:
-            found.append(waiting_prediction(id, record, "queued" if owner is None else "processing"))
+            found.append(waiting_prediction(id, record, payload))
         else:
             found.append(None)
     return found

@@ -1,12 +1,13 @@
 """What goes into the queue and comes out of it, and the two formats in which Redis keeps it.
 
-A *record* is a request that has not ended: ``1|created_us|deadline_us|cost|tag|<tenant>:<priority>|payload``. A
-*result* is Celery's own result document with a ``windrow`` object beside Celery's fields; see docs/redis-schema.md.
+A *record* is a request that has not ended: schema.lua says what stands in it;
+its payload stands beside it. A *result* is Celery's own result document with a ``windrow`` object beside Celery's
+fields; see docs/redis-schema.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ import orjson
 from scheduler.core.errors import Canceled, DeadlineExceeded, NewerRecord, WindrowError
 from scheduler.core.outcomes import Done, Outcome
 
-#: How the payload ends of a request that somebody follows; schema.lua looks for the same.
+#: How the payload ends of a request that somebody follows.
 FOLLOWED = b',"stream":true}'
 
 
@@ -75,9 +76,8 @@ class Claim:
 class Ending(NamedTuple):
     """The end of one request, as `RedisQueue.finish` stores it."""
 
-    id: str
-    #: Of the claim that held it.
-    token: str
+    #: As it was claimed: its token proves who held it, and the result document repeats what was asked.
+    request: Claimed
     outcome: Outcome
     #: Redis time at which a worker started on it, in seconds since the epoch; None when it never ran.
     started_s: float | None = None
@@ -139,23 +139,45 @@ def encode_call(model: str, input: Any, parameters: Mapping[str, Any], *, is_fol
     return orjson.dumps(call | {"stream": True} if is_followed else call)
 
 
-def encode_ending(ending: Ending) -> tuple[str, bytes]:
-    """Return ``(status, head)`` for the scripts: how it ended, and the part of the result document that says so."""
-    outcome = ending.outcome
+def encode_outcome(
+    outcome: Outcome, started_s: float | None = None, metrics: Mapping[str, Any] | None = None
+) -> tuple[str, bytes]:
+    """How a request ended, and the part of its result document that says so; see `Ending`."""
     if isinstance(outcome, Done):
-        result = orjson.dumps(outcome.output, option=orjson.OPT_SERIALIZE_NUMPY)
-        run = orjson.dumps({"started_at": ending.started_s, "metrics": ending.metrics or {}, "error": None})
-        return "succeeded", b'"status":"SUCCESS","result":%b,"windrow":{"status":"succeeded","run":%b' % (result, run)
-    celery_status, status = "FAILURE", "failed"
-    if isinstance(outcome.error, DeadlineExceeded):
-        celery_status, status = "REVOKED", "expired"
-    elif isinstance(outcome.error, Canceled):
-        celery_status, status = "REVOKED", "canceled"
-    run = orjson.dumps(
-        {"started_at": ending.started_s, "metrics": ending.metrics or {}, "error": describe(outcome.error)}
+        result, error = orjson.dumps(outcome.output, option=orjson.OPT_SERIALIZE_NUMPY), None
+        celery_status, status = b"SUCCESS", "succeeded"
+    else:
+        result, error = encode_exception(outcome.error), outcome.error
+        celery_status, status = b"FAILURE", "failed"
+    if isinstance(error, DeadlineExceeded):
+        celery_status, status = b"REVOKED", "expired"
+    elif isinstance(error, Canceled):
+        celery_status, status = b"REVOKED", "canceled"
+    said = None if error is None else describe(error)
+    run = orjson.dumps({"started_at": started_s, "metrics": metrics or {}, "error": said})
+    head = b'"status":"%b","result":%b,"windrow":{"status":"%b","run":%b' % (
+        celery_status,
+        result,
+        status.encode(),
+        run,
     )
-    head = b'"status":"%b","result":%b,"windrow":{"status":"%b","run":%b'
-    return status, head % (celery_status.encode(), encode_exception(outcome.error), status.encode(), run)
+    return status, head
+
+
+def encode_document(ending: Ending, completed_us: int, date_done: bytes) -> tuple[str, bytes]:
+    """Return the status of ``ending`` and its whole result document; schema.lua writes the same for other ends.
+
+    ``date_done`` is ``completed_us`` in ISO 8601, which all of a batch share.
+    """
+    request = ending.request
+    status, head = encode_outcome(ending.outcome, ending.started_s, ending.metrics)
+    document = (
+        b'{"task_id":"%b",%b,"flow":"%b","created_us":%d,"completed_us":%d},"kwargs":%b,"traceback":null,"children":[],'
+        b'"date_done":"%b","name":"windrow.predict"}'
+    )
+    created_us = round(request.created_s * 1e6)
+    said = (request.id.encode(), head, request.flow.encode(), created_us, completed_us, request.payload, date_done)
+    return status, document % said
 
 
 def describe(error: WindrowError) -> dict[str, str]:
@@ -175,24 +197,15 @@ def encode_exception(error: WindrowError) -> bytes:
     )
 
 
-def parse_record(record: bytes) -> tuple[float, float | None, int, str, bytes]:
-    """Return ``(created_s, deadline_s or None, cost_tokens, flow, payload)``.
+def parse_record(record: bytes) -> tuple[float, float | None, int, str, bool]:
+    """Return ``(created_s, deadline_s or None, cost_tokens, flow, whether it is held)``.
 
     Raises `NewerRecord` for a record of another version.
     """
-    if not record.startswith(b"1|"):
+    if not record.startswith(b"2|"):
         raise NewerRecord("this request was taken in by another release of Windrow; ask a server of that release")
-    _, created, deadline, cost, _, flow, payload = record.split(b"|", 6)
-    return int(created) / 1e6, int(deadline) / 1e6 or None, int(cost), flow.decode(), payload
-
-
-def parse_claim(token: str, reply: Sequence[Any]) -> Claim:
-    """Build a `Claim` from the reply of claim.lua."""
-    requests = []
-    for id, attempts, record in zip(reply[2::3], reply[3::3], reply[4::3], strict=True):
-        created_s, deadline_s, _, flow, payload = parse_record(record)
-        requests.append(Claimed(id.decode(), token, int(attempts) + 1, created_s, deadline_s, flow, payload))
-    return Claim(int(reply[0]) / 1e6, requests, bool(reply[1]))
+    _, _, cost, flow, _, created, deadline, _, token = record.split(b"|")
+    return int(created) / 1e6, int(deadline) / 1e6 or None, int(cost), flow.decode(), token != b""
 
 
 def parse_dead_letter(letter: bytes) -> DeadLetter:
@@ -205,15 +218,17 @@ def parse_dead_letter(letter: bytes) -> DeadLetter:
     )  # fmt: skip
 
 
-def waiting_prediction(id: str, record: bytes, status: str) -> Prediction:
-    """The view of a request that has not ended."""
-    created_s, _, _, flow, payload = parse_record(record)
+def waiting_prediction(id: str, record: bytes, payload: bytes | None) -> Prediction | None:
+    """The view of a request that has not ended; None where it ended before its payload was read."""
+    created_s, _, _, flow, is_held = parse_record(record)
+    if payload is None:
+        return None
     tenant, _, priority = flow.rpartition(":")
     call = orjson.loads(payload)
     return Prediction(
-        id=id, model=call["model"], status=status, tenant=tenant, priority=priority, input=call["input"],
-        parameters=call.get("parameters") or {}, output=None, error=None, metrics={}, created_s=created_s,
-        started_s=None, completed_s=None,
+        id=id, model=call["model"], status="processing" if is_held else "queued", tenant=tenant, priority=priority,
+        input=call["input"], parameters=call.get("parameters") or {}, output=None, error=None, metrics={},
+        created_s=created_s, started_s=None, completed_s=None,
     )  # fmt: skip
 
 

@@ -9,14 +9,15 @@ from typing import Any, TypeVar, cast
 
 import orjson
 from redis import Redis
-from redis.commands.core import Script
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 
 from scheduler.core.admission import UNLIMITED, Quota
 from scheduler.core.errors import AttemptsExhausted, Canceled, DeadlineExceeded
 from scheduler.core.fairness import PRIORITY_WEIGHTS, flow_name
 from scheduler.core.outcomes import Failed
 from scheduler.core.retry import SUSPECT_AFTER, GiveUp, decide_retry
+from scheduler.queue.calls import Calls
+from scheduler.queue.clock import RedisClock
 from scheduler.queue.depth import Depth, read_depth
 from scheduler.queue.idempotency import conflict, idempotency_key
 from scheduler.queue.ids import make_id, shared_secret
@@ -38,16 +39,17 @@ from scheduler.queue.records import (
     Prediction,
     Submission,
     describe,
-    encode_ending,
-    parse_claim,
+    encode_outcome,
     parse_dead_letter,
 )
 from scheduler.queue.refusals import quota_arguments, refusal
-from scheduler.queue.scripts import load_scripts
+from scheduler.queue.wire import ClaimReply, encode_endings, encode_submissions
 
 T = TypeVar("T")
 REAPED_PER_CALL = 500
 NO_LIMIT = 1 << 53
+#: So many documents and fewer travel within the script, in one command. Beyond, Lua costs more than three commands do.
+FEW_ENDINGS = 8
 
 
 class RedisQueue:
@@ -61,10 +63,11 @@ class RedisQueue:
         self._redis = redis
         self._result_ttl_s = result_ttl_s
         self._max_attempts = max_attempts
-        self._keys = [queue_key(model, name) for name in KEY_NAMES]
-        self._key = dict(zip(KEY_NAMES, self._keys, strict=True))
+        self._key = {name: queue_key(model, name) for name in KEY_NAMES}
         self._channel = finished_channel(model)
-        self._loaded: dict[str, Script] | None = None
+        self._calls = Calls(redis, model)
+        #: Learns from every claim.
+        self.clock = RedisClock()
         #: Tokens of claims whose answer did not come.
         self._unanswered: list[str] = []
 
@@ -86,13 +89,15 @@ class RedisQueue:
         or `QuotaExceeded`, with ``retry_after_s`` where it is known, or `IdempotencyConflict` where the key came with
         another fingerprint.
         """
+        if not submissions:
+            return []
         key, fingerprint = idempotency or ("", "")
         arguments: list[Any] = [max_depth, max_bytes, flow, weight, fingerprint, self._result_ttl_s]
         arguments += quota_arguments(quota, len(submissions))
-        for item in _bounded(submissions):
-            left_us = 0 if item.deadline_s is None else max(1, round(item.deadline_s * 1e6))
-            arguments += (item.id, item.cost_tokens, left_us, item.webhook or "", item.payload)
-        reply = self._run("submit", [idempotency_key(key)] if key else [], arguments)
+        arguments += encode_submissions(_bounded(submissions))
+        payloads = {item.id: item.payload for item in submissions}
+        more = [idempotency_key(key)] if key else []
+        reply = self._calls.run_stored(payloads, self._key["payloads"], "submit", more, arguments)
         match reply:
             case [b"full", what, present, wait_us]:
                 retry_s = int(wait_us) / 1e6 if int(wait_us) >= 0 else self.depth().wait_s
@@ -125,7 +130,12 @@ class RedisQueue:
         arguments = [count, round(lease_s * 1e6), token, int(alone), SUSPECT_AFTER]
         try:
             wake = [self._key["backlog"]] if is_spare else [self._key["wake"], self._key["backlog"]]
-            return parse_claim(token, self._run("claim", [], arguments, wait_s, wake))
+            if wait_s > 0:
+                reply = ClaimReply(self._calls.run_woken("claim", arguments, wait_s, wake))
+            else:
+                reply = ClaimReply(self._calls.run("claim", [], arguments))
+            self.clock.learn(reply.now_s)
+            return reply.claim(token, reply.payloads or self._payloads(reply.ids))
         except RedisError:
             self._unanswered.append(token)
             raise
@@ -138,7 +148,7 @@ class RedisQueue:
         """
         if not held:
             return []
-        reply = self._run("renew", [], [round(lease_s * 1e6), *_flat(held)])
+        reply = self._calls.run("renew", [], [round(lease_s * 1e6), *_flat(held)])
         return [id.decode() for id in reply]
 
     def finish(self, endings: Sequence[Ending], *, busy_s: float = 0.0, may_stream: bool = False) -> list[bool]:
@@ -149,27 +159,32 @@ class RedisQueue:
         """
         if not endings:
             return []
-        arguments: list[Any] = [self._result_ttl_s, round(busy_s * 1e6), self._channel]
-        for ending in _bounded(endings):
-            arguments += (ending.id, ending.token, *encode_ending(ending))
-        keys = [result_key(ending.id) for ending in endings]
-        keys += [events_key(ending.id) for ending in endings] if may_stream else []
-        reply = self._run("finish", keys, arguments)
-        return [flag == 1 for flag in reply]
+        said, documents = encode_endings(_bounded(endings), self._now_us())
+        arguments = [self._result_ttl_s, round(busy_s * 1e6), self._channel, int(may_stream), *said]
+        by_key = {result_key(ending.request.id): one for ending, one in zip(endings, documents, strict=True)}
+        late: Any = None
+        if FEW_ENDINGS < len(endings) == len(by_key):
+            # A full Redis takes no command that stores; it takes the script below.
+            with suppress(OutOfMemoryError):
+                stored = [self._result_ttl_s, self._channel, said[0]]
+                late = self._calls.run_storing(("finish", arguments), by_key, ("stored", stored))
+        if late is None:
+            late = self._calls.run("finish", [], arguments + documents)
+        return [number + 1 not in late for number in range(len(endings))]
 
     def release(self, held: Mapping[str, str]) -> int:
         """Give unstarted requests (id -> token) back to the front, without counting an attempt."""
-        return int(self._run("release", [], _flat(held))) if held else 0
+        return int(self._calls.run("release", [], _flat(held))) if held else 0
 
     def cancel(self, id: str) -> bool:
         """End a request as canceled; False where it is not waiting or running here."""
-        _, head = encode_ending(Ending(id, "", Failed(Canceled("canceled by request"))))
+        _, head = encode_outcome(Failed(Canceled("canceled by request")))
         arguments = [id, self._result_ttl_s, self._channel, head, canceled_channel(self.model)]
-        return bool(self._run("cancel", [result_key(id), events_key(id)], arguments))
+        return bool(self._calls.run("cancel", [result_key(id), events_key(id)], arguments))
 
     def reap(self) -> int:
         """Put requests of lost workers back, end those out of attempts or past their deadline; return how many."""
-        lost, late = self._run("overdue", [], [REAPED_PER_CALL])
+        lost, late = self._calls.run("overdue", [], [REAPED_PER_CALL])
         ids: list[str] = []
         arguments: list[Any] = [self._result_ttl_s, self._channel]
         for token, id, attempts in zip(lost[0::3], lost[1::3], lost[2::3], strict=True):
@@ -177,20 +192,18 @@ class RedisQueue:
             verdict = decide_retry(int(attempts) + 1, self._max_attempts)
             if isinstance(verdict, GiveUp):
                 error = AttemptsExhausted(verdict.reason)
-                _, head = encode_ending(Ending(ids[-1], "", Failed(error)))
-                arguments += (id, token, "dead", head, orjson.dumps(describe(error)))
+                arguments += (id, token, "dead", encode_outcome(Failed(error))[1], orjson.dumps(describe(error)))
             else:
                 arguments += (id, token, "retry", b"", b"")
         for id in late:
             ids.append(id.decode())
-            _, head = encode_ending(Ending(ids[-1], "", expired()))
-            arguments += (id, b"", "expired", head, b"")
+            arguments += (id, b"", "expired", encode_outcome(expired())[1], b"")
         keys = [*map(result_key, ids), *map(events_key, ids)]
-        return int(self._run("reap", keys, arguments)) if ids else 0
+        return int(self._calls.run("reap", keys, arguments)) if ids else 0
 
     def heartbeat(self, worker: str, info: bytes, *, stale_s: float) -> None:
         """Say that ``worker`` serves this model; ``info`` is its description as JSON."""
-        self._run("heartbeat", [], [worker, info, round(stale_s * 1e6)])
+        self._calls.run("heartbeat", [], [worker, info, round(stale_s * 1e6)])
 
     def observe(self, counts: Mapping[str, int]) -> None:
         """Add what a worker observed (`Observations.take_out`) to that of all workers."""
@@ -252,34 +265,18 @@ class RedisQueue:
         pipe.hdel(self._key["dead_letters"], *ids)
         return int(pipe.execute()[0])
 
+    def _payloads(self, ids: Sequence[bytes]) -> Sequence[bytes | None]:
+        return cast(list[bytes | None], self._redis.hmget(self._key["payloads"], list(ids))) if ids else []
+
+    def _now_us(self) -> int:
+        if not self.clock.is_set:
+            seconds, micros = self._redis.time()
+            self.clock.learn(seconds + micros / 1e6)
+        return round(self.clock.now_s() * 1e6)
+
     def _letters(self, ids: Sequence[str]) -> list[DeadLetter | None]:
         found = cast(list[bytes | None], self._redis.hmget(self._key["dead_letters"], list(ids))) if ids else []
         return [None if letter is None else parse_dead_letter(letter) for letter in found]
-
-    def _run(
-        self,
-        script: str,
-        more_keys: Sequence[str],
-        arguments: Sequence[Any],
-        wait_s: float = 0.0,
-        wake: Sequence[str] = (),
-    ) -> Any:
-        if self._loaded is None:
-            self._loaded = load_scripts(self._redis)
-        keys, loaded = [*self._keys, *more_keys], self._loaded[script]
-        if wait_s <= 0:
-            return loaded(keys=keys, args=arguments)
-        # The token is only a hint, so the script runs either way, as soon as Redis lets go of this connection.
-        pipe = self._redis.pipeline(transaction=False)
-        pipe.blpop(list(wake), timeout=wait_s)
-        pipe.evalsha(loaded.sha, len(keys), *keys, *arguments)
-        woken, reply = pipe.execute(raise_on_error=False)
-        if isinstance(reply, NoScriptError):
-            return loaded(keys=keys, args=arguments)
-        for answer in (reply, woken):
-            if isinstance(answer, Exception):
-                raise answer
-        return reply
 
 
 def expired() -> Failed:

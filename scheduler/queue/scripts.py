@@ -13,7 +13,7 @@ from redis.exceptions import ResponseError
 #: Scripts that a Redis out of memory must still run: everything but taking in more.
 ALLOWED_WHEN_FULL = frozenset(
     {
-        *("claim", "renew", "tell", "finish", "release", "cancel", "reap", "heartbeat"),
+        *("claim", "renew", "tell", "finish", "stored", "release", "cancel", "reap", "heartbeat"),
         *("webhook_claim", "webhook_later", "webhook_done"),
     }
 )
@@ -22,9 +22,14 @@ NAMES = frozenset({"submit", "overdue"}) | ALLOWED_WHEN_FULL
 
 @cache
 def source(name: str) -> str:
-    """The text of one script with the key schema before it."""
+    """The code of one script with the key schema before it, bare of what is there for readers: some are sent often."""
     folder = files("scheduler.queue") / "lua"
-    return "\n".join((folder / f"{part}.lua").read_text(encoding="utf-8") for part in ("schema", name))
+    lines = [
+        line.strip()
+        for part in ("schema", name)
+        for line in (folder / f"{part}.lua").read_text(encoding="utf-8").splitlines()
+    ]
+    return "\n".join(line for line in lines if line and not line.startswith("--"))
 
 
 def load_scripts(redis: Redis) -> dict[str, Script]:

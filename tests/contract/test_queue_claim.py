@@ -9,7 +9,7 @@ from redis import Redis
 from redis.exceptions import RedisError, TimeoutError
 
 from scheduler.queue import RedisQueue
-from tests.support.queue_calls import MODEL, NO_LEASE_S, claim, finish, held, ids_of, status_of, submit
+from tests.support.queue_calls import MODEL, NO_LEASE_S, claim, finish, held, ids_of, request, status_of, submit
 
 
 def test_a_claim_takes_no_more_than_it_asked_for(queue: RedisQueue) -> None:
@@ -246,10 +246,10 @@ def lose_the_next_answer(queue: RedisQueue, monkeypatch: pytest.MonkeyPatch) -> 
 
     def run_and_lose(*arguments: Any) -> Any:
         monkeypatch.undo()
-        queue._run(*arguments)
+        queue._calls.run(*arguments)
         raise TimeoutError("no answer")
 
-    monkeypatch.setattr(queue, "_run", run_and_lose)
+    monkeypatch.setattr(queue._calls, "run", run_and_lose)
 
 
 def test_the_next_claim_gets_what_one_took_whose_answer_was_lost(
@@ -264,6 +264,48 @@ def test_the_next_claim_gets_what_one_took_whose_answer_was_lost(
     assert {one.attempt for one in again} == {1}
     assert finish(queue, again) == [True] * 3
     assert ids_of(claim(queue, 3)) == ["d"]
+
+
+def test_the_next_claim_gets_what_one_took_whose_payloads_were_not_read(
+    queue: RedisQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit(queue, *"abcdefgh")
+
+    def lose(ids: Any) -> Any:
+        monkeypatch.undo()
+        raise TimeoutError("no answer")
+
+    monkeypatch.setattr(queue, "_payloads", lose)
+    with pytest.raises(TimeoutError):
+        claim(queue, 6)
+    again = claim(queue, 6)
+    assert ids_of(again) == list("abcdef")
+    assert finish(queue, again) == [True] * 6
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 60])
+def test_few_and_many_come_with_what_was_asked_of_them(queue: RedisQueue, count: int) -> None:
+    ids = [f"r{number:02}" for number in range(count)]
+    queue.submit(
+        [request(id, input=f"text of {id}") for id in ids], flow="acme:low", weight=1.0, max_depth=99, max_bytes=1 << 20
+    )
+    assert {one.id: one.call()["input"] for one in claim(queue)} == {id: f"text of {id}" for id in ids}
+
+
+def test_what_was_canceled_before_its_payload_was_read_is_left_out(
+    queue: RedisQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit(queue, *"abcdef")
+    read = queue._payloads
+
+    def cancel_and_read(ids: Any) -> Any:
+        queue.cancel("b")
+        return read(ids)
+
+    monkeypatch.setattr(queue, "_payloads", cancel_and_read)
+    requests = claim(queue)
+    assert ids_of(requests) == list("acdef")
+    assert finish(queue, requests) == [True] * 5
 
 
 def test_what_was_lost_and_then_canceled_is_not_got_again(queue: RedisQueue, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ def submit_streaming(queue: RedisQueue, *ids: str, deadline_s: float | None = No
 
 
 def done(one: Claimed) -> Ending:
-    return Ending(one.id, one.token, Done({"text": "Make hay"}))
+    return Ending(one, Done({"text": "Make hay"}))
 
 
 def begin(streams: EventStreams, one: Claimed) -> str:
@@ -66,6 +66,18 @@ def test_what_is_told_is_read_in_order_and_ends_with_the_request(
     assert [event.data for event in told[1:]] == [b'"Make"', b'" hay"', b'{"status":"succeeded"}']
     assert [event.place for event in told] == sorted({event.place for event in told})
     assert not any(is_gap(before.place, event) for before, event in pairwise(told))
+
+
+def test_each_of_many_ends_its_own_stream(queue: RedisQueue, streams: EventStreams, redis: Redis) -> None:
+    ids = [f"r{number:02}" for number in range(20)]
+    submit_streaming(queue, *ids)
+    submit(queue, "unfollowed")
+    requests = claim(queue)
+    begin(streams, requests[0])
+    queue.cancel(ids[1])
+    assert queue.finish([done(one) for one in requests], may_stream=True) == [one.id != ids[1] for one in requests]
+    assert [types(redis, id) for id in ids] == [["start", "completed"], ["error"], *[["completed"]] * 18]
+    assert not redis.exists(events_key("unfollowed"))
 
 
 def test_a_reader_goes_on_behind_any_place_and_gets_the_rest(

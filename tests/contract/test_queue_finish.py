@@ -13,7 +13,7 @@ from redis import Redis
 
 from scheduler.core.errors import ModelFailed, OutOfMemory
 from scheduler.core.outcomes import Done, Failed
-from scheduler.queue import Ending, RedisQueue, finished_channel, result_key
+from scheduler.queue import Claimed, Ending, RedisQueue, finished_channel, result_key
 from scheduler.queue.keys import read_announcement
 from scheduler.queue.redis_queue import expired
 from tests.support.celery_caller import calling
@@ -55,7 +55,7 @@ def real_queue(real_redis: Redis) -> RedisQueue:
 def test_a_finished_request_is_read_back_with_its_output(queue: RedisQueue) -> None:
     submit(queue, "a")
     (one,) = claim(queue)
-    assert queue.finish([Ending("a", one.token, Done({"label": "good"}), 12.5, {"batch_size": 1})]) == [True]
+    assert queue.finish([Ending(one, Done({"label": "good"}), 12.5, {"batch_size": 1})]) == [True]
     found = queue.lookup("a")
     assert found is not None
     assert (found.status, found.output, found.error) == ("succeeded", {"label": "good"}, None)
@@ -69,9 +69,9 @@ def test_a_batch_is_finished_in_one_call_each_request_with_its_own_end(queue: Re
     submit(queue, "a", "b", "c")
     a, b, c = claim(queue)
     endings = [
-        Ending("a", a.token, Done(1)),
-        Ending("b", b.token, Failed(ModelFailed("no"))),
-        Ending("c", c.token, expired()),
+        Ending(a, Done(1)),
+        Ending(b, Failed(ModelFailed("no"))),
+        Ending(c, expired()),
     ]
     assert queue.finish(endings) == [True, True, True]
     assert [status_of(queue, id) for id in "abc"] == ["succeeded", "failed", "expired"]
@@ -134,8 +134,8 @@ def test_the_result_is_there_when_it_is_announced(queue: RedisQueue, redis: Redi
 def test_the_first_end_wins_and_a_second_one_is_counted_and_dropped(queue: RedisQueue) -> None:
     submit(queue, "a")
     (one,) = claim(queue)
-    assert queue.finish([Ending("a", one.token, Done("first"))]) == [True]
-    assert queue.finish([Ending("a", one.token, Done("second"))]) == [False]
+    assert queue.finish([Ending(one, Done("first"))]) == [True]
+    assert queue.finish([Ending(one, Done("second"))]) == [False]
     found = queue.lookup("a")
     assert found is not None
     assert found.output == "first"
@@ -145,7 +145,7 @@ def test_the_first_end_wins_and_a_second_one_is_counted_and_dropped(queue: Redis
 def test_the_same_request_twice_in_one_call_is_one_end(queue: RedisQueue) -> None:
     submit(queue, "a", "b")
     a, b = claim(queue)
-    endings = [Ending("a", a.token, Done(1)), Ending("a", a.token, Done(2)), Ending("b", b.token, Done(3))]
+    endings = [Ending(a, Done(1)), Ending(a, Done(2)), Ending(b, Done(3))]
     assert queue.finish(endings) == [True, False, True]
     found = queue.lookup("a")
     assert found is not None
@@ -157,14 +157,15 @@ def test_the_same_request_twice_in_one_call_is_one_end(queue: RedisQueue) -> Non
 @pytest.mark.parametrize("token", ["", "0123456789abcdef"])
 def test_an_end_with_a_token_that_does_not_hold_the_request_is_dropped(queue: RedisQueue, token: str) -> None:
     submit(queue, "a")
-    claim(queue)
-    assert queue.finish([Ending("a", token, Done(1))]) == [False]
+    (one,) = claim(queue)
+    assert queue.finish([Ending(one._replace(token=token), Done(1))]) == [False]
     assert status_of(queue, "a") == "processing"
 
 
 def test_an_end_for_a_request_that_was_never_claimed_or_never_came_is_dropped(queue: RedisQueue) -> None:
     submit(queue, "a")
-    assert queue.finish([Ending("a", "", Done(1)), Ending("never", "", Done(1))]) == [False, False]
+    never = Claimed("never", "", 1, 0.0, None, "acme:normal", b"{}")
+    assert queue.finish([Ending(never._replace(id="a"), Done(1)), Ending(never, Done(1))]) == [False, False]
     assert status_of(queue, "a") == "queued"
     assert status_of(queue, "never") is None
 
@@ -173,7 +174,7 @@ def test_a_batch_with_one_late_end_stores_the_others(queue: RedisQueue) -> None:
     submit(queue, "a", "b", "c")
     a, b, c = claim(queue)
     queue.cancel("b")
-    endings = [Ending(one.id, one.token, Done(1)) for one in (a, b, c)]
+    endings = [Ending(one, Done(1)) for one in (a, b, c)]
     assert queue.finish(endings) == [True, False, True]
     assert [status_of(queue, id) for id in "abc"] == ["succeeded", "canceled", "succeeded"]
 
@@ -186,7 +187,7 @@ def test_the_time_of_one_token_is_averaged_from_the_time_of_batches(queue: Redis
     submit(queue, *"abcdefgh", cost=10)
     for count, busy_s in ((4, 4.0), (2, 12.0)):
         requests = claim(queue, count)
-        queue.finish([Ending(one.id, one.token, Done(1)) for one in requests], busy_s=busy_s)
+        queue.finish([Ending(one, Done(1)) for one in requests], busy_s=busy_s)
     assert queue.depth().token_s == pytest.approx(0.2)  # 0.8 * 4 / 40 + 0.2 * 12 / 20
 
 

@@ -87,7 +87,7 @@ def test_a_claim_whose_requests_have_all_left_it_has_no_lease(queue: RedisQueue,
     queue.release(held([c]))
     assert redis.zcard(f"windrow:{MODEL}:leases") == 1
     finish(queue, [d])
-    for name in ("leases", "claims", "held", "owners"):
+    for name in ("leases", "claims", "held"):
         assert not redis.exists(f"windrow:{MODEL}:{name}"), name
 
 
@@ -309,7 +309,7 @@ def test_a_request_that_was_claimed_in_time_is_left_to_its_worker(queue: RedisQu
     submit(queue, "a", deadline_s=1e-6)
     requests = claim(queue)
     assert queue.reap() == 0
-    assert queue.finish([Ending("a", requests[0].token, Done(1))]) == [True]
+    assert queue.finish([Ending(requests[0], Done(1))]) == [True]
 
 
 def test_a_request_that_comes_back_past_its_deadline_ends_as_expired(queue: RedisQueue) -> None:
@@ -330,3 +330,14 @@ def test_any_number_of_deadlines_is_kept(queue: RedisQueue, count: int) -> None:
     submit(queue, *(f"{number}" for number in range(count)), deadline_s=1e-6)
     assert reap_until(queue, lambda: waits(queue, 0)) == count
     assert queue.depth().counts["expired"] == count
+
+
+def test_a_request_whose_payload_was_deleted_holds_up_no_other(redis: Redis) -> None:
+    queue = RedisQueue(redis, MODEL, max_attempts=1)
+    submit(queue, "a", "b")
+    claim(queue, lease_s=NO_LEASE_S)
+    redis.hdel(f"windrow:{MODEL}:payloads", "a")
+    reap_until(queue, lambda: [status_of(queue, id) for id in "ab"] == ["failed", "failed"])
+    found = queue.lookup("a")
+    assert found is not None
+    assert found.input is None

@@ -138,7 +138,7 @@ class QueueMachine(RuleBasedStateMachine):
     def finish(self, data: st.DataObject, is_good: bool) -> None:
         picked = self._some_claims(data)
         outcome = Done(1) if is_good else Failed(ModelFailed("no"))
-        stored = self.queue.finish([Ending(one.id, one.token, outcome) for one in picked])
+        stored = self.queue.finish([Ending(one, outcome) for one in picked])
         assert stored == [self._is_held_by(one) for one in picked]
         for one in picked:
             if self._is_held_by(one):
@@ -198,7 +198,7 @@ class QueueMachine(RuleBasedStateMachine):
         while self.model.waiting() or self.model.held():
             for one in self.model.held():
                 assert one.claimed is not None
-                self.queue.finish([Ending(one.id, one.claimed.token, Done(1))])
+                self.queue.finish([Ending(one.claimed, Done(1))])
                 self.model.end(one.id, "succeeded")
             self.claim(1000, is_lost=False, is_alone=True)
         self.everything_is_in_the_one_state_it_should_be_in()

@@ -82,7 +82,7 @@ def test_bytes_are_held_until_the_end_and_not_only_while_waiting(queue: RedisQue
 def test_a_full_queue_says_to_come_back_when_half_of_the_wait_is_over(queue: RedisQueue) -> None:
     submit(queue, "measured")
     requests = claim(queue)
-    queue.finish([Ending("measured", requests[0].token, Done(1))], busy_s=2.0)
+    queue.finish([Ending(requests[0], Done(1))], busy_s=2.0)
     submit(queue, *"abcdefghi")
     with pytest.raises(QueueFull) as raised:
         submit(queue, "j", max_depth=9)
@@ -163,3 +163,31 @@ def test_a_tag_starts_from_the_virtual_time_once_its_flow_has_been_served(redis:
     claim(queue)
     submit(queue, "c", cost=4)
     assert redis.zscore(f"windrow:{MODEL}:ready", "c") == finish_tag(4.0, None, 4, 4.0)  # V = 2 * 8 / 4
+
+
+def test_what_is_not_taken_in_leaves_nothing_behind(queue: RedisQueue, redis: Redis) -> None:
+    submit(queue, "a", "b", idempotency=("key", "print"))
+    with pytest.raises(QueueFull):
+        submit(queue, "c", max_depth=2)
+    with pytest.raises(QueueFull):
+        submit(queue, "c", "a", max_bytes=1)
+    with pytest.raises(IdempotencyConflict):
+        submit(queue, "c", idempotency=("key", "another"))
+    assert submit(queue, "c", idempotency=("key", "print")) == ["a", "b"]
+    assert set(redis.hkeys(f"windrow:{MODEL}:payloads")) == set(redis.hkeys(f"windrow:{MODEL}:jobs")) == {b"a", b"b"}
+
+
+def test_payloads_wait_beside_their_records_and_no_longer(queue: RedisQueue, redis: Redis) -> None:
+    submit(queue, *"abcd")
+    finish(queue, claim(queue, 1))
+    queue.cancel("b")
+    assert set(redis.hkeys(f"windrow:{MODEL}:payloads")) == {b"c", b"d"}
+    assert redis.hget(f"windrow:{MODEL}:payloads", "c") == request("c").payload
+
+
+def test_a_queue_whose_scripts_redis_forgot_takes_in_what_comes(queue: RedisQueue, redis: Redis) -> None:
+    submit(queue, "a")
+    redis.script_flush()
+    submit(queue, "b")
+    redis.script_flush()
+    assert ids_of(claim(queue)) == ["a", "b"]

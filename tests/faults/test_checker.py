@@ -21,7 +21,7 @@ def wait_once(what: str, is_true: Callable[[], object], limit_s: float) -> None:
 
 
 def answer(checker: Checker, claimed: list[Claimed]) -> None:
-    checker.queue.finish([Ending(one.id, one.token, Done(known_answer(one.call()["input"]))) for one in claimed])
+    checker.queue.finish([Ending(one, Done(known_answer(one.call()["input"]))) for one in claimed])
 
 
 def settled(checker: Checker) -> tuple[Report, dict[str, float]]:
@@ -60,7 +60,7 @@ def test_the_answer_to_another_text_is_wrong(redis_server: str) -> None:
     with Checker(redis_server) as checker:
         checker.submit(["one", "two"])
         one, two = checker.queue.claim(9, lease_s=60).requests
-        checker.queue.finish([Ending(item.id, item.token, Done(known_answer("one"))) for item in (one, two)])
+        checker.queue.finish([Ending(item, Done(known_answer("one"))) for item in (one, two)])
         report, figures = settled(checker)
     assert figures["with a wrong answer"] == 1
     assert report.broken

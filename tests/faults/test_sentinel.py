@@ -70,7 +70,7 @@ class Worker:
                 self._queue.heartbeat("worker@test", b"{}", stale_s=60)
                 self._queue.reap()
                 claimed = self._queue.claim(16, lease_s=LEASE_S).requests
-                self._queue.finish([Ending(one.id, one.token, Done({"embedding": [1.0]})) for one in claimed])
+                self._queue.finish([Ending(one, Done({"embedding": [1.0]})) for one in claimed])
             except RedisError:
                 self._stops.wait(0.1)
 

@@ -278,7 +278,7 @@ def test_retry_after_is_what_the_queue_measured(
     first = client.predict()
     while not (claim := worker.queue.claim(1, lease_s=30)).requests:
         pass
-    worker.queue.finish([Ending(item.id, item.token, Done(None)) for item in claim.requests], busy_s=10.0)
+    worker.queue.finish([Ending(item, Done(None)) for item in claim.requests], busy_s=10.0)
     assert "Retry-After" not in client.get(first.headers["Location"]).headers
     assert client.predict().headers["Retry-After"] == "10"
     # One waits and one more is asked for, at 10 s each.

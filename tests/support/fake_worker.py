@@ -72,9 +72,6 @@ class FakeWorker:
 
     def _work_once(self) -> int:
         claim = self.queue.claim(64, lease_s=30)
-        endings = [
-            Ending(item.id, item.token, self._answer(item.call()), claim.now_s, {"tokens": 3})
-            for item in claim.requests
-        ]
+        endings = [Ending(item, self._answer(item.call()), claim.now_s, {"tokens": 3}) for item in claim.requests]
         self.queue.finish(endings, busy_s=0.001 * len(endings))
         return len(endings)

@@ -69,7 +69,7 @@ def held(requests: Iterable[Claimed]) -> dict[str, str]:
 def finish(queue: RedisQueue, requests: Sequence[Claimed], outcome: Outcome | None = None) -> list[bool]:
     """End all of them alike."""
     ended = Done({"label": "good"}) if outcome is None else outcome
-    return queue.finish([Ending(one.id, one.token, ended) for one in requests])
+    return queue.finish([Ending(one, ended) for one in requests])
 
 
 def reap_until(queue: RedisQueue, done: Callable[[], bool]) -> int:

@@ -31,7 +31,7 @@ class TellingWorker(FakeWorker):
             outcome = self._answer(item.call())
             if item.is_followed:
                 self._tell(item, outcome.output if isinstance(outcome, Done) else {"text": "a word "})
-            endings.append(Ending(item.id, item.token, outcome, claim.now_s, {"tokens": 3}))
+            endings.append(Ending(item, outcome, claim.now_s, {"tokens": 3}))
         if endings:
             self.may_end.wait(30)
         self.queue.finish(endings, busy_s=0.001 * len(endings), may_stream=True)

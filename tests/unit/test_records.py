@@ -5,64 +5,67 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from scheduler.core.errors import Canceled, DeadlineExceeded, ModelFailed, NewerRecord, OutOfMemory, WindrowError
 from scheduler.core.outcomes import Done, Failed
 from scheduler.queue.records import (
+    Claimed,
     Ending,
     Prediction,
-    encode_ending,
+    encode_document,
     encode_exception,
+    encode_outcome,
     ended_prediction,
-    parse_claim,
     parse_record,
     waiting_prediction,
 )
+from scheduler.queue.wire import ClaimReply
 
 PAYLOAD = b'{"model":"minilm","input":"hay","parameters":{"truncate":true}}'
-RECORD = b"1|1700000000000001|1700000005000000|7|0.4375|acme:high|" + PAYLOAD
+RECORD = b"2|0|7|acme:high|63|1700000000000001|1700000005000000|0.4375|"
+CLAIMED = Claimed("p1", "t", 1, 10.0, None, "acme:high", PAYLOAD)
 
 
 def prediction(status: str) -> Prediction:
-    return waiting_prediction("p1", RECORD, status)
+    found = waiting_prediction("p1", RECORD + (b"t" if status == "processing" else b""), PAYLOAD)
+    assert found is not None
+    return found
 
 
-def result(ending: Ending, *, flow: str = "acme:high") -> bytes:
-    """The document that the scripts build from an ending."""
-    _, head = encode_ending(ending)
-    tail = b',"flow":"%b","created_us":10000000,"completed_us":12500000},"kwargs":%b}' % (flow.encode(), PAYLOAD)
-    return b'{"task_id":"%b",%b%b' % (ending.id.encode(), head, tail)
+def result(ending: Ending) -> bytes:
+    """The document that is stored of an ending."""
+    return encode_document(ending, 12_500_000, b"1970-01-01T00:00:12.500000+00:00")[1]
 
 
 def test_a_record_is_read_back_as_it_was_written() -> None:
-    assert parse_record(RECORD) == (1700000000.000001, 1700000005.0, 7, "acme:high", PAYLOAD)
+    assert parse_record(RECORD) == (1700000000.000001, 1700000005.0, 7, "acme:high", False)
 
 
 def test_a_record_without_a_deadline_says_none_and_not_zero() -> None:
-    assert parse_record(b"1|1000000|0|1|0.25|acme:low|{}")[1] is None
-
-
-@given(st.binary(max_size=200))
-def test_a_payload_may_hold_any_bytes_the_separator_too(payload: bytes) -> None:
-    assert parse_record(b"1|1000000|0|1|0.25|acme:low|" + payload)[4] == payload
+    assert parse_record(b"2|0|1|acme:low|2|1000000|0|0.25|")[1] is None
 
 
 def test_a_record_of_another_version_is_refused_rather_than_misread() -> None:
     with pytest.raises(NewerRecord, match="another release"):
-        parse_record(b"2|1000000|0|1|0.25|acme:low|{}")
+        parse_record(b"3|0|1|acme:low|2|1000000|0|0.25|")
 
 
 def test_a_claim_is_read_in_the_order_it_was_handed_out() -> None:
-    claim = parse_claim("token", [b"1700000001000000", 0, b"a", b"0", RECORD, b"b", b"2", RECORD])
-    assert claim.now_s == 1700000001.0
+    reply = ClaimReply([b"1700000001000000", 0, 2, b"a", b"0", RECORD, b"b", b"2", RECORD, PAYLOAD, b"{}"])
+    claim = reply.claim("token", reply.payloads)
+    assert (reply.ids, claim.now_s) == ([b"a", b"b"], 1700000001.0)
     assert [(one.id, one.attempt, one.token) for one in claim.requests] == [("a", 1, "token"), ("b", 3, "token")]
     assert claim.requests[0].call() == {"model": "minilm", "input": "hay", "parameters": {"truncate": True}}
 
 
+def test_what_was_ended_before_its_payload_was_read_is_left_out_of_the_claim() -> None:
+    reply = ClaimReply([b"1700000001000000", 0, 2, b"a", b"0", RECORD, b"b", b"0", RECORD])
+    assert reply.payloads == []
+    assert [one.id for one in reply.claim("token", [None, PAYLOAD]).requests] == ["b"]
+
+
 def test_a_claim_of_nothing_still_says_what_time_it_is() -> None:
-    claim = parse_claim("token", [b"1700000001000000", 1])
+    claim = ClaimReply([b"1700000001000000", 1, 0]).claim("token", [])
     assert (claim.now_s, claim.requests, claim.suspects_wait) == (1700000001.0, [], True)
 
 
@@ -76,14 +79,14 @@ def test_a_claim_of_nothing_still_says_what_time_it_is() -> None:
     ],
 )
 def test_each_outcome_has_its_status_here_and_in_celery(outcome: Any, celery_status: str, status: str) -> None:
-    ending = Ending("p1", "t", outcome)
+    ending = Ending(CLAIMED, outcome)
     document = json.loads(result(ending))
-    assert encode_ending(ending)[0] == status
+    assert encode_outcome(outcome)[0] == status
     assert (document["status"], document["windrow"]["status"]) == (celery_status, status)
 
 
 def test_numpy_arrays_are_stored_as_numbers() -> None:
-    ending = Ending("p1", "t", Done({"embedding": np.array([0.5, 1.0], dtype=np.float32)}))
+    ending = Ending(CLAIMED, Done({"embedding": np.array([0.5, 1.0], dtype=np.float32)}))
     assert json.loads(result(ending))["result"] == {"embedding": [0.5, 1.0]}
 
 
@@ -103,7 +106,7 @@ def test_an_error_is_stored_as_an_exception_that_celery_can_raise(
 
 
 def test_a_run_says_how_it_failed_by_code_and_sentence() -> None:
-    ending = Ending("p1", "t", Failed(ModelFailed("the model raised")), 3.5, {"batch_size": 2})
+    ending = Ending(CLAIMED, Failed(ModelFailed("the model raised")), 3.5, {"batch_size": 2})
     run = json.loads(result(ending))["windrow"]["run"]
     assert run == {
         "started_at": 3.5,
@@ -117,16 +120,21 @@ def test_what_has_not_ended_has_no_output_no_error_and_no_end(status: str) -> No
     found = prediction(status)
     assert (found.tenant, found.priority, found.model, found.input) == ("acme", "high", "minilm", "hay")
     assert (found.output, found.error, found.started_s, found.completed_s) == (None, None, None, None)
+    assert found.status == status
     assert not found.is_ended
 
 
+def test_what_ended_before_its_payload_was_read_is_not_seen_waiting() -> None:
+    assert waiting_prediction("p1", RECORD, None) is None
+
+
 def test_a_tenant_may_have_a_colon_in_its_name() -> None:
-    found = ended_prediction(result(Ending("p1", "t", Done(1)), flow="org:team:low"))
+    found = ended_prediction(result(Ending(CLAIMED._replace(flow="org:team:low"), Done(1))))
     assert (found.tenant, found.priority) == ("org:team", "low")
 
 
 def test_a_success_is_read_back_with_its_output_times_and_metrics() -> None:
-    found = ended_prediction(result(Ending("p1", "t", Done({"label": "good"}), 11.0, {"batch_size": 4})))
+    found = ended_prediction(result(Ending(CLAIMED, Done({"label": "good"}), 11.0, {"batch_size": 4})))
     assert found == Prediction(
         id="p1", model="minilm", status="succeeded", tenant="acme", priority="high", input="hay",
         parameters={"truncate": True}, output={"label": "good"}, error=None, metrics={"batch_size": 4},
@@ -136,5 +144,5 @@ def test_a_success_is_read_back_with_its_output_times_and_metrics() -> None:
 
 
 def test_a_failure_is_read_back_with_its_error_and_no_output() -> None:
-    found = ended_prediction(result(Ending("p1", "t", Failed(ModelFailed("no")))))
+    found = ended_prediction(result(Ending(CLAIMED, Failed(ModelFailed("no")))))
     assert (found.status, found.output, found.error) == ("failed", None, {"code": "model_failed", "detail": "no"})

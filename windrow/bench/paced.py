@@ -109,7 +109,7 @@ def record_paced(
             stop.set()
             worker.join()
     about = {"model": "pretended", "pattern": pattern, "rate_per_s": rate_per_s, "seed": seed, "lanes": line.lanes}
-    ended = {ending.id: ending for ending in queue.ended}
+    ended = {ending.request.id: ending for ending in queue.ended}
     return Recording(policy, 1, about, _recorded([ended[id] for id in ids], tokens))
 
 
@@ -132,7 +132,7 @@ def _recorded(ended: Sequence[Ending], tokens: Sequence[int]) -> list[Recorded]:
     for ending, length in zip(ended, tokens, strict=True):
         metrics, started_s = ending.metrics or {}, ending.started_s
         if started_s is None or not isinstance(ending.outcome, Done):
-            raise BenchFailed(f"request {ending.id} did not succeed")
+            raise BenchFailed(f"request {ending.request.id} did not succeed")
         queue_s = (metrics["queue_ms"] + metrics["batch_wait_ms"]) / 1e3
         rows.append(
             Recorded(

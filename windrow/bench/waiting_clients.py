@@ -93,7 +93,7 @@ def work(url: str, go: Event) -> None:
         if not go.wait(1.0):
             continue
         claim = queue.claim(BATCH, lease_s=60)
-        queue.finish([Ending(item.id, item.token, Done(output), claim.now_s) for item in claim.requests], busy_s=0.01)
+        queue.finish([Ending(item, Done(output), claim.now_s) for item in claim.requests], busy_s=0.01)
         if not claim.requests:
             time.sleep(0.002)
 

@@ -3,13 +3,14 @@
 -- Returns 1, or 0 where there is nothing to cancel.
 local id = ARGV[1]
 local record = redis.call('HGET', JOBS, id)
-local job = record and parse(record)
-if not job then return 0 end
-local owner = redis.call('HGET', OWNERS, id)
+if not record or not flow_of(record) then return 0 end
+local owner = holder_of(record)
 redis.call('ZREM', READY, id)
-forget({ id }, { [id] = job })
+local document = document_of(id, record, payload_of(id), ARGV[4])
+forget({ id }, { record })
 let_go(counted({ owner }))
-local document = store(KEYS[RESULTS + 1], ARGV[2], id, job, ARGV[4], 'canceled', KEYS[RESULTS + 2])
+store(KEYS[RESULTS + 1], ARGV[2], document)
+end_stream(KEYS[RESULTS + 2], ARGV[2], record, 'canceled')
 redis.call('HINCRBY', STATE, 'canceled', 1)
 announce(ARGV[3], { id }, document)
 if owner then redis.call('PUBLISH', ARGV[5], id) end

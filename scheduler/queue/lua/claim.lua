@@ -1,27 +1,38 @@
 -- ready -> claimed. The next requests in fair order, leased to this claim's token.
 -- ARGV: count, lease_us, token, 1 where the claimer's process holds nothing else, dead batches that make a suspect.
--- Returns {now_us, 1 where suspects wait, id, attempts, record, id, attempts, record, ...}
+-- Returns {now_us, 1 where suspects wait, how many, id, attempts, record, id, attempts, record, ...}, and after those of a
+-- few their payloads, in the same order, which saves a lone request the asking.
 local count, lease_us, token, is_alone = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4] == '1'
 local suspect_after = tonumber(ARGV[5])
 -- Records of another release are looked past, so many at a time and so many times.
 local LOOK, LOOKS = 1000, 20
+local FEW = 4
+
+local function with_payloads(claimed, ids)
+  claimed[3] = #ids
+  if #ids == 0 or #ids > FEW then return claimed end
+  for _, payload in ipairs(redis.call('HMGET', PAYLOADS, unpack(ids))) do claimed[#claimed + 1] = payload end
+  return claimed
+end
 
 -- A claim that is asked again, since its answer was lost, gets what it took.
 local before = redis.call('HGET', CLAIMS, token)
 if before then
-  local claimed = { int(now_us), 0 }
+  local claimed, ids = { int(now_us), 0, 0 }, {}
   for id in string.gmatch(before, '%S+') do
-    if redis.call('HGET', OWNERS, id) == token then
+    local record = redis.call('HGET', JOBS, id)
+    if holder_of(record) == token then
       local at = #claimed
+      ids[#ids + 1] = id
       claimed[at + 1], claimed[at + 2] = id, redis.call('HGET', ATTEMPTS, id) or '0'
-      claimed[at + 3] = redis.call('HGET', JOBS, id)
+      claimed[at + 3] = record
     end
   end
   redis.call('ZADD', LEASES, int(now_us + lease_us), token)
-  return claimed
+  return with_payloads(claimed, ids)
 end
 
-local ids, tags, records, back = {}, {}, {}, {}
+local ids, tags, records, flow_names, back = {}, {}, {}, {}, {}
 local ask, waits = count, false
 for _ = 1, LOOKS do
   local popped = redis.call('ZPOPMIN', READY, ask)
@@ -29,11 +40,12 @@ for _ = 1, LOOKS do
   local names, strangers = {}, #back
   for i = 1, #popped, 2 do names[#names + 1] = popped[i] end
   for i, record in ipairs(redis.call('HMGET', JOBS, unpack(names))) do
-    local is_ours = record and string.find(record, '^1|%d+|%d+|%d+|[^|]*|[^|]*|') == 1
-    if is_ours and #ids < count then
-      ids[#ids + 1], tags[#tags + 1], records[#records + 1] = names[i], popped[2 * i], record
+    local flow = record and flow_of(record)
+    if flow and #ids < count then
+      local at = #ids + 1
+      ids[at], tags[at], records[at], flow_names[at] = names[i], popped[2 * i], record, flow
     elseif record then
-      waits = waits or is_ours
+      waits = waits or flow ~= nil
       back[#back + 1] = { popped[2 * i], names[i] }
     end
   end
@@ -57,24 +69,24 @@ if #ids > 0 and redis.call('HLEN', ATTEMPTS) > 0 then
   waits = waits or take < #ids
 end
 for _, entry in ipairs(back) do redis.call('ZADD', READY, entry[1], entry[2]) end
-local claimed = { int(now_us), suspects_wait }
+local claimed = { int(now_us), suspects_wait, 0 }
 if take > 0 then
   -- A flow whose last request has been served needs no tag: the virtual time has reached it.
   local vtime = tonumber(tags[take])
   local old = tonumber(redis.call('HGET', STATE, 'vtime') or '0')
   if vtime > old then redis.call('HSET', STATE, 'vtime', string.format('%.17g', vtime)) end
-  local flows, seen, owners = {}, {}, {}
+  local flows, seen, jobs = {}, {}, {}
   for i = 1, take do
-    owners[2 * i - 1], owners[2 * i] = ids[i], token
-    local flow = string.match(records[i], '^1|%d+|%d+|%d+|[^|]*|([^|]*)|')
+    jobs[2 * i - 1], jobs[2 * i] = ids[i], records[i] .. token
+    local flow = flow_names[i]
     if not seen[flow] then
       seen[flow] = true
       flows[#flows + 1] = flow
     end
-    local at = 3 * i
+    local at = 3 * i + 1
     claimed[at], claimed[at + 1], claimed[at + 2] = ids[i], attempts[i] or '0', records[i]
   end
-  redis.call('HSET', OWNERS, unpack(owners))
+  redis.call('HSET', JOBS, unpack(jobs))
   redis.call('ZADD', LEASES, int(now_us + lease_us), token)
   redis.call('HSET', CLAIMS, token, table.concat(ids, ' ', 1, take))
   redis.call('HSET', HELD, token, take)
@@ -83,4 +95,5 @@ if take > 0 then
   end
 end
 if waits then wake(BACKLOG) end
-return claimed
+for i = #ids, take + 1, -1 do ids[i] = nil end
+return with_payloads(claimed, ids)

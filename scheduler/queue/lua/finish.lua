@@ -1,33 +1,49 @@
 -- claimed -> finished, a whole batch at once. The first finish of a request wins; a late one is counted and dropped.
--- ARGV: ttl_s, busy_us, channel, then per request: id, token, status, head of the result document.
--- KEYS[RESULTS + requests + i] is the event stream of request i, where any may have one. Returns 1 or 0 per request.
-local ttl_s, busy_us, channel, FIRST, WIDTH = ARGV[1], tonumber(ARGV[2]), ARGV[3], 4, 4
+-- ARGV: ttl_s, busy_us, channel, 1 where any may have an event stream, the ids, separated by spaces, how many runs, then per
+-- run of requests alike: token, status, how many; then, where they are few, the result document of each. Those of many
+-- follow by MSET and `stored`, in the same transaction. Returns the numbers of those that were late.
+local ttl_s, busy_us, channel, may_stream, runs = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4] == '1', tonumber(ARGV[6])
+local FIRST, WIDTH = 7, 3
+local DOCUMENTS = FIRST + WIDTH * runs - 1
+local has_documents = #ARGV > DOCUMENTS
+redis.call('DEL', REFUSED) -- a delete first, for a full Redis 6.2
 local ids = {}
-for at = FIRST, #ARGV, WIDTH do ids[#ids + 1] = ARGV[at] end
-local owners = redis.call('HMGET', OWNERS, unpack(ids))
+for id in string.gmatch(ARGV[5], '%S+') do ids[#ids + 1] = id end
 local records = redis.call('HMGET', JOBS, unpack(ids))
 
-local stored, ended, tokens, jobs = {}, {}, {}, {}
-for i, id in ipairs(ids) do
-  local job
-  -- The same id twice in one call is one result, like any other second finish.
-  if owners[i] == ARGV[FIRST + WIDTH * (i - 1) + 1] and records[i] and not jobs[id] then job = parse(records[i]) end
-  stored[i] = 0
-  if job then
-    stored[i], jobs[id] = 1, job
-    ended[#ended + 1], tokens[#tokens + 1] = id, owners[i]
+local statuses, ended, ended_records, held, seen, counts, i = {}, {}, {}, {}, {}, {}, 0
+for at = FIRST, DOCUMENTS, WIDTH do
+  local token, status, mine = ARGV[at], ARGV[at + 1], 0
+  local last = '|' .. token
+  for _ = 1, tonumber(ARGV[at + 2]) do
+    i = i + 1
+    local id = ids[i]
+    local is_held = token ~= '' and records[i] and string.sub(records[i], -#last) == last
+    -- The same id twice in one call is one result, like any other second finish. Among many none comes twice.
+    if is_held and not seen[id] then
+      mine, statuses[i] = mine + 1, status
+      ended[#ended + 1], ended_records[#ended + 1] = id, records[i]
+      if has_documents then seen[id] = true end
+    end
   end
+  if mine > 0 then held[token], counts[status] = (held[token] or 0) + mine, (counts[status] or 0) + mine end
 end
-local cost = forget(ended, jobs)
-let_go(counted(tokens))
+counts.late = #ids - #ended
+local cost = forget(ended, ended_records)
+let_go(held)
 
-local counts, document = { late = #ids - #ended }, nil
-for i, id in ipairs(ids) do
-  if stored[i] == 1 then
-    local at = FIRST + WIDTH * (i - 1)
-    local status = ARGV[at + 2]
-    counts[status] = (counts[status] or 0) + 1
-    document = store(KEYS[RESULTS + i], ttl_s, id, jobs[id], ARGV[at + 3], status, KEYS[RESULTS + #ids + i])
+local refused = {}
+for number, id in ipairs(ids) do
+  if statuses[number] then
+    if has_documents then store(result_key(id), ttl_s, ARGV[DOCUMENTS + number]) end
+    if may_stream then end_stream('windrow:events:' .. id, ttl_s, records[number], statuses[number]) end
+  else
+    refused[#refused + 1] = number
+    if not has_documents then
+      -- The first end stays: it waits here for MSET to pass.
+      local key = result_key(id)
+      redis.call('RPUSH', REFUSED, id, redis.call('GET', key) or '', redis.call('PTTL', key))
+    end
   end
 end
 for name, count in pairs(counts) do
@@ -38,5 +54,5 @@ if #ended > 0 and busy_us > 0 then
   local old = tonumber(redis.call('HGET', STATE, 'us_per_token') or now)
   redis.call('HSET', STATE, 'us_per_token', string.format('%.6f', 0.8 * old + 0.2 * now))
 end
-announce(channel, ended, document)
-return stored
+if has_documents then announce(channel, ended, ARGV[#ARGV]) end
+return refused

@@ -6,12 +6,12 @@ for _, token in ipairs(redis.call('ZRANGEBYSCORE', LEASES, '-inf', int(now_us), 
   if #lost >= 3 * count then break end
   local ids = {}
   for id in string.gmatch(redis.call('HGET', CLAIMS, token) or '', '%S+') do ids[#ids + 1] = id end
-  local owners, attempts = {}, {}
+  local records, attempts = {}, {}
   if #ids > 0 then
-    owners, attempts = redis.call('HMGET', OWNERS, unpack(ids)), redis.call('HMGET', ATTEMPTS, unpack(ids))
+    records, attempts = redis.call('HMGET', JOBS, unpack(ids)), redis.call('HMGET', ATTEMPTS, unpack(ids))
   end
   for i, id in ipairs(ids) do
-    if owners[i] == token and #lost < 3 * count then
+    if holder_of(records[i]) == token and #lost < 3 * count then
       local at = #lost
       lost[at + 1], lost[at + 2], lost[at + 3] = token, id, attempts[i] or '0'
     end
@@ -22,7 +22,7 @@ while #late < count do
   local ids = redis.call('ZRANGEBYSCORE', DEADLINES, '-inf', int(now_us), 'LIMIT', from, count)
   for _, id in ipairs(ids) do
     -- Claimed in time: its worker decides, or its lease runs out.
-    if #late < count and redis.call('ZSCORE', READY, id) and parse(redis.call('HGET', JOBS, id) or '') then
+    if #late < count and redis.call('ZSCORE', READY, id) and flow_of(redis.call('HGET', JOBS, id) or '') then
       late[#late + 1] = id
     end
   end

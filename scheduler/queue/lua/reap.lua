@@ -4,34 +4,35 @@
 -- another worker may have reaped in between. Returns how many it applied.
 local ttl_s, channel, FIRST, WIDTH = ARGV[1], ARGV[2], 3, 5
 local requests = (#ARGV - FIRST + 1) / WIDTH
-local again, records, ended, tokens, document = {}, {}, {}, {}, nil
+local again, ended, tokens, document = 0, {}, {}, nil
 for at = FIRST, #ARGV, WIDTH do
   local id, token, verdict = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   local record = redis.call('HGET', JOBS, id)
-  local job = record and parse(record)
+  local flow = record and flow_of(record)
   local due
   if verdict == 'expired' then
-    due = job and redis.call('ZREM', READY, id) == 1
+    due = flow and redis.call('ZREM', READY, id) == 1
   else
     local expiry = redis.call('ZSCORE', LEASES, token)
-    due = job and expiry and tonumber(expiry) <= now_us and redis.call('HGET', OWNERS, id) == token
-    if due then
-      redis.call('HDEL', OWNERS, id)
-      tokens[#tokens + 1] = token
-    end
+    due = flow and expiry and tonumber(expiry) <= now_us and holder_of(record) == token
+    if due then tokens[#tokens + 1] = token end
   end
   if due then
     if verdict == 'retry' then
+      again = again + 1
+      to_front({ id }, { record })
       redis.call('HINCRBY', ATTEMPTS, id, 1)
-      again[#again + 1], records[#again + 1] = id, record
     else
-      forget({ id }, { [id] = job })
       local number, status = RESULTS + 1 + (at - FIRST) / WIDTH, verdict == 'expired' and 'expired' or 'failed'
-      document = store(KEYS[number], ttl_s, id, job, ARGV[at + 3], status, KEYS[number + requests])
+      local payload = payload_of(id)
+      document = document_of(id, record, payload, ARGV[at + 3])
+      local cost = forget({ id }, { record })
+      store(KEYS[number], ttl_s, document)
+      end_stream(KEYS[number + requests], ttl_s, record, status)
       if verdict == 'dead' then
         local letter = {
-          '{"id":"', id, '","flow":"', job.flow, '","cost":', job.cost, ',"created_us":', job.created, ',"died_us":',
-          int(now_us), ',"error":', ARGV[at + 4], ',"call":', job.payload, '}' }
+          '{"id":"', id, '","flow":"', flow, '","cost":', int(cost), ',"created_us":', string.match(record, '^2|%d|%d+|[^|]*|%d+|(%d+)|'),
+          ',"died_us":', int(now_us), ',"error":', ARGV[at + 4], ',"call":', payload, '}' }
         redis.call('ZADD', DEAD, int(now_us), id)
         redis.call('HSET', DEAD_LETTERS, id, table.concat(letter))
         redis.call('HINCRBY', STATE, 'dead_letters', 1)
@@ -42,10 +43,7 @@ for at = FIRST, #ARGV, WIDTH do
   end
 end
 let_go(counted(tokens))
-if #again > 0 then
-  to_front(again, records)
-  redis.call('HINCRBY', STATE, 'redelivered', #again)
-end
+if again > 0 then redis.call('HINCRBY', STATE, 'redelivered', again) end
 local spare = redis.call('ZCARD', DEAD) - DEAD_LETTERS_KEPT
 if spare > 0 then
   local oldest = redis.call('ZRANGE', DEAD, 0, spare - 1)
@@ -53,4 +51,4 @@ if spare > 0 then
   redis.call('HDEL', DEAD_LETTERS, unpack(oldest))
 end
 announce(channel, ended, document)
-return #again + #ended
+return again + #ended

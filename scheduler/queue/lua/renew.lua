@@ -4,8 +4,9 @@ local expiry = int(now_us + tonumber(ARGV[1]))
 local ids = {}
 for at = 2, #ARGV, 2 do ids[#ids + 1] = ARGV[at] end
 local lost, tokens = {}, {}
-for i, owner in ipairs(redis.call('HMGET', OWNERS, unpack(ids))) do
-  if owner == ARGV[2 * i + 1] then
+for i, record in ipairs(redis.call('HMGET', JOBS, unpack(ids))) do
+  local owner = holder_of(record)
+  if owner and owner == ARGV[2 * i + 1] then
     tokens[owner] = true
   else
     lost[#lost + 1] = ids[i]

@@ -1,37 +1,42 @@
 -- The key schema. This file stands before every script, so each one reads the same names.
 --
--- KEYS[1]  ready         zset  id -> virtual finish time; what waits, next first
--- KEYS[2]  jobs          hash  id -> record; everything not yet ended
--- KEYS[3]  owners        hash  id -> token of the claim that holds it
--- KEYS[4]  leases        zset  token -> expiry in us; one lease a claim
--- KEYS[5]  claims        hash  token -> the ids of that claim, separated by spaces
--- KEYS[6]  held          hash  token -> how many of them it still holds
--- KEYS[7]  attempts      hash  id -> attempts that ended without an answer; absent is 0
--- KEYS[8]  flows         hash  flow -> virtual finish time of its last request; dropped once served
--- KEYS[9]  tenants       hash  n:<tenant> and b:<tenant> -> requests and bytes not ended; r:<tenant> -> see submit
--- KEYS[10] state         hash  vtime, bytes, cost (tokens not ended), us_per_token (device time, averaged), and counters
--- KEYS[11] wake          list  at most one token while something waits; workers block on it
--- KEYS[12] deadlines     zset  id -> deadline in us; only requests that have one
--- KEYS[13] webhook_urls  hash  id -> where its end is to be told; only requests that have one
--- KEYS[14] webhooks      zset  id -> when to tell it next, in us; only requests that have ended
--- KEYS[15] dead          zset  id -> when it was given up, in us; the newest 1,000
--- KEYS[16] dead_letters  hash  id -> its input and the reason, JSON
--- KEYS[17] workers       zset  worker -> last heartbeat in us
--- KEYS[18] info          hash  worker -> what it serves, JSON
--- KEYS[19] backlog       list  at most one token, where a claim left something behind; spare workers block on it alone
--- KEYS[20] ...                 result keys, one per request of the call: celery-task-meta-<id>, with a TTL; after them,
---                              where any of the call may have one, as many event streams: windrow:events:<id>, with a TTL
+-- KEYS[1]   ready         zset  id -> virtual finish time; what waits, next first
+-- KEYS[2]   jobs          hash  id -> record; everything not yet ended
+-- KEYS[3]   leases        zset  token -> expiry in us; one lease a claim
+-- KEYS[4]   claims        hash  token -> the ids of that claim, separated by spaces
+-- KEYS[5]   held          hash  token -> how many of them it still holds
+-- KEYS[6]   attempts      hash  id -> attempts that ended without an answer; absent is 0
+-- KEYS[7]   flows         hash  flow -> virtual finish time of its last request; dropped once served
+-- KEYS[8]   tenants       hash  n:<tenant> and b:<tenant> -> requests and bytes not ended; r:<tenant> -> see submit
+-- KEYS[9]   state         hash  vtime, bytes, cost (tokens not ended), us_per_token (device time, averaged), and counters
+-- KEYS[10]  wake          list  at most one token while something waits; workers block on it
+-- KEYS[11]  deadlines     zset  id -> deadline in us; only requests that have one
+-- KEYS[12]  webhook_urls  hash  id -> where its end is to be told; only requests that have one
+-- KEYS[13]  webhooks      zset  id -> when to tell it next, in us; only requests that have ended
+-- KEYS[14]  dead          zset  id -> when it was given up, in us; the newest 1,000
+-- KEYS[15]  dead_letters  hash  id -> its input and the reason, JSON
+-- KEYS[16]  workers       zset  worker -> last heartbeat in us
+-- KEYS[17]  info          hash  worker -> what it serves, JSON
+-- KEYS[18]  backlog       list  at most one token, where a claim left something behind; spare workers block on it alone
+-- KEYS[19]  payloads      hash  id -> the JSON of the call; as long as there is a record
+-- KEYS[20]  refused       list  within one transaction: id, result and its milliseconds to live, of what `finish` refused
+-- KEYS[21]  ...                 result keys, one per request of the call: celery-task-meta-<id>, with a TTL; after them,
+--                               as many event streams: windrow:events:<id>, with a TTL. Scripts that end whole batches
+--                               make these names of the ids: an argument for every request costs more.
 --
--- All but these are named windrow:<model>:<name>. A record is "1|created_us|deadline_us|cost|tag|flow|payload":
--- a version, the Redis time of the submit, 0 or the deadline, tokens, the virtual finish time, "<tenant>:<priority>", and
--- the JSON of the call. A record of another version belongs to workers of another release, and is left to them.
+-- All but these are named windrow:<model>:<name>. A record is "2|followed|cost|flow|bytes|created_us|deadline_us|tag|token":
+-- a version, 1 where somebody follows its event stream, else 0, tokens, "<tenant>:<priority>", the size of the call's JSON,
+-- the Redis time of the submit, 0 or the deadline, the virtual finish time, and the token of the claim that holds it, or
+-- nothing while it waits. A record of another version belongs to workers of another release, and is left to them.
+-- Lua hashes every byte of every string that it is handed, so what is long stays out of the scripts that run for every
+-- request: payloads go in and out by plain commands beside them, and records hold what the scripts have to know.
 -- Time is Redis TIME in microseconds and nobody else's clock. Deletes come before writes, because Redis 6.2 checks
 -- for memory only at a script's first write, and a full Redis must still be able to finish.
-local READY, JOBS, OWNERS, LEASES, CLAIMS, HELD = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local ATTEMPTS, FLOWS, TENANTS, STATE, WAKE, DEADLINES = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12]
-local WEBHOOK_URLS, WEBHOOKS, DEAD, DEAD_LETTERS = KEYS[13], KEYS[14], KEYS[15], KEYS[16]
-local WORKERS, INFO, BACKLOG = KEYS[17], KEYS[18], KEYS[19]
-local RESULTS = 19
+local READY, JOBS, LEASES, CLAIMS, HELD = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local ATTEMPTS, FLOWS, TENANTS, STATE, WAKE, DEADLINES = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
+local WEBHOOK_URLS, WEBHOOKS, DEAD, DEAD_LETTERS = KEYS[12], KEYS[13], KEYS[14], KEYS[15]
+local WORKERS, INFO, BACKLOG, PAYLOADS, REFUSED = KEYS[16], KEYS[17], KEYS[18], KEYS[19], KEYS[20]
+local RESULTS = 20
 local DEAD_LETTERS_KEPT = 1000
 
 -- Lua prints 14 digits of a number and a microsecond has 16: format every one by hand.
@@ -40,11 +45,16 @@ local function int(number) return string.format('%.0f', number) end
 local clock = redis.call('TIME')
 local now_us = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 
--- nil for a record of another version.
-local function parse(record)
-  local created, cost, tag, flow, start = string.match(record, '^1|(%d+)|%d+|(%d+)|([^|]*)|([^|]*)|()')
-  return created and { created = created, cost = cost, tag = tag, flow = flow, payload = string.sub(record, start) }
+-- The flow of a record; nil for one of another version.
+local function flow_of(record)
+  return string.match(record, '^2|%d|%d+|([^|]*)|%d+|%d+|')
 end
+
+-- The token of the claim that holds a record; nil where none does, or there is no record.
+local function holder_of(record) return record and string.match(record, '|([^|]+)$') end
+
+-- The record of a request that waits again.
+local function unheld(record) return string.match(record, '^.*|') end
 
 -- Civil date from days since 1970-01-01 (Hinnant, "chrono-compatible low-level date algorithms").
 local function iso(us)
@@ -71,8 +81,13 @@ end
 -- one. And it is their old order, however many workers give back, in whatever sequence.
 local function to_front(ids, records)
   if #ids == 0 then return end
-  local entries = {}
-  for i, id in ipairs(ids) do entries[2 * i - 1], entries[2 * i] = parse(records[i]).tag, id end
+  local entries, jobs = {}, {}
+  for i, id in ipairs(ids) do
+    jobs[2 * i - 1], jobs[2 * i] = id, unheld(records[i])
+    entries[2 * i - 1], entries[2 * i] = string.match(records[i], '|([^|]*)|[^|]*$'), id
+  end
+  redis.call('ZREM', READY, unpack(ids)) -- a delete first, for a full Redis 6.2
+  redis.call('HSET', JOBS, unpack(jobs))
   redis.call('ZADD', READY, unpack(entries))
   wake(WAKE)
 end
@@ -106,21 +121,20 @@ local function charge(flow, requests, bytes)
   end
 end
 
--- Forget requests that have ended (id -> job, and the ids again): what they took is given back.
-local function forget(ids, jobs)
-  if #ids == 0 then return end
+-- Forget requests that have ended: what they took is given back. Returns their tokens, together.
+local function forget(ids, records)
+  if #ids == 0 then return 0 end
   redis.call('HDEL', JOBS, unpack(ids))
-  redis.call('HDEL', OWNERS, unpack(ids))
+  redis.call('HDEL', PAYLOADS, unpack(ids))
   if redis.call('HLEN', ATTEMPTS) > 0 then redis.call('HDEL', ATTEMPTS, unpack(ids)) end
   if redis.call('ZCARD', DEADLINES) > 0 then redis.call('ZREM', DEADLINES, unpack(ids)) end
   -- Where nothing waits, no flow is ahead: the tags of what was canceled or expired go too.
   if redis.call('ZCARD', READY) == 0 then redis.call('DEL', FLOWS) end
   local requests, bytes, all_bytes, cost = {}, {}, 0, 0
-  for _, id in ipairs(ids) do
-    local job = jobs[id]
-    local flow, size = job.flow, #job.payload
+  for i = 1, #ids do
+    local tokens, flow, size = string.match(records[i], '^2|%d|(%d+)|([^|]*)|(%d+)|')
     requests[flow], bytes[flow] = (requests[flow] or 0) + 1, (bytes[flow] or 0) + size
-    all_bytes, cost = all_bytes + size, cost + job.cost
+    all_bytes, cost = all_bytes + size, cost + tokens
   end
   for flow, count in pairs(requests) do charge(flow, -count, -bytes[flow]) end
   redis.call('HINCRBY', STATE, 'bytes', int(-all_bytes))
@@ -133,23 +147,34 @@ local function forget(ids, jobs)
   return cost
 end
 
--- Celery's own result document, with what Windrow adds under "windrow"; set first, then announced. The head comes from
--- records.py, and ends within the "windrow" object.
--- What its callers follow says so in its event stream too, after everything that was told there; both go together.
-local STREAMS = ',"stream":true}'
-local completed = ',"completed_us":' .. int(now_us) .. '},"kwargs":'
-local tail = ',"traceback":null,"children":[],"date_done":"' .. iso(now_us) .. '","name":"windrow.predict"}'
-local function store(result_key, ttl_s, id, job, head, status, stream)
-  local document = table.concat({
-    '{"task_id":"', id, '",', head, ',"flow":"', job.flow, '","created_us":', job.created, completed, job.payload, tail })
-  redis.call('SETEX', result_key, ttl_s, document)
-  redis.call('PUBLISH', result_key, document)
-  if stream and string.sub(job.payload, -#STREAMS) == STREAMS then
+-- Set first, then announced.
+local function store(key, ttl_s, document)
+  redis.call('SETEX', key, ttl_s, document)
+  redis.call('PUBLISH', key, document)
+end
+
+-- What its callers follow says in its event stream too how it ended, after everything that was told there; both go together.
+local function end_stream(stream, ttl_s, record, status)
+  if stream and string.byte(record, 3) == 49 then
     local kind = status == 'succeeded' and 'completed' or 'error'
     redis.call('XADD', stream, '*', 'type', kind, 'data', '{"status":"' .. status .. '"}')
     redis.call('EXPIRE', stream, ttl_s)
   end
-  return document
+end
+
+local function result_key(id) return 'celery-task-meta-' .. id end
+
+-- What was asked, of a request that no worker ended. One whose payload somebody deleted by hand must not hold up the others.
+local function payload_of(id) return redis.call('HGET', PAYLOADS, id) or '{"model":null,"input":null}' end
+
+-- Celery's own result document of a request that no worker ended; those that one did come whole from records.py, where
+-- the head of these comes from too. It ends within the object that Windrow adds under "windrow".
+local function document_of(id, record, payload, head)
+  local flow, created = string.match(record, '^2|%d|%d+|([^|]*)|%d+|(%d+)|')
+  return table.concat({
+    '{"task_id":"', id, '",', head, ',"flow":"', flow, '","created_us":', created, ',"completed_us":', int(now_us),
+    '},"kwargs":', payload, ',"traceback":null,"children":[],"date_done":"', iso(now_us),
+    '","name":"windrow.predict"}' })
 end
 
 -- One message for everything that just ended: the ids, separated by spaces; after the id of one that ended by itself

@@ -4,7 +4,7 @@
 local ttl_s, kept, channel, FIRST, WIDTH = ARGV[1], ARGV[2], ARGV[3], 4, 5
 local ids = {}
 for at = FIRST, #ARGV, WIDTH do ids[#ids + 1] = ARGV[at] end
-local owners = redis.call('HMGET', OWNERS, unpack(ids))
+local records = redis.call('HMGET', JOBS, unpack(ids))
 
 -- Where `stream` ends with the start that `token` told before, by a call whose answer was lost.
 local function place_of_start(stream, token)
@@ -20,7 +20,8 @@ local told, news, seen = {}, {}, {}
 for i, id in ipairs(ids) do
   local at = FIRST + WIDTH * (i - 1)
   told[i] = ''
-  if owners[i] == ARGV[at + 1] then
+  local holder = holder_of(records[i])
+  if holder and holder == ARGV[at + 1] then
     local stream, entry, kind = KEYS[RESULTS + i], ARGV[at + 2], ARGV[at + 3]
     local reply = entry == '' and place_of_start(stream, ARGV[at + 1])
     if not reply then

@@ -61,7 +61,9 @@ def kill_workers(folder: Path, check: Check, victim: str, requests: int, *, work
 
 def owners(checker: Checker) -> dict[bytes, bytes]:
     """Everything that is held now: id -> attempt token."""
-    return cast(dict[bytes, bytes], checker.redis.hgetall(f"windrow:{MODEL}:owners"))
+    records = cast(dict[bytes, bytes], checker.redis.hgetall(f"windrow:{MODEL}:jobs"))
+    tokens = {id: record.rpartition(b"|")[2] for id, record in records.items()}
+    return {id: token for id, token in tokens.items() if token}
 
 
 def still_held(checker: Checker, held: dict[bytes, bytes]) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from scheduler.core.outcomes import Done
-from scheduler.queue import Ending, RedisQueue, result_key
+from scheduler.queue import Claimed, Ending, RedisQueue, result_key
 from scheduler.queue.connection import connect
 from windrow.bench.faults.checker import MODEL, Checker, Expected
 from windrow.bench.faults.report import Report
@@ -28,8 +28,8 @@ def race_finishers(folder: Path, check: Check, finishers: int, rounds: int) -> R
         for _ in range(rounds):
             check()
             (id,) = checker.submit(["a text"])
-            tokens = _claim_again_and_again(checker.queue, id, finishers - HOLDERS)
-            stored = _race(site.url, id, tokens + [tokens[-1]] * (HOLDERS - 1))
+            claims = _claim_again_and_again(checker.queue, id, finishers - HOLDERS)
+            stored = _race(site.url, claims + [claims[-1]] * (HOLDERS - 1))
             winners.append(sum(stored))
             strangers.append(sum(stored[: finishers - HOLDERS]))
             checker.expected[id] = Expected("succeeded", {"by": stored.index(True)} if any(stored) else None)
@@ -42,32 +42,32 @@ def race_finishers(folder: Path, check: Check, finishers: int, rounds: int) -> R
     return report
 
 
-def _claim_again_and_again(queue: RedisQueue, id: str, times: int) -> list[str]:
-    """Return the tokens of all claims of ``id``, each given back but the last, which is one more."""
-    tokens = []
+def _claim_again_and_again(queue: RedisQueue, id: str, times: int) -> list[Claimed]:
+    """Return all claims of ``id``, each given back but the last, which is one more."""
+    claims = []
     for left in range(times, -1, -1):
         (claimed,) = queue.claim(1, lease_s=LEASE_S).requests
         assert claimed.id == id
-        tokens.append(claimed.token)
+        claims.append(claimed)
         if left:
             queue.release({id: claimed.token})
-    return tokens
+    return claims
 
 
-def _race(url: str, id: str, tokens: list[str]) -> list[bool]:
-    """Finish ``id`` under every token at the same moment; who was stored, in the order of ``tokens``."""
-    stored: list[Any] = [None] * len(tokens)
-    line = threading.Barrier(len(tokens))
+def _race(url: str, claims: list[Claimed]) -> list[bool]:
+    """Finish one request under every claim at the same moment; who was stored, in the order of ``claims``."""
+    stored: list[Any] = [None] * len(claims)
+    line = threading.Barrier(len(claims))
 
     def finish(number: int) -> None:
         redis = connect(url)
         queue = RedisQueue(redis, MODEL)
         redis.ping()
         line.wait()
-        (stored[number],) = queue.finish([Ending(id, tokens[number], Done({"by": number}))])
+        (stored[number],) = queue.finish([Ending(claims[number], Done({"by": number}))])
         redis.close()
 
-    threads = [threading.Thread(target=finish, args=(number,)) for number in range(len(tokens))]
+    threads = [threading.Thread(target=finish, args=(number,)) for number in range(len(claims))]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -104,7 +104,7 @@ def share_with_newer(folder: Path, check: Check, foreign: int, requests: int) ->
     with Site(folder, check) as site, Checker(site.url) as checker:
         now_us = int(time.time() * 1e6)
         records = {
-            secrets.token_hex(8): f"2|x|{now_us}|anything that the next release keeps|".encode()
+            secrets.token_hex(8): f"3|x|{now_us}|anything that the next release keeps|".encode()
             + payload_of(MODEL, "a")
             for _ in range(foreign)
         }

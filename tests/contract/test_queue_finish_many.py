@@ -1,0 +1,175 @@
+"""The ends of a batch too large for one command: documents are written beside the script, with the same promises."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from scheduler.core.outcomes import Done
+from scheduler.queue import Claimed, Ending, RedisQueue, finished_channel, result_key
+from scheduler.queue.keys import read_announcement
+from scheduler.queue.redis_queue import FEW_ENDINGS
+from tests.support.queue_calls import MODEL, claim, finish, held, ids_of, status_of, submit
+
+COUNT = FEW_ENDINGS + 3
+IDS = [f"r{number:02}" for number in range(COUNT)]
+
+
+@pytest.fixture
+def requests(queue: RedisQueue) -> list[Claimed]:
+    """More than a few requests, all claimed."""
+    submit(queue, *IDS)
+    return claim(queue)
+
+
+def by_position(requests: list[Claimed]) -> list[Ending]:
+    return [Ending(one, Done({"at": number})) for number, one in enumerate(requests)]
+
+
+def heard(redis: Redis, *channels: str) -> Any:
+    """Subscribe; the messages that arrive are read by `messages`."""
+    inbox = redis.pubsub(ignore_subscribe_messages=True)
+    inbox.subscribe(*channels)
+    for _ in channels:
+        inbox.get_message(timeout=5)
+    return inbox
+
+
+def messages(inbox: Any, count: int) -> list[tuple[str, bytes]]:
+    found: list[tuple[str, bytes]] = []
+    while len(found) < count:
+        message = inbox.get_message(timeout=5)
+        assert message is not None, found
+        found.append((message["channel"].decode(), message["data"]))
+    assert inbox.get_message(timeout=0.05) is None
+    return found
+
+
+def left_over(redis: Redis) -> list[bytes]:
+    return [key for key in redis.scan_iter() if key.endswith(b":refused")]
+
+
+def test_each_has_its_own_answer_what_was_asked_and_a_time_to_live(redis: Redis) -> None:
+    queue = RedisQueue(redis, MODEL, result_ttl_s=100)
+    submit(queue, *IDS)
+    assert queue.finish(by_position(claim(queue))) == [True] * COUNT
+    for number, id in enumerate(IDS):
+        found = queue.lookup(id)
+        assert found is not None
+        assert (found.status, found.input, found.output) == ("succeeded", "hay", {"at": number})
+        assert 0 < redis.ttl(result_key(id)) <= 100
+    assert left_over(redis) == []
+    depth = queue.depth()
+    assert (depth.running, depth.payload_bytes, depth.counts["succeeded"]) == (0, 0, COUNT)
+
+
+def test_they_are_announced_together_and_to_whoever_listens_for_one(
+    queue: RedisQueue, redis: Redis, requests: list[Claimed]
+) -> None:
+    inbox = heard(redis, result_key(IDS[3]), finished_channel(MODEL))
+    finish(queue, requests)
+    (one, document), (all_, ids) = messages(inbox, 2)
+    assert (one, all_) == (result_key(IDS[3]), finished_channel(MODEL))
+    assert document == redis.get(result_key(IDS[3]))
+    assert json.loads(document)["status"] == "SUCCESS"
+    assert read_announcement(ids) == (IDS, None)
+
+
+def test_who_listens_to_a_pattern_hears_of_each(queue: RedisQueue, redis: Redis, requests: list[Claimed]) -> None:
+    inbox = redis.pubsub(ignore_subscribe_messages=True)
+    inbox.psubscribe(result_key("*"))
+    inbox.get_message(timeout=5)
+    queue.cancel(IDS[0])
+    finish(queue, requests)
+    assert [channel for channel, _ in messages(inbox, COUNT)] == [result_key(id) for id in IDS]
+
+
+def test_the_first_end_stays_where_one_of_them_comes_second(
+    queue: RedisQueue, redis: Redis, requests: list[Claimed]
+) -> None:
+    queue.cancel(IDS[2])
+    finish(queue, requests[5:6], Done("first"))
+    before = {id: (redis.get(result_key(id)), redis.ttl(result_key(id))) for id in (IDS[2], IDS[5])}
+    inbox = heard(redis, result_key(IDS[2]), finished_channel(MODEL))
+    assert queue.finish(by_position(requests)) == [number not in (2, 5) for number in range(COUNT)]
+    for id, (document, ttl_s) in before.items():
+        assert redis.get(result_key(id)) == document
+        assert 0 < redis.ttl(result_key(id)) <= ttl_s
+    ((_, ids),) = messages(inbox, 1)
+    assert read_announcement(ids)[0] == [id for id in IDS if id not in before]
+    assert left_over(redis) == []
+    assert queue.depth().counts["late"] == 2
+
+
+def test_what_was_given_back_meanwhile_gets_no_result(queue: RedisQueue, redis: Redis, requests: list[Claimed]) -> None:
+    queue.release(held(requests[1:2]))
+    (again,) = claim(queue)
+    never = Claimed("never", "", 1, 0.0, None, "acme:normal", b"{}")
+    endings = by_position([*requests, never])
+    assert queue.finish(endings) == [True, False] + [True] * (COUNT - 2) + [False]
+    assert status_of(queue, IDS[1]) == "processing"
+    assert not redis.exists(result_key(IDS[1]), result_key("never"))
+    assert finish(queue, [again]) == [True]
+
+
+def test_where_all_are_late_nothing_is_stored_or_announced(
+    queue: RedisQueue, redis: Redis, requests: list[Claimed]
+) -> None:
+    queue.release(held(requests))
+    inbox = heard(redis, finished_channel(MODEL))
+    assert finish(queue, requests) == [False] * COUNT
+    assert messages(inbox, 0) == []
+    assert not redis.exists(*map(result_key, IDS))
+    assert ids_of(claim(queue)) == IDS
+
+
+def test_all_but_one_late_is_announced_with_its_document(
+    queue: RedisQueue, redis: Redis, requests: list[Claimed]
+) -> None:
+    queue.release(held(requests[1:]))
+    inbox = heard(redis, finished_channel(MODEL))
+    finish(queue, requests)
+    ((_, message),) = messages(inbox, 1)
+    assert read_announcement(message) == ([IDS[0]], redis.get(result_key(IDS[0])))
+
+
+def test_the_same_request_twice_among_many_is_one_end(queue: RedisQueue, requests: list[Claimed]) -> None:
+    endings = [*by_position(requests), Ending(requests[0], Done("again"))]
+    assert queue.finish(endings) == [True] * COUNT + [False]
+    found = queue.lookup(IDS[0])
+    assert found is not None
+    assert found.output == {"at": 0}
+
+
+def test_an_id_that_comes_again_after_its_end_gets_the_new_result(queue: RedisQueue, requests: list[Claimed]) -> None:
+    finish(queue, requests, Done("old"))
+    submit(queue, *IDS)
+    finish(queue, claim(queue), Done("new"))
+    found = [queue.lookup(id) for id in IDS]
+    assert [one.output for one in found if one is not None] == ["new"] * COUNT
+
+
+def test_a_redis_that_forgot_the_scripts_stores_them_all_the_same(
+    queue: RedisQueue, redis: Redis, requests: list[Claimed]
+) -> None:
+    queue.cancel(IDS[0])
+    redis.script_flush()
+    assert finish(queue, requests) == [False] + [True] * (COUNT - 1)
+    assert [status_of(queue, id) for id in IDS] == ["canceled"] + ["succeeded"] * (COUNT - 1)
+
+
+def test_a_full_redis_still_takes_the_ends_of_many(real_redis: Redis) -> None:
+    queue = RedisQueue(real_redis, MODEL)
+    submit(queue, *IDS)
+    requests = claim(queue)
+    queue.cancel(IDS[4])
+    real_redis.config_set("maxmemory-policy", "noeviction")
+    real_redis.config_set("maxmemory", 1)
+    try:
+        assert finish(queue, requests) == [number != 4 for number in range(COUNT)]
+        assert [status_of(queue, id) for id in IDS] == ["canceled" if id == IDS[4] else "succeeded" for id in IDS]
+    finally:
+        real_redis.config_set("maxmemory", 0)
