@@ -71,10 +71,10 @@ class Recording:
     def passes(self) -> list[TimedPass]:
         """Each pass of the run once.
 
-        On another device than a CPU, one that was started while another ran lasts from the end of that one: they run in
-        turn.
+        On one device, a pass that was started while another ran lasts from the end of that one: on CUDA they run in turn,
+        and on a CPU only one core at most was free for it before.
         """
-        in_turn = self.devices == 1 and self.about.get("device", "cpu") != "cpu"
+        in_turn = self.devices == 1
         longest: dict[str, int] = {}
         by_id: dict[str, Recorded] = {}
         for one in self.requests:

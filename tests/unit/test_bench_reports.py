@@ -144,7 +144,7 @@ def test_the_tables_show_the_ratios_and_their_targets() -> None:
     show_http(console, summarise(rounds))
     show_figures(console, "Data plane", [{"name": "items", "value": 41234.5, "unit": "items/s", "digits": 0}])
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "0.900 (target 0.85)" in text
+    assert "0.900 (target 0.9)" in text
     assert "3.00 (target 2.0)" in text
     assert "api 1.25" in text
     assert "41,234" in text

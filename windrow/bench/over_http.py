@@ -24,7 +24,7 @@ from windrow.serve import Stack
 from windrow.supervise import Interrupts
 
 BOUND, WINDROW, CELERY = "engine alone", "Windrow over HTTP", "plain Celery"
-TARGET_TO_BOUND, TARGET_TO_CELERY = 0.85, 2.0
+TARGET_TO_BOUND, TARGET_TO_CELERY = 0.9, 2.0
 Say = Callable[[str], None]
 
 
