@@ -71,8 +71,8 @@ class Recording:
     def passes(self) -> list[TimedPass]:
         """Each pass of the run once.
 
-        On one device, a pass that was started while another ran lasts from the end of that one: on CUDA they run in turn,
-        and on a CPU only one core at most was free for it before.
+        On one device, a pass that was started while another ran lasts from the end of that one: on CUDA they run in
+        turn, and on a CPU few cores were free for it before.
         """
         in_turn = self.devices == 1
         longest: dict[str, int] = {}
