@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlunsplit
 
 FORMS = (
     "redis://[user:password@]host:6379/db, rediss:// for TLS, or "
@@ -21,6 +21,8 @@ SCHEMES = ("redis", "rediss", "redis+sentinel", "rediss+sentinel")
 TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 CERT_REQS = ("required", "optional", "none")
 SENTINEL_LOGIN = ("sentinel_username", "sentinel_password")
+#: Not `urllib.parse.urlsplit`: some releases of Python refuse a list of hosts with an IPv6 address in it.
+URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(?:#(.*))?", re.DOTALL)
 HOST = re.compile(r"\[([0-9A-Fa-f:.%]+)\](?::(\d{1,5}))?|([A-Za-z0-9._-]+)(?::(\d{1,5}))?")
 
 
@@ -49,10 +51,7 @@ class RedisUrl:
 
 def parse_redis_url(url: str) -> RedisUrl:
     """Read a URL. Raises `ValueError`, whose text says what is taken and repeats nothing of what came."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:  # its own text has the password
-        raise ValueError(f"is no URL; it takes {FORMS}") from None
+    parts = _split(url)
     if parts.scheme not in SCHEMES:
         raise ValueError(f"takes {FORMS}")
     if parts.fragment or "#" in url:
@@ -66,9 +65,18 @@ def parse_redis_url(url: str) -> RedisUrl:
 
 def without_password(url: str) -> str:
     """``url`` as it may be printed."""
-    parts = urlsplit(url)
+    parts = _split(url)
     _, at, host = parts.netloc.rpartition("@")
     return urlunsplit(parts._replace(netloc=f"***@{host}" if at else host, query=""))
+
+
+def _split(url: str) -> SplitResult:
+    """Its parts; without a scheme where it is no URL."""
+    match = URL.fullmatch(url)
+    if match is None:
+        return SplitResult("", "", url, "", "")
+    scheme, *rest = match.groups(default="")
+    return SplitResult(scheme.lower(), *rest)
 
 
 def _hosts(text: str, is_sentinel: bool) -> tuple[tuple[str, int], ...]:

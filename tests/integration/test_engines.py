@@ -42,6 +42,7 @@ from tests.support.tiny_models import (
     largest_error,
     save_model,
 )
+from worker.engines import runs
 from worker.engines.base import Engine, EngineInfo, PassRaised, Prepared
 from worker.engines.loading import batch_limits, load_engine
 from worker.engines.text import Reading, TextPreparer
@@ -301,7 +302,10 @@ def test_a_pass_that_starts_before_the_last_has_ended_changes_neither(tiny_model
     assert engine.busy_s > 0
 
 
-def test_what_a_piece_raises_is_told_when_the_pass_is_collected(tiny_models: TinyModels) -> None:
+def test_what_a_piece_raises_is_told_when_the_pass_is_collected(
+    tiny_models: TinyModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "cores", lambda: 2)
     engine = load_engine("tiny", settings(tiny_models.folder("bert", "embed"), strategy="packed"))
     run = engine._run_end_to_end
 

@@ -41,7 +41,7 @@ def test_tls_certificates_are_checked_unless_told_otherwise_and_celerys_spelling
     ("url", "takes"),
     [
         ("amqp://hush@rabbit", "rediss:// for TLS"),
-        ("redis:hush", "name:port|number of"),
+        ("redis:hush", "takes redis://"),
         ("redis://:hush#hush@host", "%23"),
         ("redis://:hu/sh@host:6379/0", "%2F"),
         ("redis://:hush?hush@host:6379/0", "%2F|unknown option"),
@@ -50,7 +50,7 @@ def test_tls_certificates_are_checked_unless_told_otherwise_and_celerys_spelling
         ("redis://:hush@host:6379/hush", "number of a database"),
         ("redis://:hush@a,b/0", "name:port"),
         ("redis://:hush@host?ssl_ca_certs=hush", "takes none"),
-        ("redis://:hush@[::1/0", "is no URL"),
+        ("redis://:hush@[::1/0", "has a host that cannot be read"),
         ("rediss://:hush@host?ssl_cert_reqs=hush", "required, optional, none"),
         ("rediss://:hush@host?ssl_check_hostname=hush", "true or false"),
         ("redis+sentinel://:hush@host:26379", "names no service"),
