@@ -176,9 +176,26 @@ def failed_midway(handler: Handler, body: dict[str, Any]) -> None:
     handler.data({"error": {"message": "out of cache"}})
 
 
+def parts(handler: Handler, body: dict[str, Any]) -> None:
+    handler.begin()
+    handler.data({"choices": [{"index": 0, "delta": {"content": [{"type": "text", "text": "begun"}]}}]})
+
+
+def half_a_token(handler: Handler, body: dict[str, Any]) -> None:
+    handler.begin()
+    handler.chunk("begun", "stop", usage={"prompt_tokens": 1, "completion_tokens": 1.5})
+
+
 @pytest.mark.parametrize(
     ("answer", "words"),
-    [(break_off, "broke off"), (no_json, "not JSON"), (no_chunk, "not OpenAI's"), (failed_midway, "out of cache")],
+    [
+        (parts, "delta.content takes a string"),
+        (half_a_token, "completion_tokens takes a whole number"),
+        (break_off, "broke off"),
+        (no_json, "not JSON"),
+        (no_chunk, "not OpenAI's"),
+        (failed_midway, "out of cache"),
+    ],
 )
 def test_an_answer_that_makes_no_sense_fails_alone(
     engine: UpstreamEngine, server: ScriptedServer, answer: Any, words: str

@@ -88,10 +88,47 @@ def test_log_probabilities_in_columns_become_entries() -> None:
     assert (second["logprob"], second["top_logprobs"]) == (-9999.0, [])
 
 
+def test_usage_that_is_not_told_is_estimated() -> None:
+    answer = Answer(read_call("hay", {}))
+    answer.take(chunk("dry") | {"usage": None})
+    answer.take(chunk(None, "stop") | {"usage": {"prompt_tokens": 5, "completion_tokens": None}})
+    nulls = {"prompt_tokens": None, "completion_tokens": None, "prompt_tokens_details": None}
+    answer.take({"choices": [], "usage": nulls})
+    usage = answer.output()["usage"]
+    assert usage == {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6, "cached_tokens": 0}
+
+
+def usage(**said: Any) -> dict[str, Any]:
+    return {"choices": [], "usage": said}
+
+
 @pytest.mark.parametrize(
-    "wrong",
-    [{"choices": 5}, {"choices": [5]}, chunk("x", index=3), {"choices": [{"delta": 5}]}, {"choices": [{"index": "a"}]}],
+    ("wrong", "named"),
+    [
+        ({"choices": 5}, "choices"),
+        ({"choices": [5]}, "choices"),
+        (chunk("x", index=3), "index takes a whole number from 0 to 0, not 3"),
+        (chunk("x", index=-1), "index takes a whole number from 0 to 0, not -1"),
+        ({"choices": [{"index": True, "text": "x"}]}, "index"),
+        ({"choices": [{"index": "a"}]}, "index"),
+        ({"choices": [{"delta": 5}]}, "delta"),
+        ({"choices": [{"delta": {"content": [{"type": "text", "text": "x"}]}}]}, "delta.content .*, not list"),
+        ({"choices": [{"text": 5}]}, "text takes a string or null, not 5"),
+        (chunk("x", 9), "finish_reason"),  # type: ignore[arg-type]
+        ({"choices": [{"text": "x", "logprobs": {"content": [5]}}]}, "logprobs.content"),
+        ({"choices": [{"text": "x", "logprobs": {"content": [{"token": 5}]}}]}, "token takes a string"),
+        ({"choices": [{"text": "x", "logprobs": {"content": [{"token": "x", "logprob": "y"}]}}]}, "logprob"),
+        ({"choices": [{"text": "x", "logprobs": {"content": [{"token": "x", "bytes": [256]}]}}]}, "bytes"),
+        ({"choices": [{"text": "x", "logprobs": {"tokens": ["x"]}}]}, "columns of the same length"),
+        ({"usage": "many"}, "usage takes an object or null, not str"),
+        (usage(completion_tokens=-3), "completion_tokens takes a whole number from 0 to 1000000000, not -3"),
+        (usage(completion_tokens=1.5), "not 1.5"),
+        (usage(prompt_tokens=1e30), "prompt_tokens"),
+        (usage(prompt_tokens="x"), "prompt_tokens .*, not str"),
+        (usage(prompt_tokens_details=5), "prompt_tokens_details"),
+        (usage(prompt_tokens_details={"cached_tokens": "z"}), "cached_tokens"),
+    ],
 )
-def test_what_is_no_chunk_is_a_value_error(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="not OpenAI's"):
-        Answer(read_call("hay", {})).take(wrong)
+def test_what_is_no_chunk_is_a_value_error_that_names_it(wrong: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=f"not OpenAI's: .*{named}"):
+        Answer(read_call("hay", {"logprobs": 1})).take(wrong)

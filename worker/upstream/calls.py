@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from scheduler.core.fairness import estimate_cost_tokens
 from scheduler.tasks.generate import TOKENS_PER_MESSAGE, GenerateCall, GenerateParameters, Prompt
+from worker.upstream.chunks import Json, News, Usage, read_choices, read_usage
 
-Json = dict[str, Any]
 #: Parameters that go on by their own name where they are not what they are by themselves. The last four are vLLM's,
 #: which llama.cpp knows in part; a server that knows one of them not refuses it or leaves it aside.
 PASSED_ON = (
@@ -76,7 +75,7 @@ class Answer:
 
     call: GenerateCall
     choices: list[_Choice] = field(default_factory=list)
-    usage: Json | None = None
+    usage: Usage = field(default_factory=Usage)
     #: Chunks with text, each of a token where the server does not say.
     chunks: int = 0
 
@@ -90,26 +89,20 @@ class Answer:
 
     def take(self, chunk: Json) -> list[Piece]:
         """Take up a chunk and return what it brought. Raises `ValueError` for one that is not OpenAI's."""
-        try:
-            if chunk.get("usage"):
-                self.usage = chunk["usage"]
-            return [piece for choice in chunk.get("choices") or () if (piece := self._take(choice)) is not None]
-        except (AttributeError, KeyError, TypeError, IndexError) as error:
-            raise ValueError(f"a chunk that is not OpenAI's ({type(error).__name__})") from error
+        self.usage = read_usage(chunk) or self.usage
+        has_logprobs = self.call.parameters.logprobs is not None
+        said = read_choices(chunk, len(self.choices), with_logprobs=has_logprobs)
+        return [piece for news in said if (piece := self._take(news)) is not None]
 
-    def _take(self, said: Json) -> Piece | None:
-        choice = self.choices[said.get("index", 0)]
-        if said.get("finish_reason"):
-            # Some servers name reasons of their own.
-            choice.finish_reason = "length" if said["finish_reason"] == "length" else "stop"
-        text = (said["delta"].get("content") if "delta" in said else said.get("text")) or ""
-        logprobs = _logprobs(said.get("logprobs")) if self.call.parameters.logprobs is not None else []
-        if not text and not logprobs:
+    def _take(self, news: News) -> Piece | None:
+        choice = self.choices[news.index]
+        choice.finish_reason = news.finish_reason or choice.finish_reason
+        if not news.text and not news.logprobs:
             return None
         self.chunks += 1
-        choice.texts.append(text)
-        choice.logprobs += logprobs
-        return Piece(said.get("index", 0), text, logprobs)
+        choice.texts.append(news.text)
+        choice.logprobs += news.logprobs
+        return Piece(news.index, news.text, news.logprobs)
 
     def output(self) -> Json:
         """The output of the task generate."""
@@ -121,30 +114,12 @@ class Answer:
         return output | ({"choices": made} if len(made) > 1 else {})
 
     def _usage(self) -> Json:
-        said = self.usage or {}
-        prompt = said.get("prompt_tokens", estimate_tokens(self.call.prompt))
-        completion = said.get("completion_tokens", self.chunks)
-        cached = (said.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+        said = self.usage
+        prompt = estimate_tokens(self.call.prompt) if said.prompt is None else said.prompt
+        completion = self.chunks if said.completion is None else said.completion
         return {
             "prompt_tokens": prompt,
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
-            "cached_tokens": cached,
+            "cached_tokens": said.cached or 0,
         }
-
-
-def _logprobs(said: Json | None) -> list[Json]:
-    """Log probabilities as chats have them; completions have them in columns."""
-    if not said:
-        return []
-    if "content" in said:
-        return list(said["content"] or ())
-    tops = said.get("top_logprobs") or [None] * len(said["tokens"])
-    return [
-        _entry(token, logprob) | {"top_logprobs": [_entry(other, value) for other, value in (top or {}).items()]}
-        for token, logprob, top in zip(said["tokens"], said["token_logprobs"], tops, strict=True)
-    ]
-
-
-def _entry(token: str, logprob: float | None) -> Json:
-    return {"token": token, "logprob": -9999.0 if logprob is None else logprob, "bytes": list(token.encode())}
