@@ -6,6 +6,7 @@ One hash a model, ``windrow:<model>:observed``: ``tokens:<kind>``, ``batches:<cl
 
 from __future__ import annotations
 
+import logging
 import threading
 from bisect import bisect_left, bisect_right
 from collections import Counter
@@ -14,9 +15,11 @@ from dataclasses import dataclass
 from typing import cast
 
 from redis import Redis
+from redis.exceptions import ResponseError
 
 from scheduler.queue.keys import queue_key
 
+log = logging.getLogger(__name__)
 #: Upper bounds of the buckets, in seconds; what is above the last counts in one more.
 TIME_BOUNDS_S = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
@@ -115,11 +118,19 @@ class Observations:
 
 
 def store_observations(redis: Redis, model: str, counts: Mapping[str, int]) -> None:
-    """Add to what is there, in one round trip."""
-    pipe = redis.pipeline(transaction=False)
+    """Add to what is there, all of it or nothing: where this raises, the caller may try all of it again.
+
+    What Redis would refuse each time, a sum beyond 64 bits say, is dropped with a warning. Where the connection is lost
+    behind a transaction that Redis had carried out, all of it is counted twice: the next one would have to carry a
+    number that Redis keeps for each process, and that is more than a rare second of metrics is worth.
+    """
+    pipe = redis.pipeline()
     for field, count in counts.items():
         pipe.hincrby(queue_key(model, "observed"), field, count)
-    pipe.execute()
+    # A command that fails inside a transaction does not undo the others, so it must not be raised as if it did.
+    for field, reply in zip(counts, pipe.execute(raise_on_error=False), strict=True):
+        if isinstance(reply, ResponseError):
+            log.warning("model %s: what was observed of %s is lost, Redis refuses it: %s", model, field, reply)
 
 
 def read_observations(redis: Redis, model: str) -> Observed:

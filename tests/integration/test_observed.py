@@ -6,6 +6,7 @@ import orjson
 import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 
 from scheduler.core.planning import BatchLimits
 from scheduler.queue import RedisQueue, Submission
@@ -51,3 +52,35 @@ def test_what_redis_did_not_take_is_stored_the_next_time(redis_client: Redis, mo
     lane.store_observations()
     lane.store_observations()
     assert read_observations(redis_client, "m").batches["idle"] == 1
+
+
+def test_what_redis_refuses_each_time_is_dropped_and_all_else_counted_once(
+    redis_client: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    lane = Lane(RedisQueue(redis_client, "m"), NamedEngine("m"), BatchLimits(4, 1000), 0.01, 60.0, "worker@test/0")
+    lane.observed.count_batch("idle")
+    lane.observed.count_tokens("completion", 1 << 64)  # more than Redis can add up
+    lane.observed.count_batch("wait")
+    for _ in range(3):
+        lane.store_observations()
+    observed = read_observations(redis_client, "m")
+    assert (observed.batches["idle"], observed.batches["wait"], observed.tokens["completion"]) == (1, 1, 0)
+    assert "tokens:completion is lost" in caplog.text
+    lane.observed.count_tokens("completion", 5)
+    lane.store_observations()
+    assert read_observations(redis_client, "m").tokens["completion"] == 5
+
+
+def test_of_what_was_refused_as_a_whole_nothing_is_counted(redis_client: Redis) -> None:
+    lane = Lane(RedisQueue(redis_client, "m"), NamedEngine("m"), BatchLimits(4, 1000), 0.01, 60.0, "worker@test/0")
+    lane.observed.count_batch("idle")
+    lane.observed.count_batch("wait")
+    redis_client.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(RedisError, match="used memory > 'maxmemory'"):
+            lane.store_observations()
+    finally:
+        redis_client.config_set("maxmemory", 0)
+    assert read_observations(redis_client, "m").batches["idle"] == 0
+    lane.store_observations()
+    assert read_observations(redis_client, "m").batches == {"size": 0, "tokens": 0, "wait": 1, "idle": 1}
