@@ -90,6 +90,62 @@ def test_words_come_as_the_server_says_them_and_the_output_at_last(
     assert (body["model"], body["temperature"], body["seed"]) == ("theirs", 0.5, 3)
 
 
+@pytest.mark.parametrize("text", ["a\u2028b", "a\u2029b", "a\x85b", "a\x0bb\x0cc\x1cd", "hay ☀"])
+def test_what_ends_lines_elsewhere_ends_none_in_an_event_stream(engine: UpstreamEngine, text: str) -> None:
+    add(engine, "a", text)
+    (outcome,) = [delta.outcome for delta in run(engine, "a")["a"] if delta.outcome is not None]
+    assert isinstance(outcome, Done), outcome
+    assert outcome.output["text"] == text
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
+def test_lines_end_as_the_standard_allows_however_their_bytes_come(
+    engine: UpstreamEngine, server: ScriptedServer, end: str
+) -> None:
+    def answer(handler: Handler, body: dict[str, Any]) -> None:
+        handler.begin()
+        lines = [": hay", "", "event: x", 'data:{"choices":[{"delta":{"content":"dry ☀"}}]}', ""]
+        lines += ['data: {"choices":[{"delta":{},"finish_reason":"stop"}]}', "", "data: [DONE]"]
+        for byte in end.join(lines).encode():
+            handler.wfile.write(bytes([byte]))
+            handler.wfile.flush()
+
+    server.next = [answer]
+    add(engine, "a")
+    outcome = run(engine, "a")["a"][-1].outcome
+    assert isinstance(outcome, Done), outcome
+    assert outcome.output["text"] == "dry ☀"
+
+
+def test_a_line_that_never_ends_fills_no_memory(
+    engine: UpstreamEngine, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sending, "MOST_LINE_BYTES", 1 << 20)
+
+    def endless(handler: Handler, body: dict[str, Any]) -> None:
+        handler.begin()
+        while True:
+            handler.wfile.write(b"x" * 65_536)
+
+    server.next = [endless]
+    error = failure(engine)
+    assert isinstance(error, UpstreamFailed)
+    assert "a line of more than 1048576 bytes" in error.detail
+
+
+def test_an_answer_that_cannot_be_unpacked_is_the_servers_failure(
+    engine: UpstreamEngine, server: ScriptedServer
+) -> None:
+    def packed(handler: Handler, body: dict[str, Any]) -> None:
+        handler.begin(Content_Encoding="gzip")
+        handler.chunk("begun", "stop")
+
+    server.next = [packed]
+    error = failure(engine)
+    assert isinstance(error, UpstreamFailed)
+    assert "sent what cannot be decoded" in error.detail
+
+
 def test_many_run_side_by_side_and_each_gets_its_own(engine: UpstreamEngine) -> None:
     ids = [f"id{number}" for number in range(40)]
     for id in ids:

@@ -33,16 +33,17 @@ class Handler(BaseHTTPRequestHandler):
     def say(self, status: int, value: dict[str, Any], **headers: str) -> None:
         """An answer in one piece."""
         data = json.dumps(value).encode()
-        self.send_response(status)
-        for name, text in ({"Content-Length": str(len(data)), "Content-Type": "application/json"} | headers).items():
-            self.send_header(name.replace("_", "-"), text)
-        self.end_headers()
+        self._head(status, {"Content-Length": str(len(data)), "Content-Type": "application/json"} | headers)
         self.wfile.write(data)
 
-    def begin(self) -> None:
+    def begin(self, **headers: str) -> None:
         """The head of a stream."""
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
+        self._head(200, {"Content-Type": "text/event-stream"} | headers)
+
+    def _head(self, status: int, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, text in headers.items():
+            self.send_header(name.replace("_", "-"), text)
         self.end_headers()
 
     def chunk(self, text: str | None, finish_reason: str | None = None, **more: Any) -> None:
@@ -53,7 +54,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def data(self, value: dict[str, Any] | str) -> None:
         """One line of it."""
-        text = value if isinstance(value, str) else json.dumps(value)
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         self.wfile.write(f"data: {text}\n\n".encode())
 
     def log_message(self, *_: object) -> None:

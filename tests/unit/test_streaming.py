@@ -93,6 +93,12 @@ def test_lines_may_end_as_the_standard_allows_and_data_may_have_several() -> Non
     assert (event.type, event.text, event.id) == ("output", "a", None)
 
 
+def test_what_ends_lines_elsewhere_ends_none_in_an_event_stream() -> None:
+    text = "a\u2028b\u2029c\x85d\x0be"
+    (event,) = EventParser().feed(f'event: output\ndata: {{"text":"{text}"}}\n\n'.replace("\x0b", "\\u000b").encode())
+    assert event.text == text
+
+
 def test_what_is_not_json_is_no_stream_of_ours() -> None:
     with pytest.raises(RequestRefused):
         EventParser().feed(b"data: [DONE]\n\n")

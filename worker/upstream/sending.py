@@ -23,6 +23,9 @@ GIVE_UP_S = 120.0
 #: Of what the server said of an error, so many characters are told on.
 TOLD_CHARACTERS = 500
 
+#: A server that never ends a line must not fill the worker's memory; the longest chunks are some kilobytes.
+MOST_LINE_BYTES = 16 << 20
+
 Json = dict[str, Any]
 
 
@@ -53,6 +56,8 @@ async def stream_chunks(
                     has_begun = True
                     yield chunk
             return
+        except httpx.DecodingError as error:  # it is answered, and would be like this again
+            raise UpstreamFailed(f"the server behind this model sent what cannot be decoded: {error}") from None
         except (Passing, httpx.TransportError) as error:
             said = str(error) if isinstance(error, Passing) else f"{type(error).__name__}"
             if has_begun:  # it may have been read already, and would come twice
@@ -73,11 +78,11 @@ async def _chunks(client: httpx.AsyncClient, path: str, body: Json) -> AsyncGene
     async with client.stream("POST", path.lstrip("/"), json=body, headers=headers) as response:
         if response.status_code != 200:
             raise _error(response, await response.aread())
-        async for line in response.aiter_lines():
-            if not line.startswith("data:"):
+        async for line in _lines(response):
+            if not line.startswith(b"data:"):
                 continue
-            data = line.removeprefix("data:").strip()
-            if data == "[DONE]":
+            data = line.removeprefix(b"data:").strip()
+            if data == b"[DONE]":
                 return
             chunk = _read(data)
             if chunk.get("error"):
@@ -85,7 +90,22 @@ async def _chunks(client: httpx.AsyncClient, path: str, body: Json) -> AsyncGene
             yield chunk
 
 
-def _read(data: str) -> Json:
+async def _lines(response: httpx.Response) -> AsyncGenerator[bytes, None]:
+    """Lines as the HTML standard has them in event streams: CR, LF or both end one, and nothing that Unicode adds."""
+    rest = bytearray()
+    async for piece in response.aiter_bytes():
+        rest += piece
+        if b"\n" in piece or b"\r" in piece:
+            lines = rest.splitlines(keepends=True)
+            rest = bytearray() if lines[-1].endswith((b"\n", b"\r")) else lines.pop()
+            for line in lines:
+                yield bytes(line)
+        if len(rest) > MOST_LINE_BYTES:
+            raise UpstreamFailed(f"the server behind this model sent a line of more than {MOST_LINE_BYTES} bytes")
+    yield bytes(rest)
+
+
+def _read(data: bytes) -> Json:
     try:
         chunk = orjson.loads(data)
     except orjson.JSONDecodeError:
