@@ -189,18 +189,27 @@ def test_what_is_refused_for_now_is_sent_again_and_less_is_sent(engine: Upstream
 @pytest.mark.parametrize(
     ("status", "said", "kind", "words"),
     [
-        (400, {"error": {"message": "top_k is unknown"}}, InvalidInput, "refused it: top_k is unknown"),
+        (400, {"error": {"message": "top_k is unknown"}}, InvalidInput, "refused it with status 400: top_k is unknown"),
+        (418, "", InvalidInput, "refused it with status 418: no reason given"),
         (400, {"error": "This model's maximum context length is 10"}, InputTooLong, "maximum context length is 10"),
+        (400, {"error": {"message": "no room", "code": "context_length_exceeded"}}, InputTooLong, "400: no room"),
+        (400, {"error": {"message": "no room", "type": "exceed_context_size_error"}}, InputTooLong, "400: no room"),
+        (413, {"code": "context_length_exceeded", "error": "no room"}, InputTooLong, "413: no room"),
+        (400, {"error": {"message": "no", "code": ["context_length_exceeded"]}}, InvalidInput, "400: no"),
         (401, {"detail": "no such key"}, ModelUnusable, "status 401: no such key"),
         (404, {"error": {"message": "no such model"}}, ModelUnusable, "status 404: no such model"),
+        (405, {"detail": "Method Not Allowed"}, ModelUnusable, "status 405: Method Not Allowed"),
+        (204, {}, UpstreamFailed, "failed with status 204"),
+        (304, {}, UpstreamFailed, "failed with status 304"),
         (500, {}, UpstreamFailed, "failed with status 500"),
+        (500, {"error": "a cache for the context length 9 has no memory"}, UpstreamFailed, "failed with status 500"),
     ],
 )
 def test_what_the_server_refuses_for_good_fails_with_its_words(
     engine: UpstreamEngine,
     server: ScriptedServer,
     status: int,
-    said: dict[str, Any],
+    said: dict[str, Any] | str,
     kind: type[WindrowError],
     words: str,
 ) -> None:
@@ -209,6 +218,38 @@ def test_what_the_server_refuses_for_good_fails_with_its_words(
     assert type(error) is kind
     assert words in error.detail
     assert len(server.calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("to", "told"),
+    [
+        (
+            "https://user:secret@elsewhere.example:444/v1/chat?key=secret",
+            "redirects to https://elsewhere.example:444 (",
+        ),
+        ("/login", "redirects to http://127.0.0.1:"),
+    ],
+)
+def test_a_url_that_leads_elsewhere_is_nothing_to_blame_a_request_for(
+    engine: UpstreamEngine, server: ScriptedServer, to: str, told: str
+) -> None:
+    server.next = [lambda handler, body: handler.say(302, {}, Location=to)]
+    error = failure(engine)
+    assert isinstance(error, UpstreamFailed)
+    assert told in error.detail
+    assert "(status 302); the model's url has to name the server itself" in error.detail
+    assert "secret" not in error.detail
+
+
+def test_a_prompt_that_a_stream_calls_too_long_is_too_long(engine: UpstreamEngine, server: ScriptedServer) -> None:
+    def refuse(handler: Handler, body: dict[str, Any]) -> None:
+        handler.begin()
+        handler.data({"error": {"message": "no room", "code": "context_length_exceeded"}})
+
+    server.next = [refuse]
+    error = failure(engine)
+    assert isinstance(error, InputTooLong)
+    assert "no room" in error.detail
 
 
 def break_off(handler: Handler, body: dict[str, Any]) -> None:

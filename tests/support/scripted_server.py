@@ -30,9 +30,9 @@ class Handler(BaseHTTPRequestHandler):
             answer = script.next.pop(0) if script.next else script.answer
         answer(self, body)
 
-    def say(self, status: int, value: dict[str, Any], **headers: str) -> None:
+    def say(self, status: int, value: dict[str, Any] | str, **headers: str) -> None:
         """An answer in one piece."""
-        data = json.dumps(value).encode()
+        data = (value if isinstance(value, str) else json.dumps(value)).encode()
         self._head(status, {"Content-Length": str(len(data)), "Content-Type": "application/json"} | headers)
         self.wfile.write(data)
 

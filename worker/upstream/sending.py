@@ -23,6 +23,10 @@ GIVE_UP_S = 120.0
 #: Of what the server said of an error, so many characters are told on.
 TOLD_CHARACTERS = 500
 
+#: Statuses that no request is to blame for: the key is wrong, or the model's name, or the path in ``url``.
+UNUSABLE = frozenset({401, 403, 404, 405})
+#: How OpenAI and llama.cpp name a prompt that is too long; others only say so. A tuple, for a name may be anything.
+TOO_LONG = ("context_length_exceeded", "exceed_context_size_error")
 #: A server that never ends a line must not fill the worker's memory; the longest chunks are some kilobytes.
 MOST_LINE_BYTES = 16 << 20
 
@@ -86,7 +90,7 @@ async def _chunks(client: httpx.AsyncClient, path: str, body: Json) -> AsyncGene
                 return
             chunk = _read(data)
             if chunk.get("error"):
-                raise UpstreamFailed(f"the server behind this model failed: {_message(chunk)}")
+                raise _told_error(chunk)
             yield chunk
 
 
@@ -117,18 +121,38 @@ def _read(data: bytes) -> Json:
 
 def _error(response: httpx.Response, content: bytes) -> Passing | WindrowError:
     try:
-        said = _message(orjson.loads(content))
+        said = orjson.loads(content)
     except orjson.JSONDecodeError:
-        said = content.decode(errors="replace")[:TOLD_CHARACTERS]
-    status = response.status_code
+        said = content.decode(errors="replace")
+    status, words = response.status_code, _message(said)
     if status in PASSING:
-        return Passing(f"status {status}: {said}", retry_after_s(response.headers.get("Retry-After")))
-    if status in (401, 403, 404):
-        return ModelUnusable(f"the server behind this model refused us with status {status}: {said}")
-    if status < 500:
-        kind = InputTooLong if "context length" in said or "context_length" in said else InvalidInput
-        return kind(f"the server behind this model refused it: {said}")
-    return UpstreamFailed(f"the server behind this model failed with status {status}: {said}")
+        return Passing(f"status {status}: {words}", retry_after_s(response.headers.get("Retry-After")))
+    if status in UNUSABLE:
+        return ModelUnusable(f"the server behind this model refused us with status {status}: {words}")
+    if response.next_request is not None:
+        to = response.next_request.url
+        return UpstreamFailed(
+            f"the server behind this model redirects to {to.scheme}://{to.netloc.decode()} (status {status}); "
+            "the model's url has to name the server itself"
+        )
+    if 400 <= status < 500:
+        kind = InputTooLong if _is_too_long(said) or "context length" in words else InvalidInput
+        return kind(f"the server behind this model refused it with status {status}: {words}")
+    return UpstreamFailed(f"the server behind this model failed with status {status}: {words}")
+
+
+def _told_error(chunk: Json) -> WindrowError:
+    """What a chunk tells in place of an answer."""
+    if _is_too_long(chunk):
+        return InputTooLong(f"the server behind this model refused it: {_message(chunk)}")
+    return UpstreamFailed(f"the server behind this model failed: {_message(chunk)}")
+
+
+def _is_too_long(said: Any) -> bool:
+    """Whether an error names itself as that of a prompt with no room in the model's context."""
+    error = said.get("error") if isinstance(said, dict) else None
+    named = [part.get(name) for part in (said, error) if isinstance(part, dict) for name in ("code", "type")]
+    return any(name in TOO_LONG for name in named)
 
 
 def _message(said: Any) -> str:
@@ -136,7 +160,7 @@ def _message(said: Any) -> str:
     error = said.get("error", said) if isinstance(said, dict) else said
     if isinstance(error, dict):
         error = error.get("message") or error.get("detail") or error
-    return str(error)[:TOLD_CHARACTERS]
+    return str(error)[:TOLD_CHARACTERS] or "no reason given"
 
 
 def retry_after_s(header: str | None) -> float | None:
