@@ -78,7 +78,8 @@ def test_words_come_as_the_server_says_them_and_the_output_at_last(
 ) -> None:
     add(engine, "a", temperature=0.5, seed=3)
     *words, last = run(engine, "a")["a"]
-    assert [(delta.text, delta.first) for delta in words] == [("dry", True), (" hay", False)]
+    assert [(delta.text, delta.tokens, delta.first) for delta in words] == [("dry", 1, True), (" hay", 0, False)]
+    assert (last.tokens, last.first) == (1, False)
     assert isinstance(last.outcome, Done)
     assert last.outcome.output == {
         "text": "dry hay",
@@ -303,6 +304,28 @@ def test_an_answer_that_makes_no_sense_fails_alone(
     assert words in error.detail
     add(engine, "b")
     assert isinstance(run(engine, "b")["b"][-1].outcome, Done)
+
+
+def test_an_answer_without_text_has_its_tokens(engine: UpstreamEngine, server: ScriptedServer) -> None:
+    def silent(handler: Handler, body: dict[str, Any]) -> None:
+        handler.begin()
+        handler.chunk(None, "stop", usage={"prompt_tokens": 1, "completion_tokens": 1})
+
+    server.next = [silent]
+    add(engine, "a")
+    (end,) = run(engine, "a")["a"]
+    assert (end.text, end.tokens, end.first) == ("", 1, True)
+    assert isinstance(end.outcome, Done)
+
+
+def test_a_server_that_can_count_along_is_asked_to() -> None:
+    with ScriptedServer() as server:
+        server.models = [{"id": "theirs", "owned_by": "vllm"}]
+        engine = new_engine(server)
+        until("its models were listed", lambda: engine._counts_along)
+        add(engine, "a")
+        assert isinstance(run(engine, "a")["a"][-1].outcome, Done)
+        assert server.calls[0][1]["stream_options"] == {"include_usage": True, "continuous_usage_stats": True}
 
 
 def test_a_cancel_hangs_up_and_nothing_more_comes(engine: UpstreamEngine, server: ScriptedServer) -> None:

@@ -20,7 +20,7 @@ class Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_GET(self) -> None:
-        self.say(self.server.script.health, {"object": "list", "data": []})
+        self.say(self.server.script.health, {"object": "list", "data": self.server.script.models})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -84,6 +84,8 @@ class ScriptedServer:
         self.next: list[Answer] = []
         self.answer: Answer = say_back
         self.health = 200
+        #: What ``GET /models`` lists.
+        self.models: list[dict[str, Any]] = []
         self._server: _Server | None = None
         self.port = 0
 

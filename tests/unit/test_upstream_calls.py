@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from scheduler.tasks.generate import read_call
-from worker.upstream.calls import Answer, body_of, path_of
+from worker.upstream.calls import Answer, body_of, can_count_along, path_of
 
 CHAT = {"messages": [{"role": "user", "content": "hay?"}]}
 
@@ -27,6 +27,29 @@ def test_every_call_is_a_stream_with_usage_greedy_where_nothing_is_said() -> Non
         "model": "m", "prompt": "hay", "stream": True, "stream_options": {"include_usage": True}, "temperature": 0.0,
         "max_tokens": 256,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("models", "can"),
+    [
+        ({"data": [{"id": "m", "owned_by": "vllm"}]}, True),
+        ({"data": [{"id": "a"}, {"id": "m", "owned_by": "sglang"}]}, True),
+        ({"data": [{"id": "m", "owned_by": "openai"}]}, False),
+        ({"data": [5, {"owned_by": ["vllm"]}]}, False),
+        ({"data": 5}, False),
+        ("<html>", False),
+        (None, False),
+    ],
+)
+def test_a_server_that_counts_along_is_known_by_its_list_of_models(models: object, can: bool) -> None:
+    assert can_count_along(models) is can
+
+
+def test_a_server_that_can_count_along_is_asked_to_for_one_choice() -> None:
+    asked = body_of(read_call("hay", {}), "m", counts_along=True)
+    assert asked["stream_options"] == {"include_usage": True, "continuous_usage_stats": True}
+    asked = body_of(read_call("hay", {"n": 2}), "m", counts_along=True)
+    assert asked["stream_options"] == {"include_usage": True}
 
 
 def test_what_was_asked_of_the_sampling_is_handed_on_and_nothing_else() -> None:
@@ -51,14 +74,18 @@ def chunk(text: str | None = None, finish_reason: str | None = None, index: int 
     return {"choices": [{"index": index, "delta": {"content": text}, "finish_reason": finish_reason} | more]}
 
 
+def usage(**said: Any) -> dict[str, Any]:
+    return {"choices": [], "usage": said}
+
+
 def test_chunks_of_a_chat_become_an_output() -> None:
     answer = Answer(read_call(CHAT, {}))
     pieces = [
         piece for one in (chunk(""), chunk("dry"), chunk(" hay"), chunk(None, "stop")) for piece in answer.take(one)
     ]
     assert [piece.text for piece in pieces] == ["dry", " hay"]
-    usage = {"prompt_tokens": 7, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4}}
-    assert answer.take({"choices": [], "usage": usage}) == []
+    told = usage(prompt_tokens=7, completion_tokens=2, prompt_tokens_details={"cached_tokens": 4})
+    assert answer.take(told) == []
     assert answer.is_whole
     assert answer.output() == {
         "text": "dry hay",
@@ -92,14 +119,50 @@ def test_usage_that_is_not_told_is_estimated() -> None:
     answer = Answer(read_call("hay", {}))
     answer.take(chunk("dry") | {"usage": None})
     answer.take(chunk(None, "stop") | {"usage": {"prompt_tokens": 5, "completion_tokens": None}})
-    nulls = {"prompt_tokens": None, "completion_tokens": None, "prompt_tokens_details": None}
-    answer.take({"choices": [], "usage": nulls})
-    usage = answer.output()["usage"]
-    assert usage == {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6, "cached_tokens": 0}
+    answer.take(usage(prompt_tokens=None, completion_tokens=None, prompt_tokens_details=None))
+    counted = {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6, "cached_tokens": 0}
+    assert answer.output()["usage"] == counted
 
 
-def usage(**said: Any) -> dict[str, Any]:
-    return {"choices": [], "usage": said}
+def tokens(answer: Answer, *chunks: dict[str, Any]) -> list[int]:
+    return [piece.tokens for one in chunks for piece in answer.take(one)]
+
+
+def test_tokens_that_nobody_counts_are_known_at_the_end() -> None:
+    answer = Answer(read_call("hay", {}))
+    assert tokens(answer, chunk("dry"), chunk(" hay"), chunk(".", "stop")) == [1, 0, 0]
+    assert answer.untold_tokens() == [2]  # one a chunk
+    answer.take(usage(completion_tokens=30))
+    assert answer.untold_tokens() == [29]
+
+
+def test_a_server_that_counts_along_is_told_on_as_it_counts() -> None:
+    answer = Answer(read_call("hay", {}))
+    counted = [chunk("a") | {"usage": {"completion_tokens": so_far}} for so_far in (3, 3, 7)]
+    assert tokens(answer, *counted, chunk(None, "stop") | {"usage": {"completion_tokens": 8}}) == [3, 0, 4]
+    assert answer.untold_tokens() == [1]
+
+
+def test_a_count_that_falls_back_takes_no_tokens_away() -> None:
+    answer = Answer(read_call("hay", {}))
+    counted = [chunk("a") | {"usage": {"completion_tokens": so_far}} for so_far in (0, 5, 2)]
+    assert tokens(answer, *counted) == [1, 4, 0]
+    assert answer.untold_tokens() == [0]
+
+
+def test_log_probabilities_are_of_one_token_each() -> None:
+    answer = Answer(read_call("hay", {"logprobs": 0}))
+    columns = {"tokens": ["a", "b", "c"], "token_logprobs": [-1.0, -1.0, -1.0]}
+    assert tokens(answer, chunk("abc", logprobs=columns), chunk("abc", "stop", logprobs=columns)) == [3, 3]
+    assert answer.untold_tokens() == [0]
+    assert answer.output()["usage"]["completion_tokens"] == 6
+
+
+def test_tokens_of_several_choices_are_shared_out_by_their_chunks() -> None:
+    answer = Answer(read_call("hay", {"n": 3}))
+    chunks = [chunk("a", index=index) for index in (0, 1, 1, 1)]
+    assert tokens(answer, *chunks, usage(completion_tokens=11)) == [1, 1, 0, 0]
+    assert answer.untold_tokens() == [3, 6, 0]
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ class Delta:
     #: New text that may be shown: not half a character, nor what may be the start of a stop string. Of requests that
     #: are not streamed it comes with the outcome only.
     text: str
-    #: New tokens.
+    #: New tokens, as far as it is known; those that were not come with a later one, at the latest with the outcome.
     tokens: int
     #: Of the new tokens, as OpenAI's ``logprobs.content``; None where they were not asked for.
     logprobs: list[dict[str, Any]] | None

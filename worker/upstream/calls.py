@@ -14,6 +14,9 @@ PASSED_ON = (
     "max_tokens", "top_p", "presence_penalty", "frequency_penalty", "seed", "n",
     "min_tokens", "ignore_eos", "top_k", "repetition_penalty",
 )  # fmt: skip
+#: Servers that tell usage with every chunk where they are asked to, by the name in their lists of models. Others may
+#: refuse a call that asks for it.
+COUNT_ALONG = ("vllm", "sglang")
 
 
 def path_of(call: GenerateCall) -> str:
@@ -21,10 +24,21 @@ def path_of(call: GenerateCall) -> str:
     return "/completions" if call.prompt.messages is None else "/chat/completions"
 
 
-def body_of(call: GenerateCall, model: str) -> Json:
-    """The body of the streamed call."""
+def can_count_along(models: object) -> bool:
+    """Whether the server with this list of models can be asked for usage with every chunk."""
+    listed = models.get("data") if isinstance(models, dict) else None
+    return isinstance(listed, list) and any(
+        isinstance(model, dict) and model.get("owned_by") in COUNT_ALONG for model in listed
+    )
+
+
+def body_of(call: GenerateCall, model: str, *, counts_along: bool = False) -> Json:
+    """The body of the streamed call; with ``counts_along``, to a server that can tell usage with every chunk."""
     parameters, prompt = call.parameters, call.prompt
-    body: Json = {"model": model, "stream": True, "stream_options": {"include_usage": True}}
+    options = {"include_usage": True}
+    if counts_along and parameters.n == 1:  # of several choices, it is not said whose tokens they are
+        options["continuous_usage_stats"] = True
+    body: Json = {"model": model, "stream": True, "stream_options": options}
     body["temperature"] = parameters.temperature
     if prompt.messages is not None:
         body["messages"] = [message.model_dump() for message in prompt.messages]
@@ -59,6 +73,8 @@ class Piece:
 
     index: int
     text: str
+    #: New ones that are known of.
+    tokens: int
     logprobs: list[Json]
 
 
@@ -67,6 +83,13 @@ class _Choice:
     texts: list[str] = field(default_factory=list)
     logprobs: list[Json] = field(default_factory=list)
     finish_reason: str | None = None
+    #: Tokens that its pieces told of.
+    told_tokens: int = 0
+
+    @property
+    def most_tokens(self) -> int:
+        """Those that are known of, or one a chunk."""
+        return max(self.told_tokens, len(self.texts))
 
 
 @dataclass(slots=True)
@@ -76,8 +99,6 @@ class Answer:
     call: GenerateCall
     choices: list[_Choice] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
-    #: Chunks with text, each of a token where the server does not say.
-    chunks: int = 0
 
     def __post_init__(self) -> None:
         self.choices = [_Choice() for _ in range(self.call.parameters.n)]
@@ -89,20 +110,32 @@ class Answer:
 
     def take(self, chunk: Json) -> list[Piece]:
         """Take up a chunk and return what it brought. Raises `ValueError` for one that is not OpenAI's."""
-        self.usage = read_usage(chunk) or self.usage
+        usage = read_usage(chunk)
+        self.usage = usage or self.usage
+        so_far = usage.completion if usage is not None and len(self.choices) == 1 else None
         has_logprobs = self.call.parameters.logprobs is not None
         said = read_choices(chunk, len(self.choices), with_logprobs=has_logprobs)
-        return [piece for news in said if (piece := self._take(news)) is not None]
+        return [piece for news in said if (piece := self._take(news, so_far)) is not None]
 
-    def _take(self, news: News) -> Piece | None:
+    def _take(self, news: News, so_far: int | None) -> Piece | None:
         choice = self.choices[news.index]
         choice.finish_reason = news.finish_reason or choice.finish_reason
         if not news.text and not news.logprobs:
             return None
-        self.chunks += 1
+        # A chunk may be of many tokens: where the server does not count along, the first is known to have brought one.
+        known = len(news.logprobs) if so_far is None else so_far - choice.told_tokens
+        tokens = max(known, 0 if choice.told_tokens else 1)
+        choice.told_tokens += tokens
         choice.texts.append(news.text)
         choice.logprobs += news.logprobs
-        return Piece(news.index, news.text, news.logprobs)
+        return Piece(news.index, news.text, tokens, news.logprobs)
+
+    def untold_tokens(self) -> list[int]:
+        """Tokens of the whole answer that no piece told of, by choice: whose they are is guessed by chunks."""
+        rest = max(0, self._completion_tokens - sum(choice.told_tokens for choice in self.choices))
+        chunks = [len(choice.texts) for choice in self.choices]
+        shares = [rest * count // max(1, sum(chunks)) for count in chunks]
+        return [shares[0] + rest - sum(shares), *shares[1:]]
 
     def output(self) -> Json:
         """The output of the task generate."""
@@ -113,10 +146,14 @@ class Answer:
         output = {name: value for name, value in made[0].items() if name != "index"} | {"usage": self._usage()}
         return output | ({"choices": made} if len(made) > 1 else {})
 
+    @property
+    def _completion_tokens(self) -> int:
+        said = self.usage.completion
+        return sum(choice.most_tokens for choice in self.choices) if said is None else said
+
     def _usage(self) -> Json:
-        said = self.usage
+        said, completion = self.usage, self._completion_tokens
         prompt = estimate_tokens(self.call.prompt) if said.prompt is None else said.prompt
-        completion = self.chunks if said.completion is None else said.completion
         return {
             "prompt_tokens": prompt,
             "completion_tokens": completion,

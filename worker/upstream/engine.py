@@ -24,8 +24,8 @@ from scheduler.settings import ModelSettings
 from scheduler.tasks.generate import GenerateCall, read_prompt
 from scheduler.tasks.upstream import UPSTREAM
 from worker.engines.base import Delta, EngineInfo, Prepared
-from worker.upstream.calls import Answer, Piece, body_of, estimate_tokens, path_of
-from worker.upstream.sending import CONNECT_S, SILENCE_S, stream_chunks
+from worker.upstream.calls import Answer, Piece, body_of, can_count_along, estimate_tokens, path_of
+from worker.upstream.sending import CONNECT_S, SILENCE_S, read_json, stream_chunks
 
 log = logging.getLogger(__name__)
 #: How often the server is asked whether it is there: while it is, and while it is not. In seconds.
@@ -68,6 +68,7 @@ class UpstreamEngine:
         #: Guards the two above; told of what has come.
         self._news = threading.Condition()
         self._is_there = True
+        self._counts_along = False
         #: Seconds in which the server had something of ours, up to this moment; None where it has nothing now.
         self.busy_s = 0.0
         self._busy_until_s: float | None = None
@@ -138,9 +139,10 @@ class UpstreamEngine:
     async def _answer(self, id: str, running: _Running, call: GenerateCall) -> None:
         answer = Answer(call)
         outcome: Outcome
+        untold = [0]
         try:
             chunks = stream_chunks(
-                self._client, path_of(call), body_of(call, self._model),
+                self._client, path_of(call), body_of(call, self._model, counts_along=self._counts_along),
                 lambda: self._sent(running), lambda: self._refused(running),
             )  # fmt: skip
             async with aclosing(chunks):
@@ -148,7 +150,7 @@ class UpstreamEngine:
                     self._take(id, running, answer.take(chunk))
             if not answer.is_whole:
                 raise UpstreamFailed("the server behind this model broke off its answer")
-            outcome = Done(answer.output())
+            outcome, untold = Done(answer.output()), answer.untold_tokens()
         except WindrowError as error:
             outcome = Failed(error)
         except ValueError as error:
@@ -158,7 +160,11 @@ class UpstreamEngine:
             outcome = Failed(ModelFailed(f"reading the answer raised {type(error).__name__}"))
         with self._news:
             if self._leave(id) is not None:
-                self._tell(Delta(id, 0, "", 0, None, outcome, False))
+                for index, tokens in enumerate(untold[1:], 1):
+                    self._tell(Delta(id, index, "", tokens, None, None, False))
+                # An answer may have tokens and no text: its end is the first that is seen of it.
+                is_first = not running.has_begun and untold[0] > 0
+                self._tell(Delta(id, 0, "", untold[0], None, outcome, is_first))
 
     def _sent(self, running: _Running) -> None:
         running.sent_s = time.monotonic()
@@ -178,7 +184,7 @@ class UpstreamEngine:
                     self._concurrency = self._concurrency.answered(
                         now_s - running.sent_s, running.prompt_tokens, len(self._running), now_s
                     )
-                self._tell(Delta(id, piece.index, piece.text, 1, piece.logprobs or None, None, is_first))
+                self._tell(Delta(id, piece.index, piece.text, piece.tokens, piece.logprobs or None, None, is_first))
 
     def _tell(self, delta: Delta) -> None:
         self._deltas.append(delta)
@@ -215,5 +221,6 @@ class UpstreamEngine:
             response = await self._client.get("models", timeout=CONNECT_S)
         except httpx.HTTPError as error:
             return f"the server is away: {type(error).__name__}"
+        self._counts_along = can_count_along(read_json(response.content))
         # A 500 comes from the server itself, which may have no list of models and answer all the same.
         return f"the server is away: status {response.status_code}" if response.status_code in PASSING else None

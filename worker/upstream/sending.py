@@ -120,10 +120,7 @@ def _read(data: bytes) -> Json:
 
 
 def _error(response: httpx.Response, content: bytes) -> Passing | WindrowError:
-    try:
-        said = orjson.loads(content)
-    except orjson.JSONDecodeError:
-        said = content.decode(errors="replace")
+    said = read_json(content)
     status, words = response.status_code, _message(said)
     if status in PASSING:
         return Passing(f"status {status}: {words}", retry_after_s(response.headers.get("Retry-After")))
@@ -139,6 +136,14 @@ def _error(response: httpx.Response, content: bytes) -> Passing | WindrowError:
         kind = InputTooLong if _is_too_long(said) or "context length" in words else InvalidInput
         return kind(f"the server behind this model refused it with status {status}: {words}")
     return UpstreamFailed(f"the server behind this model failed with status {status}: {words}")
+
+
+def read_json(content: bytes) -> Any:
+    """What an answer in one piece says; a text where it is not JSON."""
+    try:
+        return orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return content.decode(errors="replace")
 
 
 def _told_error(chunk: Json) -> WindrowError:
