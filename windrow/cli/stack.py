@@ -35,9 +35,9 @@ def serve(
 
     def on_ready(stack: Stack) -> None:
         if as_json:
-            print_json({"url": stack.url, "logs": str(stack.logs), "models": list(stack.settings.models)})
+            print_json({"url": stack.url, "logs": str(stack.logs), "models": stack.served})
         else:
-            say(f"serving {', '.join(stack.settings.models)} on {stack.url} until Ctrl-C")
+            say(f"serving {', '.join(stack.served)} on {stack.url} until Ctrl-C")
             say(f"subscribers and Celery callers: {without_password(stack.redis_url)}")
 
     with errors_reported(as_json):
