@@ -1,8 +1,8 @@
 """The loop of one model that generates: its requests join and leave between steps, and are told of as they go.
 
-Four threads beside the keeper: one claims and prepares as the engine has room, one launches steps, one takes up what
-they gave, and one writes events and ends to Redis. The device waits for none of the others: the steps go on while Redis
-is away, and a step is launched before the one before it was read.
+Five threads beside the keeper: one claims and prepares as the engine has room, one prepares what may take long, one
+launches steps, one takes up what they gave, and one writes events and ends to Redis. The device waits for none of the
+others: the steps go on while Redis is away, and a step is launched before the one before it was read.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from worker.backoff import keep_trying
 from worker.engines.base import StepEngine
 from worker.quarantine import Quarantine, Turn
+from worker.slow_preparing import SlowPreparing
 from worker.stages import start_stage
 from worker.step_lane import StepLane
 from worker.vitals import Vitals
@@ -51,6 +52,7 @@ class Generation:
         self._drained = drained
         self._is_out_of_time = is_out_of_time
         self._run_on_s = run_on_s
+        self._slow = SlowPreparing(lane)
         self._launched: queue.Queue[tuple[StepEngine, Any] | None] = queue.Queue(STEPS_AHEAD)
         #: Nothing runs any more, and nothing will.
         self._is_over = threading.Event()
@@ -60,8 +62,9 @@ class Generation:
 
     def start(self) -> None:
         """Begin."""
+        self._preparing = start_stage(self._prepare_slow)
         stages = (self._claim, self._step, self._collect, self._tell, self._hear)
-        self._threads = [start_stage(stage) for stage in stages]
+        self._threads = [self._preparing, *(start_stage(stage) for stage in stages)]
 
     def join(self) -> None:
         """Return once everything has ended or was given back."""
@@ -75,7 +78,7 @@ class Generation:
             if self._drained() or lane.is_paused:
                 self._is_over.wait(LOOK_S)
                 continue
-            room = lane.wait_for_room(LOOK_S)
+            room = self._slow.wait_for_room(LOOK_S)
             turn = self._quarantine.take_turn(lane.model, LOOK_S) if room else None
             if turn is None:
                 continue
@@ -84,25 +87,29 @@ class Generation:
             requests = claim.requests if claim else []
             self._quarantine.claimed(lane.model, requests, claim is not None and claim.suspects_wait)
             with stage:
-                waiting, ended = lane.prepare(requests)
-                lane.add(waiting, ended)
+                lane.add(*lane.prepare(self._slow.take(requests)))
         self._wind_down()
+
+    def _prepare_slow(self) -> None:
+        """Prepare what the others are not to wait for."""
+        self._slow.run(self._vitals.stage())
 
     def _wind_down(self) -> None:
         """What has no token yet is for the next worker; what has may go on for a while."""
         lane = self._lane
-        self._give_back(begun=False)
+        self._give_back(self._slow.stop(), "unprepared")
+        self._preparing.join(self._run_on_s)
+        self._give_back(lane.take_out(begun=False), "unstarted")
         with lane.left:
             lane.left.wait_for(lambda: not lane.running, self._run_on_s)
-        self._give_back(begun=True)
+        self._give_back(lane.take_out(begun=True), "half done")
         self._is_over.set()
 
-    def _give_back(self, *, begun: bool) -> None:
-        lane, held = self._lane, self._lane.take_out(begun=begun)
+    def _give_back(self, held: Mapping[str, str], state: str) -> None:
         if held:
-            log.info("model %s: %d requests go back %s", lane.model, len(held), "half done" if begun else "unstarted")
-            keep_trying(lane.release, held, give_up=self._is_out_of_time)
-            lane.on_left(len(held))
+            log.info("model %s: %d requests go back %s", self._lane.model, len(held), state)
+            keep_trying(self._lane.release, held, give_up=self._is_out_of_time)
+            self._lane.on_left(len(held))
 
     def _step(self) -> None:
         """The device: launch step after step."""

@@ -56,6 +56,8 @@ class Task(Generic[P]):
     name_of: Callable[[str, int], str] = name_itself
     #: (parameters, folder of the model's files) -> None. Raises `InvalidInput` where the model cannot do as they say.
     check_model: Callable[[P, Path], None] | None = None
+    #: (parameters) -> None. Raises `InvalidInput` for what each of them may say, and this task cannot do.
+    check_parameters: Callable[[P], None] | None = None
     #: (input, parameters) -> tokens charged beside those of ``texts``; None for none.
     more_tokens: Callable[[object, P], int] | None = None
     #: Whether there is a tokenizer here that counts what it costs; else that is estimated, and no length is refused.
@@ -67,7 +69,10 @@ class Task(Generic[P]):
 
     def read_parameters(self, value: Mapping[str, Any] | None) -> P:
         """Check ``value``, an object or nothing; raises `InvalidInput` naming what was wrong and what is accepted."""
-        return parse(self.parameters, value or {}, where="parameters", what="parameter")
+        parameters = parse(self.parameters, value or {}, where="parameters", what="parameter")
+        if self.check_parameters is not None:
+            self.check_parameters(parameters)
+        return parameters
 
     def with_prompt(self, texts: list[Text], prompt: str) -> list[Text]:
         """``texts`` as the model reads them; a pair never gets a prompt."""

@@ -14,6 +14,8 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 from scheduler.checks import Strict, parse
 from scheduler.core.errors import TOO_LONG_ADVICE, InputTooLong, InvalidInput
 from scheduler.tasks.base import Parameters, Task, Text, require_characters
+from scheduler.tasks.schema_bounds import require_bounded
+from scheduler.tasks.schema_check import require_enforced
 
 #: New tokens where the request does not say, or what is left of the model's context.
 DEFAULT_MAX_TOKENS = 256
@@ -83,7 +85,9 @@ class GenerateParameters(Parameters):
         None, description="Log probabilities of each token and of so many of the likeliest; true is 0."
     )
     n: int = Field(1, ge=1, le=MAX_CHOICES, description="How many answers, each sampled by itself.")
-    json_schema: dict[str, Any] | None = Field(None, alias="schema", description="A JSON schema that the text meets.")
+    json_schema: Annotated[dict[str, Any] | None, BeforeValidator(require_bounded)] = Field(
+        None, alias="schema", description="A JSON schema that the text meets; see docs/generation.md."
+    )
     truncate: bool = Field(False, description="Cut the start of a prompt that is too long, instead of a 422.")
 
     @model_validator(mode="after")
@@ -209,4 +213,12 @@ def _more_tokens(value: object, parameters: GenerateParameters) -> int:
     return given + parameters.n * parameters.wanted_tokens
 
 
-GENERATE = Task("generate", GenerateParameters, _texts, input=Prompt, more_tokens=_more_tokens, streams=True)
+def _require_enforced(parameters: GenerateParameters) -> None:
+    if parameters.json_schema is not None:
+        require_enforced(parameters.json_schema)
+
+
+GENERATE = Task(
+    "generate", GenerateParameters, _texts, input=Prompt, check_parameters=_require_enforced, more_tokens=_more_tokens,
+    streams=True,
+)  # fmt: skip

@@ -15,6 +15,7 @@ from scheduler.tasks.generate import (
     read_parameters,
     read_prompt,
 )
+from scheduler.tasks.upstream import UPSTREAM
 
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Is the hay dry?"}]
 
@@ -90,6 +91,26 @@ def test_a_parameter_out_of_range_is_refused_by_name(parameters: dict[str, Any],
     with pytest.raises(InvalidInput) as refused:
         read_parameters(parameters)
     assert said in refused.value.detail
+
+
+def test_a_schema_that_an_answer_cannot_be_held_to_is_refused_before_anything_else_reads_it() -> None:
+    nest: dict[str, Any] = {"type": "string"}
+    for _ in range(450):
+        nest = {"type": "array", "items": nest}
+    with pytest.raises(
+        InvalidInput, match=r"parameters\.schema: takes at most 64 objects and arrays inside each other"
+    ):
+        read_parameters({"schema": nest})
+    with pytest.raises(InvalidInput, match=r"parameters\.schema: takes at most 32768 bytes"):
+        read_parameters({"schema": {"enum": [f"value {number}" for number in range(15_000)]}})
+    with pytest.raises(InvalidInput, match=r"parameters\.schema\.not: is not enforced"):
+        read_parameters({"schema": {"not": {}}})
+
+
+def test_the_server_behind_an_upstream_model_knows_itself_what_it_enforces() -> None:
+    assert UPSTREAM.read_parameters({"schema": {"not": {}}}).json_schema == {"not": {}}
+    with pytest.raises(InvalidInput, match="at most 32768 bytes"):
+        UPSTREAM.read_parameters({"schema": {"const": "x" * 40_000}})
 
 
 def test_a_schema_goes_by_that_name() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,16 +19,30 @@ from torch import Tensor
 
 from scheduler.core.errors import InvalidInput
 
+#: What the grammars of the schemas seen last may take, and what is known of rules that they share.
+CACHE_BYTES = 256 << 20
+#: A step needs the processor too: of two cores a schema gets one.
+COMPILE_THREADS = max(1, min(4, (os.cpu_count() or 1) // 2))
+
 
 class SchemaCompiler:
-    """Compiles schemas for one model's vocabulary, once each. Safe for several threads."""
+    """Compiles schemas for one model's vocabulary, one at a time, and keeps those seen last. Safe for several threads.
 
-    def __init__(self, folder: Path, vocabulary: int, eos_ids: Iterable[int]) -> None:
+    Python goes on meanwhile: the library lets go of the GIL.
+    """
+
+    def __init__(self, folder: Path, vocabulary: int, eos_ids: Iterable[int], cache_bytes: int = CACHE_BYTES) -> None:
         """``folder`` holds the tokenizer; nothing is read before the first schema comes."""
         self.vocabulary = vocabulary
+        self._cache_bytes = cache_bytes
         self._folder, self._eos_ids = folder, sorted(eos_ids)
         self._compiler: Any = None
         self._lock = threading.Lock()
+
+    @property
+    def cached_bytes(self) -> int:
+        """What is kept now."""
+        return 0 if self._compiler is None else self._compiler.get_cache_size_bytes()
 
     def compile(self, schema: Mapping[str, Any]) -> Any:
         """A grammar for `Constraint`. Raises `InvalidInput` for what is no schema, and for one that nothing meets."""
@@ -54,7 +69,7 @@ class SchemaCompiler:
         info = xgrammar.TokenizerInfo.from_huggingface(
             tokenizer, vocab_size=self.vocabulary, stop_token_ids=self._eos_ids
         )
-        return xgrammar.GrammarCompiler(info)
+        return xgrammar.GrammarCompiler(info, max_threads=COMPILE_THREADS, cache_limit_bytes=self._cache_bytes)
 
 
 class Constraint:
