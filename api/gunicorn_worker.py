@@ -106,7 +106,7 @@ def closing(app: Application) -> Application:
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
             response = start_response.__self__  # type: ignore[attr-defined]
             # What comes piece by piece goes piece by piece.
-            set_cork(response.sock, ("Content-Type", EVENT_STREAM) not in headers)
+            set_cork(response.sock, not is_event_stream(headers))
             if ("Connection", "close") in headers:
                 response.force_close()
                 response.req.force_close()
@@ -115,6 +115,12 @@ def closing(app: Application) -> Application:
         return app(environ, start)
 
     return wrapped
+
+
+def is_event_stream(headers: list[tuple[str, str]]) -> bool:
+    """Whether an answer's media type says so; parameters such as a charset change nothing."""
+    types = [value.partition(";")[0].strip().lower() for name, value in headers if name.lower() == "content-type"]
+    return EVENT_STREAM in types
 
 
 def set_cork(sock: Any, is_on: bool) -> None:
