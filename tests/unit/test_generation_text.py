@@ -80,3 +80,33 @@ def test_what_may_be_the_start_of_a_stop_string_waits_for_the_next_token(tokeniz
     assert other.advance(4) == "so "
     ids += b"xit"
     assert other.advance(7) == "Exit"
+
+
+def shown_from(tokenizer: Tokenizer, stops: list[str], text: str, may_stop_from: int) -> tuple[list[str], TextStream]:
+    """Feed ``text`` byte by byte; stop strings count from so many bytes on."""
+    ids: list[int] = []
+    stream = TextStream(tokenizer, ids, stops)
+    pieces = []
+    for count, byte in enumerate(text.encode(), 1):
+        ids.append(byte)
+        pieces.append(stream.advance(count, is_last=count == len(text), may_stop=count >= may_stop_from))
+    return pieces, stream
+
+
+@pytest.mark.parametrize("may_stop_from", [0, 4, 6])
+def test_a_stop_string_may_begin_before_stop_strings_count(tokenizer: Tokenizer, may_stop_from: int) -> None:
+    pieces, stream = shown_from(tokenizer, ["?\nA"], "hay?\nAnd", may_stop_from)
+    assert stream.stopped
+    assert pieces == ["h", "a", "y", "", "", "", "", ""]
+
+
+def test_a_stop_string_that_is_complete_before_they_count_is_text(tokenizer: Tokenizer) -> None:
+    pieces, stream = shown_from(tokenizer, ["?\nA"], "hay?\nAnd?\nAh", 7)
+    assert "".join(pieces) == stream.text == "hay?\nAnd"
+
+
+def test_one_that_was_complete_does_not_count_later_though_it_may_begin_another(tokenizer: Tokenizer) -> None:
+    _, stream = shown_from(tokenizer, ["ab", "abcd"], "abcxaby", 3)
+    assert stream.text == "abcx"
+    _, stream = shown_from(tokenizer, ["ab", "abcd"], "abcdx", 3)
+    assert stream.text == ""

@@ -30,14 +30,15 @@ class TextStream:
     def advance(self, end: int, *, is_last: bool = False, may_stop: bool = True) -> str:
         """The new text of the tokens up to ``end``; with ``is_last`` also what was held back.
 
-        Once `stopped`, nothing comes any more. While not ``may_stop``, stop strings are text like any other.
+        Once `stopped`, nothing comes any more. A stop string that is complete while not ``may_stop`` is text like any
+        other; one that is completed later ends the text, wherever it began.
         """
         if self.stopped:
             return ""
-        fresh = self._held + self._decode(end, is_last)
-        self._held = ""
-        if self._stops and may_stop:
-            fresh = self._cut(fresh, is_last)
+        known, self._held = self._held, ""
+        fresh = known + self._decode(end, is_last)
+        if self._stops:
+            fresh = self._cut(fresh, len(known), is_last, may_stop)
         self.text += fresh
         return fresh
 
@@ -57,10 +58,14 @@ class TextStream:
     def _between(self, start: int, end: int) -> str:
         return self._tokenizer.decode(self._ids[start:end], skip_special_tokens=True) if end > start else ""
 
-    def _cut(self, fresh: str, is_last: bool) -> str:
-        """End before the first stop string; hold back what may be the start of one."""
-        found = [at for at in (fresh.find(stop) for stop in self._stops) if at >= 0]
-        if found:
+    def _cut(self, fresh: str, known: int, is_last: bool, may_stop: bool) -> str:
+        """End before the first stop string; hold back what may be the start of one.
+
+        The first ``known`` characters were held back: a stop string within them was complete when none counted.
+        """
+        begins = (fresh.find(stop, max(0, known + 1 - len(stop))) for stop in self._stops)
+        found = [at for at in begins if at >= 0]
+        if found and may_stop:
             self.stopped = True
             return fresh[: min(found)]
         if not is_last:
