@@ -64,7 +64,10 @@ def chat_logprobs(entries: Sequence[Json] | None) -> Json | None:
 
 
 def completion_logprobs(entries: Sequence[Json] | None, offset: int = 0) -> Json | None:
-    """Log probabilities as completions have them; ``offset`` is where the first token begins in the text."""
+    """Log probabilities as completions have them; ``offset`` is where the first token begins in the text.
+
+    The token that was drawn is always among the likeliest, so these may be one more than were asked for.
+    """
     if entries is None:
         return None
     offsets = []
@@ -74,6 +77,8 @@ def completion_logprobs(entries: Sequence[Json] | None, offset: int = 0) -> Json
     return {
         "tokens": [entry["token"] for entry in entries],
         "token_logprobs": [entry["logprob"] for entry in entries],
-        "top_logprobs": [{top["token"]: top["logprob"] for top in entry["top_logprobs"]} for entry in entries],
+        "top_logprobs": [
+            {one["token"]: one["logprob"] for one in (*entry["top_logprobs"], entry)} for entry in entries
+        ],
         "text_offset": offsets,
     }

@@ -38,7 +38,7 @@ def test_log_probabilities_of_a_completion_stand_in_columns() -> None:
     assert answers.completion_logprobs([ENTRY, ENTRY], offset=4) == {
         "tokens": ["hay", "hay"],
         "token_logprobs": [-0.5, -0.5],
-        "top_logprobs": [{"b": -2.0}, {"b": -2.0}],
+        "top_logprobs": [{"b": -2.0, "hay": -0.5}, {"b": -2.0, "hay": -0.5}],
         "text_offset": [4, 7],
     }
 
