@@ -115,6 +115,9 @@ class ObservedCollector(Collector):
         batches = CounterMetricFamily(
             "windrow_batches", "Forward passes, by why their row closed", labels=["model", "closed_by"]
         )
+        preemptions = CounterMetricFamily(
+            "windrow_preemptions", "Sequences that made room and went on later", labels=["model"]
+        )
         histograms = {
             name: HistogramMetricFamily(f"windrow_{metric}", says, labels=["model"])
             for name, (metric, says) in HISTOGRAMS.items()
@@ -123,13 +126,15 @@ class ObservedCollector(Collector):
             observed = read_observations(self._redis, model)
             for kind in TOKEN_KINDS if generates else ("prompt",):
                 tokens.add_metric([model, kind], observed.tokens[kind])
-            if not generates:
+            if generates:
+                preemptions.add_metric([model], observed.preemptions)
+            else:
                 for why, count in observed.batches.items():
                     batches.add_metric([model, why], count)
             for name in (*TIMES, *(OF_STEPS if generates else OF_BATCHES)):
                 found = observed.histograms[name]
                 histograms[name].add_metric([model], buckets(found), found.sum)
-        yield from (tokens, batches, *histograms.values())
+        yield from (tokens, batches, preemptions, *histograms.values())
 
 
 def buckets(histogram: Histogram) -> list[tuple[str, float]]:

@@ -91,6 +91,7 @@ class StepLane(Holder):
         self._telling: list[tuple[str, Entry]] = []
         self._pace = TokenPace()
         self._busy_told_s = 0.0
+        self._preemptions_told = 0
 
     @property
     def running(self) -> int:
@@ -103,10 +104,24 @@ class StepLane(Holder):
 
     def replace_engine(self, engine: StepEngine) -> None:
         """Go on with ``engine``; to be called while nothing is held."""
+        self._count_preemptions()
         self.engine = engine
         self._busy_told_s = engine.busy_s
+        self._preemptions_told = 0
         self._pace = TokenPace()
         self._forget_engine_times()
+
+    def store_observations(self) -> None:
+        """See `Holder.store_observations`; what the engine counts by itself is among it."""
+        self._count_preemptions()
+        super().store_observations()
+
+    def _count_preemptions(self) -> None:
+        if isinstance(self.engine, HasCache):
+            preemptions = self.engine.cache_use().preemptions
+            if preemptions > self._preemptions_told:
+                self.observed.count_preemptions(preemptions - self._preemptions_told)
+                self._preemptions_told = preemptions
 
     def wait_for_room(self, timeout_s: float) -> int:
         """How many more requests the engine takes, waiting up to ``timeout_s`` while it is none."""

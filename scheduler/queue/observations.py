@@ -1,7 +1,7 @@
 """What workers observe, added up in Redis over all of them, for the metrics of the API.
 
-One hash a model, ``windrow:<model>:observed``: ``tokens:<kind>``, ``batches:<closed by>``, and of each histogram
-``<name>:<bucket>`` and ``<name>:us``, the sum in millionths of its unit.
+One hash a model, ``windrow:<model>:observed``: ``tokens:<kind>``, ``batches:<closed by>``, ``preemptions``, and of each
+histogram ``<name>:<bucket>`` and ``<name>:us``, the sum in millionths of its unit.
 """
 
 from __future__ import annotations
@@ -64,6 +64,8 @@ class Observed:
     tokens: Mapping[str, int]
     #: By each of `CLOSED_BY`.
     batches: Mapping[str, int]
+    #: How often a sequence made room for another.
+    preemptions: int
     #: By each name of `BOUNDS`.
     histograms: Mapping[str, Histogram]
 
@@ -84,6 +86,11 @@ class Observations:
         """Count a batch, by why its window closed."""
         with self._lock:
             self._counts[f"batches:{closed_by}"] += 1
+
+    def count_preemptions(self, count: int) -> None:
+        """Count sequences that made room."""
+        with self._lock:
+            self._counts["preemptions"] += count
 
     def observe(self, name: str, value: float, times: int = 1) -> None:
         """Count a value in the histogram ``name`` of `BOUNDS`, so many times."""
@@ -148,5 +155,6 @@ def read_observations(redis: Redis, model: str) -> Observed:
     return Observed(
         {kind: counts[f"tokens:{kind}"] for kind in TOKEN_KINDS},
         {why: counts[f"batches:{why}"] for why in CLOSED_BY},
+        counts["preemptions"],
         histograms,
     )

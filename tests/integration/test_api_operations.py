@@ -116,7 +116,10 @@ def test_metrics_count_every_end_and_what_waits(redis_server: str, new_client: N
     # What only models that generate have comes without samples here.
     assert {line.split()[2] for line in lines if line.startswith("# TYPE")} == {
         *(f"windrow_requests_{which}" for which in ("total", "waiting", "running")),
-        *(f"windrow_{what}_total" for what in ("rejections", "redeliveries", "dead_letters", "batches", "tokens")),
+        *(
+            f"windrow_{what}_total"
+            for what in ("rejections", "redeliveries", "dead_letters", "batches", "tokens", "preemptions")
+        ),
         *(f"windrow_{what}_seconds" for what in ("queue", "batch_wait", "compute", "request", "window")),
         *(f"windrow_{what}_seconds" for what in ("time_to_first_token", "inter_token")),
         *(f"windrow_{what}" for what in ("batch_size", "batch_tokens", "padding_ratio")),

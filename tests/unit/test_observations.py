@@ -43,11 +43,13 @@ def test_what_is_stored_by_several_is_added_up() -> None:
         observed.observe("padding_ratio", 0.25)
         observed.count_batch(closed_by)
         observed.count_tokens("prompt", 100 * size)
+        observed.count_preemptions(2)
         store_observations(redis, "m", observed.take_out())
         assert not observed.take_out()
     found = read_observations(redis, "m")
     assert found.batches == {"size": 1, "tokens": 0, "wait": 2, "idle": 0}
     assert found.tokens == {"prompt": 1_001_100, "cached": 0, "completion": 0}
+    assert found.preemptions == 6
     sizes, padding = found.histograms["batch_size"], found.histograms["padding_ratio"]
     assert dict(zip((*sizes.bounds, None), sizes.counts, strict=True)) == dict.fromkeys(sizes.bounds, 0) | {
         4.0: 1, 8.0: 1, None: 1

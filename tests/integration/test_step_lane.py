@@ -1,0 +1,43 @@
+"""A lane of a model that generates, called by hand on a real Redis: what it tells of its engine."""
+
+from __future__ import annotations
+
+import pytest
+from redis import Redis
+
+from scheduler.queue import RedisQueue
+from scheduler.queue.observations import read_observations
+from tests.support.queue_calls import MODEL
+from tests.support.word_engine import WordEngine
+from worker.generation.cache_use import CacheUse, HasCache
+from worker.step_lane import StepLane
+
+pytestmark = pytest.mark.integration
+
+
+class CachedEngine(WordEngine):
+    """One whose sequences make room."""
+
+    def __init__(self, preemptions: int = 0) -> None:
+        super().__init__(MODEL)
+        self.preemptions = preemptions
+
+    def cache_use(self) -> CacheUse:
+        return CacheUse(0, self.preemptions)
+
+
+def test_those_that_make_room_are_counted_once_over_all_engines(redis_client: Redis) -> None:
+    engine = CachedEngine(3)
+    assert isinstance(engine, HasCache)
+    lane = StepLane(redis_client, RedisQueue(redis_client, MODEL), engine, 60.0, "worker@test/0")
+
+    def counted() -> int:
+        lane.store_observations()
+        return read_observations(redis_client, MODEL).preemptions
+
+    assert (counted(), counted()) == (3, 3)
+    engine.preemptions = 5
+    assert counted() == 5
+    engine.preemptions = 6
+    lane.replace_engine(CachedEngine(2))
+    assert counted() == 8
