@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -13,12 +14,13 @@ Model = TypeVar("Model", bound=BaseModel)
 MOST_PROBLEMS = 5
 
 
-def _whole(value: object) -> object:
+def whole(value: object) -> object:
+    """3.0 is an integer too, to JSON Schema; what is none stays as it is."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-#: 1, 2, 3, ...; to JSON Schema 3.0 is an integer too.
-Count = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
+#: 1, 2, 3, ...
+Count = Annotated[int, Field(ge=1), BeforeValidator(whole)]
 
 
 class Strict(BaseModel):
@@ -73,7 +75,7 @@ def _explain(kind: type[BaseModel], problem: dict[str, Any], where: str, what: s
     if problem["type"] == "value_error":
         # One of a whole model, which has no name of its own where it is the body, names its field itself.
         return ": ".join([*([field] if field else []), str(problem["ctx"]["error"])])
-    came = problem["input"]
+    came = whole(problem["input"])  # JSON's larger integers are read as floats
     shown = f"{came!r:.60}" if isinstance(came, (str, int, float)) else json_type(came)
-    message = problem["msg"].removeprefix("Input ")
+    message = re.sub(r"^[A-Z][a-z]+ (?=should )", "", problem["msg"])
     return f"{field}: {message}, not {shown}"

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
-from scheduler.checks import Strict, parse
+from scheduler.checks import Strict, parse, whole
 from scheduler.core.errors import TOO_LONG_ADVICE, InputTooLong, InvalidInput
 from scheduler.tasks.base import Parameters, Task, Text, require_characters
 from scheduler.tasks.schema_bounds import require_bounded
@@ -77,7 +77,9 @@ class GenerateParameters(Parameters):
     )
     presence_penalty: float = Field(0.0, ge=-2, le=2, description="Taken off the logit of a token generated before.")
     frequency_penalty: float = Field(0.0, ge=-2, le=2, description="The same, times how often it was generated.")
-    seed: int | None = Field(None, ge=0, lt=1 << 63, description="The same seed and request: the same answer.")
+    seed: Annotated[int, Field(ge=0, lt=1 << 63), BeforeValidator(whole)] | None = Field(
+        None, description="The same seed and request: the same answer."
+    )
     stop: Stops = Field(
         (), description=f"A string or up to {MAX_STOPS}: generation ends before any of them, and the text lacks it."
     )

@@ -12,6 +12,7 @@ from scheduler.core.errors import InvalidInput
 class Thing(Strict):
     size: Count = 1
     names: list[str] = Field(["a"], min_length=1, max_length=2)
+    word: str = Field("a", min_length=1, max_length=2, pattern="^[a-z]*$")
 
 
 def test_json_types_have_the_names_that_json_gives_them() -> None:
@@ -26,10 +27,14 @@ def test_json_types_have_the_names_that_json_gives_them() -> None:
         ({"size": 0}, "input.size: should be greater than or equal to 1, not 0"),
         ({"size": "1"}, "input.size: should be a valid integer, not '1'"),
         ({"size": True}, "input.size: should be a valid integer, not True"),
+        ({"size": -1e21}, "input.size: should be greater than or equal to 1, not -1000000000000000000000"),
+        ({"word": ""}, "input.word: should have at least 1 character, not ''"),
+        ({"word": "abc"}, "input.word: should have at most 2 characters, not 'abc'"),
+        ({"word": "1"}, "input.word: should match pattern"),
         ({"names": []}, "input.names: takes at least 1, and none came"),
         ({"names": ["a", "b", "c"]}, "input.names: takes at most 2, and 3 came"),
         ({"names": ["a", None]}, "input.names.1: should be a valid string, not null"),
-        ({"colour": "red"}, "input.colour: unknown member; accepted: size, names"),
+        ({"colour": "red"}, "input.colour: unknown member; accepted: size, names, word"),
         ({"size": 0, "names": 5}, "input.size: .*; input.names: should be a valid list, not 5"),
     ],
 )

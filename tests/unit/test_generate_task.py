@@ -79,6 +79,11 @@ def test_a_prompt_that_is_none_is_refused_by_name(value: Any, said: str) -> None
         ({"temperature": True}, "parameters.temperature: "),
         ({"top_p": 0}, "parameters.top_p: "),
         ({"seed": -1}, "parameters.seed: "),
+        (
+            {"seed": float(2**70)},
+            "parameters.seed: should be less than 9223372036854775808, not 1180591620717411303424",
+        ),
+        ({"seed": 1.5}, "parameters.seed: should be a valid integer, not 1.5"),
         ({"stop": 3}, "parameters.stop: takes a string or a list of strings"),
         ({"stop": [""]}, "parameters.stop.0: "),
         ({"stop": ["x"] * 17}, "parameters.stop: "),

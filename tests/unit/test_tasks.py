@@ -75,7 +75,7 @@ def test_fields_of_a_template_other_than_the_blank_are_plain_characters() -> Non
         ("zero-shot", "a", {}, "parameters.labels: is missing"),
         ("zero-shot", "a", {"labels": []}, "parameters.labels: takes at least 1, and none came"),
         ("zero-shot", "a", {"labels": ["a"] * (MAX_LABELS + 1)}, "takes at most 200, and 201 came"),
-        ("zero-shot", "a", {"labels": ["a", ""]}, "parameters.labels.1: String should have at least 1 character"),
+        ("zero-shot", "a", {"labels": ["a", ""]}, "parameters.labels.1: should have at least 1 character"),
         ("zero-shot", "a", {"labels": "a, b"}, "parameters.labels: should be a valid list, not 'a, b'"),
         ("zero-shot", "a", LABELS | {"hypothesis_template": "so"}, "hypothesis_template: takes a sentence with {}"),
         ("zero-shot", {}, LABELS, "input: a model of task zero-shot takes a string, not an object"),
