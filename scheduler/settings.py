@@ -28,6 +28,7 @@ from pydantic import (
     model_validator,
 )
 
+from scheduler.base_url import parse_base_url
 from scheduler.core.addresses import Network
 from scheduler.core.admission import Quota
 from scheduler.core.continuous import STEP_STRATEGIES
@@ -43,8 +44,14 @@ Strategy = Literal["none", "static", "dynamic", "bucket", "packed", "continuous"
 STRATEGIES_OF_ROWS = tuple(PLANNERS)
 #: Of tasks whose requests do not run in rows.
 STRATEGIES_OF_TASKS = {"generate": STEP_STRATEGIES, "upstream": ("continuous",)}
-#: Settings that only models of task ``upstream`` have.
-OF_UPSTREAM = ("url", "upstream_model", "api_key_env", "max_concurrency")
+TASKS_OF_ROWS = tuple(task for task in TASKS if task not in STRATEGIES_OF_TASKS)
+#: Settings that only some tasks have, and which; elsewhere they would mean nothing.
+OF_TASKS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("url", "upstream_model", "api_key_env", "max_concurrency"), ("upstream",)),
+    **dict.fromkeys(("cache_tokens", "page_tokens", "prefill_chunk_tokens"), ("generate",)),
+    **dict.fromkeys(("dtype", "compile"), (*TASKS_OF_ROWS, "generate")),
+    "buckets": TASKS_OF_ROWS,
+}
 
 #: Longest window that can be set, in milliseconds.
 MOST_WAIT_MS = 60_000
@@ -91,12 +98,6 @@ def _network(value: object) -> object:
         return ip_network(str(value))  # an int would be an address
     except ValueError:
         raise ValueError("takes a network such as 10.0.0.0/8 or fd00::/8") from None
-
-
-def _base_url(url: str) -> str:
-    if not re.fullmatch(r"https?://[^/?#\s]+(/[^?#\s]*)?", url):
-        raise ValueError("takes http:// or https://, a host, and a path where there is one")
-    return url.rstrip("/")
 
 
 WebhookSecret = Annotated[SecretStr, AfterValidator(_webhook_secret)]
@@ -146,7 +147,7 @@ class ModelSettings(_Frozen):
     max_queue_bytes: int = Field(256 << 20, ge=1)
     #: ``upstream`` only: the server's address up to its ``/v1``, its name for the model where it is another, the
     #: variable that holds the key it wants, and the most requests that it is given at a time.
-    url: Annotated[str, AfterValidator(_base_url)] | None = None
+    url: Annotated[str, AfterValidator(parse_base_url)] | None = None
     upstream_model: str | None = Field(None, min_length=1)
     api_key_env: str | None = Field(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     max_concurrency: int = Field(256, ge=1, le=10_000)
@@ -165,12 +166,18 @@ class ModelSettings(_Frozen):
 
     @model_validator(mode="before")
     @classmethod
+    def _has_what_the_task_has(cls, table: Any) -> Any:
+        task = table.get("task") if isinstance(table, dict) else None
+        if task in tuple(TASKS):
+            for name, tasks in OF_TASKS.items():
+                if name in table and task not in tasks:
+                    raise ValueError(f"{name}: belongs to task{'s' * (len(tasks) > 1)} {', '.join(tasks)} alone")
+        return table
+
+    @model_validator(mode="before")
+    @classmethod
     def _address_for_source(cls, table: Any) -> Any:
-        if not isinstance(table, dict):
-            return table
-        if table.get("task") != "upstream":
-            if others := [name for name in OF_UPSTREAM if name in table]:
-                raise ValueError(f"{others[0]}: belongs to task upstream alone")
+        if not isinstance(table, dict) or table.get("task") != "upstream":
             return table
         if "url" not in table:
             raise ValueError("url: task upstream takes the address of a server, such as http://127.0.0.1:8080/v1")
@@ -185,6 +192,8 @@ class ModelSettings(_Frozen):
             raise ValueError(f"strategy {self.strategy!r}: task {self.task} takes {', '.join(accepted)}")
         if self.task == "generate" and self.dtype == "int8":
             raise ValueError("dtype 'int8': task generate takes auto, float32, bfloat16, float16")
+        if self.task == "generate" and self.max_input_tokens == 1:
+            raise ValueError("max_input_tokens 1: task generate takes at least 2, for the prompt and for the answer")
         return self
 
 
@@ -221,7 +230,7 @@ class Settings(_Frozen):
     #: Networks that webhooks may go to although they are not public.
     webhook_networks: tuple[Annotated[Network, BeforeValidator(_network)], ...] = ()
     #: Where clients reach the API: the start of `urls` in webhooks, which carry paths alone without it.
-    public_url: Annotated[str, AfterValidator(_base_url)] | None = None
+    public_url: Annotated[str, AfterValidator(parse_base_url)] | None = None
     #: See `scheduler.redis_url`.
     redis_url: str = Field("redis://127.0.0.1:6379/0", repr=False)
     host: str = "127.0.0.1"
@@ -358,7 +367,11 @@ def _explain(error: ValidationError, came_from: Mapping[tuple[int | str, ...], s
         came = []
         if problem["type"] == "extra_forbidden":
             message = "unknown setting; see docs/settings.md for the list"
-        elif problem["type"] != "missing" and not isinstance(problem["input"], dict) and not _is_secret(where):
+        elif (
+            problem["type"] != "missing"
+            and not isinstance(problem["input"], dict)
+            and not _is_secret(where, problem["input"])
+        ):
             came = [f"got {problem['input']!r:.100}"]
         variable = next((came_from[where[:end]] for end in range(len(where), 0, -1) if where[:end] in came_from), None)
         came += [] if variable is None else [f"from {variable}"]
@@ -367,8 +380,10 @@ def _explain(error: ValidationError, came_from: Mapping[tuple[int | str, ...], s
     return "; ".join(lines)
 
 
-def _is_secret(where: tuple[int | str, ...]) -> bool:
+def _is_secret(where: tuple[int | str, ...], value: object) -> bool:
     """Whether the value may hold a password or a key, so that errors must not repeat it."""
+    if isinstance(value, str) and "://" in value and "@" in value:
+        return True
     if where[:1] == ("tenants",):
         return len(where) < 3 or where[2] in ("keys", "webhook_secret")
     return where[:1] in (("redis_url",), ("webhook_secret",))

@@ -279,6 +279,8 @@ def test_a_key_that_stands_there_twice_is_refused(tmp_path: Path) -> None:
         "[tenants.acme]\nwebhook_secret = ['wr_hush']",
         "tenants = 'wr_hush'",
         "[tenants]\nacme = 'wr_hush'",
+        "[models.x]\ntask = 'upstream'\nurl = 'http://user:wr_hush@host/v1'",
+        "public_url = 'http://user:wr_hush@host'",
         "redis_url = 'http://user:wr_hush@localhost'",
         "redis_url = ['redis://user:wr_hush@localhost']",
         "redis_url = 'redis://:wr_hush/1@localhost:6379/0'",
@@ -293,6 +295,27 @@ def test_settings_can_be_printed_without_a_password(file: Path) -> None:
     settings = load(file, CELERY_BROKER_URL="redis://:hush@localhost/0")
     assert "hush" not in repr(settings)
     assert "hush" not in str(settings)
+
+
+@pytest.mark.parametrize(
+    ("task", "setting", "said"),
+    [
+        ("generate", {"buckets": [32]}, "buckets: belongs to tasks embed, classify, token-classify, rerank, zero-shot"),
+        ("generate", {"max_input_tokens": 1}, "max_input_tokens 1: task generate takes at least 2"),
+        ("embed", {"cache_tokens": 64}, "cache_tokens: belongs to task generate alone"),
+        ("classify", {"page_tokens": 32}, "page_tokens: belongs to task generate alone"),
+    ],
+)
+def test_a_setting_that_means_nothing_to_the_task_is_refused(task: str, setting: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        ModelSettings.model_validate({"task": task, "source": "x", **setting})
+
+
+def test_a_setting_for_one_task_from_the_environment_is_refused_for_another(tmp_path: Path) -> None:
+    path = tmp_path / "llama.toml"
+    path.write_text("[models.llama]\ntask = 'generate'\nsource = 'x'\n", encoding="utf-8")
+    detail = refusal(path, WINDROW_MODELS__LLAMA__BUCKETS="32,64")
+    assert "models.llama: buckets: belongs to tasks embed" in detail
 
 
 def test_tasks_that_generate_are_planned_by_steps_and_others_by_rows() -> None:
