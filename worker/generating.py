@@ -78,12 +78,15 @@ class Generation:
             if self._drained() or lane.is_paused:
                 self._is_over.wait(LOOK_S)
                 continue
-            room = self._slow.wait_for_room(LOOK_S)
+            room, priorities = self._slow.wait_for_room(LOOK_S)
             turn = self._quarantine.take_turn(lane.model, LOOK_S) if room else None
             if turn is None:
                 continue
             alone = turn is Turn.ALONE
-            claim = keep_trying(lane.claim, room, not alone, alone, give_up=lambda: bool(self._stopping()))
+            is_blocking = not (alone or priorities)
+            claim = keep_trying(
+                lane.claim, room, is_blocking, alone, priorities, give_up=lambda: bool(self._stopping())
+            )
             requests = claim.requests if claim else []
             self._quarantine.claimed(lane.model, requests, claim is not None and claim.suspects_wait)
             with stage:

@@ -6,7 +6,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -71,10 +71,11 @@ class Holder:
         """Redis time, in seconds since the epoch, without asking."""
         return self.queue.clock.now_s()
 
-    def claim(self, room: int, blocking: bool, alone: bool = False) -> Claim:
+    def claim(self, room: int, blocking: bool, alone: bool = False, priorities: Collection[str] = ()) -> Claim:
         """Take up to ``room`` requests; block up to `CLAIM_BLOCK_S` for the first if ``blocking``.
 
-        ``alone`` promises that this process holds nothing; see `RedisQueue.claim`. Takes nothing while it is paused.
+        ``alone`` promises that this process holds nothing; for it and for ``priorities`` see `RedisQueue.claim`. Takes
+        nothing while it is paused.
         """
         wait_s = CLAIM_BLOCK_S if blocking else 0.0
         with self._claims:
@@ -82,7 +83,14 @@ class Holder:
                 return Claim(self.redis_now_s(), [])
             self._claiming += 1
         try:
-            claim = self.queue.claim(room, lease_s=self.lease_s, alone=alone, wait_s=wait_s, is_spare=self.is_spare)
+            claim = self.queue.claim(
+                room,
+                lease_s=self.lease_s,
+                alone=alone,
+                wait_s=wait_s,
+                is_spare=self.is_spare,
+                priorities=priorities,
+            )
             self.held.update((request.id, request.token) for request in claim.requests)
         finally:
             with self._claims:

@@ -32,12 +32,15 @@ class SlowPreparing:
         taken = {id(request) for request in slow}
         return [request for request in requests if id(request) not in taken]
 
-    def wait_for_room(self, timeout_s: float) -> int:
-        """What the engine has room for beside those that it will get from here; waits while that is nothing."""
-        room = self._lane.wait_for_room(timeout_s)
+    def wait_for_room(self, timeout_s: float) -> tuple[int, tuple[str, ...]]:
+        """What the engine has room for beside what it will get from here, and of which priorities.
+
+        Waits while that is nothing; see `StepLane.wait_for_any_room`.
+        """
+        room, priorities = self._lane.wait_for_any_room(timeout_s)
         with self._changed:
             self._changed.wait_for(lambda: room > self._count(), timeout_s if room else 0)
-            return max(0, room - self._count())
+            return max(0, room - self._count()), priorities
 
     def run(self, stage: Stage) -> None:
         """Prepare until `stop`."""

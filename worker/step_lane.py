@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from scheduler.queue.observations import TIMES
 from scheduler.queue.redis_queue import expired
 from scheduler.queue.refusals import is_full
 from scheduler.tasks.generate import read_parameters
-from worker.engines.base import Delta, StepEngine
+from worker.engines.base import Delta, MakesRoom, StepEngine
 from worker.gathering import Gatherer
 from worker.generation.cache_use import HasCache
 from worker.holder import Holder, milliseconds
@@ -131,10 +131,20 @@ class StepLane(Holder):
                 self.left.wait(ROOM_LOOK_S)
             return room
 
-    def claim(self, room: int, blocking: bool, alone: bool = False) -> Claim:
+    def wait_for_any_room(self, timeout_s: float) -> tuple[int, tuple[str, ...]]:
+        """As `wait_for_room`; where it stays none, how many the engine lets in over others, and of which priorities."""
+        if room := self.wait_for_room(timeout_s):
+            return room, ()
+        if isinstance(self.engine, MakesRoom):
+            for least in ("normal", "high"):
+                if room := self.engine.room_over_others(PRIORITIES[least]):
+                    return room, tuple(name for name, number in PRIORITIES.items() if number <= PRIORITIES[least])
+        return 0, ()
+
+    def claim(self, room: int, blocking: bool, alone: bool = False, priorities: Collection[str] = ()) -> Claim:
         """As any; an attempt that this process had lost, and now gets anew, leaves the engine."""
         before = dict(self.held)
-        claim = super().claim(room, blocking, alone)
+        claim = super().claim(room, blocking, alone, priorities)
         for request in claim.requests:
             if request.id in before:
                 self.lose(request.id, before[request.id])

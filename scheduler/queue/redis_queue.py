@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar, cast
 
@@ -111,7 +111,14 @@ class RedisQueue:
         return [item.id for item in submissions]
 
     def claim(
-        self, count: int, *, lease_s: float, alone: bool = False, wait_s: float = 0.0, is_spare: bool = False
+        self,
+        count: int,
+        *,
+        lease_s: float,
+        alone: bool = False,
+        wait_s: float = 0.0,
+        is_spare: bool = False,
+        priorities: Collection[str] = (),
     ) -> Claim:
         """Take up to ``count`` requests in fair order; they are ours until ``lease_s`` seconds pass.
 
@@ -121,13 +128,15 @@ class RedisQueue:
 
         A request that was in two batches whose process died is a suspect: it is given out by itself, and only to a
         caller whose process holds nothing else (``alone``). A claim ends before the first suspect that it may not
-        take, and `Claim.suspects_wait` says so.
+        take, and `Claim.suspects_wait` says so. It also ends before the first of other ``priorities``, where any are
+        named: nobody is overtaken.
         """
         token = secrets.token_hex(8)
         with suppress(IndexError):
             token = self._unanswered.pop()
         count = min(count, MAX_REQUESTS_PER_CALL)
         arguments = [count, round(lease_s * 1e6), token, int(alone), SUSPECT_AFTER]
+        arguments.append(f" {' '.join(priorities)} " if priorities else "")
         try:
             wake = [self._key["backlog"]] if is_spare else [self._key["wake"], self._key["backlog"]]
             if wait_s > 0:

@@ -46,6 +46,24 @@ def test_a_claim_says_when_the_request_came_and_when_it_is_too_late(queue: Redis
     assert other.deadline_s is None
 
 
+def test_a_claim_of_some_priorities_ends_before_the_first_of_another(queue: RedisQueue) -> None:
+    submit(queue, "low", priority="low", cost=100)
+    assert claim(queue, priorities=["high", "normal"]) == []
+    submit(queue, "high", "higher", priority="high", cost=100)
+    submit(queue, "normal", priority="normal", cost=500)
+    assert ids_of(claim(queue, 1, priorities=["high", "normal"])) == ["high"]
+    assert ids_of(claim(queue, priorities=["high", "normal"])) == ["higher"]  # low comes before normal
+    assert claim(queue, priorities=["high", "normal"]) == []
+    assert ids_of(claim(queue)) == ["low", "normal"]
+
+
+def test_what_a_claim_of_some_priorities_left_keeps_its_place(queue: RedisQueue) -> None:
+    submit(queue, "a", "b", "c", priority="low")
+    submit(queue, "urgent", tenant="other", priority="high", cost=100)
+    assert claim(queue, 2, priorities=["high"]) == []
+    assert ids_of(claim(queue)) == ["a", "b", "c", "urgent"]
+
+
 def test_models_do_not_see_each_others_requests(redis: Redis) -> None:
     one, other = RedisQueue(redis, "one"), RedisQueue(redis, "other")
     submit(one, "a")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,13 +10,15 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from scheduler.core.fairness import PRIORITY_WEIGHTS
 from scheduler.queue import Prediction, RedisQueue, Submission
 from scheduler.queue.events import BEGINNING, Event, read_events
 from scheduler.queue.observations import read_observations
 from scheduler.queue.records import encode_call
-from tests.support.queue_calls import MODEL, PLENTY
+from tests.support.queue_calls import MODEL, PLENTY, status_of
 from tests.support.redis_server import RedisServer, find_embedded_server
 from tests.support.step_worker import StepWorker
+from tests.support.word_engine import WordEngine
 from tests.support.worker_process import until
 
 pytestmark = pytest.mark.integration
@@ -44,11 +47,12 @@ def queue(redis_client: Redis) -> RedisQueue:
 
 def submit(
     queue: RedisQueue, *ids: str, input: object = SAYING, is_followed: bool = True, deadline_s: float | None = None,
-    **parameters: object,
+    priority: str = "normal", **parameters: object,
 ) -> None:  # fmt: skip
     payload = encode_call(MODEL, input, parameters, is_followed=is_followed)
     submissions = [Submission(id, payload, deadline_s=deadline_s) for id in ids]
-    queue.submit(submissions, flow="acme:normal", weight=1.0, max_depth=PLENTY, max_bytes=PLENTY)
+    flow, weight = f"acme:{priority}", PRIORITY_WEIGHTS[priority]
+    queue.submit(submissions, flow=flow, weight=weight, max_depth=PLENTY, max_bytes=PLENTY)
 
 
 def events(redis: Redis, id: str) -> list[Event]:
@@ -107,6 +111,28 @@ def test_requests_join_and_leave_between_steps_and_no_more_are_claimed_than_ther
     assert found is not None
     assert found.status == "processing"
     queue.cancel("long")
+
+
+class GivingWay(WordEngine):
+    """Lets one request of a higher priority in over four others."""
+
+    def room_over_others(self, priority: int) -> int:
+        return int(priority == 0 and len(self._answers) == 4)
+
+
+def test_a_full_worker_takes_a_more_important_request_and_no_other(
+    start: Callable[..., StepWorker], queue: RedisQueue
+) -> None:
+    gate = threading.Semaphore(0)
+    worker = start(is_gated=False, engine=GivingWay(gate=gate))
+    submit(queue, *"abcdefgh", priority="low")
+    with running(worker, 4):
+        submit(queue, "urgent", "pressing", priority="high")
+    with running(worker, 5):
+        assert {status_of(queue, id) for id in ("urgent", *"abcd")} == {"processing"}
+        assert {status_of(queue, id) for id in ("pressing", *"efgh")} == {"queued"}
+    gate.release(100_000)
+    assert {ended(queue, id).status for id in ("urgent", "pressing", *"abcdefgh")} == {"succeeded"}
 
 
 def test_a_bad_input_fails_alone(start: Callable[..., StepWorker], queue: RedisQueue, redis_client: Redis) -> None:

@@ -243,6 +243,28 @@ def test_prompts_that_begin_alike_are_read_once(folder: Path) -> None:
     assert second["text"] == run(load(folder), system + "rake!")["text"]
 
 
+def test_a_full_engine_has_room_for_the_more_important_as_long_as_they_would_run(folder: Path) -> None:
+    engine = load(folder, max_batch_size=4)
+    for number in range(5):
+        engine.add(f"low-{number}", ready(engine, "hay", max_tokens=9), priority=2)
+    assert engine.room() == 0
+    assert [engine.room_over_others(priority) for priority in (0, 1, 2)] == [4, 4, 0]
+    engine.add("normal", ready(engine, "hay", max_tokens=9, n=2, temperature=1), priority=1)
+    assert [engine.room_over_others(priority) for priority in (0, 1)] == [4, 2]
+    for number in range(4):
+        engine.add(f"high-{number}", ready(engine, "hay", max_tokens=9))
+    assert [engine.room_over_others(priority) for priority in (0, 1)] == [0, 0]
+    drive(engine)
+    assert_empty(engine)
+
+
+def test_a_static_batch_lets_nobody_in_over_others(folder: Path) -> None:
+    engine = load(folder, strategy="static")
+    engine.add("low", ready(engine, "hay", max_tokens=3), priority=2)
+    assert engine.room_over_others(0) == 0
+    drive(engine)
+
+
 def test_an_urgent_request_is_answered_while_many_choices_of_low_priority_fill_rows_and_cache(folder: Path) -> None:
     engine = load(folder, cache_tokens=160)
     engine.add("low", ready(engine, "hay", max_tokens=60, n=8, temperature=1, seed=1, ignore_eos=True), priority=2)

@@ -165,3 +165,14 @@ class StepEngine(Preparer, Protocol):
     def wait(self, timeout_s: float) -> None:
         """Return when there may be something to do, at the latest after ``timeout_s``."""
         ...
+
+
+@runtime_checkable
+class MakesRoom(Protocol):
+    """A `StepEngine` in which the less important give way to the more important."""
+
+    def room_over_others(self, priority: int) -> int:
+        """Requests of ``priority``, or of smaller numbers, that would come in over others; 0 where none has a greater
+        number. Any thread.
+        """
+        ...

@@ -109,6 +109,15 @@ class GenerateEngine:
                 ahead -= 1
         return max(0, free) + max(0, ahead)
 
+    def room_over_others(self, priority: int) -> int:
+        """See `MakesRoom`. Those that would not run next, although others make room, are left to other workers."""
+        if self._scheduler.strategy != "continuous":
+            return 0
+        requests = list(self._collector.requests.values())
+        others = [one for one in requests if one.choices[0].sequence.priority > priority]
+        taken = sum(len(one.choices) for one in requests) - sum(len(one.choices) for one in others)
+        return max(0, self._size - taken) if others else 0
+
     def cache_use(self) -> CacheUse:
         """See `HasCache.cache_use`."""
         return CacheUse(self._scheduler.pages_taken, self._scheduler.preemptions)

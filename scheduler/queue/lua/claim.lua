@@ -1,9 +1,10 @@
 -- ready -> claimed. The next requests in fair order, leased to this claim's token.
--- ARGV: count, lease_us, token, 1 where the claimer's process holds nothing else, dead batches that make a suspect.
+-- ARGV: count, lease_us, token, 1 where the claimer's process holds nothing else, dead batches that make a suspect,
+--       '' or the only priorities that are taken, each between spaces: the claim ends before the first of another one.
 -- Returns {now_us, 1 where suspects wait, how many, id, attempts, record, id, attempts, record, ...}, and after those of a
 -- few their payloads, in the same order, which saves a lone request the asking.
 local count, lease_us, token, is_alone = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4] == '1'
-local suspect_after = tonumber(ARGV[5])
+local suspect_after, only = tonumber(ARGV[5]), ARGV[6]
 -- Records of another release are looked past, so many at a time and so many times.
 local LOOK, LOOKS = 1000, 20
 local FEW = 4
@@ -33,7 +34,12 @@ if before then
 end
 
 local ids, tags, records, flow_names, back = {}, {}, {}, {}, {}
-local ask, waits = count, false
+local ask, waits, is_other_next = count, false, false
+local function is_wanted(flow)
+  if only == '' then return true end
+  is_other_next = is_other_next or not string.find(only, ' ' .. string.match(flow, '[^:]*$') .. ' ', 1, true)
+  return not is_other_next
+end
 for _ = 1, LOOKS do
   local popped = redis.call('ZPOPMIN', READY, ask)
   if #popped == 0 then break end
@@ -41,7 +47,7 @@ for _ = 1, LOOKS do
   for i = 1, #popped, 2 do names[#names + 1] = popped[i] end
   for i, record in ipairs(redis.call('HMGET', JOBS, unpack(names))) do
     local flow = record and flow_of(record)
-    if flow and #ids < count then
+    if flow and #ids < count and is_wanted(flow) then
       local at = #ids + 1
       ids[at], tags[at], records[at], flow_names[at] = names[i], popped[2 * i], record, flow
     elseif record then
@@ -49,7 +55,7 @@ for _ = 1, LOOKS do
       back[#back + 1] = { popped[2 * i], names[i] }
     end
   end
-  if #ids == count or #names < ask or #back == strangers then break end
+  if #ids == count or is_other_next or #names < ask or #back == strangers then break end
   ask = LOOK
 end
 -- What another release has to serve does not wake this one.
