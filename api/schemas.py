@@ -104,7 +104,10 @@ class Prediction(BaseModel):
     error: PredictionError | None
     metrics: dict[str, Any] = Field(description="queue_ms, compute_ms, batch_size and the like, once it has ended.")
     created_at: str = Field(json_schema_extra={"format": "date-time"})
-    started_at: str | None = Field(json_schema_extra={"format": "date-time"})
+    started_at: str | None = Field(
+        description="When a worker began with it; while it is processing or was canceled then, when it was claimed.",
+        json_schema_extra={"format": "date-time"},
+    )
     completed_at: str | None = Field(json_schema_extra={"format": "date-time"})
     urls: Urls
 

@@ -197,6 +197,17 @@ def encode_exception(error: WindrowError) -> bytes:
     )
 
 
+def holder_of(record: bytes) -> bytes:
+    """The token of the claim that holds it; empty where none does."""
+    return record.rpartition(b"|")[2]
+
+
+def claimed_s(claim: bytes | None) -> float | None:
+    """When a claim was made; None where it is over, or was another release's. See schema.lua for what stands there."""
+    first = (claim or b"").partition(b" ")[0]
+    return int(first[1:]) / 1e6 if first.startswith(b"@") else None
+
+
 def parse_record(record: bytes) -> tuple[float, float | None, int, str, bool]:
     """Return ``(created_s, deadline_s or None, cost_tokens, flow, whether it is held)``.
 
@@ -218,8 +229,8 @@ def parse_dead_letter(letter: bytes) -> DeadLetter:
     )  # fmt: skip
 
 
-def waiting_prediction(id: str, record: bytes, payload: bytes | None) -> Prediction | None:
-    """The view of a request that has not ended; None where it ended before its payload was read."""
+def waiting_prediction(id: str, record: bytes, payload: bytes | None, claim: bytes | None = None) -> Prediction | None:
+    """The view of a request that has not ended, held by ``claim``; None where it ended before its payload was read."""
     created_s, _, _, flow, is_held = parse_record(record)
     if payload is None:
         return None
@@ -228,7 +239,7 @@ def waiting_prediction(id: str, record: bytes, payload: bytes | None) -> Predict
     return Prediction(
         id=id, model=call["model"], status="processing" if is_held else "queued", tenant=tenant, priority=priority,
         input=call["input"], parameters=call.get("parameters") or {}, output=None, error=None, metrics={},
-        created_s=created_s, started_s=None, completed_s=None,
+        created_s=created_s, started_s=claimed_s(claim), completed_s=None,
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from redis import Redis
 
 from scheduler.queue import RedisQueue, finished_channel, result_key
 from scheduler.queue.keys import read_announcement
+from scheduler.queue.lookup import find_predictions
 from tests.support.queue_calls import MODEL, NO_LEASE_S, claim, finish, held, ids_of, status_of, submit
 
 
@@ -25,6 +26,27 @@ def test_a_request_that_runs_is_canceled_and_its_workers_end_is_dropped(queue: R
     assert finish(queue, requests) == [False]
     assert status_of(queue, "a") == "canceled"
     assert queue.depth().running == 0
+
+
+def test_a_request_says_when_it_was_claimed_while_it_runs_and_after_a_cancel(queue: RedisQueue) -> None:
+    submit(queue, "a", "b", "c")
+    claimed = queue.claim(2, lease_s=60)
+    assert started(queue, "a", "b", "c") == [claimed.now_s, claimed.now_s, None]
+    for id in "abc":
+        queue.cancel(id)
+    assert started(queue, "a", "b", "c") == [claimed.now_s, claimed.now_s, None]
+
+
+def test_a_request_that_was_given_back_has_not_started(queue: RedisQueue) -> None:
+    submit(queue, "a")
+    queue.release(held(claim(queue)))
+    assert started(queue, "a") == [None]
+
+
+def started(queue: RedisQueue, *ids: str) -> list[float | None]:
+    each = [found.started_s for id in ids if (found := queue.lookup(id)) is not None]
+    assert each == [found.started_s for found in find_predictions(queue._redis, MODEL, ids) if found is not None]
+    return each
 
 
 def test_a_canceled_request_does_not_come_back(queue: RedisQueue) -> None:

@@ -6,7 +6,11 @@ local record = redis.call('HGET', JOBS, id)
 if not record or not flow_of(record) then return 0 end
 local owner = holder_of(record)
 redis.call('ZREM', READY, id)
-local document = document_of(id, record, payload_of(id), ARGV[4])
+local head, began_us = ARGV[4], owner and claimed_us(owner)
+if began_us then
+  head = string.gsub(head, '"started_at":null', '"started_at":' .. string.format('%.6f', began_us / 1e6), 1)
+end
+local document = document_of(id, record, payload_of(id), head)
 forget({ id }, { record })
 let_go(counted({ owner }))
 store(KEYS[RESULTS + 1], ARGV[2], document)

@@ -19,7 +19,7 @@ end
 -- A claim that is asked again, since its answer was lost, gets what it took.
 local before = redis.call('HGET', CLAIMS, token)
 if before then
-  local claimed, ids = { int(now_us), 0, 0 }, {}
+  local claimed, ids = { int(now_us), 0, 0 }, {} -- the time among the ids is nobody's
   for id in string.gmatch(before, '%S+') do
     local record = redis.call('HGET', JOBS, id)
     if holder_of(record) == token then
@@ -94,7 +94,7 @@ if take > 0 then
   end
   redis.call('HSET', JOBS, unpack(jobs))
   redis.call('ZADD', LEASES, int(now_us + lease_us), token)
-  redis.call('HSET', CLAIMS, token, table.concat(ids, ' ', 1, take))
+  redis.call('HSET', CLAIMS, token, '@' .. int(now_us) .. ' ' .. table.concat(ids, ' ', 1, take))
   redis.call('HSET', HELD, token, take)
   for i, last in ipairs(redis.call('HMGET', FLOWS, unpack(flows))) do
     if last and tonumber(last) <= math.max(vtime, old) then redis.call('HDEL', FLOWS, flows[i]) end

@@ -3,7 +3,7 @@
 -- KEYS[1]   ready         zset  id -> virtual finish time; what waits, next first
 -- KEYS[2]   jobs          hash  id -> record; everything not yet ended
 -- KEYS[3]   leases        zset  token -> expiry in us; one lease a claim
--- KEYS[4]   claims        hash  token -> the ids of that claim, separated by spaces
+-- KEYS[4]   claims        hash  token -> '@', the time of that claim in us, and its ids, separated by spaces
 -- KEYS[5]   held          hash  token -> how many of them it still holds
 -- KEYS[6]   attempts      hash  id -> attempts that ended without an answer; absent is 0
 -- KEYS[7]   flows         hash  flow -> virtual finish time of its last request; dropped once served
@@ -76,6 +76,9 @@ end
 local function wake(list)
   if redis.call('LLEN', list) == 0 then redis.call('LPUSH', list, '1') end
 end
+
+-- When a claim was made, in us; nil where it was another release's.
+local function claimed_us(token) return string.match(redis.call('HGET', CLAIMS, token) or '', '^@(%d+) ') end
 
 -- Back to where they were. That is the front: what was claimed has a tag of at most vtime, what never was has a larger
 -- one. And it is their old order, however many workers give back, in whatever sequence.
