@@ -127,7 +127,12 @@ def write_recording(path: Path, recording: Recording) -> None:
         "max_batch_tokens": limits.max_batch_tokens, "buckets": limits.buckets, "static_length": limits.static_length,
         "rungs": limits.rungs, "row_rungs": limits.row_rungs,
     }  # fmt: skip
-    lines = [head, *(asdict(one) for one in recording.requests)]
+    write_lines(path, head, recording.requests)
+
+
+def write_lines(path: Path, head: Mapping[str, Any], requests: Sequence[OneRequest]) -> None:
+    """Write the first line of a run, and one a request; raises `OSError`."""
+    lines = [head, *(asdict(one) for one in requests)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 

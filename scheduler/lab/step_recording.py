@@ -14,7 +14,6 @@ prompts, seconds. Then one line a request:
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
@@ -34,6 +33,7 @@ from scheduler.lab.recording import (
     read_lines,
     read_requests,
     what_is_wrong,
+    write_lines,
 )
 from scheduler.lab.workload import Workload
 
@@ -113,8 +113,7 @@ def write_generation(path: Path, recording: GenerationRecording) -> None:
         "runs": asdict(recording.runs), "strategy": policy.pop("name"), **policy,
         "steps": [astuple(one) for one in recording.steps],
     }  # fmt: skip
-    lines = [head, *(asdict(one) for one in recording.requests)]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    write_lines(path, head, recording.requests)
 
 
 def read_generation(path: Path) -> GenerationRecording:

@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 import orjson
 from redis import Redis
 
-from scheduler.queue import RedisQueue, Submission, finished_channel
+from scheduler.queue import RedisQueue, Submission
 from scheduler.queue.ids import make_id
-from scheduler.queue.keys import MAX_REQUESTS_PER_CALL, read_announcement
+from scheduler.queue.keys import MAX_REQUESTS_PER_CALL
 from scheduler.settings import DEFAULT_MODELS
 from scheduler.sources import resolve_source
 from windrow.bench.device_use import DeviceUse
+from windrow.bench.ears import Ears
 from windrow.bench.encoder_worker import DEVICES_KEY, MODEL, READY_KEY, STOP_KEY
 from windrow.bench.programs import check_interrupts, own_redis, run_part
 from windrow.bench.stats import median, percentile
@@ -252,38 +253,3 @@ def _submit(queue: RedisQueue, texts: list[str]) -> list[str]:
         for text in texts
     ]
     return queue.submit(submissions, flow="bench:normal", weight=4.0, max_depth=1 << 40, max_bytes=1 << 50)
-
-
-class Ears:
-    """Notes when each result of ``model`` is announced."""
-
-    def __init__(self, redis: Redis, model: str) -> None:
-        self._channel = finished_channel(model)
-        self._messages = redis.pubsub()
-        self._heard_s: dict[str, float] = {}
-        self._changed = threading.Condition()
-        self._stops = False
-
-    def __enter__(self) -> Ears:
-        self._messages.subscribe(self._channel)
-        threading.Thread(target=self._listen, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stops = True
-
-    def wait_for(self, id: str) -> float:
-        """When the result of ``id`` was announced, `time.perf_counter`; waits for it."""
-        with self._changed:
-            if not self._changed.wait_for(lambda: id in self._heard_s, timeout=60):
-                raise TimeoutError(f"{id} did not end")
-            return self._heard_s.pop(id)
-
-    def _listen(self) -> None:
-        while not self._stops:
-            message: Any = self._messages.get_message(timeout=0.5)
-            if message is not None and message["type"] == "message":
-                now_s = time.perf_counter()
-                with self._changed:
-                    self._heard_s.update(dict.fromkeys(read_announcement(message["data"])[0], now_s))
-                    self._changed.notify_all()

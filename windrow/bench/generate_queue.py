@@ -23,10 +23,11 @@ from scheduler.queue import RedisQueue, Submission
 from scheduler.queue.ids import make_id
 from scheduler.queue.keys import MAX_REQUESTS_PER_CALL
 from scheduler.queue.records import encode_call
-from windrow.bench.encoder import SECRET, Ears
+from windrow.bench.ears import Ears
 from windrow.bench.generate_model import SHAPES, Ask, make_load
 from windrow.bench.generate_worker import DIRECT, DONE_KEY, END, MODEL, SERVE, STOP_KEY, TODO_KEY, hear
 from windrow.bench.programs import BenchFailed, check_interrupts, own_redis, run_part
+from windrow.bench.queue_users import NO_LIMIT, SECRET
 from windrow.bench.stats import median, percentile
 from windrow.bench.workload import bench_environ
 from windrow.supervise import Interrupts
@@ -176,7 +177,7 @@ class Client:
 
     def _submit(self, payloads: Sequence[bytes]) -> list[str]:
         submissions = [Submission(make_id(SECRET, "bench"), payload) for payload in payloads]
-        return self._queue.submit(submissions, flow="bench:normal", weight=4.0, max_depth=1 << 40, max_bytes=1 << 50)
+        return self._queue.submit(submissions, flow="bench:normal", weight=4.0, max_depth=NO_LIMIT, max_bytes=NO_LIMIT)
 
     def _metrics(self, id: str) -> dict[str, Any]:
         found = self._queue.lookup(id)

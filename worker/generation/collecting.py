@@ -75,7 +75,8 @@ class Collector:
             self._note_logprobs(choice, row, drawn)
         # Of most rows nothing is to be said: they are not streamed or were told of a moment ago, and go on.
         now_s = time.monotonic()
-        loud = [choice for choice in decoded if choice.text is not None and choice.due_s <= now_s]
+        watched = [choice for choice in decoded if choice.text is not None]
+        loud = [choice for choice in watched if choice.due_s <= now_s]
         values = handle.tokens[: len(decoded)].numpy()
         marked = (values[:, None] == self._marks).any(1).nonzero()[0]
         loud += [decoded[at] for at in marked]
@@ -86,7 +87,7 @@ class Collector:
             if choice not in handle.failed and not choice.request.is_over and choice.finish_reason is None:
                 deltas += self._told(choice)
                 if not choice.request.input.parameters.stop:
-                    choice.due_s = now_s + piece_every_s(len(self.requests))
+                    choice.due_s = now_s + piece_every_s(len(watched))
         for choice, failed in handle.failed.items():
             if not choice.request.is_over:
                 deltas.append(self._fail(choice.request, failed))
