@@ -22,6 +22,7 @@ from worker.engines import base
 from worker.engines.base import Prepared, StepEngine
 from worker.engines.loading import load_engine
 from worker.engines.weights import load_weights
+from worker.generation import collecting
 from worker.generation.constraints import SchemaCompiler
 from worker.generation.engine import GenerateEngine
 from worker.generation.inputs import PromptPreparer
@@ -296,6 +297,18 @@ def test_tokens_of_a_stream_are_gathered_between_its_first_and_its_end(
     assert [delta.tokens for delta in heard.deltas["stopping"]] == [1] * heard.output("stopping")["usage"][
         "completion_tokens"
     ]
+
+
+def test_requests_that_nobody_follows_do_not_hold_up_a_stream(
+    engine: GenerateEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(collecting, "piece_every_s", lambda streams: asked.append(streams) or 0.0)
+    engine.add("followed", ready(engine, "a prompt", max_tokens=10, ignore_eos=True), stream=True)
+    for number in range(4):
+        engine.add(str(number), ready(engine, "another", max_tokens=10, ignore_eos=True))
+    drive(engine)
+    assert max(asked) == 1
 
 
 def test_many_streams_are_told_of_less_often() -> None:
