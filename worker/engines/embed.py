@@ -94,14 +94,14 @@ PADDED_POOLING: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "lasttoken": _padded_last,
 }
 
-# (tokens, hidden) with its layout -> (sequences, hidden). Differences of a running sum would be quicker to write, but
-# lose digits and carry one sequence's NaN into all that follow.
+# (tokens, hidden) with its layout -> (sequences, hidden); sums are taken in float32. Differences of a running sum would
+# be quicker to write, but lose digits and carry one sequence's NaN into all that follow.
 
 
 def _packed_sum(hidden: Tensor, layout: PackedLayout) -> Tensor:
     # One more row, for tokens that belong to nobody.
-    sums = hidden.new_zeros(len(layout.cu_seqlens), hidden.shape[1])
-    return sums.index_add_(0, layout.owners(len(hidden)), hidden)[:-1]
+    sums = hidden.new_zeros(len(layout.cu_seqlens), hidden.shape[1], dtype=torch.float32)
+    return sums.index_add_(0, layout.owners(len(hidden)), hidden.float())[:-1]
 
 
 def _packed_max(hidden: Tensor, layout: PackedLayout) -> Tensor:
