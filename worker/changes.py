@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import threading
 import time
@@ -16,6 +15,7 @@ from scheduler.core.planning import BatchLimits
 from worker.engines.base import Engine, EngineInfo, StepEngine
 from worker.holder import Holder
 from worker.lane import Lane
+from worker.leftovers import spare_what_is_loaded
 from worker.orders import Orders, read_orders, version
 from worker.rows import Rows
 from worker.stages import start_stage
@@ -105,7 +105,7 @@ class Changes:
                 assert not isinstance(engine, StepEngine)
                 lane.replace_engine(engine, self._limits(model, engine.info))
                 self._rows.set_limits(model, lane.window)
-        gc.collect()
+        spare_what_is_loaded()
         if is_on_cuda:
             import torch
 

@@ -19,6 +19,7 @@ from worker.changes import Changes
 from worker.engines.base import StepEngine
 from worker.failures import Failures
 from worker.lane import Lane
+from worker.leftovers import spare_what_is_loaded
 from worker.orders import Orders, read_orders
 from worker.resident import ATTEND_EVERY_S, Resident
 from worker.stages import start_stage
@@ -50,6 +51,7 @@ def run_resident(slot: int, slots: int, worker: str) -> None:
         take_share(slot, slots)
         settings, before = load_settings(), read_orders()
         lanes = open_lanes(settings, f"{worker}/{slot}", is_spare=spare)
+        spare_what_is_loaded()
         loaded.set()
         log.info("slot %d serves %s", slot, ", ".join(lanes))
         resident = Resident(lanes, stopping, Vitals(slot, settings.stall_s), lambda: DRAINED.value)

@@ -21,6 +21,7 @@ from windrow.bench.stats import median
 from worker.engines.base import Engine, Prepared
 from worker.engines.loading import batch_limits, load_row_engine
 from worker.lane import Lane
+from worker.leftovers import spare_what_is_loaded
 from worker.process import take_share
 from worker.resident import Resident
 
@@ -83,6 +84,7 @@ def serve(spec: dict[str, Any]) -> dict[str, Any]:
         redis.set(READY_KEY, 1)
     _wait_for(redis, READY_KEY, 1)
     counted = Counted(engine)
+    spare_what_is_loaded()
     max_wait_s, is_spare = settings.max_wait_s, rank >= devices
     lane = Lane(RedisQueue(redis, MODEL), counted, limits, max_wait_s, 15.0, f"bench/{rank}", is_spare)
     stop, active = Number(redis, STOP_KEY), Number(redis, DEVICES_KEY)

@@ -19,6 +19,7 @@ from windrow.bench.programs import part
 from worker.engines.base import Delta
 from worker.generation.collecting import Handle
 from worker.generation.engine import GenerateEngine
+from worker.leftovers import spare_what_is_loaded
 from worker.process import take_share
 from worker.resident import Resident
 from worker.step_lane import StepLane
@@ -55,6 +56,7 @@ def serve(spec: dict[str, Any]) -> None:
     engine.steps = []
     vocabulary = SHAPES[spec["shape"]]["vocab_size"]
     drive(engine, make_load(2, vocabulary, spec["scale"]))  # what is done at the first call only
+    spare_what_is_loaded()
     _answer(redis, engine.info.device)
     while (todo := hear(redis, TODO_KEY, DEAF_S))["do"] != END:
         if todo["do"] == DIRECT:
