@@ -115,14 +115,16 @@ class Resident:
                 self.rows.add(lane.model, [], room)
                 continue
             alone = turn is Turn.ALONE
-            claim = keep_trying(lane.claim, room, not full and not alone, alone, give_up=self._is_stopping)
+            blocking, asked_s = not full and not alone, time.monotonic()
+            claim = keep_trying(lane.claim, room, blocking, alone, give_up=self._is_stopping)
             requests = claim.requests if claim else []
             self._quarantine.claimed(lane.model, requests, claim is not None and claim.suspects_wait)
             full = len(requests) == room
-            claimed_s = time.monotonic()
+            # What a claim waited for was work, if it might wait.
+            from_s = time.monotonic() if blocking else asked_s
             with stage:
                 waiting, ended = lane.prepare(requests)
-            self.rows.add(lane.model, waiting, room, time.monotonic() - claimed_s)
+            self.rows.add(lane.model, waiting, room, time.monotonic() - from_s)
             self._store(lane, ended)
             self._quarantine.ended(len(ended))
 

@@ -91,7 +91,7 @@ class Rows:
     def add(self, model: str, waiting: Sequence[Waiting], reserved: int, prepare_s: float = 0.0) -> None:
         """Add requests to the row in the order of the claims, and let go of what was ``reserved`` for them.
 
-        ``prepare_s`` is how long it took to make them ready.
+        ``prepare_s`` is how long it took to claim them and to make them ready.
         """
         with self._filled:
             self._reserved[model] -= reserved

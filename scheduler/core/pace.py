@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 #: A row that is over sooner leaves no time to wait for anything, in seconds.
 SHORT_ROW_S = 0.02
-#: On top of what was measured: a claim's round trip and a thread's wake-up, in seconds.
+#: On top of what was measured: threads that wake up, and the round trip of a claim that found nothing at first.
 MARGIN_S = 0.004
 #: Weight of the last row in the averages.
 LAST = 0.3
@@ -29,7 +29,7 @@ class Pace:
     #: By how much each of them was mistaken about a row, in seconds.
     row_mistake_s: float = 0.0
     token_mistake_s: float = 0.0
-    #: From a claim to a row that is ready, in seconds.
+    #: From asking Redis for a row to having it ready, in seconds.
     prepare_s: float = 0.0
 
     def ran(self, tokens: int, seconds: float) -> Pace:
@@ -47,8 +47,12 @@ class Pace:
 
     @property
     def is_short(self) -> bool:
-        """Whether rows are over sooner than it is worth to wait for anything."""
-        return self.row_s is not None and self.row_s < SHORT_ROW_S
+        """Whether rows are over sooner than the next is sure to be ready, or than it is worth to wait for anything."""
+        return self.row_s is not None and self.row_s < max(SHORT_ROW_S, self._lead_s)
+
+    @property
+    def _lead_s(self) -> float:
+        return 2 * self.prepare_s + MARGIN_S
 
     def prepared(self, seconds: float) -> Pace:
         """Learn how long a row took to be made ready."""
@@ -62,7 +66,7 @@ class Pace:
         mistake_s, expected_s = min(by_row, by_token)
         if expected_s < SHORT_ROW_S:
             return 0.0
-        return max(0.0, expected_s - runs_for_s - 2 * self.prepare_s - 2 * mistake_s - MARGIN_S)
+        return max(0.0, expected_s - runs_for_s - self._lead_s - 2 * mistake_s)
 
 
 def _mix(old: float, last: float) -> float:

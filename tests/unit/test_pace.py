@@ -53,6 +53,12 @@ def test_short_rows_are_not_worth_waiting() -> None:
     assert learnt(seconds=0.015).claim_in_s(1000, 0.0) == 0.0
 
 
+def test_rows_are_short_where_the_next_one_may_not_be_ready_in_time() -> None:
+    assert learnt(seconds=0.015).is_short
+    assert not learnt(seconds=0.025, prepare_s=0.002).is_short
+    assert learnt(seconds=0.025, prepare_s=0.012).is_short
+
+
 @given(st.lists(st.tuples(st.integers(0, 10_000), SECONDS, SECONDS), max_size=20), st.integers(0, 10_000), SECONDS)
 def test_it_never_waits_past_the_expected_end(
     rows: list[tuple[int, float, float]], tokens: int, since_s: float
