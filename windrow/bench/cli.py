@@ -10,12 +10,12 @@ from typing import Annotated, Any
 
 import typer
 
+from windrow.bench.load_options import JsonFile, write_json
 from windrow.cli.output import FAILED, errors_reported, fail
 
 bench_app = typer.Typer(name="bench", help="Measure Windrow on this machine.", no_args_is_help=True)
 #: A shell's number for a program that INT ended.
 INTERRUPTED = 130
-JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the report to this file too.")]
 
 
 @bench_app.command("http")
@@ -229,11 +229,8 @@ def problems_reported() -> Iterator[None]:
 def _finish(report: dict[str, Any], show: Any, json_file: Path | None) -> None:
     from rich.console import Console
 
-    if json_file is not None:
-        import orjson
-
-        json_file.write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2))
     show(Console(), report)
+    write_json(json_file, report)
 
 
 def _say(text: str) -> None:

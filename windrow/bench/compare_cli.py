@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from windrow.bench.cli import JsonFile, problems_reported
-from windrow.bench.load_options import Dataset, check_outputs, publish, read_numbers, say
+from windrow.bench.cli import problems_reported
+from windrow.bench.load_options import Dataset, JsonFile, check_folder, publish, read_numbers, say
 from windrow.cli.lab_options import Report, refuse, strategies
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def compare(
     from windrow.bench.dataset import load_items, with_lengths
 
     with problems_reported():
-        check_outputs(report, json_file)
+        check_folder(report)
         sizes = [round(size) for size in read_numbers(batch_size, "--batch-size", whole=True, most=1000)]
         items = load_items(dataset, requests, seed)
         if engine == FIXED:

@@ -23,11 +23,12 @@ from scheduler.sources import resolve_source
 from windrow.bench.device_use import DeviceUse
 from windrow.bench.ears import Ears
 from windrow.bench.encoder_worker import DEVICES_KEY, MODEL, READY_KEY, STOP_KEY
-from windrow.bench.programs import check_interrupts, own_redis, run_part
+from windrow.bench.programs import BenchFailed, check_interrupts, own_redis, run_part
 from windrow.bench.stats import median, percentile
 from windrow.bench.workload import bench_environ
 from windrow.demo.texts import LOG_SIGMA, mixed_texts
 from windrow.supervise import Interrupts
+from worker.process import visible_devices
 
 Say = Callable[[str], None]
 SECRET = b"of a benchmark"
@@ -69,6 +70,10 @@ class Emptied(NamedTuple):
 
 def run_encoder(sizes: Sizes, say: Say) -> dict[str, Any]:
     """Measure everything; ``figures`` are rows of ``name, value, unit, target``."""
+    names = visible_devices()
+    if len(names) < sizes.devices:
+        raise BenchFailed(f"it needs {sizes.devices} CUDA device(s), and this machine has {len(names)}")
+    only = {"CUDA_VISIBLE_DEVICES": ",".join(names[: sizes.devices])}
     with Interrupts() as interrupts, tempfile.TemporaryDirectory(prefix="windrow-bench-") as name:
         folder = Path(name)
         model = {
@@ -92,7 +97,7 @@ def run_encoder(sizes: Sizes, say: Say) -> dict[str, Any]:
                 (own := folder / str(rank)).mkdir()
                 spec = shared | {"rank": rank, "seconds": sizes.seconds}
                 report: dict[str, Any] = run_part(
-                    "encoder_worker", spec, own, bench_environ(own), lambda: check_interrupts(interrupts)
+                    "encoder_worker", spec, own, bench_environ(own) | only, lambda: check_interrupts(interrupts)
                 )
                 return report
 
@@ -145,7 +150,12 @@ def summarise(
         {"name": name, "value": value, "unit": unit, "target": target, "digits": digits.get(unit, 3)}
         for name, value, unit, target in rows
     ]
-    return {"figures": figures, "rates_per_s": rates, "device_busy": list(busy), "sizes": sizes._asdict()}
+    return {
+        "figures": figures,
+        "rates_per_s": {str(devices): measured for devices, measured in rates.items()},
+        "device_busy": list(busy),
+        "sizes": sizes._asdict(),
+    }
 
 
 def middle_rate(ended: Sequence[tuple[float, int]], emptied: Emptied) -> float:

@@ -41,14 +41,31 @@ def read_numbers(text: str, name: str, *, whole: bool = False, most: float = mat
     return values
 
 
-def check_outputs(folder: Path | None, json_file: Path | None) -> None:
-    """Raise `ValueError` where a report is asked for and cannot be written: before anything is measured, not after."""
+def check_folder(folder: Path | None) -> None:
+    """Raise `ValueError` where a page is asked for and cannot be written: before anything is measured, not after."""
     from windrow.lab.page import check_report
 
     if folder is not None:
         check_report(folder)
-    if json_file is not None and (json_file.is_dir() or not json_file.absolute().parent.is_dir()):
-        raise ValueError(f"--json {json_file}: takes a file in a folder that is there")
+
+
+def _check_json(file: Path | None) -> Path | None:
+    if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
+        raise typer.BadParameter(f"{file}: takes a file in a folder that is there")
+    return file
+
+
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", callback=_check_json, help="Write the report to this file too.")
+]
+
+
+def write_json(file: Path | None, report: Mapping[str, Any]) -> None:
+    """Write ``report`` where a file was asked for."""
+    if file is not None:
+        import orjson
+
+        file.write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2))
 
 
 def say(*parts: object) -> None:
@@ -71,10 +88,7 @@ def publish(
 
     from windrow.lab.tables import show
 
-    if json_file is not None:
-        import orjson
-
-        json_file.write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2))
+    write_json(json_file, report)
     console = Console()
     for name, value in about.items():
         console.print(f"{name}: {value}", markup=False, highlight=False)

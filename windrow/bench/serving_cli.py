@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from windrow.bench.cli import JsonFile
-from windrow.bench.load_options import Dataset, check_outputs, publish, read_numbers, say
+from windrow.bench.load_options import Dataset, JsonFile, check_folder, publish, read_numbers, say
 from windrow.cli.lab_options import Pattern, Report, seconds
 from windrow.cli.output import errors_reported
 from windrow.cli.requests import NO_URL, Url, connect
@@ -53,7 +52,7 @@ def serve(
     from windrow.bench.serving_report import failure_notes, panels, summarise, tables
 
     with errors_reported(as_json=False):
-        check_outputs(report, json_file)
+        check_folder(report)
         limits_s = _limits_s(slo, slo_itl)
         if (rate is None) == (concurrency is None):
             raise ValueError("takes one of --rate and --concurrency")
@@ -90,7 +89,7 @@ def sweep(
     from windrow.bench.sweep import summarise_sweep, sweep_panels, sweep_rows
 
     with errors_reported(as_json=False):
-        check_outputs(report, json_file)
+        check_folder(report)
         limits_s = _limits_s(slo, slo_itl)
         tried = None if rates is None else read_numbers(rates, "--rates")
         _check_pattern(pattern)
