@@ -47,7 +47,7 @@ MATRIX: list[tuple[str, tuple[str, ...]]] = [
     (f"PUBLISH {RESULT} a", ROLES),
     ("XRANGE windrow:events:a - +", (API,)),
     # What takes work away from the queue is for workers alone.
-    ("ZPOPMIN windrow:m:ready 1", (WORKER,)),
+    ("ZREMRANGEBYRANK windrow:m:ready 0 0", (WORKER,)),
     ("BLPOP windrow:m:wake 1", (WORKER,)),
     # What Celery needs, the API does not.
     ("LPUSH windrow message", CELERYS),

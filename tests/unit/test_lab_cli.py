@@ -194,7 +194,7 @@ def test_an_slo_that_cannot_be_met_ends_with_1_and_the_best_reachable() -> None:
         ),
         (
             ["bench", "compare", "--engine", "fixed", "--json", "/nowhere/at/all"],
-            "--json /nowhere/at/all: takes a file",
+            "/nowhere/at/all: takes a file",
         ),
         (["simulate", "--max-wait-ms", "-1"], "--max-wait-ms is '-1'; it takes milliseconds"),
         (["simulate", "--max-wait-ms", "soon"], "--max-wait-ms is 'soon'"),

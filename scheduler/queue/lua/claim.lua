@@ -33,33 +33,35 @@ if before then
   return with_payloads(claimed, ids)
 end
 
-local ids, tags, records, flow_names, back = {}, {}, {}, {}, {}
-local ask, waits, is_other_next = count, false, false
+-- What is taken leaves the queue only when it is known how much that is; the rest stays where it is.
+local ids, records, flow_names = {}, {}, {}
+local ask, looked, strangers, is_other_next = count, 0, 0, false
 local function is_wanted(flow)
   if only == '' then return true end
   is_other_next = is_other_next or not string.find(only, ' ' .. string.match(flow, '[^:]*$') .. ' ', 1, true)
   return not is_other_next
 end
 for _ = 1, LOOKS do
-  local popped = redis.call('ZPOPMIN', READY, ask)
-  if #popped == 0 then break end
-  local names, strangers = {}, #back
-  for i = 1, #popped, 2 do names[#names + 1] = popped[i] end
+  local names = redis.call('ZRANGE', READY, looked, looked + ask - 1)
+  if #names == 0 then break end
+  local left, gone = 0, {}
   for i, record in ipairs(redis.call('HMGET', JOBS, unpack(names))) do
     local flow = record and flow_of(record)
     if flow and #ids < count and is_wanted(flow) then
       local at = #ids + 1
-      ids[at], tags[at], records[at], flow_names[at] = names[i], popped[2 * i], record, flow
+      ids[at], records[at], flow_names[at] = names[i], record, flow
     elseif record then
-      waits = waits or flow ~= nil
-      back[#back + 1] = { popped[2 * i], names[i] }
+      left = left + 1
+      if not flow then strangers = strangers + 1 end
+    else
+      gone[#gone + 1] = names[i] -- whose record somebody deleted by hand
     end
   end
-  if #ids == count or is_other_next or #names < ask or #back == strangers then break end
+  if #gone > 0 then redis.call('ZREM', READY, unpack(gone)) end
+  looked = looked + #names - #gone
+  if #ids == count or is_other_next or #names < ask or left == 0 then break end
   ask = LOOK
 end
--- What another release has to serve does not wake this one.
-waits = waits or redis.call('ZCARD', READY) > 0
 
 local attempts, suspects_wait, take = {}, 0, #ids
 if #ids > 0 and redis.call('HLEN', ATTEMPTS) > 0 then
@@ -71,14 +73,19 @@ if #ids > 0 and redis.call('HLEN', ATTEMPTS) > 0 then
       break
     end
   end
-  for i = take + 1, #ids do back[#back + 1] = { tags[i], ids[i] } end
-  waits = waits or take < #ids
 end
-for _, entry in ipairs(back) do redis.call('ZADD', READY, entry[1], entry[2]) end
+for i = #ids, take + 1, -1 do ids[i] = nil end
+if take == looked and take > 0 then
+  redis.call('ZREMRANGEBYRANK', READY, 0, take - 1)
+elseif take > 0 then
+  redis.call('ZREM', READY, unpack(ids))
+end
+-- What another release has to serve does not wake this one.
+local waits = redis.call('ZCARD', READY) > strangers
 local claimed = { int(now_us), suspects_wait, 0 }
 if take > 0 then
   -- A flow whose last request has been served needs no tag: the virtual time has reached it.
-  local vtime = tonumber(tags[take])
+  local vtime = tonumber(string.match(records[take], '|([^|]*)|[^|]*$'))
   local old = tonumber(redis.call('HGET', STATE, 'vtime') or '0')
   if vtime > old then redis.call('HSET', STATE, 'vtime', string.format('%.17g', vtime)) end
   local flows, seen, jobs = {}, {}, {}
@@ -94,12 +101,11 @@ if take > 0 then
   end
   redis.call('HSET', JOBS, unpack(jobs))
   redis.call('ZADD', LEASES, int(now_us + lease_us), token)
-  redis.call('HSET', CLAIMS, token, '@' .. int(now_us) .. ' ' .. table.concat(ids, ' ', 1, take))
+  redis.call('HSET', CLAIMS, token, '@' .. int(now_us) .. ' ' .. table.concat(ids, ' '))
   redis.call('HSET', HELD, token, take)
   for i, last in ipairs(redis.call('HMGET', FLOWS, unpack(flows))) do
     if last and tonumber(last) <= math.max(vtime, old) then redis.call('HDEL', FLOWS, flows[i]) end
   end
 end
 if waits then wake(BACKLOG) end
-for i = #ids, take + 1, -1 do ids[i] = nil end
 return with_payloads(claimed, ids)
