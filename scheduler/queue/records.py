@@ -50,6 +50,9 @@ class Claimed(NamedTuple):
     #: ``<tenant>:<priority>``
     flow: str
     payload: bytes
+    #: What the queue counts it as, until it ends.
+    cost_tokens: int
+    size_bytes: int
 
     @property
     def is_followed(self) -> bool:
@@ -208,15 +211,27 @@ def claimed_s(claim: bytes | None) -> float | None:
     return int(first[1:]) / 1e6 if first.startswith(b"@") else None
 
 
-def parse_record(record: bytes) -> tuple[float, float | None, int, str, bool]:
-    """Return ``(created_s, deadline_s or None, cost_tokens, flow, whether it is held)``.
+class Record(NamedTuple):
+    """What the queue keeps of a request that has not ended; see schema.lua."""
 
-    Raises `NewerRecord` for a record of another version.
-    """
+    #: Redis times, in seconds since the epoch.
+    created_s: float
+    deadline_s: float | None
+    cost_tokens: int
+    #: ``<tenant>:<priority>``
+    flow: str
+    #: Of the payload.
+    size_bytes: int
+    #: Whether a claim holds it.
+    is_held: bool
+
+
+def parse_record(record: bytes) -> Record:
+    """Read a record. Raises `NewerRecord` for one of another version."""
     if not record.startswith(b"2|"):
         raise NewerRecord("this request was taken in by another release of Windrow; ask a server of that release")
-    _, _, cost, flow, _, created, deadline, _, token = record.split(b"|")
-    return int(created) / 1e6, int(deadline) / 1e6 or None, int(cost), flow.decode(), token != b""
+    _, _, cost, flow, size, created, deadline, _, token = record.split(b"|")
+    return Record(int(created) / 1e6, int(deadline) / 1e6 or None, int(cost), flow.decode(), int(size), token != b"")
 
 
 def parse_dead_letter(letter: bytes) -> DeadLetter:
@@ -231,7 +246,7 @@ def parse_dead_letter(letter: bytes) -> DeadLetter:
 
 def waiting_prediction(id: str, record: bytes, payload: bytes | None, claim: bytes | None = None) -> Prediction | None:
     """The view of a request that has not ended, held by ``claim``; None where it ended before its payload was read."""
-    created_s, _, _, flow, is_held = parse_record(record)
+    created_s, _, _, flow, _, is_held = parse_record(record)
     if payload is None:
         return None
     tenant, _, priority = flow.rpartition(":")

@@ -29,16 +29,19 @@ def encode_endings(endings: Sequence[Ending], now_us: int) -> tuple[list[Any], l
     date_done = done.isoformat(timespec="microseconds").encode()
     runs: list[Any] = []
     documents = []
-    last: tuple[str, str] | None = None
+    last: tuple[str, str, str] | None = None
     for ending in endings:
         status, document = encode_document(ending, now_us, date_done)
         documents.append(document)
-        if (ending.request.token, status) != last:
-            last = (ending.request.token, status)
-            runs += (*last, 0)
-        runs[-1] += 1
+        request = ending.request
+        if (alike := (request.token, status, request.flow)) != last:
+            last = alike
+            runs += (*alike, 0, 0, 0)
+        runs[-3] += 1
+        runs[-2] += request.cost_tokens
+        runs[-1] += request.size_bytes
     ids = " ".join([ending.request.id for ending in endings])
-    return [ids, len(runs) // 3, *runs], documents
+    return [ids, len(runs) // 6, *runs], documents
 
 
 class ClaimReply:
@@ -58,6 +61,7 @@ class ClaimReply:
         requests = []
         for id, attempts, record, payload in zip(self.ids, self._attempts, self._records, payloads, strict=True):
             if payload is not None:
-                created_s, deadline_s, _, flow, _ = parse_record(record)
-                requests.append(Claimed(id.decode(), token, int(attempts) + 1, created_s, deadline_s, flow, payload))
+                created_s, deadline_s, cost, flow, size, _ = parse_record(record)
+                attempt = int(attempts) + 1
+                requests.append(Claimed(id.decode(), token, attempt, created_s, deadline_s, flow, payload, cost, size))
         return Claim(self.now_s, requests, self._suspects_wait)

@@ -164,7 +164,7 @@ def test_an_end_with_a_token_that_does_not_hold_the_request_is_dropped(queue: Re
 
 def test_an_end_for_a_request_that_was_never_claimed_or_never_came_is_dropped(queue: RedisQueue) -> None:
     submit(queue, "a")
-    never = Claimed("never", "", 1, 0.0, None, "acme:normal", b"{}")
+    never = Claimed("never", "", 1, 0.0, None, "acme:normal", b"{}", 1, 2)
     assert queue.finish([Ending(never._replace(id="a"), Done(1)), Ending(never, Done(1))]) == [False, False]
     assert status_of(queue, "a") == "queued"
     assert status_of(queue, "never") is None

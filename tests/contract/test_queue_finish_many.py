@@ -107,7 +107,7 @@ def test_the_first_end_stays_where_one_of_them_comes_second(
 def test_what_was_given_back_meanwhile_gets_no_result(queue: RedisQueue, redis: Redis, requests: list[Claimed]) -> None:
     queue.release(held(requests[1:2]))
     (again,) = claim(queue)
-    never = Claimed("never", "", 1, 0.0, None, "acme:normal", b"{}")
+    never = Claimed("never", "", 1, 0.0, None, "acme:normal", b"{}", 1, 2)
     endings = by_position([*requests, never])
     assert queue.finish(endings) == [True, False] + [True] * (COUNT - 2) + [False]
     assert status_of(queue, IDS[1]) == "processing"

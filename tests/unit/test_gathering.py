@@ -16,7 +16,7 @@ BASE = "1000-0"
 
 
 def request(id: str = "a") -> Claimed:
-    return Claimed(id, "token", 2, 0.0, None, "t:normal", b'{"stream":true}')
+    return Claimed(id, "token", 2, 0.0, None, "t:normal", b'{"stream":true}', 1, 2)
 
 
 def delta(text: str, *, id: str = "a", index: int = 0, ends: bool = False) -> Delta:

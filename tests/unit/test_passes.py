@@ -57,7 +57,9 @@ class FakeEngine:
 
 
 def waiting(number: int, tokens: int = 10) -> Waiting:
-    return Waiting(Claimed(f"{number}", "token", 1, 0.0, None, "t:normal", b"{}"), Prepared(tokens, number), 0.0, 0.0)
+    return Waiting(
+        Claimed(f"{number}", "token", 1, 0.0, None, "t:normal", b"{}", 1, 2), Prepared(tokens, number), 0.0, 0.0
+    )
 
 
 def refuse(*bad: int, error: Exception | None = None) -> Callable[[list[Any]], None]:

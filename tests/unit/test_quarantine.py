@@ -21,7 +21,7 @@ GIVE_UP_S = 20.0
 
 
 def request(id: str, attempt: int = 1) -> Claimed:
-    return Claimed(id, "token", attempt, 0.0, None, "t:normal", b"{}")
+    return Claimed(id, "token", attempt, 0.0, None, "t:normal", b"{}", 1, 2)
 
 
 SUSPECT = request("suspect", SUSPECT_ATTEMPT)

@@ -23,7 +23,7 @@ from scheduler.queue.wire import ClaimReply
 
 PAYLOAD = b'{"model":"minilm","input":"hay","parameters":{"truncate":true}}'
 RECORD = b"2|0|7|acme:high|63|1700000000000001|1700000005000000|0.4375|"
-CLAIMED = Claimed("p1", "t", 1, 10.0, None, "acme:high", PAYLOAD)
+CLAIMED = Claimed("p1", "t", 1, 10.0, None, "acme:high", PAYLOAD, 1, 2)
 
 
 def prediction(status: str) -> Prediction:
@@ -38,7 +38,7 @@ def result(ending: Ending) -> bytes:
 
 
 def test_a_record_is_read_back_as_it_was_written() -> None:
-    assert parse_record(RECORD) == (1700000000.000001, 1700000005.0, 7, "acme:high", False)
+    assert parse_record(RECORD) == (1700000000.000001, 1700000005.0, 7, "acme:high", 63, False)
 
 
 def test_a_record_without_a_deadline_says_none_and_not_zero() -> None:

@@ -57,7 +57,7 @@ class Field:
             model,
             [
                 Waiting(
-                    Claimed(id, "token", 1, arrived_s, None, "t:normal", b"{}"),
+                    Claimed(id, "token", 1, arrived_s, None, "t:normal", b"{}", 1, 2),
                     Prepared(tokens, None),
                     arrived_s,
                     now_s,
@@ -253,7 +253,8 @@ def test_what_was_claimed_first_is_first_although_it_was_ready_later() -> None:
 
     def claimed(*ids: str, at_s: float) -> list[Waiting]:
         return [
-            Waiting(Claimed(id, "token", 1, 0.0, None, "t:normal", b"{}"), Prepared(1, None), 0.0, at_s) for id in ids
+            Waiting(Claimed(id, "token", 1, 0.0, None, "t:normal", b"{}", 1, 2), Prepared(1, None), 0.0, at_s)
+            for id in ids
         ]
 
     rows.add("m", claimed("c", "d", at_s=2.0), 0)

@@ -115,7 +115,7 @@ class InProcess:
             if isinstance(ready, Failed):
                 refused.append((ticket.id, ready))
             else:
-                claimed = Claimed(ticket.id, "", 1, ticket.arrived_s, None, "", b"")
+                claimed = Claimed(ticket.id, "", 1, ticket.arrived_s, None, "", b"", 0, 0)
                 waiting.append(Waiting(claimed, ready, ticket.arrived_s, claimed_s))
         self._answer((asked, ready) for id, ready in refused if (asked := self._inbox.start(id)))
         return waiting

@@ -11,7 +11,7 @@ if began_us then
   head = string.gsub(head, '"started_at":null', '"started_at":' .. string.format('%.6f', began_us / 1e6), 1)
 end
 local document = document_of(id, record, payload_of(id), head)
-forget({ id }, { record })
+forget_one(id, record)
 let_go(counted({ owner }))
 store(KEYS[RESULTS + 1], ARGV[2], document)
 end_stream(KEYS[RESULTS + 2], ARGV[2], record, 'canceled')

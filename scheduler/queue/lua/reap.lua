@@ -26,7 +26,7 @@ for at = FIRST, #ARGV, WIDTH do
       local number, status = RESULTS + 1 + (at - FIRST) / WIDTH, verdict == 'expired' and 'expired' or 'failed'
       local payload = payload_of(id)
       document = document_of(id, record, payload, ARGV[at + 3])
-      local cost = forget({ id }, { record })
+      local cost = forget_one(id, record)
       store(KEYS[number], ttl_s, document)
       end_stream(KEYS[number + requests], ttl_s, record, status)
       if verdict == 'dead' then

@@ -47,7 +47,7 @@ local now_us = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 
 -- The flow of a record; nil for one of another version.
 local function flow_of(record)
-  return string.match(record, '^2|%d|%d+|([^|]*)|%d+|%d+|')
+  return string.match(record, '^2|%d|%d+|([^|]*)|')
 end
 
 -- The token of the claim that holds a record; nil where none does, or there is no record.
@@ -124,30 +124,43 @@ local function charge(flow, requests, bytes)
   end
 end
 
--- Forget requests that have ended: what they took is given back. Returns their tokens, together.
-local function forget(ids, records)
-  if #ids == 0 then return 0 end
+-- What requests took: tokens and bytes in all, and requests and bytes by flow.
+local function nothing() return { cost = 0, bytes = 0, requests = {}, flow_bytes = {} } end
+local function add_taken(taken, flow, requests, cost, bytes)
+  taken.cost, taken.bytes = taken.cost + cost, taken.bytes + bytes
+  taken.requests[flow] = (taken.requests[flow] or 0) + requests
+  taken.flow_bytes[flow] = (taken.flow_bytes[flow] or 0) + bytes
+end
+local function taken_by(record)
+  local cost, flow, bytes = string.match(record, '^2|%d|(%d+)|([^|]*)|(%d+)|')
+  return flow, 1, tonumber(cost), tonumber(bytes)
+end
+
+-- Forget requests that have ended, and give back what they took.
+local function forget(ids, taken)
+  if #ids == 0 then return end
   redis.call('HDEL', JOBS, unpack(ids))
   redis.call('HDEL', PAYLOADS, unpack(ids))
   if redis.call('HLEN', ATTEMPTS) > 0 then redis.call('HDEL', ATTEMPTS, unpack(ids)) end
   if redis.call('ZCARD', DEADLINES) > 0 then redis.call('ZREM', DEADLINES, unpack(ids)) end
   -- Where nothing waits, no flow is ahead: the tags of what was canceled or expired go too.
   if redis.call('ZCARD', READY) == 0 then redis.call('DEL', FLOWS) end
-  local requests, bytes, all_bytes, cost = {}, {}, 0, 0
-  for i = 1, #ids do
-    local tokens, flow, size = string.match(records[i], '^2|%d|(%d+)|([^|]*)|(%d+)|')
-    requests[flow], bytes[flow] = (requests[flow] or 0) + 1, (bytes[flow] or 0) + size
-    all_bytes, cost = all_bytes + size, cost + tokens
-  end
-  for flow, count in pairs(requests) do charge(flow, -count, -bytes[flow]) end
-  redis.call('HINCRBY', STATE, 'bytes', int(-all_bytes))
-  redis.call('HINCRBY', STATE, 'cost', int(-cost))
+  for flow, count in pairs(taken.requests) do charge(flow, -count, -taken.flow_bytes[flow]) end
+  redis.call('HINCRBY', STATE, 'bytes', int(-taken.bytes))
+  redis.call('HINCRBY', STATE, 'cost', int(-taken.cost))
   if redis.call('HLEN', WEBHOOK_URLS) > 0 then
     for _, id in ipairs(ids) do
       if redis.call('HEXISTS', WEBHOOK_URLS, id) == 1 then redis.call('ZADD', WEBHOOKS, int(now_us), id) end
     end
   end
-  return cost
+end
+
+-- The same for one request; returns its tokens.
+local function forget_one(id, record)
+  local taken = nothing()
+  add_taken(taken, taken_by(record))
+  forget({ id }, taken)
+  return taken.cost
 end
 
 -- Set first, then announced.
