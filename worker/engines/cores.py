@@ -18,8 +18,6 @@ from torch import Tensor
 
 #: A piece of a pass: called on a core, it gives some of the rows.
 Piece = Callable[[], Tensor]
-#: Activations of about this many tokens stay in a core's cache.
-PIECE_TOKENS = 1024
 
 #: Held while a pass is cut and handed over.
 _starting = threading.Lock()
@@ -86,22 +84,3 @@ def finish_on_cores() -> None:
 def _run(piece: Piece) -> tuple[Tensor, float]:
     with torch.inference_mode():  # a setting of each thread
         return piece(), time.monotonic()
-
-
-def cut_evenly(tokens: Sequence[int], cores: int) -> list[slice]:
-    """Cut a batch, in order, into pieces of about equal ``tokens``: at most `PIECE_TOKENS` each where the texts allow
-    it, and as many for one core as for another.
-    """
-    total = sum(tokens)
-    rounds = -(-total // (PIECE_TOKENS * cores))
-    count = min(len(tokens), rounds * cores)
-    slices: list[slice] = []
-    start = done = 0
-    for index, length in enumerate(tokens):
-        # The nearest end to the piece's fair share; the last piece takes what is left.
-        fair = total * (len(slices) + 1) / count
-        if index > start and len(slices) < count - 1 and done + length / 2 > fair:
-            slices.append(slice(start, index))
-            start = index
-        done += length
-    return [*slices, slice(start, len(tokens))]

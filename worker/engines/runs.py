@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scheduler.core.pieces import cut_evenly
 from worker.engines.attention import PACKED, PackedLayout
-from worker.engines.cores import Piece, cores, cut_evenly, finish_on_cores, start_on_cores
+from worker.engines.cores import Piece, cores, finish_on_cores, start_on_cores
 from worker.engines.graphs import PackedGraphs
 from worker.engines.rectangles import RectangleGraphs
 from worker.engines.sequences import Ids, Tokens, as_rectangle, end_to_end
