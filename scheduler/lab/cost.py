@@ -1,4 +1,4 @@
-"""How long a forward pass takes: a straight line through passes that were measured."""
+"""How long a forward pass takes: a straight line, or several pieces of one over the cores of a CPU."""
 
 from __future__ import annotations
 
@@ -9,24 +9,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from scheduler.core.pieces import cut_evenly
 from scheduler.core.planning import Batch, bucket_length
+from scheduler.lab.lanes import Lanes
 
 VERSION = 1
-#: Factors that stand for all by which passes miss a line.
-SPREAD = 20
-#: Repetitions of a fit; it stands still after a few.
-ROUNDS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class PassCost:
     """``pass_s + token_s * tokens + sequence_s * sequences``.
 
-    A pass is cut over ``lanes``, the cores of a CPU (1 on a GPU), and tokens and sequences are those of the busiest of
-    them: an equal share, or the longest request where that is more, since a request is not cut.
+    On a device that is a pass. On ``lanes``, the cores of a CPU, it is a piece of one on a lane that runs alone: a pass
+    is cut as the worker cuts it, and is over with the last of its pieces.
     """
 
     pass_s: float
@@ -35,23 +30,43 @@ class PassCost:
     lanes: int = 1
     #: By what factors measured passes missed the line, as equally likely; empty where all lie on it.
     spread: tuple[float, ...] = ()
+    #: Share of its speed that a lane loses while all others run too: to them, and to whatever else the machine does,
+    #: which then has no core to itself.
+    crowding: float = 0.0
 
     def __post_init__(self) -> None:
         parts = (self.pass_s, self.token_s, self.sequence_s, *self.spread)
         if not all(0 <= part < math.inf for part in parts) or self.lanes < 1:
             raise ValueError("a cost takes seconds of 0 or more, and 1 lane or more")
+        if not 0 <= self.crowding < 1:
+            raise ValueError(f"crowding is {self.crowding!r}; it takes a share of 0 or more, and below 1")
 
-    def seconds(self, tokens: int, sequences: int, longest_tokens: int) -> float:
-        """Of a pass over ``tokens``, padding included."""
-        lane_tokens = max(tokens / self.lanes, longest_tokens)
-        return self.pass_s + self.token_s * lane_tokens + self.sequence_s * max(1.0, sequences / self.lanes)
+    def seconds(self, tokens: int, sequences: int) -> float:
+        """Of a pass that is not cut, over ``tokens``, padding included; or of a piece of one, alone."""
+        return self.pass_s + self.token_s * tokens + self.sequence_s * sequences
+
+    def pieces_s(self, batch: Batch, lengths: Sequence[int]) -> list[float]:
+        """Seconds of each piece of ``batch``, planned from a row of ``lengths``, in the order in which they begin."""
+        if self.lanes == 1:
+            return [self.seconds(batch.tokens, len(batch.indices))]
+        return self.cut_s([batch.padded_length or lengths[index] for index in batch.indices])
+
+    def cut_s(self, lengths: Sequence[int]) -> list[float]:
+        """Seconds of each piece of a pass over sequences of ``lengths``, padding included."""
+        if self.lanes == 1:
+            return [self.seconds(sum(lengths), len(lengths))]
+        parts = cut_evenly(lengths, self.lanes)
+        return [self.seconds(sum(lengths[part]), part.stop - part.start) for part in parts]
 
     def of_batch(self, batch: Batch, lengths: Sequence[int]) -> float:
-        """Seconds of ``batch``, planned from a row of ``lengths``."""
-        if self.lanes == 1:
-            return self.pass_s + self.token_s * batch.tokens + self.sequence_s * len(batch.indices)
-        longest = batch.padded_length or max(lengths[index] for index in batch.indices)
-        return self.seconds(batch.tokens, len(batch.indices), longest)
+        """Seconds of ``batch`` on a device, or on lanes, that runs nothing else."""
+        lanes = Lanes(self.lanes, self.crowding)
+        lanes.add(0, self.pieces_s(batch, lengths), 0.0)
+        over_s = 0.0
+        while lanes.pieces:
+            over_s = lanes.over_s
+            lanes.end(over_s)
+        return over_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,83 +193,3 @@ def read_runs(found: dict[str, Any]) -> StepRuns:
 def write_cost(path: Path, cost: CostModel) -> None:
     """Write ``cost`` as JSON."""
     path.write_text(json.dumps({"windrow_cost": VERSION, **asdict(cost)}, indent=2) + "\n", encoding="utf-8")
-
-
-@dataclass(frozen=True, slots=True)
-class TimedPass:
-    """One measured forward pass."""
-
-    tokens: int
-    sequences: int
-    longest_tokens: int
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class TimedStep:
-    """One measured step of generation; see `DecodeCost.seconds`."""
-
-    tokens: int
-    sequences: int
-    cached_tokens: int
-    reads: bool
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class FitError:
-    """By how much measured passes, or steps, miss the line through them, as shares of what it says."""
-
-    passes: int
-    median: float
-    p95: float
-
-
-def fit_passes(passes: Sequence[TimedPass], lanes: int = 1) -> tuple[PassCost, FitError]:
-    """The line through ``passes`` and how they spread around it. Raises `ValueError` for no passes."""
-    unit = PassCost(0.0, 1.0, 0.0, lanes), PassCost(0.0, 0.0, 1.0, lanes)
-    rows = [
-        [1.0, *(one.seconds(timed.tokens, timed.sequences, timed.longest_tokens) for one in unit)] for timed in passes
-    ]
-    (pass_s, token_s, sequence_s), factors = fit_line(rows, [timed.seconds for timed in passes])
-    spread = np.quantile(factors, (np.arange(SPREAD) + 0.5) / SPREAD)
-    spread = np.round(spread / spread.mean(), 4)
-    return PassCost(pass_s, token_s, sequence_s, lanes, tuple(spread.tolist())), _error(factors)
-
-
-def fit_steps(steps: Sequence[TimedStep], runs: StepRuns = StepRuns()) -> tuple[DecodeCost, FitError]:
-    """The same for steps of generation, which were timed in the sizes of ``runs``."""
-    rows = [[1.0, one.tokens, one.sequences, one.cached_tokens, float(one.reads)] for one in steps]
-    (step_s, token_s, sequence_s, cache_token_s, read_s), factors = fit_line(rows, [one.seconds for one in steps])
-    return DecodeCost(step_s, token_s, sequence_s, cache_token_s, read_s, runs), _error(factors)
-
-
-def fit_line(rows: Sequence[Sequence[float]], seconds: Sequence[float]) -> tuple[list[float], NDArray[np.float64]]:
-    """Weights of the columns of ``rows``, none negative, and each of ``seconds`` as a multiple of the line's.
-
-    Least squares relative to the line itself, found by repetition: relative to what was measured, the slow ones would
-    count for less and the line lie too low. Columns whose weight turns out negative are left out, the worst first:
-    what costs less than nothing is noise.
-    """
-    if not rows or not all(0 < took_s < math.inf for took_s in seconds):
-        raise ValueError("a line takes measured passes, each of more than 0 seconds")
-    matrix, target = np.asarray(rows, dtype=float), np.asarray(seconds, dtype=float)
-    kept, line = list(range(matrix.shape[1])), target
-    weights = np.zeros(matrix.shape[1])
-    for _ in range(ROUNDS):
-        scaled, goal = matrix / line[:, None], target / line
-        while True:
-            weights[:] = 0.0
-            weights[kept] = np.linalg.lstsq(scaled[:, kept], goal, rcond=None)[0]
-            # By what each contributes: the columns have units of their own.
-            worst = min(kept, key=lambda column: weights[column] * scaled[:, column].mean())
-            if weights[worst] >= 0:
-                break
-            kept.remove(worst)
-        line = matrix @ weights
-    return weights.tolist(), target / line
-
-
-def _error(factors: NDArray[np.float64]) -> FitError:
-    misses = np.abs(factors - 1.0)
-    return FitError(len(factors), float(np.median(misses)), float(np.percentile(misses, 95)))

@@ -5,16 +5,17 @@ What `worker.rows` does with threads, here in virtual time, by the same decision
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from random import Random
 
 from scheduler.core.adaptive import MAX_WAIT_S, AdaptiveWindow
 from scheduler.core.pace import Pace
-from scheduler.core.planning import BatchLimits, plan_batches
+from scheduler.core.planning import Batch, BatchLimits, plan_batches
 from scheduler.core.window import Close, JoinRate, Wait, WindowLimits, decide_window, take_count
-from scheduler.lab.cost import PassCost
+from scheduler.lab.passes import Pass, Passes
 
 #: Rows that wait or are being prepared while short ones run, as in the worker.
 ROWS_AHEAD = 2
@@ -39,22 +40,6 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class Pass:
-    """One forward pass on the virtual clock, in seconds."""
-
-    start_s: float
-    end_s: float
-    #: Those that ended with it.
-    requests: tuple[int, ...]
-    #: Those that it computed for.
-    size: int
-    #: Computed, padding included.
-    tokens: int
-    asked_tokens: int
-    device: int
-
-
-@dataclass(frozen=True, slots=True)
 class Step(Pass):
     """A pass that gives one token to each sequence that decodes."""
 
@@ -73,6 +58,8 @@ class Device(ABC):
         self.is_closed = False
         #: It waits for work.
         self.is_in_line = False
+        #: When the next part of what it computes will be over; infinite where nothing runs.
+        self.over_s = math.inf
         #: When it will look at its window and claim again; None where neither is planned.
         self.window_due_s: float | None = None
         self.claim_due_s: float | None = None
@@ -80,7 +67,12 @@ class Device(ABC):
     @property
     @abstractmethod
     def is_running(self) -> bool:
-        """Whether it computes."""
+        """Whether it computes, and cannot begin anything else."""
+
+    @property
+    @abstractmethod
+    def is_empty(self) -> bool:
+        """Whether it holds nothing at all."""
 
     @property
     @abstractmethod
@@ -110,37 +102,34 @@ class Device(ABC):
         """Whether it starts now; asked where it is idle and holds something."""
 
     @abstractmethod
-    def start(self, now_s: float) -> float:
-        """Run what is due; returns when that will be over."""
+    def start(self, now_s: float) -> None:
+        """Run what is due."""
 
     @abstractmethod
     def end(self, now_s: float) -> Sequence[Pass]:
-        """It is over: learn from it, and give its passes."""
+        """A part of what runs is over: go on, learn from what is complete, and give the passes that are."""
 
     @abstractmethod
-    def die(self, now_s: float) -> tuple[Sequence[Pass], list[int], float]:
-        """The passes that were over, the requests that are lost, and the seconds spent on a pass that was not over."""
+    def die(self, now_s: float) -> tuple[list[int], float]:
+        """The requests that are lost, and the seconds spent on what was not over."""
 
 
 class RowDevice(Device):
     """Fills rows and runs them, for requests that end with their pass."""
 
-    def __init__(
-        self, number: int, policy: Policy, cost: PassCost, arrival_s: Sequence[float], tokens: Sequence[int]
-    ) -> None:
-        super().__init__(number)
-        self._policy = policy
-        self._cost, self._arrival_s, self._tokens = cost, arrival_s, tokens
+    def __init__(self, passes: Passes, policy: Policy, arrival_s: Sequence[float], tokens: Sequence[int]) -> None:
+        super().__init__(passes.device)
+        self._passes, self._policy = passes, policy
+        self._arrival_s, self._tokens = arrival_s, tokens
         self._window = policy.window
-        # The same factors in every run, so that runs differ by what was changed.
-        self._numbers = Random(number)
         #: Claimed and waiting, as positions in the workload, in the order of the claims.
         self._row: list[int] = []
         self._opened_s = 0.0
         self._row_tokens = 0
-        #: The passes of the row that runs, and what they have in tokens.
-        self._passes: list[Pass] = []
-        self._running_tokens = 0
+        #: The row that runs, its lengths, and its passes that have not begun.
+        self._taken: list[int] = []
+        self._lengths: list[int] = []
+        self._planned: deque[Batch] = deque()
         self._running_since_s = 0.0
         self._learnt = AdaptiveWindow(self._window) if self._window.is_learnt else None
         self._rate = JoinRate.unknown(self._window.max_wait_s)
@@ -153,8 +142,13 @@ class RowDevice(Device):
 
     @property
     def is_running(self) -> bool:
-        """Whether a row runs."""
-        return bool(self._passes)
+        """Whether a row runs that the next one has to wait for."""
+        return bool(self._taken)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it holds nothing at all."""
+        return not self._row and not self._taken and self._passes.is_empty
 
     @property
     def waits(self) -> int:
@@ -175,9 +169,9 @@ class RowDevice(Device):
 
     def claim_in_s(self, now_s: float) -> float:
         """Seconds until it claims: at once on an idle device, shortly before the end of a row."""
-        if not self._passes:
+        if not self._taken:
             return 0.0
-        return self._pace.claim_in_s(self._running_tokens, now_s - self._running_since_s)
+        return self._pace.claim_in_s(sum(self._lengths), now_s - self._running_since_s)
 
     def add(self, requests: Sequence[int], now_s: float) -> None:
         """Claimed requests join the row."""
@@ -198,46 +192,49 @@ class RowDevice(Device):
         limits, rate = (self._learnt.limits, None) if self._learnt else (self._window, self._observed(now_s))
         return decide_window(now_s, self._opened_s, len(self._row), self._row_tokens, limits, rate)
 
-    def start(self, now_s: float) -> float:
-        """Run the front of the row; returns when that will be over."""
+    def start(self, now_s: float) -> None:
+        """Run the front of the row."""
         tokens = self._tokens
         count = take_count([tokens[request] for request in self._row], self._window)
-        taken, self._row = self._row[:count], self._row[count:]
-        lengths = [tokens[request] for request in taken]
-        self._running_tokens, self._running_since_s = sum(lengths), now_s
-        self._row_tokens -= self._running_tokens
+        self._taken, self._row = self._row[:count], self._row[count:]
+        self._lengths = [tokens[request] for request in self._taken]
+        self._running_since_s = now_s
+        self._row_tokens -= sum(self._lengths)
         if self._row:
             self._opened_s = min(self._arrival_s[request] for request in self._row)
-        at_s = now_s
-        for batch in plan_batches(self._policy.strategy, lengths, self._policy.limits):
-            took_s = self._cost.of_batch(batch, lengths)
-            end_s = at_s + (took_s * self._numbers.choice(self._cost.spread) if self._cost.spread else took_s)
-            members = tuple(taken[index] for index in batch.indices)
-            self._passes.append(Pass(at_s, end_s, members, len(members), batch.tokens, batch.asked_tokens, self.number))
-            at_s = end_s
-        return at_s
+        self._planned.extend(plan_batches(self._policy.strategy, self._lengths, self._policy.limits))
+        self._begin(now_s)
 
     def end(self, now_s: float) -> list[Pass]:
-        """The row is over: learn from it, and give its passes."""
-        took_s = now_s - self._running_since_s
-        self._pace = self._pace.ran(self._running_tokens, took_s)
+        """A piece of a pass is over: begin the next pass, or let go of the row once a core has nothing to do."""
+        done = self._passes.end(now_s)
+        self._begin(now_s)
+        return done
+
+    def _begin(self, now_s: float) -> None:
+        while self._planned and self._passes.has_room:
+            self._passes.begin(self._planned.popleft(), self._taken, self._lengths, now_s)
+        if self._taken and not self._planned and self._passes.has_room:
+            self._end_of_row(now_s)
+        self.over_s = self._passes.over_s
+
+    def _end_of_row(self, now_s: float) -> None:
+        tokens, took_s = sum(self._lengths), now_s - self._running_since_s
+        self._pace = self._pace.ran(tokens, took_s)
         if self._learnt:
-            count = sum(one.size for one in self._passes)
-            self._learnt.ran(now_s, count, self._running_tokens, took_s)
+            self._learnt.ran(now_s, len(self._taken), tokens, took_s)
         self._most_waiting = self._window.max_batch_size * (ROWS_AHEAD if self._pace.is_short else 1)
         self._rate = self._observed(now_s)
         self._joins = 0
         self._exposed_s = now_s if self._row else None
         self.is_closed = False
-        done, self._passes = self._passes, []
-        return done
+        self._taken = []
 
-    def die(self, now_s: float) -> tuple[list[Pass], list[int], float]:
-        """Passes of its row that were over keep their answers."""
-        done = [one for one in self._passes if one.end_s <= now_s]
-        cut = self._passes[len(done) :]
-        lost = [request for one in cut for request in one.requests] + self._row
-        return done, lost, sum(now_s - one.start_s for one in cut if one.start_s < now_s)
+    def die(self, now_s: float) -> tuple[list[int], float]:
+        """Passes that were over keep their answers."""
+        begun, spent_s = self._passes.lost(now_s)
+        unbegun = [self._taken[index] for batch in self._planned for index in batch.indices]
+        return begun + unbegun + self._row, spent_s
 
     def _observed(self, now_s: float) -> JoinRate:
         exposure_s = 0.0 if self._exposed_s is None else now_s - self._exposed_s

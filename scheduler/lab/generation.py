@@ -118,6 +118,11 @@ class StepDevice(Device):
         return self._step is not None
 
     @property
+    def is_empty(self) -> bool:
+        """Whether it holds nothing at all."""
+        return not self._held
+
+    @property
     def waits(self) -> int:
         """Sequences for the next step."""
         return len(self._held) if self._step is None else 0
@@ -150,7 +155,7 @@ class StepDevice(Device):
         """Always the next step."""
         return Close("step")
 
-    def start(self, now_s: float) -> float:
+    def start(self, now_s: float) -> None:
         """Run the next step that computes anything."""
         plan = self._next or self._plan()
         if plan is None:
@@ -168,7 +173,7 @@ class StepDevice(Device):
         sequences, asked = plan.rows + len(plan.chunks), plan.decoding + plan.prompt_tokens
         self._step = Step(now_s, end_s, tuple(ended), sequences, tokens, asked, self.number, plan.decoding, times)
         self._next = self._plan() if self._cost.runs.ahead else None
-        return end_s
+        self.over_s = end_s
 
     def _plan(self) -> StepPlan | None:
         """The next step that computes anything; None where nobody needs one."""
@@ -182,17 +187,16 @@ class StepDevice(Device):
     def end(self, now_s: float) -> list[Step]:
         """The step is over, and with it those that had their last token."""
         assert self._step is not None
-        done, self._step = self._step, None
+        done, self._step, self.over_s = self._step, None, math.inf
         for request in done.requests:
             del self._held[request], self._began_s[request], self._first_s[request]
         if not self._held:
             self.is_closed = False
         return [done]
 
-    def die(self, now_s: float) -> tuple[list[Step], list[int], float]:
+    def die(self, now_s: float) -> tuple[list[int], float]:
         """Whatever it held is lost, with all its tokens."""
-        spent_s = 0.0 if self._step is None else now_s - self._step.start_s
-        return [], list(self._held), spent_s
+        return list(self._held), 0.0 if self._step is None else now_s - self._step.start_s
 
     def _ended(self, plan: StepPlan) -> list[int]:
         """Whose answer is complete with this step: in a batch, nobody's before the longest."""

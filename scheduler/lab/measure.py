@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.lab.device import Step
+from scheduler.lab.passes import Pass
 from scheduler.lab.simulation import Outcome
 
 Seconds = NDArray[np.float64]
@@ -89,7 +90,7 @@ def series(outcome: Outcome, points: int = 120) -> dict[str, list[float]]:
     took_s = np.maximum(done_s - begun_s, 1e-9)
     served = _covered(edges, done_s - took_s, done_s, 1 / took_s)
     waiting_s = _covered(edges, arrival_s, np.where(is_done, start_s, last_s))
-    spans = np.array([(one.start_s, one.end_s) for one in outcome.passes]).reshape(-1, 2)
+    spans = np.array([span[:2] for span in _busy(outcome.passes)]).reshape(-1, 2)
     return {
         "at_s": ((edges[1:] + edges[:-1]) / 2 - arrival_s[0]).tolist(),
         "arrivals_per_s": (np.histogram(arrival_s, edges)[0] / step_s).tolist(),
@@ -129,8 +130,8 @@ def _rate(count: int, span_s: float) -> float | None:
 def _of_devices(outcome: Outcome, span_s: float) -> dict[str, Any]:
     passes = outcome.passes
     busy_s = [0.0] * outcome.devices
-    for one in passes:
-        busy_s[one.device] += one.end_s - one.start_s
+    for start_s, end_s, device in _busy(passes):
+        busy_s[device] += end_s - start_s
     tokens, asked = sum(one.tokens for one in passes), sum(one.asked_tokens for one in passes)
     return {
         "utilisation": [used_s / span_s if span_s else 0.0 for used_s in busy_s],
@@ -140,6 +141,14 @@ def _of_devices(outcome: Outcome, span_s: float) -> dict[str, Any]:
         "padding_ratio": 1 - asked / tokens if tokens else 0.0,
         "closed_by": dict(outcome.closed_by),
     }
+
+
+def _busy(passes: Sequence[Pass]) -> Iterator[tuple[float, float, int]]:
+    """When which device had passes: those of a CPU overlap, and end in the order in which they began."""
+    until_s: dict[int, float] = {}
+    for one in passes:
+        yield max(one.start_s, until_s.get(one.device, 0.0)), one.end_s, one.device
+        until_s[one.device] = one.end_s
 
 
 def _of_generation(outcome: Outcome, span_s: float) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -24,8 +25,9 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from scheduler.core.planning import PLANNERS, BatchLimits
-from scheduler.lab.cost import TimedPass
 from scheduler.lab.device import Policy
+from scheduler.lab.fitting import TimedPass
+from scheduler.lab.sharing import ALONE, Shared
 from scheduler.lab.workload import Workload
 
 if TYPE_CHECKING:
@@ -69,26 +71,28 @@ class Recording:
         return Workload([one.arrival_s for one in self.requests], [one.tokens for one in self.requests])
 
     def passes(self) -> list[TimedPass]:
-        """Each pass of the run once.
+        """Each pass of the run once, but for those that ended no later than one before them, which say nothing.
 
-        On one device, a pass that was started while another ran lasts from the end of that one: on CUDA they run in
-        turn, and on a CPU few cores were free for it before.
+        On one device, a pass that was started while others ran shared the lanes with them.
         """
-        in_turn = self.devices == 1
-        longest: dict[str, int] = {}
+        lengths: dict[str, list[int]] = {}
         by_id: dict[str, Recorded] = {}
         for one in self.requests:
             by_id[one.pass_id] = one
-            longest[one.pass_id] = max(longest.get(one.pass_id, 0), one.tokens)
-        is_padded = self.policy.strategy != "packed"
-        made, ended_s = [], -math.inf
-        for id, one in sorted(by_id.items(), key=lambda item: item[1].arrival_s + item[1].queue_s):
-            start_s = one.arrival_s + one.queue_s
-            since_s = max(start_s, ended_s) if in_turn else start_s
-            ended_s = start_s + one.pass_s
-            if ended_s > since_s:
-                widest = one.pass_tokens // one.pass_size if is_padded else longest[id]
-                made.append(TimedPass(one.pass_tokens, one.pass_size, widest, ended_s - since_s))
+            lengths.setdefault(one.pass_id, []).append(one.tokens)
+        spans = [(one.arrival_s + one.queue_s, one.pass_s, id) for id, one in by_id.items()]
+        ends: deque[float] = deque()
+        made = []
+        for number, (start_s, took_s, id) in enumerate(ordered := sorted(spans)):
+            while ends and ends[0] <= start_s:
+                ends.popleft()
+            one, is_packed = by_id[id], self.policy.strategy == "packed"
+            widths = lengths[id] if is_packed else [one.pass_tokens // one.pass_size] * one.pass_size
+            next_s = ordered[number + 1][0] - start_s if number + 1 < len(ordered) else math.inf
+            shared = Shared(tuple(end_s - start_s for end_s in ends), next_s) if self.devices == 1 else ALONE
+            if took_s > max(shared.busy_s, default=0.0):
+                made.append(TimedPass(one.pass_tokens, tuple(widths), took_s, shared))
+            ends.append(start_s + took_s)
         return made
 
     def handover_s(self) -> float:

@@ -17,7 +17,8 @@ from typing import NamedTuple
 from scheduler.core.retry import Retry, decide_retry
 from scheduler.core.window import Close
 from scheduler.lab.cost import CostModel
-from scheduler.lab.device import Device, Pass, Policy, RowDevice, Step
+from scheduler.lab.device import Device, Policy, RowDevice, Step
+from scheduler.lab.passes import Pass, Passes
 from scheduler.lab.ready import Ready
 from scheduler.lab.workload import Workload
 
@@ -89,12 +90,16 @@ def simulate(
     cost: CostModel,
     fleet: Fleet = Fleet(),
     give_up: GiveUp | None = None,
+    draw: int = 0,
 ) -> Outcome:
-    """Run ``workload`` to its end; or with ``give_up`` until it is hopeless."""
+    """Run ``workload`` to its end; or with ``give_up`` until it is hopeless.
+
+    By how much passes miss their line is another ``draw`` from its spread.
+    """
     line = cost.of_strategy(policy.strategy)
 
     def make(number: int) -> Device:
-        return RowDevice(number, policy, line, workload.arrival_s, workload.tokens)
+        return RowDevice(Passes(number, line, draw), policy, workload.arrival_s, workload.tokens)
 
     return Simulation(workload, make, fleet, give_up, cost.handover_s).run()
 
@@ -160,7 +165,7 @@ class Simulation:
         """It takes what it may, runs it if that is enough, and waits in line for more if it has room."""
         device.claim_due_s = None
         ready = self._ready
-        while ready and (room := device.room) and (taken := ready.claim(room, not (device.waits or device.is_running))):
+        while ready and (room := device.room) and (taken := ready.claim(room, device.is_empty)):
             device.is_closed = ready.is_suspect(taken[0])
             device.add(taken, now_s)
         if device.waits and not device.is_running:
@@ -183,7 +188,8 @@ class Simulation:
     def _start(self, device: Device, closed_by: str, now_s: float) -> None:
         device.window_due_s = None
         self._outcome.closed_by[closed_by] += 1
-        self._at(device.start(now_s), partial(self._end, device))
+        device.start(now_s)
+        self._watch(device)
         early_s = device.claim_in_s(now_s)
         if early_s <= 0:
             self._claim(device, now_s)
@@ -204,9 +210,18 @@ class Simulation:
         if device.claim_due_s == due_s and not device.is_dead:
             self._claim(device, now_s)
 
-    def _end(self, device: Device, now_s: float) -> None:
-        if not device.is_dead:
-            self._record(device.end(now_s))
+    def _watch(self, device: Device) -> None:
+        if device.over_s < math.inf:
+            self._at(device.over_s, partial(self._end, device, device.over_s))
+
+    def _end(self, device: Device, due_s: float, now_s: float) -> None:
+        # What began meanwhile may have put it off.
+        if device.over_s != due_s or device.is_dead:
+            return
+        was_running = device.is_running
+        self._record(device.end(now_s))
+        self._watch(device)
+        if (was_running and not device.is_running) or device.is_empty:
             self._claim(device, now_s)
 
     def _record(self, passes: Sequence[Pass]) -> None:
@@ -230,8 +245,7 @@ class Simulation:
         device.is_dead = True
         if device.is_in_line:
             self._line.remove(device)
-        done, lost, lost_s = device.die(now_s)
-        self._record(done)
+        lost, lost_s = device.die(now_s)
         self._outcome.lost_s += lost_s
         self._at(now_s + self._fleet.lease_s, partial(self._reap, lost))
         self._at(now_s + failure.down_s, partial(self._replace, failure.device))

@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from scheduler.lab.cost import StepRuns, TimedStep, read_runs
+from scheduler.lab.cost import StepRuns, read_runs
+from scheduler.lab.fitting import TimedStep
 from scheduler.lab.generation import GenerationPolicy
 from scheduler.lab.recording import (
     ENOUGH,

@@ -89,13 +89,13 @@ class PassTrials:
         if of != "latency":
             raise ValueError(f"an SLO of {of} takes a model that generates")
         line = self.cost.of_strategy(policy.strategy)
-        return np.array([line.seconds(tokens, 1, tokens) for tokens in workload.tokens]) + self.cost.handover_s
+        return np.array([line.seconds(tokens, 1) for tokens in workload.tokens]) + self.cost.handover_s
 
     def least_work_s(self, workload: Workload, policy: Policy) -> float:
         """See `Trials`; of full passes without padding."""
         line, count = self.cost.of_strategy(policy.strategy), len(workload)
         passes_s = count / policy.limits.max_batch_size * line.pass_s
-        return passes_s + (sum(workload.tokens) * line.token_s + count * line.sequence_s) / line.lanes
+        return (passes_s + sum(workload.tokens) * line.token_s + count * line.sequence_s) / line.lanes
 
 
 @dataclass(frozen=True, slots=True)

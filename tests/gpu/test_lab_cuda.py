@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from scheduler.lab.cost import fit_steps
+from scheduler.lab.fitting import fit_steps
 from scheduler.settings import ModelSettings
 from tests.support.tiny_llama import VOCABULARY, save_tiny_llama
 from windrow.lab.step_timing import runs_of

@@ -1,28 +1,33 @@
 """A recorded run is read back as it was written, and a simulated one laid over it."""
 
 import json
+import math
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from scheduler.core.planning import BatchLimits
-from scheduler.lab.cost import CostModel, PassCost, fit_passes
+from scheduler.lab.cost import CostModel, PassCost
 from scheduler.lab.device import Policy
+from scheduler.lab.fitting import fit_passes
 from scheduler.lab.recording import Recorded, Recording, read_recording, write_recording
+from scheduler.lab.sharing import Shared
 from scheduler.lab.simulation import Outcome, simulate
 from scheduler.lab.traces import read_trace
 from scheduler.lab.workload import Workload
 from windrow.lab.overlay import compare, overlay_rows
 
 COST = CostModel(PassCost(0.01, 0.001), PassCost(0.01, 0.001))
+CORES = CostModel(*[PassCost(0.004, 0.001, lanes=2, crowding=0.25)] * 2)
 
 
-def run() -> tuple[Recording, Outcome]:
+def run(cost: CostModel = COST, every_s: float = 0.01) -> tuple[Recording, Outcome]:
     """A simulated run, written down as if it had been measured."""
-    workload = Workload([0.01 * number for number in range(100)], [5 + number % 20 for number in range(100)])
+    workload = Workload([every_s * number for number in range(100)], [5 + number % 20 for number in range(100)])
     policy = Policy("packed", BatchLimits(8, 1000), 0.005)
-    outcome = simulate(workload, policy, COST)
+    outcome = simulate(workload, policy, cost)
     rows: dict[int, Recorded] = {}
     for number, one in enumerate(outcome.passes):
         for request in one.requests:
@@ -45,7 +50,8 @@ def test_a_run_is_read_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_as_simulated_has_no_error() -> None:
-    compared = compare(*run())
+    recording, outcome = run()
+    compared = compare(recording, [outcome])
     assert set(compared) == {"throughput_per_s", "mean", "p50", "p95", "p99"}
     assert all(abs(one["error"]) < 1e-9 for one in compared.values())
     assert overlay_rows(compared)[1][-1].endswith("0.0%")
@@ -53,18 +59,35 @@ def test_a_run_that_is_as_simulated_has_no_error() -> None:
 
 def test_the_costs_of_a_run_are_found_in_its_passes() -> None:
     cost, error = fit_passes(run()[0].passes())
-    assert cost.seconds(100, 8, 20) == pytest.approx(0.11)
+    assert cost.seconds(100, 8) == pytest.approx(0.11)
     assert error.p95 < 1e-6
 
 
-def test_a_pass_that_was_started_while_another_ran_lasts_from_the_end_of_that_one() -> None:
+def test_the_costs_of_cores_are_found_in_passes_that_overlap() -> None:
+    recording, outcome = run(CORES, 0.020)
+    assert any(after.start_s < before.end_s for before, after in pairwise(outcome.passes))
+    found, error = fit_passes(recording.passes(), 2)
+    assert found.seconds(50, 1) == pytest.approx(CORES.of_strategy("packed").seconds(50, 1), rel=0.02)
+    assert found.crowding == pytest.approx(0.25, abs=0.03)
+    assert error.median < 0.02
+
+
+def test_a_run_without_a_pause_does_not_tell_what_a_core_takes() -> None:
+    with pytest.raises(ValueError, match=r"0 were one text with nothing beside it.*a run of fewer requests a second"):
+        fit_passes(run(CORES, 0.002)[0].passes(), 2)
+
+
+def test_a_pass_that_was_started_while_another_ran_shared_the_device_with_it() -> None:
     # Started at 0, 4 and 30 ms, over at 10, 20 and 40 ms.
     rows = [Recorded(at_s, 5, 0.0, took_s, f"pass-{at_s}", took_s, 1, 5)
             for at_s, took_s in ((0.0, 0.010), (0.004, 0.016), (0.030, 0.010))]  # fmt: skip
     policy = Policy("packed", BatchLimits(8, 1000), 0.0)
-    for devices, seconds in ((1, [0.010] * 3), (2, [0.010, 0.016, 0.010])):
-        passes = Recording(policy, devices, {}, rows).passes()
-        assert [one.seconds for one in passes] == pytest.approx(seconds)
+    passes = Recording(policy, 1, {}, rows).passes()
+    assert [one.seconds for one in passes] == [0.010, 0.016, 0.010]
+    assert [one.shared.busy_s for one in passes] == [(), (pytest.approx(0.006),), ()]
+    assert [one.shared.next_s for one in passes] == pytest.approx([0.004, 0.026, math.inf])
+    assert fit_passes(passes)[0].seconds(5, 1) == pytest.approx(0.010)  # in turn
+    assert {one.shared for one in Recording(policy, 2, {}, rows).passes()} == {Shared()}
 
 
 def test_sizes_that_were_captured_are_kept_with_a_run(tmp_path: Path) -> None:

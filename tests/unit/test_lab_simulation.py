@@ -18,6 +18,7 @@ from scheduler.lab.simulation import Failure, Fleet, GiveUp, Outcome, simulate
 from scheduler.lab.workload import PATTERNS, Flow, Workload, draw_arrivals
 
 COST = CostModel(PassCost(0.010, 0.001), PassCost(0.010, 0.001))
+CORES = PassCost(0.010, 0.001, lanes=2, crowding=0.3)
 
 
 def policy(strategy: str = "packed", size: int = 4, tokens: int = 1000, wait_s: float | None = 0.005) -> Policy:
@@ -55,6 +56,29 @@ def test_every_request_ends_once_and_no_device_does_two_things_at_once(
         assert all(before[1] <= after[0] + 1e-9 for before, after in pairwise(spans))
     if not failures:
         assert outcome.failed == outcome.redelivered == 0
+
+
+@settings(deadline=None)
+@given(ARRIVALS, st.sampled_from(sorted(PLANNERS)), st.integers(1, 8), st.floats(0, 0.1), FAILURES, st.data())
+def test_every_request_ends_once_on_cores_too_and_passes_end_as_they_began(
+    arrival_s: list[float], strategy: str, size: int, wait_s: float, failures: tuple[Failure, ...], data: st.DataObject
+) -> None:
+    count = len(arrival_s)
+    tokens = data.draw(st.lists(st.integers(1, 60), min_size=count, max_size=count))
+    fleet = Fleet(2, failures, lease_s=0.5, max_attempts=2)
+    made = Workload(arrival_s, tokens)
+    outcome = simulate(made, policy(strategy, size, wait_s=wait_s), CostModel(CORES, CORES), fleet)
+    runs = Counter(request for one in outcome.passes for request in one.requests)
+    assert set(runs.values()) <= {1}
+    assert len(runs) + outcome.failed == count
+    for device in range(2):
+        passes = [one for one in outcome.passes if one.device == device]
+        for before, after in pairwise(passes):
+            assert before.start_s <= after.start_s
+            assert before.end_s <= after.end_s + 1e-9
+        # Two passes at once, and a third one that is over and waits for its results to be stored.
+        for first, fourth in zip(passes, passes[3:], strict=False):
+            assert first.end_s <= fourth.start_s + 1e-9
 
 
 @given(ARRIVALS, st.integers(1, 8), st.floats(0, 0.1))

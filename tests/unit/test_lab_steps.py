@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from scheduler.lab.cost import CostModel, DecodeCost, StepRuns, TimedStep, fit_steps, read_cost, write_cost
+from scheduler.lab.cost import CostModel, DecodeCost, StepRuns, read_cost, write_cost
+from scheduler.lab.fitting import TimedStep, fit_steps
 from scheduler.lab.generation import GenerationPolicy, simulate_generation
 from scheduler.lab.step_recording import GenerationRecording, RecordedAnswer, read_generation, write_generation
 from scheduler.lab.traces import read_trace

@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from scheduler.core.outcomes import Done, Failed, Outcome
 from scheduler.core.planning import Batch
 from scheduler.lab.cost import CostModel, PassCost
 from scheduler.lab.device import Policy
+from scheduler.lab.passes import Passes
 from scheduler.lab.recording import Recorded, Recording, rebased
 from scheduler.lab.workload import PATTERNS, draw_arrivals
 from scheduler.queue import Ending, RedisQueue, Submission
@@ -45,21 +47,45 @@ class PacedEngine:
     def __init__(self, policy: Policy, cost: PassCost) -> None:
         self.info = EngineInfo(MODEL, "embed", policy.strategy, None, "pretended", "none", policy.limits.static_length)
         self.busy_s = 0.0
-        self._cost = cost
+        self._passes = Passes(0, cost)
+        self._begun = self._over = 0
+        self._lock = threading.Lock()
 
     def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
         """The input says how long it is."""
         return [Prepared(tokens, None) for tokens in inputs]
 
-    def forward(self, prepared: Sequence[Prepared], batch: Batch) -> int:
-        """Sleep to the end of the pass; returns how many were in it."""
-        longest = batch.padded_length or max(one.tokens for one in prepared)
-        time.sleep(self._cost.seconds(batch.tokens, len(prepared), longest))
-        return len(prepared)
+    def forward(self, prepared: Sequence[Prepared], batch: Batch) -> tuple[int, int]:
+        """Sleep until the next pass may begin; returns which one this is, and how many requests are in it."""
+        members = range(len(prepared))
+        with self._lock:
+            self._go_on()
+            self._passes.begin(
+                replace(batch, indices=tuple(members)), members, [one.tokens for one in prepared], time.monotonic()
+            )
+            self._begun += 1
+            number = self._begun
+        self._sleep_until(lambda: self._passes.has_room)
+        return number, len(prepared)
 
-    def collect(self, handle: int) -> list[Outcome]:
-        """Nothing, as often as asked."""
-        return [Done({})] * handle
+    def collect(self, handle: tuple[int, int]) -> list[Outcome]:
+        """Sleep to the end of the pass; nothing, as often as asked."""
+        number, count = handle
+        self._sleep_until(lambda: self._over >= number)
+        return [Done({})] * count
+
+    def _sleep_until(self, is_due: Callable[[], bool]) -> None:
+        while True:
+            with self._lock:
+                self._go_on()
+                if is_due():
+                    return
+                over_s = self._passes.over_s
+            time.sleep(max(0.0, over_s - time.monotonic()))
+
+    def _go_on(self) -> None:
+        while self._passes.over_s <= time.monotonic():
+            self._over += len(self._passes.end(self._passes.over_s))
 
 
 class NotingQueue(RedisQueue):
@@ -82,7 +108,7 @@ def record_paced(
     _, tokens = counted_texts(requests)
     arrival_s = draw_arrivals(PATTERNS[pattern], rate_per_s, requests, np.random.default_rng(seed))
     line = cost.of_strategy(policy.strategy)
-    engine = PacedEngine(policy, PassCost(line.pass_s, line.token_s, line.sequence_s, line.lanes))
+    engine = PacedEngine(policy, replace(line, spread=()))
     with (
         tempfile.TemporaryDirectory(prefix="windrow-bench-") as name,
         Interrupts() as interrupts,

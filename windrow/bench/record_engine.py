@@ -20,8 +20,8 @@ import orjson
 from redis import Redis
 
 from scheduler.core.planning import BatchLimits
-from scheduler.lab.cost import TimedStep
 from scheduler.lab.device import Policy
+from scheduler.lab.fitting import TimedStep
 from scheduler.lab.generation import GenerationPolicy
 from scheduler.lab.recording import Recorded, Recording, rebased
 from scheduler.lab.step_recording import GenerationRecording, RecordedAnswer

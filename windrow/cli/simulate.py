@@ -174,8 +174,8 @@ def _lay_over(run: Path, cost: Path, report: Path | None, as_json: bool) -> None
     from windrow.lab.overlay import compare, distributions, overlay_rows, simulate_again
     from windrow.lab.tables import show
 
-    recording, outcome = simulate_again(run, read_cost(cost), cost)
-    compared = compare(recording, outcome)
+    recording, outcomes = simulate_again(run, read_cost(cost), cost)
+    compared = compare(recording, outcomes)
     if as_json:
         print_json({"run": str(run), "compared": compared})
     else:
@@ -185,7 +185,7 @@ def _lay_over(run: Path, cost: Path, report: Path | None, as_json: bool) -> None
         from windrow.lab.page import write_report
 
         about = {"run": run.name, "strategy": recording.about["strategy"], "requests": f"{len(recording.requests):,}"}
-        panel = distribution_panel(distributions(recording, outcome))
+        panel = distribution_panel(distributions(recording, outcomes))
         _say(*write_report(report, "Measured and simulated", about, [overlay_rows(compared)], [panel]))
 
 

@@ -16,7 +16,8 @@ from windrow.cli.output import errors_reported, print_json
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from scheduler.lab.cost import CostModel, FitError
+    from scheduler.lab.cost import CostModel
+    from scheduler.lab.fitting import FitError
     from scheduler.settings import ModelSettings
 
 #: The kind of timings that a model which generates has.
@@ -70,7 +71,8 @@ def _time_model(model: str | None, seconds: float, max_batch_size: int) -> dict[
 
 
 def _time_passes(name: str, settings: ModelSettings, seconds: float, max_batch_size: int) -> dict[str, Any]:
-    from scheduler.lab.cost import CostModel, fit_passes
+    from scheduler.lab.cost import CostModel
+    from scheduler.lab.fitting import fit_passes
     from windrow.lab.tuning import recommend, tune_model
 
     info, timings, lanes = tune_model(name, settings, seconds, max_batch_size, _say)
@@ -99,7 +101,8 @@ def _time_passes(name: str, settings: ModelSettings, seconds: float, max_batch_s
 
 
 def _time_steps(name: str, settings: ModelSettings, seconds: float, max_batch_size: int) -> dict[str, Any]:
-    from scheduler.lab.cost import CostModel, fit_steps
+    from scheduler.lab.cost import CostModel
+    from scheduler.lab.fitting import fit_steps
     from windrow.lab.step_timing import runs_of
     from windrow.lab.step_tuning import recommend_steps, tune_generation
 
@@ -138,7 +141,8 @@ def _fit_runs(paths: list[Path]) -> dict[str, Any]:
 
 
 def _fit_run_steps(paths: list[Path]) -> dict[str, Any]:
-    from scheduler.lab.cost import CostModel, fit_steps
+    from scheduler.lab.cost import CostModel
+    from scheduler.lab.fitting import fit_steps
     from scheduler.lab.step_recording import read_generation
 
     runs = [read_generation(path) for path in paths]
@@ -154,7 +158,8 @@ def _fit_run_steps(paths: list[Path]) -> dict[str, Any]:
 
 
 def _fit_run_passes(paths: list[Path]) -> dict[str, Any]:
-    from scheduler.lab.cost import CostModel, TimedPass, fit_passes
+    from scheduler.lab.cost import CostModel
+    from scheduler.lab.fitting import TimedPass, fit_passes
     from scheduler.lab.recording import read_recording
 
     passes: dict[str, list[TimedPass]] = {}

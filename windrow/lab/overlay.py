@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -20,26 +22,31 @@ HEADS = {
     "p99": "p99 ms", "ttft_p50": "TTFT p50 ms", "ttft_p95": "TTFT p95 ms", "ttft_p99": "TTFT p99 ms",
 }  # fmt: skip
 SHARES = (50, 95, 99)
+#: Of how passes miss their line, for one recorded run.
+DRAWS = 8
 Compared = dict[str, dict[str, float]]
 
 
-def compare(recording: Recording | GenerationRecording, outcome: Outcome) -> Compared:
+def compare(recording: Recording | GenerationRecording, outcomes: Sequence[Outcome]) -> Compared:
     """``{figure: {measured, simulated, error}}``; durations in milliseconds, errors as shares of what was measured.
 
-    Of a model that generates also tokens a second, and times to the first token.
+    Simulated figures are means over ``outcomes``. Of a model that generates also tokens a second, and times to the
+    first token.
     """
     seen_s = measured_s(recording)
     arrived_s = np.array([one.arrival_s for one in recording.requests])
     span_s = float((arrived_s + seen_s).max() - arrived_s[0])
     measured = {"throughput_per_s": len(seen_s) / span_s, "mean": float(seen_s.mean() * 1e3), **_shares(seen_s)}
-    report = summarise(outcome)
-    simulated = {"throughput_per_s": report["throughput_per_s"], **report["latency_ms"]}
+    reports = [summarise(outcome) for outcome in outcomes]
+    runs = [{"throughput_per_s": report["throughput_per_s"], **report["latency_ms"]} for report in reports]
     if isinstance(recording, GenerationRecording):
         tokens = sum(one.output_tokens for one in recording.requests)
         first_s = np.array([one.first_s for one in recording.requests])
         measured |= {"tokens_per_s": tokens / span_s, **_shares(first_s, "ttft_")}
-        simulated["tokens_per_s"] = report["tokens_per_s"]
-        simulated |= {f"ttft_{name}": value for name, value in report["ttft_ms"].items()}
+        for run, report in zip(runs, reports, strict=True):
+            run["tokens_per_s"] = report["tokens_per_s"]
+            run |= {f"ttft_{name}": value for name, value in report["ttft_ms"].items()}
+    simulated = {name: fmean(run[name] for run in runs) for name in measured}
     return {
         name: {
             "measured": measured[name],
@@ -66,19 +73,29 @@ def overlay_rows(compared: Compared) -> list[list[str]]:
     ]
 
 
-def simulate_again(path: Path, costs: CostModel, cost_path: Path) -> tuple[Recording | GenerationRecording, Outcome]:
-    """The recorded run of ``path``, and its arrivals, lengths and settings simulated with these costs."""
+def simulate_again(
+    path: Path, costs: CostModel, cost_path: Path
+) -> tuple[Recording | GenerationRecording, list[Outcome]]:
+    """The recorded run of ``path``, and its arrivals, lengths and settings simulated with these costs.
+
+    Several times where passes spread: what a single draw adds to a p99 of few requests is not the model's.
+    """
     if generates(path):
         run = read_generation(path)
         cost = decode_cost(costs, cost_path)
-        return run, simulate_generation(run.workload, run.policy, cost, Fleet(run.devices), handover_s=costs.handover_s)
+        fleet = Fleet(run.devices)
+        return run, [simulate_generation(run.workload, run.policy, cost, fleet, handover_s=costs.handover_s)]
     recording = read_recording(path)
-    return recording, simulate(recording.workload, recording.policy, costs, Fleet(recording.devices))
+    draws = DRAWS if costs.of_strategy(recording.policy.strategy).spread else 1
+    return recording, [
+        simulate(recording.workload, recording.policy, costs, Fleet(recording.devices), draw=draw)
+        for draw in range(draws)
+    ]
 
 
-def distributions(recording: Recording | GenerationRecording, outcome: Outcome) -> dict[str, Any]:
+def distributions(recording: Recording | GenerationRecording, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Latencies in seconds of both, by name."""
-    return {"measured": measured_s(recording), "simulated": latencies_s(outcome)}
+    return {"measured": measured_s(recording), "simulated": np.concatenate([latencies_s(one) for one in outcomes])}
 
 
 def measured_s(recording: Recording | GenerationRecording) -> np.ndarray:

@@ -11,7 +11,8 @@ from typing import Any
 from scheduler.core.outcomes import Failed
 from scheduler.core.steps import StepPlan
 from scheduler.lab.cached import CachedTokens
-from scheduler.lab.cost import StepRuns, TimedStep
+from scheduler.lab.cost import StepRuns
+from scheduler.lab.fitting import TimedStep
 from worker.engines.base import Delta, EngineInfo, Prepared
 from worker.generation.cache_use import CacheUse
 from worker.generation.engine import GenerateEngine

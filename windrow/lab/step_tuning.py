@@ -16,7 +16,8 @@ from statistics import fmean, median
 from typing import Any
 
 from scheduler.core.outcomes import Failed
-from scheduler.lab.cost import DecodeCost, TimedStep
+from scheduler.lab.cost import DecodeCost
+from scheduler.lab.fitting import TimedStep
 from scheduler.settings import ModelSettings
 from scheduler.tokens import load_text_limit
 from windrow.lab.step_timing import TimedSteps, runs_of

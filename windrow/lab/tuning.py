@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from scheduler.core.planning import BatchLimits, plan_batches
-from scheduler.lab.cost import TimedPass
+from scheduler.lab.fitting import TimedPass
 from scheduler.settings import ModelSettings
 from windrow.demo.texts import mixed_texts
 from worker.engines.base import Engine, EngineInfo, Prepared
@@ -108,7 +108,8 @@ def _time_row(engine: Engine, row: Sequence[Prepared], strategy: str, limits: Ba
         engine.collect(engine.forward(row, batch))
         took_s.append(time.perf_counter() - began_s)
     median_s = sorted(took_s[1:])[(CALLS - 1) // 2]
-    return TimedPass(batch.tokens, len(row), max(lengths), median_s)
+    computed = lengths if batch.padded_length is None else [batch.padded_length] * len(row)
+    return TimedPass(batch.tokens, tuple(computed), median_s)
 
 
 def _point(size: int, timed: Sequence[TimedPass]) -> CurvePoint:
