@@ -30,16 +30,14 @@ class PassCost:
     lanes: int = 1
     #: By what factors measured passes missed the line, as equally likely; empty where all lie on it.
     spread: tuple[float, ...] = ()
-    #: Share of its speed that a lane loses while all others run too: to them, and to whatever else the machine does,
-    #: which then has no core to itself.
-    crowding: float = 0.0
+    #: Of a lane, for each request that comes: what the API, Redis, the client and the worker itself do for it beside
+    #: the passes, which may find no core that is free.
+    chore_s: float = 0.0
 
     def __post_init__(self) -> None:
-        parts = (self.pass_s, self.token_s, self.sequence_s, *self.spread)
+        parts = (self.pass_s, self.token_s, self.sequence_s, self.chore_s, *self.spread)
         if not all(0 <= part < math.inf for part in parts) or self.lanes < 1:
             raise ValueError("a cost takes seconds of 0 or more, and 1 lane or more")
-        if not 0 <= self.crowding < 1:
-            raise ValueError(f"crowding is {self.crowding!r}; it takes a share of 0 or more, and below 1")
 
     def seconds(self, tokens: int, sequences: int) -> float:
         """Of a pass that is not cut, over ``tokens``, padding included; or of a piece of one, alone."""
@@ -60,7 +58,7 @@ class PassCost:
 
     def of_batch(self, batch: Batch, lengths: Sequence[int]) -> float:
         """Seconds of ``batch`` on a device, or on lanes, that runs nothing else."""
-        lanes = Lanes(self.lanes, self.crowding)
+        lanes = Lanes(self.lanes)
         lanes.add(0, self.pieces_s(batch, lengths), 0.0)
         over_s = 0.0
         while lanes.pieces:

@@ -21,8 +21,8 @@ SPREAD = 20
 ENOUGH_ALONE = 8
 #: Share of its time for which a pass that ran alone may have had others beside it: they were about to be looked at.
 BESIDE = 0.1
-#: A lane may lose this share of its speed at most, where no measured pass says less.
-MOST_CROWDING = 0.9
+#: The chores of a request are looked for up to here, in seconds of a lane.
+MOST_CHORES_S = 0.1
 #: Of the factors of the pieces of a pass.
 DRAWS = 8
 #: Repetitions of a fit; it stands still after a few.
@@ -77,8 +77,8 @@ def fit_passes(passes: Sequence[TimedPass], lanes: int = 1) -> tuple[PassCost, F
 
 
 def _fit_pieces(passes: Sequence[TimedPass], lanes: int) -> tuple[PassCost, FitError]:
-    """First the line of pieces that ran alone, then what they lose beside others: as much as lets all passes together
-    take as long as they did.
+    """First the line of pieces that ran alone, then the chores of requests: as many as let all passes together take as
+    long as they did.
     """
     alone = [one for one in passes if _ran_alone(one)]
     if len(alone) < ENOUGH_ALONE:
@@ -90,12 +90,13 @@ def _fit_pieces(passes: Sequence[TimedPass], lanes: int) -> tuple[PassCost, FitE
     (pass_s, token_s), factors = fit_line(rows, [one.seconds for one in alone])
     line = PassCost(pass_s, token_s, 0.0, lanes, _spread(factors))
     took_s = np.array([one.seconds for one in passes])
-    low, high = 0.0, MOST_CROWDING
-    while high - low > 1e-3:
-        crowding = (low + high) / 2
-        is_enough = _expected_s(passes, replace(line, crowding=crowding)).sum() > took_s.sum()
-        low, high = (low, crowding) if is_enough else (crowding, high)
-    cost = replace(line, crowding=low)
+    # Where it is not known what came, nothing tells them from the passes.
+    low, high = 0.0, MOST_CHORES_S if any(one.shared.came_s for one in passes) else 0.0
+    while high - low > 1e-5:
+        chore_s = (low + high) / 2
+        is_enough = _expected_s(passes, replace(line, chore_s=chore_s)).sum() > took_s.sum()
+        low, high = (low, chore_s) if is_enough else (chore_s, high)
+    cost = replace(line, chore_s=low)
     return cost, _error(took_s / _expected_s(passes, cost))
 
 
@@ -117,7 +118,7 @@ def _expected_s(passes: Sequence[TimedPass], cost: PassCost) -> NDArray[np.float
         total_s = 0.0
         for _ in range(draws):
             work_s = [seconds * draw.choice(cost.spread) for seconds in pieces_s] if draws > 1 else pieces_s
-            total_s += max(pass_end_s(work_s, one.shared, cost.lanes, cost.crowding), *one.shared.busy_s, 0.0)
+            total_s += max(pass_end_s(work_s, one.shared, cost.lanes, cost.chore_s), *one.shared.busy_s, 0.0)
         expected_s.append(total_s / draws)
     return np.array(expected_s)
 

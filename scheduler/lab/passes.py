@@ -49,11 +49,12 @@ class _Started:
 class Passes:
     """The passes that one device has begun, whose results are stored in the order in which they were."""
 
-    def __init__(self, device: int, cost: PassCost, draw: int = 0) -> None:
+    def __init__(self, device: int, cost: PassCost, draw: int = 0, chores_at_s: Sequence[float] = ()) -> None:
+        """Requests that come at ``chores_at_s``, in rising order, have chores on its lanes."""
         self.device, self._cost = device, cost
         # The same factors in every run of one draw, so that runs differ by what was changed.
         self._factors = Random(f"{device} {draw}")
-        self._lanes = Lanes(cost.lanes, cost.crowding)
+        self._lanes = Lanes(cost.lanes, chores_at_s, cost.chore_s)
         self._under_way: deque[_Started] = deque()
         #: The first of those under way, counted from the first of all.
         self._first = 0

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import math
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -40,6 +41,8 @@ GENERATE = "generate"
 ENOUGH = 20
 #: A pass that began later after an arrival had waited for company, or for a core, in seconds.
 WAITED_S = 0.005
+#: What was done for requests that came so long before a pass may run beside it still, in seconds.
+BEFORE_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,8 @@ class Recording:
     def passes(self) -> list[TimedPass]:
         """Each pass of the run once, but for those that ended no later than one before them, which say nothing.
 
-        On one device, a pass that was started while others ran shared the lanes with them.
+        On one device, a pass that was started while others ran shared the lanes with them, and all share them with the
+        chores of what comes meanwhile.
         """
         lengths: dict[str, list[int]] = {}
         by_id: dict[str, Recorded] = {}
@@ -82,6 +86,7 @@ class Recording:
             lengths.setdefault(one.pass_id, []).append(one.tokens)
         spans = [(one.arrival_s + one.queue_s, one.pass_s, id) for id, one in by_id.items()]
         ends: deque[float] = deque()
+        came_s = [one.arrival_s for one in self.requests]
         made = []
         for number, (start_s, took_s, id) in enumerate(ordered := sorted(spans)):
             while ends and ends[0] <= start_s:
@@ -89,7 +94,11 @@ class Recording:
             one, is_packed = by_id[id], self.policy.strategy == "packed"
             widths = lengths[id] if is_packed else [one.pass_tokens // one.pass_size] * one.pass_size
             next_s = ordered[number + 1][0] - start_s if number + 1 < len(ordered) else math.inf
-            shared = Shared(tuple(end_s - start_s for end_s in ends), next_s) if self.devices == 1 else ALONE
+            first, last = bisect_left(came_s, start_s - BEFORE_S), bisect_left(came_s, start_s + took_s)
+            shared = ALONE
+            if self.devices == 1:
+                came = tuple(at_s - start_s for at_s in came_s[first:last])
+                shared = Shared(tuple(end_s - start_s for end_s in ends), next_s, came)
             if took_s > max(shared.busy_s, default=0.0):
                 made.append(TimedPass(one.pass_tokens, tuple(widths), took_s, shared))
             ends.append(start_s + took_s)

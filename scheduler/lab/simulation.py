@@ -99,7 +99,9 @@ def simulate(
     line = cost.of_strategy(policy.strategy)
 
     def make(number: int) -> Device:
-        return RowDevice(Passes(number, line, draw), policy, workload.arrival_s, workload.tokens)
+        # Whatever serves the requests is on the machines of the devices, an equal part on each.
+        chores_at_s = workload.arrival_s[number :: fleet.devices] if line.chore_s else ()
+        return RowDevice(Passes(number, line, draw, chores_at_s), policy, workload.arrival_s, workload.tokens)
 
     return Simulation(workload, make, fleet, give_up, cost.handover_s).run()
 

@@ -20,7 +20,7 @@ from scheduler.lab.workload import Workload
 from windrow.lab.overlay import compare, overlay_rows
 
 COST = CostModel(PassCost(0.01, 0.001), PassCost(0.01, 0.001))
-CORES = CostModel(*[PassCost(0.004, 0.001, lanes=2, crowding=0.25)] * 2)
+CORES = CostModel(*[PassCost(0.004, 0.001, lanes=2, chore_s=0.003)] * 2)
 
 
 def run(cost: CostModel = COST, every_s: float = 0.01) -> tuple[Recording, Outcome]:
@@ -68,7 +68,7 @@ def test_the_costs_of_cores_are_found_in_passes_that_overlap() -> None:
     assert any(after.start_s < before.end_s for before, after in pairwise(outcome.passes))
     found, error = fit_passes(recording.passes(), 2)
     assert found.seconds(50, 1) == pytest.approx(CORES.of_strategy("packed").seconds(50, 1), rel=0.02)
-    assert found.crowding == pytest.approx(0.25, abs=0.03)
+    assert found.chore_s == pytest.approx(0.003, rel=0.1)
     assert error.median < 0.02
 
 

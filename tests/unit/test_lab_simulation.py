@@ -18,7 +18,7 @@ from scheduler.lab.simulation import Failure, Fleet, GiveUp, Outcome, simulate
 from scheduler.lab.workload import PATTERNS, Flow, Workload, draw_arrivals
 
 COST = CostModel(PassCost(0.010, 0.001), PassCost(0.010, 0.001))
-CORES = PassCost(0.010, 0.001, lanes=2, crowding=0.3)
+CORES = PassCost(0.010, 0.001, lanes=2, chore_s=0.003)
 
 
 def policy(strategy: str = "packed", size: int = 4, tokens: int = 1000, wait_s: float | None = 0.005) -> Policy:

@@ -47,9 +47,14 @@ class PacedEngine:
     def __init__(self, policy: Policy, cost: PassCost) -> None:
         self.info = EngineInfo(MODEL, "embed", policy.strategy, None, "pretended", "none", policy.limits.static_length)
         self.busy_s = 0.0
-        self._passes = Passes(0, cost)
+        self._cost, self._passes = cost, Passes(0, cost)
         self._begun = self._over = 0
         self._lock = threading.Lock()
+
+    def expect(self, arrival_s: Sequence[float]) -> None:
+        """Requests will come then, `time.monotonic`, with their chores; to be called while nothing runs."""
+        with self._lock:
+            self._passes = Passes(0, self._cost, chores_at_s=arrival_s)
 
     def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
         """The input says how long it is."""
@@ -125,6 +130,7 @@ def record_paced(
             _wait_for(queue, WARM)
             say(f"{requests} requests, {pattern}, {rate_per_s:g} a second")
             from_s = time.monotonic()
+            engine.expect([from_s + at_s for at_s in arrival_s])
             ids = []
             for length, at_s in zip(tokens, arrival_s, strict=True):
                 check_interrupts(interrupts)

@@ -29,9 +29,9 @@ def pass_rows(cost: Mapping[str, Any]) -> Rows:
         if line is not None:
             parts = (line["pass_s"] * 1e3, line["token_s"] * 1e6, line["sequence_s"] * 1e6)
             error = fit.get(kind) or fit.get("dynamic") or fit["packed"]
-            lanes = [str(line["lanes"]), f"{line['crowding']:.1%}"]
+            lanes = [str(line["lanes"]), f"{1e3 * line['chore_s']:.2f}"]
             rows.append([kind, *map(number, parts), *lanes, *_misses(error)])
-    heads = ["passes", "a pass, ms", "a token, us", "a request, us", "lanes", "crowding", "off by, median", "p95"]
+    heads = ["passes", "a pass, ms", "a token, us", "a request, us", "lanes", "a chore, ms", "off by, median", "p95"]
     return [heads, *rows] if rows else []
 
 
