@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from scheduler.core.errors import TOO_LONG_ADVICE, InputTooLong
+from scheduler.core.errors import NO_TOKENS, TOO_LONG_ADVICE, InputTooLong, InvalidInput
 from scheduler.core.fairness import estimate_cost_tokens
 from scheduler.settings import ModelSettings
 from scheduler.sources import resolve_source
@@ -132,11 +132,14 @@ def _are_ascii(texts: Sequence[str]) -> bool:
 
 
 def _cost_tokens(text: Text, limit: TextLimit, counted: dict[str, int], name: str) -> int:
-    if is_surely_within(text, limit):
+    # Where nothing is added, a text may turn out to have no tokens.
+    if limit.added_to(text) and is_surely_within(text, limit):
         return estimate_cost_tokens(characters(text))
     limit.require_countable(text, name)
     tokens = limit.count(text) if isinstance(text, str) else _count_pair(text, limit, counted)
     most = limit.max_input_tokens
+    if not tokens:
+        raise InvalidInput(f"{name}: {NO_TOKENS}")
     if tokens > most:
         raise InputTooLong(f"{name}: {tokens} tokens, and the model takes {most}; {TOO_LONG_ADVICE}")
     return tokens

@@ -16,6 +16,7 @@ from scheduler.core.errors import InvalidInput
 from scheduler.core.liveness import HEARD_WITHIN_S
 from scheduler.queue import RedisQueue
 from scheduler.queue.connection import connect
+from scheduler.queue.failures import read_failures
 from scheduler.settings import ModelSettings, Settings
 from scheduler.tasks import TASKS
 from worker import orders
@@ -44,10 +45,21 @@ def inflight(state: Any, **_: Any) -> dict[str, Any]:
 
 @inspect_command()
 def models(state: Any, **_: Any) -> dict[str, Any]:
-    """The models that this worker's loops serve, as each loop describes them."""
+    """The models that this worker's loops serve, as each loop describes them, and why others could not be loaded."""
+    if not serves_predictions(state.app):
+        return {"ok": NOTHING_HERE}
     from worker.celery import settings
 
-    return _said(settings, state.hostname)
+    with connect(settings.redis_url) as redis:
+        failures = {
+            model: {
+                name.rpartition("/")[2]: {"failed": failure.reason}
+                for name, failure in read_failures(redis, model).items()
+                if name.rpartition("/")[0] == state.hostname
+            }
+            for model in settings.models
+        }
+    return {model: failures[model] | said for model, said in _said(settings, state.hostname).items()}
 
 
 @inspect_command()

@@ -35,6 +35,7 @@ class InvalidInput(WindrowError):
 
 
 #: What to do about an input that is too long, in the one wording that every error has.
+NO_TOKENS = "it has no tokens; this model takes at least one"
 TOO_LONG_ADVICE = "shorten it, or send parameters.truncate: true"
 
 

@@ -6,11 +6,15 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
+from scheduler.core.errors import InvalidInput
 from scheduler.tasks.base import Parameters, Task, Text, require_characters, require_string
 
 MAX_LABELS = 200
 #: Where the label goes.
 BLANK = "{}"
+#: Of the templates of one request, filled in for all its labels: a template may have many blanks, and labels are long,
+#: so that a body of kilobytes could ask for gigabytes.
+MAX_HYPOTHESES_CHARACTERS = 200_000
 
 
 class ZeroShotParameters(Parameters):
@@ -36,13 +40,17 @@ class ZeroShotParameters(Parameters):
 
 def _texts(value: object, parameters: ZeroShotParameters, where: str) -> list[Text]:
     text = require_string("zero-shot", value, where)
-    require_characters(parameters.hypothesis_template, "parameters.hypothesis_template")
-    hypotheses = [
-        # Not str.format: a template is a client's, and its fields can name more than the label.
-        parameters.hypothesis_template.replace(BLANK, require_characters(label, f"parameters.labels.{at}"))
-        for at, label in enumerate(parameters.labels)
-    ]
-    return [(text, hypothesis) for hypothesis in hypotheses]
+    template = require_characters(parameters.hypothesis_template, "parameters.hypothesis_template")
+    labels = [require_characters(label, f"parameters.labels.{at}") for at, label in enumerate(parameters.labels)]
+    blanks = template.count(BLANK)
+    characters = sum(len(template) + blanks * (len(label) - len(BLANK)) for label in labels)
+    if characters > MAX_HYPOTHESES_CHARACTERS:
+        raise InvalidInput(
+            f"parameters.hypothesis_template: filled in for all labels it makes {characters} characters; takes at most "
+            f"{MAX_HYPOTHESES_CHARACTERS} in all"
+        )
+    # Not str.format: a template is a client's, and its fields can name more than the label.
+    return [(text, template.replace(BLANK, label)) for label in labels]
 
 
 def _name_of(where: str, index: int) -> str:

@@ -17,6 +17,8 @@ from redis import Redis
 
 from api import create_app
 from scheduler.queue import Prediction, RedisQueue, Submission
+from scheduler.queue.connection import connect
+from scheduler.queue.failures import tell_failure
 from tests.support.api_fixtures import make_settings
 from tests.support.redis_server import RedisServer
 from tests.support.worker_process import WorkerProcess, until
@@ -278,7 +280,11 @@ def test_the_parent_answers_and_drains_while_a_row_runs(
         until("what is held is shown", lambda: ask("inflight")["slots"]["0"]["held"] >= len(slow))
         busy = ask("inflight")["slots"]["0"]
         assert (busy["pid"], busy["loaded"]) == (worker.pool()[0].pid, True)
-        assert ask("models")["one"]["0"]["device"] == "cpu"
+        with connect(redis.url) as client:
+            tell_failure(client, "two", f"{node}/1", "no weights")
+        models = ask("models")
+        assert models["one"]["0"]["device"] == "cpu"
+        assert models["two"]["1"] == {"failed": "no weights"}
         batching = ask("batching")
         assert (batching["one"]["max_batch_size"], batching["one"]["wait_ms"]) == (4, {"0": 5.0})
         assert (batching["two"]["max_wait_ms"], batching["two"]["wait_ms"]) == ("auto", {"0": 5.0})

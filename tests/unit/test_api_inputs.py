@@ -56,6 +56,17 @@ def test_a_text_over_the_limit_is_refused_with_both_counts(check: InputCheck) ->
         check.cost_tokens("w " * 11, PLAIN, where="input")
 
 
+@pytest.mark.parametrize("text", ["", "  \n", "a"])
+def test_a_text_without_tokens_is_refused_where_the_model_adds_none(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr(inputs, "load_text_limit", lambda *_: TextLimit(words_tokenizer(), LIMIT, 0))
+    check = InputCheck(ModelSettings(task="embed", source="anywhere"))
+    if text == "a":
+        assert check.cost_tokens(text, PLAIN, where="input") == 1
+        return
+    with pytest.raises(InvalidInput, match="input: it has no tokens; this model takes at least one"):
+        check.cost_tokens(text, PLAIN, where="input")
+
+
 def test_the_models_own_prompt_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         inputs, "load_text_limit", lambda *_: TextLimit(words_tokenizer(), LIMIT, 2, "passage of text ")

@@ -78,6 +78,12 @@ def test_fields_of_a_template_other_than_the_blank_are_plain_characters() -> Non
         ("zero-shot", "a", {"labels": ["a", ""]}, "parameters.labels.1: should have at least 1 character"),
         ("zero-shot", "a", {"labels": "a, b"}, "parameters.labels: should be a valid list, not 'a, b'"),
         ("zero-shot", "a", LABELS | {"hypothesis_template": "so"}, "hypothesis_template: takes a sentence with {}"),
+        (
+            "zero-shot",
+            "a",
+            {"labels": ["x" * 4_000_000], "hypothesis_template": "{}" * 1_000_000},
+            "parameters.hypothesis_template: filled in for all labels it makes 4000000000000 characters; takes at most",
+        ),
         ("zero-shot", {}, LABELS, "input: a model of task zero-shot takes a string, not an object"),
     ],
 )

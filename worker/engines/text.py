@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 from tokenizers import Encoding, Tokenizer
 
-from scheduler.core.errors import TOO_LONG_ADVICE, InputTooLong, InvalidInput, ModelUnusable
+from scheduler.core.errors import NO_TOKENS, TOO_LONG_ADVICE, InputTooLong, InvalidInput, ModelUnusable
 from scheduler.core.outcomes import Failed
 from scheduler.tasks import Task, Text
 from scheduler.tasks.base import characters
@@ -147,7 +147,7 @@ class TextPreparer:
                 )
             return InvalidInput(f"{name}: the tokenizer cannot read it: {encoding}")
         if not len(encoding):
-            return InvalidInput(f"{name}: it has no tokens; this model takes at least one")
+            return InvalidInput(f"{name}: {NO_TOKENS}")
         return InputTooLong(
             f"{name}: {len(encoding)} tokens, and the model takes {self._max_tokens}; {TOO_LONG_ADVICE}"
         )
