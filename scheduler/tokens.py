@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from tokenizers import Tokenizer
 from tokenizers.normalizers import Lowercase, Sequence
 
 from scheduler.core.errors import TOO_LONG_ADVICE, InputTooLong, ModelUnusable
+from scheduler.model_files import read_object
 from scheduler.sources import resolve_source
 
 #: Texts with more characters than so many times the model's limit in tokens are not counted, but refused: no language
@@ -83,10 +83,13 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     file = folder / "tokenizer.json"
     if not file.is_file():
         raise ModelUnusable(f"{folder}: no tokenizer.json; save the model with its fast tokenizer")
-    tokenizer = Tokenizer.from_file(str(file))
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the tokenizers library raises no class of its own
+        raise ModelUnusable(f"{file}: the tokenizer cannot be read: {error}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    if _read(folder / "sentence_bert_config.json").get("do_lower_case") is True:
+    if read_object(folder / "sentence_bert_config.json").get("do_lower_case") is True:
         steps = [Lowercase()] if tokenizer.normalizer is None else [Lowercase(), tokenizer.normalizer]
         tokenizer.normalizer = Sequence(steps)
     return tokenizer
@@ -97,7 +100,7 @@ def default_prompt(folder: Path) -> str:
 
     Raises `ModelUnusable` where the model's files name a prompt that they do not hold.
     """
-    config = _read(folder / "config_sentence_transformers.json")
+    config = read_object(folder / "config_sentence_transformers.json")
     name, prompts = config.get("default_prompt_name"), config.get("prompts")
     if name is None:
         return ""
@@ -109,9 +112,9 @@ def default_prompt(folder: Path) -> str:
 def _model_limit(folder: Path) -> int | None:
     """The smallest limit the model's own files state, in tokens; None where they state none."""
     limits = [
-        _read(folder / "sentence_bert_config.json").get("max_seq_length"),
-        _read(folder / "tokenizer_config.json").get("model_max_length"),
-        _position_limit(_read(folder / "config.json")),
+        read_object(folder / "sentence_bert_config.json").get("max_seq_length"),
+        read_object(folder / "tokenizer_config.json").get("model_max_length"),
+        _position_limit(read_object(folder / "config.json")),
     ]
     # Tokenizers without a limit write 1e30.
     return min((int(n) for n in limits if isinstance(n, (int, float)) and 0 < n < 1e9), default=None)
@@ -126,10 +129,3 @@ def _position_limit(config: dict[str, object]) -> int | None:
         pad = config.get("pad_token_id", 1)
         return positions - (pad if isinstance(pad, int) else 1) - 1
     return positions
-
-
-def _read(file: Path) -> dict[str, object]:
-    if not file.is_file():
-        return {}
-    value = json.loads(file.read_text(encoding="utf-8"))
-    return value if isinstance(value, dict) else {}

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scheduler.core.errors import InvalidInput, ModelFailed
+from scheduler.core.errors import InvalidInput, ModelFailed, ModelUnusable
 from scheduler.core.outcomes import Done, Failed, Outcome
 from scheduler.core.planning import Batch, BatchLimits, plan_batches, token_rungs
 from scheduler.settings import ModelSettings
@@ -111,6 +111,8 @@ class EncoderEngine(EncoderRuns):
             load_int8.cache_clear()
             self._use(self._load(dtype))
         alone = self._one_by_one(texts)
+        if not torch.isfinite(alone).all():
+            raise ModelUnusable(f"{self._folder}: its answers are not finite: NaN or infinity; damaged weights?")
         #: Numbers in a row.
         self._width = alone.shape[1]
         in_full = alone if dtype == torch.float32 else self._in_float32(texts)

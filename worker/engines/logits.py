@@ -11,6 +11,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from worker.engines.attention import PackedLayout
 from worker.engines.embed import PACKED_POOLING
 from worker.engines.encoder import EncoderEngine, told_types
+from worker.engines.weights import read_labels
 
 
 class LogitsEngine(EncoderEngine):
@@ -20,7 +21,7 @@ class LogitsEngine(EncoderEngine):
 
     def _set_up(self) -> None:
         config = self._weights.module.config
-        self._labels = [str(config.id2label[index]) for index in range(config.num_labels)]
+        self._labels = read_labels(config, self._folder)
         self._problem_type = config.problem_type
         self._base = self._weights.module.base_model
         self._head = _head_alone(self._weights.module)

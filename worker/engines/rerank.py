@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.core.errors import ModelUnusable
+from scheduler.model_files import read_modules, read_object
 from scheduler.tokens import default_prompt
 from worker.engines.logits import LogitsEngine
 from worker.engines.scores import sigmoid
@@ -63,13 +63,13 @@ def read_activation(folder: Path) -> Activation:
     sentence-transformers has written it in three places over its releases; the newest counts. Raises `ModelUnusable`
     for another one than `ACTIVATIONS`, and for a model with modules that are not computed here.
     """
-    modules = _read(folder / "modules.json") or []
+    modules = read_modules(folder)
     kinds = {str(module["type"]).rpartition(".")[2] for module in modules}
     if not kinds <= {"Transformer"}:
         raise ModelUnusable(f"{folder}: modules {', '.join(sorted(kinds))} are not supported; there is Transformer")
-    config = _read(folder / "config.json") or {}
+    config = read_object(folder / "config.json")
     name = (
-        (_read(folder / "config_sentence_transformers.json") or {}).get("activation_fn")
+        read_object(folder / "config_sentence_transformers.json").get("activation_fn")
         or (config.get("sentence_transformers") or {}).get("activation_fn")
         or config.get("sbert_ce_default_activation_function")
         or "Sigmoid"
@@ -78,7 +78,3 @@ def read_activation(folder: Path) -> Activation:
     if kind not in ACTIVATIONS:
         raise ModelUnusable(f"{folder}: activation {name} is not supported; there are {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[kind]
-
-
-def _read(file: Path) -> Any:
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None

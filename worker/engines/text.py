@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -15,6 +14,7 @@ from tokenizers import Encoding, Tokenizer
 
 from scheduler.core.errors import NO_TOKENS, TOO_LONG_ADVICE, InputTooLong, InvalidInput, ModelUnusable
 from scheduler.core.outcomes import Failed
+from scheduler.model_files import read_object
 from scheduler.tasks import Task, Text
 from scheduler.tasks.base import characters
 from scheduler.tokens import TextLimit
@@ -211,5 +211,4 @@ def _raise_if_meant_for_us(error: BaseException) -> None:
 
 
 def _truncation_side(folder: Path) -> str:
-    file = folder / "tokenizer_config.json"
-    return json.loads(file.read_text(encoding="utf-8")).get("truncation_side", "right") if file.is_file() else "right"
+    return str(read_object(folder / "tokenizer_config.json").get("truncation_side", "right"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,14 @@ from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 from torch import Tensor
 
+from scheduler.model_files import read_object
 from scheduler.tokens import load_tokenizer
 from worker.engines.attention import PackedLayout
 from worker.engines.encoder import EncoderEngine
 from worker.engines.entities import Labelling, Token, find_entities
 from worker.engines.scores import softmax
 from worker.engines.text import TextRequest
+from worker.engines.weights import read_labels
 
 
 class TokenClassifyEngine(EncoderEngine):
@@ -30,7 +31,7 @@ class TokenClassifyEngine(EncoderEngine):
     def _set_up(self) -> None:
         config = self._weights.module.config
         tokenizer = load_tokenizer(self._folder)
-        labels = [str(config.id2label[index]) for index in range(config.num_labels)]
+        labels = read_labels(config, self._folder)
         self._labelling = Labelling(labels, lambda tokens: _join(tokenizer, tokens))
         # With a prefix, a token is longer than the characters it stands for; else only a space tells words apart.
         self._has_prefix = bool(getattr(tokenizer.model, "continuing_subword_prefix", None))
@@ -77,8 +78,7 @@ def _join(tokenizer: Tokenizer, tokens: list[str]) -> str:
 
 def _unknown_id(folder: Path, tokenizer: Tokenizer) -> int | None:
     """The id of what the tokenizer does not know; None where it knows everything."""
-    file = folder / "tokenizer_config.json"
-    named = json.loads(file.read_text(encoding="utf-8")).get("unk_token") if file.is_file() else None
+    named = read_object(folder / "tokenizer_config.json").get("unk_token")
     token = named.get("content") if isinstance(named, dict) else named
     token = token or getattr(tokenizer.model, "unk_token", None)
     return None if token is None else tokenizer.token_to_id(token)

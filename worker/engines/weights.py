@@ -6,6 +6,7 @@ import inspect
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -67,7 +68,7 @@ def load_weights(folder: Path, auto_class: str, dtype: torch.dtype, device: torc
             output_loading_info=True,
         )  # fmt: skip
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        raise ModelUnusable(f"{folder}: {auto_class} cannot load it: {error}") from error
+        raise ModelUnusable(f"{folder}: {auto_class} cannot load it: {_fault(error)}") from error
     # transformers fills what is missing with random numbers. Only the pooler may be missing, and only where its
     # output is not used: sentence-transformers checkpoints often leave it out.
     missing = [key for key in report["missing_keys"] if auto_class != "AutoModel" or "pooler" not in key]
@@ -85,6 +86,23 @@ def load_weights(folder: Path, auto_class: str, dtype: torch.dtype, device: torc
         pad_id=config.pad_token_id if isinstance(config.pad_token_id, int) else 0,
         positions=positions,
     )
+
+
+def _fault(error: Exception) -> str:
+    """What transformers says, without advice that Windrow has no setting for."""
+    said = str(error)
+    if "trust_remote_code" in said:
+        return "it needs code of its own, which Windrow does not run"
+    return "the weights do not fit config.json" if "ignore_mismatched_sizes" in said else said
+
+
+def read_labels(config: Any, folder: Path) -> list[str]:
+    """The labels by number; raises `ModelUnusable` where ``id2label`` leaves one out."""
+    count = config.num_labels
+    gap = next((index for index in range(count) if index not in config.id2label), None)
+    if gap is not None:
+        raise ModelUnusable(f"{folder / 'config.json'}: id2label has {count} labels, and none of number {gap}")
+    return [str(config.id2label[index]) for index in range(count)]
 
 
 def tells_texts_apart(module: nn.Module, folder: Path) -> bool:

@@ -1,0 +1,29 @@
+"""Broken files of a model are refused with their names."""
+
+from pathlib import Path
+
+import pytest
+
+from scheduler.core.errors import ModelUnusable
+from scheduler.model_files import read_modules, read_object
+from scheduler.tokens import load_tokenizer
+
+
+@pytest.mark.parametrize("written", [b"{", b"\xff", b"[]"])
+def test_a_file_that_holds_no_object_is_named(tmp_path: Path, written: bytes) -> None:
+    (tmp_path / "config.json").write_bytes(written)
+    with pytest.raises(ModelUnusable, match=r"config\.json: not "):
+        read_object(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize("written", ['["x"]', "{}", '[{"type": "x"}]'])
+def test_modules_that_are_none_are_named(tmp_path: Path, written: str) -> None:
+    (tmp_path / "modules.json").write_text(written)
+    with pytest.raises(ModelUnusable, match=r"modules\.json: not a list"):
+        read_modules(tmp_path)
+
+
+def test_a_broken_tokenizer_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ModelUnusable, match=r"tokenizer\.json: the tokenizer cannot be read"):
+        load_tokenizer(tmp_path)
