@@ -29,7 +29,8 @@ def read_modules(folder: Path) -> list[dict[str, Any]]:
     """The modules in ``modules.json``, none where there is no file; raises `ModelUnusable` for anything else."""
     file = folder / "modules.json"
     value = read_model_json(file) if file.is_file() else []
-    listed = value if isinstance(value, list) else [None]
-    if not all(isinstance(one, dict) and {"type", "path"} <= one.keys() for one in listed):
+    if not isinstance(value, list) or not all(
+        isinstance(one, dict) and {"type", "path"} <= one.keys() for one in value
+    ):
         raise ModelUnusable(f"{file}: not a list of JSON objects with type and path")
-    return listed
+    return value

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from scheduler.core.errors import ModelUnusable
+from scheduler.model_files import read_modules, read_object
 
 #: Key of 1_Pooling/config.json -> mode, in the order in which sentence-transformers concatenates them.
 POOLING_KEYS = {
@@ -28,35 +28,39 @@ def read_pooling(folder: Path) -> tuple[list[str], bool]:
     Without ``modules.json``: the mean, not normalised, which is what sentence-transformers does with such a folder.
     Raises `ModelUnusable` for a module that is not computed here: a vector without it would be wrong.
     """
-    file = folder / "modules.json"
-    if not file.is_file():
-        return ["mean"], False
     modes, normalize = ["mean"], False
-    for module in _read(file):
+    for module in read_modules(folder):
         kind = str(module["type"]).rpartition(".")[2]
         if kind == "Pooling":
-            modes = _pooling_modes(_read(folder / module["path"] / "config.json"))
+            modes = _pooling_modes(_pooling_config(folder, module))
         elif kind == "Normalize":
             normalize = True
         elif kind not in {"Transformer", "Dropout"}:
-            raise ModelUnusable(f"{file}: module {kind} is not supported; there are Transformer, Pooling and Normalize")
+            raise ModelUnusable(
+                f"{folder}: modules.json: {kind} is not supported; there are Transformer, Pooling and Normalize"
+            )
     return modes, normalize
 
 
 def leaves_prompt_out(folder: Path) -> bool:
     """Whether the tokens of a prompt are not pooled."""
-    file = folder / "modules.json"
-    pooling = [one for one in _read(file) if str(one["type"]).endswith("Pooling")] if file.is_file() else []
-    return any(_read(folder / one["path"] / "config.json").get("include_prompt") is False for one in pooling)
+    pooling = [one for one in read_modules(folder) if str(one["type"]).endswith("Pooling")]
+    return any(_pooling_config(folder, one).get("include_prompt") is False for one in pooling)
 
 
 @cache
 def embedding_width(folder: Path) -> int | None:
     """Numbers of a vector; None where the model's files do not tell."""
-    file = folder / "config.json"
-    config = _read(file) if file.is_file() else {}
+    config = read_object(folder / "config.json")
     width = next((config[key] for key in WIDTH_KEYS if isinstance(config.get(key), int)), None)
     return None if width is None else width * len(read_pooling(folder)[0])
+
+
+def _pooling_config(folder: Path, module: dict[str, Any]) -> dict[str, Any]:
+    file = folder / module["path"] / "config.json"
+    if not file.is_file():
+        raise ModelUnusable(f"{file}: it is not there, and modules.json names it")
+    return read_object(file)
 
 
 def _pooling_modes(config: dict[str, Any]) -> list[str]:
@@ -64,7 +68,3 @@ def _pooling_modes(config: dict[str, Any]) -> list[str]:
     if named is not None:
         return [named] if isinstance(named, str) else list(named)
     return [mode for key, mode in POOLING_KEYS.items() if config.get(key)] or ["mean"]
-
-
-def _read(file: Path) -> Any:
-    return json.loads(file.read_text(encoding="utf-8"))

@@ -6,6 +6,7 @@ import pytest
 
 from scheduler.core.errors import ModelUnusable
 from scheduler.model_files import read_modules, read_object
+from scheduler.tasks.pooling import read_pooling
 from scheduler.tokens import load_tokenizer
 
 
@@ -21,6 +22,12 @@ def test_modules_that_are_none_are_named(tmp_path: Path, written: str) -> None:
     (tmp_path / "modules.json").write_text(written)
     with pytest.raises(ModelUnusable, match=r"modules\.json: not a list"):
         read_modules(tmp_path)
+
+
+def test_a_pooling_that_is_not_there_is_named(tmp_path: Path) -> None:
+    (tmp_path / "modules.json").write_text('[{"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"}]')
+    with pytest.raises(ModelUnusable, match=r"1_Pooling/config\.json: it is not there"):
+        read_pooling(tmp_path)
 
 
 def test_a_broken_tokenizer_is_named(tmp_path: Path) -> None:

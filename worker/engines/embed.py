@@ -13,7 +13,6 @@ from torch import Tensor
 
 from scheduler.core.errors import InvalidInput, ModelUnusable
 from scheduler.core.outcomes import Failed
-from scheduler.model_files import read_modules
 from scheduler.tasks.embed import require_dimensions
 from scheduler.tasks.pooling import leaves_prompt_out, read_pooling
 from scheduler.tokens import default_prompt
@@ -31,7 +30,6 @@ class EmbedEngine(EncoderEngine):
     auto_class = "AutoModel"
 
     def _set_up(self) -> None:
-        read_modules(self._folder)  # says what is wrong with the file, with its name
         self._modes, self._normalize = read_pooling(self._folder)
         unknown = [mode for mode in self._modes if mode not in PADDED_POOLING]
         if unknown:

@@ -111,8 +111,8 @@ class EncoderEngine(EncoderRuns):
             load_int8.cache_clear()
             self._use(self._load(dtype))
         alone = self._one_by_one(texts)
-        if not torch.isfinite(alone).all():
-            raise ModelUnusable(f"{self._folder}: its answers are not finite: NaN or infinity; damaged weights?")
+        if not torch.isfinite(alone).all(dim=1).any():
+            raise ModelUnusable(f"{self._folder}: its answers are NaN or infinite; are its weights damaged?")
         #: Numbers in a row.
         self._width = alone.shape[1]
         in_full = alone if dtype == torch.float32 else self._in_float32(texts)

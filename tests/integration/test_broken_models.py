@@ -1,0 +1,49 @@
+"""Models whose files can be read and are of no use all the same."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from scheduler.core.errors import ModelUnusable
+from scheduler.settings import ModelSettings
+from tests.support.tiny_models import FAMILIES, save_model
+from worker.engines.loading import load_engine
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return save_model(tmp_path, FAMILIES["bert"].config(), AutoModelForSequenceClassification)
+
+
+def load(folder: Path) -> None:
+    load_engine("broken", ModelSettings(task="classify", source=str(folder)))
+
+
+def test_a_model_that_answers_nothing_but_nan_is_refused(folder: Path) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    torch.nn.init.constant_(model.classifier.weight, float("nan"))
+    model.save_pretrained(folder)
+    with pytest.raises(ModelUnusable, match="its answers are NaN or infinite"):
+        load(folder)
+
+
+def test_weights_of_another_shape_are_said_to_be_that(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["intermediate_size"] += 1
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelUnusable, match=r"the weights do not fit config\.json"):
+        load(folder)
+
+
+def test_a_label_that_is_left_out_is_named_by_its_number(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["id2label"] = {"0": "a", "2": "c", "3": "d"}
+    config["label2id"] = {"a": 0, "c": 2, "d": 3}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelUnusable, match=r"config\.json: id2label has 3 labels, and none of number 1"):
+        load(folder)
