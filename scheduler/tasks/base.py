@@ -50,6 +50,8 @@ class Task(Generic[P]):
     texts: Callable[[object, P, str], list[Text]]
     #: The model of an input that is an object; None where it is a string.
     input: type[BaseModel] | None = None
+    #: Whether its texts are pairs, mostly several a request.
+    reads_pairs: bool = False
     #: Which text of a pair is cut where the pair is too long.
     cut: Literal["longest_first", "only_first"] = "longest_first"
     #: (name of the input, position in ``texts``) -> what that text is called in errors.

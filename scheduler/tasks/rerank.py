@@ -40,4 +40,4 @@ def _name_of(where: str, index: int) -> str:
     return f"{where}.documents.{index}"
 
 
-RERANK = Task("rerank", RerankParameters, _texts, input=RerankInput, name_of=_name_of)
+RERANK = Task("rerank", RerankParameters, _texts, input=RerankInput, reads_pairs=True, name_of=_name_of)

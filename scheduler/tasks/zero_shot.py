@@ -57,4 +57,4 @@ def _name_of(where: str, index: int) -> str:
     return f"{where} with parameters.labels.{index}"
 
 
-ZERO_SHOT = Task("zero-shot", ZeroShotParameters, _texts, cut="only_first", name_of=_name_of)
+ZERO_SHOT = Task("zero-shot", ZeroShotParameters, _texts, reads_pairs=True, cut="only_first", name_of=_name_of)

@@ -41,6 +41,25 @@ def test_captured_pairs_are_scored_as_each_alone(tmp_path: Path, family: str) ->
         assert one["scores"] == pytest.approx(other["scores"], abs=3e-2)
 
 
+def test_many_pairs_of_a_model_that_cannot_pack_run_in_passes_that_were_captured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = np.random.default_rng(2)
+    # Together more rows than requests fit a pass; and more tokens than a pass may hold.
+    inputs = [{"query": "dry hay", "documents": texts_of(draw, count, 60)} for count in (1, 8, 8, 8, 100)]
+    inputs.append({"query": "hay", "documents": ["sun"] * 300})
+    folder = save_scorer(tmp_path, "deberta-v2")
+    one_by_one = settings(folder, "rerank", "none", dtype="bfloat16", max_batch_tokens=1024)
+    right = [one.output for one in answers(load_engine("none", one_by_one), one_by_one, inputs)]
+
+    wishes = settings(folder, "rerank", dtype="bfloat16", max_batch_tokens=1024, compile=False)
+    engine = load_engine("fallback", wishes)
+    assert (engine.info.strategy, engine.info.is_captured) == ("bucket", True)
+    monkeypatch.setattr(engine, "_run_padded", None)  # what is not replayed raises
+    for one, other in zip(answers(engine, wishes, inputs), right, strict=True):
+        assert one.output["scores"] == pytest.approx(other["scores"], abs=3e-2)
+
+
 def test_captured_tokens_are_labelled_as_each_text_alone(tmp_path: Path) -> None:
     inputs = texts_of(np.random.default_rng(1), 40, 90)
     captured, alone = (run(save_tagger(tmp_path), "token-classify", name, inputs) for name in ("packed", "none"))

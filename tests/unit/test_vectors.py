@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from scheduler.tasks.embed import EmbedParameters
@@ -39,6 +39,7 @@ def test_base64_is_little_endian_float32() -> None:
 
 
 @given(st.lists(NUMBERS, min_size=1, max_size=64))
+@example([float(np.finfo(np.float32).tiny)])
 def test_codes_times_the_scale_are_the_vector_within_half_a_scale(numbers: list[float]) -> None:
     row = np.array(numbers, dtype=np.float32)
     codes, scale = quantize(row)

@@ -9,8 +9,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from scheduler.core.planning import bucket_length, fitting_buckets, rectangle_rungs, token_rungs
+from scheduler.core.planning import bucket_length, token_rungs
 from scheduler.settings import ModelSettings
+from worker.engines.captured_sizes import captured_rectangles
 from worker.engines.graphs import PackedGraphs, PackedRun
 from worker.engines.rectangles import PaddedRun, RectangleGraphs
 from worker.engines.selfcheck import Reference
@@ -54,9 +55,7 @@ def capture_rectangles(
 
     ``make`` captures a run for shapes (rows, length), ``replay`` answers some texts by the graph of a shape.
     """
-    buckets = fitting_buckets(settings.buckets, longest)
-    every = rectangle_rungs(buckets, settings.max_batch_size, settings.max_batch_tokens)
-    rungs = {length: rows for length, rows in zip(buckets, every, strict=True) if rows}
+    rungs = {length: rows for length, rows in captured_rectangles(settings, longest).items() if rows}
     shapes = [(number, length) for length, rows in rungs.items() for number in rows]
 
     def answer(graphs: RectangleGraphs, text: Tokens) -> Tensor:

@@ -25,6 +25,7 @@ from scheduler.tasks import TASKS
 from scheduler.tasks.base import require_few_passes
 from scheduler.tokens import load_text_limit
 from worker.engines.base import EngineInfo, PassRaised, Prepared
+from worker.engines.captured_sizes import captured_rectangles, captured_sequences
 from worker.engines.capturing import capture_packed, capture_rectangles
 from worker.engines.cores import Piece, Started, start_on_cores
 from worker.engines.graphs import PackedGraphs, PackedRun
@@ -45,8 +46,6 @@ from worker.engines.weights import (
 
 logger = logging.getLogger(__name__)
 
-#: Sequences that captured passes have room for where a request has several; passes of more are not captured.
-CAPTURED_SEQUENCES = 256
 #: What replaces ``packed`` for a model that cannot pack.
 FALLBACK = "bucket"
 #: What replaces a strategy that pads for a model that padding answers differently.
@@ -80,11 +79,10 @@ class EncoderEngine(EncoderRuns):
     task: ClassVar[str]
     #: The class of ``transformers`` that loads the weights.
     auto_class: ClassVar[str]
-    #: Whether its sequences are pairs of texts, several a request.
-    reads_pairs: ClassVar[bool] = False
 
     def __init__(self, name: str, settings: ModelSettings) -> None:
         """Load the model, and check what its settings ask for. Raises `ModelUnusable`."""
+        self._reads_pairs = TASKS[self.task].reads_pairs
         self.busy_s = 0.0
         #: When the last pass that was collected had ended, `time.monotonic`.
         self._busy_until_s = 0.0
@@ -92,16 +90,18 @@ class EncoderEngine(EncoderRuns):
         limit = load_text_limit(settings.source, settings.max_input_tokens)
         self._device = pick_device()
         dtype = pick_dtype(settings.dtype, self._device)
-        require_room(limit, ("", "") if self.reads_pairs else "")
+        require_room(limit, ("", "") if self._reads_pairs else "")
         self._max_tokens = limit.max_input_tokens
         self._max_batch_tokens = settings.max_batch_tokens
         self._packs = False
         self._pads = True
         self._packed_graphs: PackedGraphs | None = None
         self._rectangles: RectangleGraphs | None = None
+        #: Length -> numbers of rows that were captured.
+        self._row_rungs: dict[int, tuple[int, ...]] = {}
         self._use(self._load(dtype))
         require_positions(self._weights, self._max_tokens)
-        types = self.reads_pairs and tells_texts_apart(self._weights.module, self._folder)
+        types = self._reads_pairs and tells_texts_apart(self._weights.module, self._folder)
         self._texts = TextPreparer(TASKS[self.task], limit, self._folder, Reading(types, self.rows_per_token))
         texts = check_texts(limit, self._weights.pad_id, types)
         dtype_note = self._reason_not_to_round(texts) if dtype == torch.int8 else None
@@ -151,7 +151,7 @@ class EncoderEngine(EncoderRuns):
     def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
         """Check and tokenise; see `TextPreparer.prepare`. More pairs than one request may bring are a `Failed` too."""
         prepared = self._texts.prepare(inputs, parameters)
-        return [self._within_passes(one) for one in prepared] if self.reads_pairs else prepared
+        return [self._within_passes(one) for one in prepared] if self._reads_pairs else prepared
 
     def _within_passes(self, one: Prepared | Failed) -> Prepared | Failed:
         if isinstance(one, Failed):
@@ -198,9 +198,10 @@ class EncoderEngine(EncoderRuns):
         if batch.tokens <= self._max_batch_tokens or len(texts) == 1:
             return [(texts, batch)]
         rungs = token_rungs(self._max_batch_tokens) if self._packed_graphs is not None else ()
-        limits = BatchLimits(len(texts), self._max_batch_tokens, static_length=batch.padded_length or 1, rungs=rungs)
-        # Of the two kinds of pass, those that keep the order.
-        strategy = "packed" if batch.padded_length is None else "static"
+        # Of the two kinds of pass, those that keep the order: all are of one bucket.
+        strategy, length = ("packed", 1) if batch.padded_length is None else ("bucket", batch.padded_length)
+        row_rungs = (self._row_rungs.get(length, ()),)
+        limits = BatchLimits(len(texts), self._max_batch_tokens, (length,), rungs=rungs, row_rungs=row_rungs)
         plan = plan_batches(strategy, [len(text) for text in texts], limits)
         return [([texts[index] for index in part.indices], part) for part in plan]
 
@@ -271,10 +272,9 @@ class EncoderEngine(EncoderRuns):
         """Capture the passes of ``strategy`` where they come in fixed sizes, and where it works."""
         types = int(reference.texts[0].types is not None)
         if strategy == "packed" and self._weights.module.dtype != torch.float32:  # the kernel takes halves only
-            sequences = max(settings.max_batch_size, CAPTURED_SEQUENCES if self.reads_pairs else 0)
 
             def packed(run: PackedRun, rungs: Sequence[int]) -> PackedGraphs:
-                return PackedGraphs(run, rungs, sequences, self._max_tokens, 2 + types, self._device)
+                return PackedGraphs(run, rungs, captured_sequences(settings), self._max_tokens, 2 + types, self._device)
 
             self._attend_packed()
             self._packed_graphs = capture_packed(settings, self._packed_rows, packed, self._replay_packed, reference)
@@ -287,6 +287,8 @@ class EncoderEngine(EncoderRuns):
             self._rectangles = capture_rectangles(
                 settings, self._max_tokens, self._padded_rows, padded, self._replay_rectangle, reference
             )
+            if self._rectangles is not None:
+                self._row_rungs = captured_rectangles(settings, self._max_tokens)
 
     def _in_float32(self, texts: Sequence[Tokens]) -> Tensor | None:
         """Rows of ``texts`` one by one, by the same files read in full precision; None where they do not fit beside."""
@@ -334,7 +336,7 @@ class EncoderEngine(EncoderRuns):
             self._packs = False
             reasons.append(reason)
         strategy = FALLBACK if reasons else wished
-        if strategy == UNPADDED and not self.reads_pairs:  # the pairs of one request are padded in every strategy
+        if strategy == UNPADDED and not self._reads_pairs:  # the pairs of one request are padded in every strategy
             return strategy, None
         reason = self._reason_against_together(reference)
         if reason is None:

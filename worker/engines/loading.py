@@ -6,9 +6,10 @@ from importlib import import_module
 from typing import Any
 
 from scheduler.core.errors import ModelUnusable
-from scheduler.core.planning import BatchLimits, fitting_buckets, rectangle_rungs, token_rungs
+from scheduler.core.planning import BatchLimits, token_rungs
 from scheduler.settings import ModelSettings
 from worker.engines.base import Engine, EngineInfo, StepEngine
+from worker.engines.captured_sizes import captured_rectangles
 
 #: Task -> the class of its engine, which is imported with torch when a model of it is loaded.
 ENGINES: dict[str, str] = {
@@ -69,14 +70,14 @@ def batch_limits(settings: ModelSettings, info: EngineInfo) -> BatchLimits:
     No bucket is longer than the model's positions, ``static`` pads to exactly its limit, and captured passes are
     rounded up to the sizes that were captured.
     """
-    size, tokens = settings.max_batch_size, settings.max_batch_tokens
-    buckets = fitting_buckets(settings.buckets, info.max_input_tokens)
+    tokens = settings.max_batch_tokens
+    rectangles = captured_rectangles(settings, info.max_input_tokens)
     captured = info.strategy if info.is_captured else None
     return BatchLimits(
-        max_batch_size=size,
+        max_batch_size=settings.max_batch_size,
         max_batch_tokens=tokens,
-        buckets=buckets,
+        buckets=tuple(rectangles),
         static_length=info.max_input_tokens,
         rungs=token_rungs(tokens) if captured == "packed" else (),
-        row_rungs=rectangle_rungs(buckets, size, tokens) if captured == "bucket" else (),
+        row_rungs=tuple(rectangles.values()) if captured == "bucket" else (),
     )

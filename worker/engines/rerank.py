@@ -28,7 +28,6 @@ class RerankEngine(LogitsEngine):
     """
 
     task = "rerank"
-    reads_pairs = True
 
     def _set_up(self) -> None:
         super()._set_up()

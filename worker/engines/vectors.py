@@ -41,4 +41,5 @@ def quantize(row: NDArray[np.float32]) -> tuple[NDArray[np.int8], float]:
     largest = float(np.abs(row).max())
     if largest == 0 or not np.isfinite(largest):
         return np.zeros(len(row), dtype=np.int8), 0.0
-    return np.rint(row * (INT8_MAX / largest)).astype(np.int8), largest / INT8_MAX
+    # Of a vector of the smallest numbers there are, the factor is beyond float32.
+    return np.rint(row.astype(np.float64) * (INT8_MAX / largest)).astype(np.int8), largest / INT8_MAX

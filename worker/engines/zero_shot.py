@@ -19,7 +19,6 @@ class ZeroShotEngine(LogitsEngine):
     """Output: ``{"labels": [str], "scores": [float]}``, the best first."""
 
     task = "zero-shot"
-    reads_pairs = True
 
     def _set_up(self) -> None:
         super()._set_up()
