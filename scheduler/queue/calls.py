@@ -57,16 +57,23 @@ class Calls:
             return pipe.execute()[-1]
 
     def run_storing(
-        self, first: tuple[str, Sequence[Any]], documents: Mapping[Any, Any], then: tuple[str, Sequence[Any]]
+        self,
+        first: tuple[str, Sequence[Any]],
+        gone: tuple[Sequence[str], Sequence[str]],
+        documents: Mapping[Any, Any],
+        then: tuple[str, Sequence[Any]],
     ) -> Any:
-        """The reply of the script ``first``; in the same transaction ``documents`` are set, and ``then`` runs.
+        """The reply of the script ``first``; then fields go from hashes, ``documents`` are set, and ``then`` runs.
 
-        Both are loaded first, each time: a Redis that had forgotten one would still set the documents.
+        ``gone`` is the hashes and the fields of each. It is one transaction. Both scripts are loaded in it, each time:
+        a Redis that had forgotten one would still do the rest.
         """
         pipe = self._redis.pipeline(transaction=True)
         for script, _ in (first, then):
             pipe.script_load(self._script(script).script)
         self._add(pipe, first[0], [], first[1])
+        for key in gone[0]:
+            pipe.hdel(key, *gone[1])
         pipe.mset(documents)
         self._add(pipe, then[0], [], then[1])
         return pipe.execute()[2]

@@ -43,17 +43,17 @@ def read_depth(redis: Redis, model: str) -> Depth:
     pipe = redis.pipeline(transaction=False)
     pipe.time()
     pipe.zcard(queue_key(model, "ready"))
-    pipe.hlen(queue_key(model, "jobs"))
+    pipe.hgetall(queue_key(model, "held"))
     pipe.zrange(queue_key(model, "workers"), 0, -1, withscores=True)
     pipe.hgetall(queue_key(model, "state"))
-    (seconds, micros), waiting, present, beats, fields = pipe.execute()
+    (seconds, micros), waiting, held, beats, fields = pipe.execute()
     fresh_us = seconds * 1_000_000 + micros - HEARD_WITHIN_S * 1e6
     state: dict[str, Any] = {name.decode(): value for name, value in fields.items()}
     state.pop("vtime", None)
     token_us = state.pop("us_per_token", None)
     return Depth(
         waiting=waiting,
-        running=max(0, present - waiting),
+        running=sum(digits.count(b"1") for digits in held.values()),
         workers=sum(beat_us >= fresh_us for _, beat_us in beats),
         cost_tokens=int(state.pop("cost", 0)),
         token_s=None if token_us is None else float(token_us) / 1e6,

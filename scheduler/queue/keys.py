@@ -6,7 +6,7 @@ from __future__ import annotations
 KEY_NAMES = (
     "ready", "jobs", "leases", "claims", "held", "attempts", "flows", "tenants", "state", "wake", "deadlines",
     "webhook_urls", "webhooks", "dead", "dead_letters", "workers", "info", "backlog",
-    "payloads", "refused",
+    "payloads", "refused", "reach",
 )  # fmt: skip
 #: Requests in one script call; Lua's stack holds about 8,000 values.
 MAX_REQUESTS_PER_CALL = 1000

@@ -7,8 +7,9 @@ from typing import cast
 
 from redis import Redis
 
-from scheduler.queue.keys import queue_key, result_key
-from scheduler.queue.records import Prediction, ended_prediction, holder_of, waiting_prediction
+from scheduler.queue.keys import KEY_NAMES, queue_key, result_key
+from scheduler.queue.records import Prediction, ended_prediction, waiting_prediction
+from scheduler.queue.scripts import source
 
 
 def find_prediction(redis: Redis, models: Sequence[str], id: str) -> Prediction | None:
@@ -17,14 +18,16 @@ def find_prediction(redis: Redis, models: Sequence[str], id: str) -> Prediction 
     for model in models:
         pipe.hget(queue_key(model, "jobs"), id)
         pipe.hget(queue_key(model, "payloads"), id)
+        pipe.zscore(queue_key(model, "ready"), id)
     # Results are read last: a request that ends in between has left its model and is found here.
     pipe.get(result_key(id))
     *waiting, result = pipe.execute()
     if result is not None:
         return ended_prediction(result) if b'"windrow":{' in result else None
-    for model, record, payload in zip(models, waiting[::2], waiting[1::2], strict=True):
+    for model, record, payload, tag in zip(models, waiting[::3], waiting[1::3], waiting[2::3], strict=True):
         if record is not None:
-            return waiting_prediction(id, record, payload, _claims(redis, model, [record])[0])
+            (claimed_us,) = _claimed_us(redis, model, [id] if tag is None else []) or [b""]
+            return waiting_prediction(id, record, payload, waits=tag is not None, claimed_us=claimed_us)
     return None
 
 
@@ -35,27 +38,27 @@ def find_predictions(redis: Redis, model: str, ids: Sequence[str]) -> list[Predi
     pipe = redis.pipeline(transaction=False)
     pipe.hmget(queue_key(model, "jobs"), list(ids))
     pipe.hmget(queue_key(model, "payloads"), list(ids))
+    pipe.zmscore(queue_key(model, "ready"), list(ids))
     pipe.mget([result_key(id) for id in ids])
-    records, payloads, results = pipe.execute()
-    claims = _claims(
-        redis, model, [record if result is None else None for record, result in zip(records, results, strict=True)]
-    )
+    *kept, results = pipe.execute()
+    every = list(zip(ids, *kept, results, strict=True))
+    running = [id for id, record, _, tag, result in every if record is not None and tag is None and result is None]
+    claimed_us = dict(zip(running, _claimed_us(redis, model, running), strict=True))
     found: list[Prediction | None] = []
-    for id, record, payload, result, claim in zip(ids, records, payloads, results, claims, strict=True):
+    for id, record, payload, tag, result in every:
         if result is not None:
             found.append(ended_prediction(result) if b'"windrow":{' in result else None)
         elif record is not None:
-            found.append(waiting_prediction(id, record, payload, claim))
+            since = claimed_us.get(id, b"")
+            found.append(waiting_prediction(id, record, payload, waits=tag is not None, claimed_us=since))
         else:
             found.append(None)
     return found
 
 
-def _claims(redis: Redis, model: str, records: Sequence[bytes | None]) -> list[bytes | None]:
-    """What is kept of the claims that hold them: one more round trip, where any is held."""
-    tokens = [holder_of(record) if record is not None else b"" for record in records]
-    held = list({token for token in tokens if token})
-    if not held:
-        return [None] * len(records)
-    found = dict(zip(held, cast(list[bytes | None], redis.hmget(queue_key(model, "claims"), held)), strict=True))
-    return [found.get(token) for token in tokens]
+def _claimed_us(redis: Redis, model: str, running: Sequence[str]) -> list[bytes]:
+    """When they were claimed; empty for each that nobody holds any more. One more round trip, where any runs."""
+    if not running:
+        return []
+    holders = redis.register_script(source("holders"))
+    return cast(list[bytes], holders(keys=[queue_key(model, name) for name in KEY_NAMES], args=list(running)))

@@ -53,6 +53,8 @@ class Claimed(NamedTuple):
     #: What the queue counts it as, until it ends.
     cost_tokens: int
     size_bytes: int
+    #: In the claim, from 1; 0 holds nothing.
+    place: int = 0
 
     @property
     def is_followed(self) -> bool:
@@ -200,17 +202,6 @@ def encode_exception(error: WindrowError) -> bytes:
     )
 
 
-def holder_of(record: bytes) -> bytes:
-    """The token of the claim that holds it; empty where none does."""
-    return record.rpartition(b"|")[2]
-
-
-def claimed_s(claim: bytes | None) -> float | None:
-    """When a claim was made; None where it is over, or was another release's. See schema.lua for what stands there."""
-    first = (claim or b"").partition(b" ")[0]
-    return int(first[1:]) / 1e6 if first.startswith(b"@") else None
-
-
 class Record(NamedTuple):
     """What the queue keeps of a request that has not ended; see schema.lua."""
 
@@ -222,16 +213,19 @@ class Record(NamedTuple):
     flow: str
     #: Of the payload.
     size_bytes: int
-    #: Whether a claim holds it.
-    is_held: bool
+
+
+def is_ours(record: bytes) -> bool:
+    """Whether it is of the version that this release keeps."""
+    return record.startswith(b"3|")
 
 
 def parse_record(record: bytes) -> Record:
     """Read a record. Raises `NewerRecord` for one of another version."""
-    if not record.startswith(b"2|"):
+    if not is_ours(record):
         raise NewerRecord("this request was taken in by another release of Windrow; ask a server of that release")
-    _, _, cost, flow, size, created, deadline, _, token = record.split(b"|")
-    return Record(int(created) / 1e6, int(deadline) / 1e6 or None, int(cost), flow.decode(), int(size), token != b"")
+    _, _, cost, flow, size, created, deadline, _ = record.split(b"|")
+    return Record(int(created) / 1e6, int(deadline) / 1e6 or None, int(cost), flow.decode(), int(size))
 
 
 def parse_dead_letter(letter: bytes) -> DeadLetter:
@@ -244,17 +238,22 @@ def parse_dead_letter(letter: bytes) -> DeadLetter:
     )  # fmt: skip
 
 
-def waiting_prediction(id: str, record: bytes, payload: bytes | None, claim: bytes | None = None) -> Prediction | None:
-    """The view of a request that has not ended, held by ``claim``; None where it ended before its payload was read."""
-    created_s, _, _, flow, _, is_held = parse_record(record)
+def waiting_prediction(
+    id: str, record: bytes, payload: bytes | None, *, waits: bool, claimed_us: bytes
+) -> Prediction | None:
+    """The view of a request that has not ended; None where it ended before its payload was read.
+
+    ``claimed_us`` is when the claim was made that holds it, empty where that is over by now.
+    """
+    created_s, _, _, flow, _ = parse_record(record)
     if payload is None:
         return None
     tenant, _, priority = flow.rpartition(":")
     call = orjson.loads(payload)
     return Prediction(
-        id=id, model=call["model"], status="processing" if is_held else "queued", tenant=tenant, priority=priority,
+        id=id, model=call["model"], status="queued" if waits else "processing", tenant=tenant, priority=priority,
         input=call["input"], parameters=call.get("parameters") or {}, output=None, error=None, metrics={},
-        created_s=created_s, started_s=claimed_s(claim), completed_s=None,
+        created_s=created_s, started_s=int(claimed_us) / 1e6 if claimed_us else None, completed_s=None,
     )  # fmt: skip
 
 

@@ -144,7 +144,7 @@ class RedisQueue:
             else:
                 reply = ClaimReply(self._calls.run("claim", [], arguments))
             self.clock.learn(reply.now_s)
-            return reply.claim(token, reply.payloads or self._payloads(reply.ids))
+            return reply.claim(token, *(reply.more or self._read(reply.ids)))
         except RedisError:
             self._unanswered.append(token)
             raise
@@ -170,13 +170,15 @@ class RedisQueue:
             return []
         said, documents = encode_endings(_bounded(endings), self._now_us())
         arguments = [self._result_ttl_s, round(busy_s * 1e6), self._channel, int(may_stream), *said]
-        by_key = {result_key(ending.request.id): one for ending, one in zip(endings, documents, strict=True)}
+        ids = [ending.request.id for ending in endings]
+        by_key = {result_key(id): document for id, document in zip(ids, documents, strict=True)}
         late: Any = None
         if FEW_ENDINGS < len(endings) == len(by_key):
             # A full Redis takes no command that stores; it takes the script below.
             with suppress(OutOfMemoryError):
                 stored = [self._result_ttl_s, self._channel, said[0]]
-                late = self._calls.run_storing(("finish", arguments), by_key, ("stored", stored))
+                gone = (self._key["jobs"], self._key["payloads"]), ids
+                late = self._calls.run_storing(("finish", arguments), gone, by_key, ("stored", stored))
         if late is None:
             late = self._calls.run("finish", [], arguments + documents)
         return [number + 1 not in late for number in range(len(endings))]
@@ -274,8 +276,14 @@ class RedisQueue:
         pipe.hdel(self._key["dead_letters"], *ids)
         return int(pipe.execute()[0])
 
-    def _payloads(self, ids: Sequence[bytes]) -> Sequence[bytes | None]:
-        return cast(list[bytes | None], self._redis.hmget(self._key["payloads"], list(ids))) if ids else []
+    def _read(self, ids: Sequence[bytes]) -> Sequence[Sequence[bytes | None]]:
+        """Records and payloads."""
+        if not ids:
+            return [], []
+        pipe = self._redis.pipeline(transaction=False)
+        for name in ("jobs", "payloads"):
+            pipe.hmget(self._key[name], list(ids))
+        return pipe.execute()
 
     def _now_us(self) -> int:
         if not self.clock.is_set:

@@ -17,7 +17,7 @@ ALLOWED_WHEN_FULL = frozenset(
         *("webhook_claim", "webhook_later", "webhook_done"),
     }
 )
-NAMES = frozenset({"submit", "overdue"}) | ALLOWED_WHEN_FULL
+NAMES = frozenset({"submit", "overdue", "holders"}) | ALLOWED_WHEN_FULL
 
 
 @cache

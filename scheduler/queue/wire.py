@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from sys import byteorder
 from typing import Any
 
-from scheduler.queue.records import FOLLOWED, Claim, Claimed, Ending, Submission, encode_document, parse_record
+from scheduler.queue.records import FOLLOWED, Claim, Claimed, Ending, Submission, encode_document, is_ours, parse_record
 
 
 def encode_submissions(submissions: Sequence[Submission]) -> list[Any]:
@@ -29,6 +31,7 @@ def encode_endings(endings: Sequence[Ending], now_us: int) -> tuple[list[Any], l
     date_done = done.isoformat(timespec="microseconds").encode()
     runs: list[Any] = []
     documents = []
+    places = array("H")
     last: tuple[str, str, str] | None = None
     for ending in endings:
         status, document = encode_document(ending, now_us, date_done)
@@ -36,12 +39,22 @@ def encode_endings(endings: Sequence[Ending], now_us: int) -> tuple[list[Any], l
         request = ending.request
         if (alike := (request.token, status, request.flow)) != last:
             last = alike
-            runs += (*alike, 0, 0, 0)
-        runs[-3] += 1
-        runs[-2] += request.cost_tokens
-        runs[-1] += request.size_bytes
+            places = array("H")
+            runs += (*alike, 0, 0, 0, places)
+        runs[-4] += 1
+        runs[-3] += request.cost_tokens
+        runs[-2] += request.size_bytes
+        places.append(request.place)
+    for at in range(6, len(runs), 7):
+        runs[at] = _big_endian(runs[at])
     ids = " ".join([ending.request.id for ending in endings])
-    return [ids, len(runs) // 6, *runs], documents
+    return [ids, len(runs) // 7, *runs], documents
+
+
+def _big_endian(numbers: array[int]) -> bytes:
+    if byteorder == "little":
+        numbers.byteswap()
+    return numbers.tobytes()
 
 
 class ClaimReply:
@@ -50,18 +63,23 @@ class ClaimReply:
     def __init__(self, reply: Sequence[Any]) -> None:
         self.now_s = int(reply[0]) / 1e6
         self._suspects_wait = bool(reply[1])
-        end = 3 + 3 * reply[2]
-        self.ids: Sequence[bytes] = reply[3:end:3]
-        self._attempts, self._records = reply[4:end:3], reply[5:end:3]
-        #: Of a few requests; empty where they have yet to be read.
-        self.payloads: Sequence[bytes | None] = reply[end:]
+        self.ids: Sequence[bytes] = reply[2].split()
+        self._attempts: Sequence[bytes | None] = reply[3] or [None] * len(self.ids)
+        #: Records and payloads of a few requests; empty where they have yet to be read.
+        self.more: Sequence[Sequence[bytes | None]] = reply[4:]
 
-    def claim(self, token: str, payloads: Sequence[bytes | None]) -> Claim:
-        """What ``token`` holds now; a request without a payload was ended by somebody else in between."""
+    def claim(self, token: str, records: Sequence[bytes | None], payloads: Sequence[bytes | None]) -> Claim:
+        """What ``token`` holds now; a request of which nothing is left was ended by somebody else in between.
+
+        A record of another version, which is not ours to have, is left out too; its lease runs out.
+        """
         requests = []
-        for id, attempts, record, payload in zip(self.ids, self._attempts, self._records, payloads, strict=True):
-            if payload is not None:
-                created_s, deadline_s, cost, flow, size, _ = parse_record(record)
-                attempt = int(attempts) + 1
-                requests.append(Claimed(id.decode(), token, attempt, created_s, deadline_s, flow, payload, cost, size))
+        every = zip(self.ids, self._attempts, records, payloads, strict=True)
+        for place, (id, attempts, record, payload) in enumerate(every, 1):
+            if record is not None and payload is not None and is_ours(record):
+                created_s, deadline_s, cost, flow, size = parse_record(record)
+                attempt = int(attempts or 0) + 1
+                requests.append(
+                    Claimed(id.decode(), token, attempt, created_s, deadline_s, flow, payload, cost, size, place)
+                )
         return Claim(self.now_s, requests, self._suspects_wait)

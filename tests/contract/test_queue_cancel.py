@@ -43,6 +43,20 @@ def test_a_request_that_was_given_back_has_not_started(queue: RedisQueue) -> Non
     assert started(queue, "a") == [None]
 
 
+def test_the_claim_of_a_request_is_found_among_many_and_after_it_came_back(queue: RedisQueue) -> None:
+    ids = [f"{number}" for number in range(12)]
+    submit(queue, *ids)
+    claims = [queue.claim(3, lease_s=60) for _ in range(4)]
+    assert started(queue, *ids) == [claims[number // 3].now_s for number in range(12)]
+    queue.release(held([*claims[0].requests[1:], *claims[2].requests]))
+    (one,) = queue.claim(1, lease_s=60).requests
+    again = queue.claim(1000, lease_s=60)
+    assert ids_of([one, *again.requests]) == ["1", "2", "6", "7", "8"]
+    assert started(queue, "0", "2", "3", "7", "11") == [
+        claims[0].now_s, again.now_s, claims[1].now_s, again.now_s, claims[3].now_s,
+    ]  # fmt: skip
+
+
 def started(queue: RedisQueue, *ids: str) -> list[float | None]:
     each = [found.started_s for id in ids if (found := queue.lookup(id)) is not None]
     assert each == [found.started_s for found in find_predictions(queue._redis, MODEL, ids) if found is not None]

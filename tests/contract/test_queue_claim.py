@@ -293,7 +293,7 @@ def test_the_next_claim_gets_what_one_took_whose_payloads_were_not_read(
         monkeypatch.undo()
         raise TimeoutError("no answer")
 
-    monkeypatch.setattr(queue, "_payloads", lose)
+    monkeypatch.setattr(queue, "_read", lose)
     with pytest.raises(TimeoutError):
         claim(queue, 6)
     again = claim(queue, 6)
@@ -314,13 +314,13 @@ def test_what_was_canceled_before_its_payload_was_read_is_left_out(
     queue: RedisQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submit(queue, *"abcdef")
-    read = queue._payloads
+    read = queue._read
 
     def cancel_and_read(ids: Any) -> Any:
         queue.cancel("b")
         return read(ids)
 
-    monkeypatch.setattr(queue, "_payloads", cancel_and_read)
+    monkeypatch.setattr(queue, "_read", cancel_and_read)
     requests = claim(queue)
     assert ids_of(requests) == list("acdef")
     assert finish(queue, requests) == [True] * 5

@@ -152,6 +152,20 @@ def test_an_id_that_comes_again_after_its_end_gets_the_new_result(queue: RedisQu
     assert [one.output for one in found if one is not None] == ["new"] * COUNT
 
 
+def test_an_id_that_came_again_is_not_ended_by_the_claim_that_ended_it_before(
+    queue: RedisQueue, requests: list[Claimed]
+) -> None:
+    finish(queue, requests[:-1], Done("old"))
+    submit(queue, *IDS[:-1])
+    again = claim(queue, 4)
+    assert finish(queue, requests[:-1], Done("old again")) == [False] * (COUNT - 1)
+    assert finish(queue, requests[-1:]) == [True]
+    assert finish(queue, [*again, *claim(queue)], Done("new")) == [True] * (COUNT - 1)
+    found = [queue.lookup(id) for id in IDS[:-1]]
+    assert [one.output for one in found if one is not None] == ["new"] * (COUNT - 1)
+    assert queue.depth().running == 0
+
+
 def test_a_redis_that_forgot_the_scripts_stores_them_all_the_same(
     queue: RedisQueue, redis: Redis, requests: list[Claimed]
 ) -> None:

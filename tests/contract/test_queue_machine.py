@@ -19,7 +19,8 @@ from scheduler.core.errors import ModelFailed
 from scheduler.core.fairness import PRIORITY_WEIGHTS, finish_tag, flow_name
 from scheduler.core.outcomes import Done, Failed
 from scheduler.core.retry import SUSPECT_AFTER
-from scheduler.queue import Claimed, Ending, RedisQueue
+from scheduler.queue import Claimed, Ending, RedisQueue, redis_queue
+from scheduler.queue.redis_queue import FEW_ENDINGS
 from tests.support.backends import EMBEDDED, Servers
 from tests.support.queue_calls import LEASE_S, MODEL, NO_LEASE_S, held, ids_of, request, submit
 
@@ -249,13 +250,21 @@ def embedded(servers: Servers) -> Iterator[Redis]:
         yield client
 
 
+@pytest.fixture(params=[FEW_ENDINGS, 0], ids=["few", "many"])
+def few(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ends of a handful go by one script, or by the transaction that is for many."""
+    monkeypatch.setattr(redis_queue, "FEW_ENDINGS", request.param)
+
+
 # Passing takes seconds; making a failure short enough to read takes minutes.
 @pytest.mark.timeout(600)
+@pytest.mark.usefixtures("few")
 def test_any_sequence_of_calls_on_an_emulated_redis() -> None:
     run(fakeredis.FakeRedis(server=fakeredis.FakeServer()), examples=25, steps=25)
 
 
 @pytest.mark.integration
 @pytest.mark.timeout(600)
+@pytest.mark.usefixtures("few")
 def test_any_sequence_of_calls_on_a_real_redis(embedded: Redis) -> None:
-    run(embedded, examples=100, steps=40)
+    run(embedded, examples=60, steps=40)

@@ -37,7 +37,7 @@ def full(real_redis: Redis) -> Iterator[tuple[RedisQueue, list[Claimed]]]:
 
 def test_ten_thousand_waiting_requests_take_at_most_700_bytes_each_beside_their_payload(real_redis: Redis) -> None:
     queue = RedisQueue(real_redis, MODEL)
-    submit(queue, "scripts are loaded")
+    submit(queue, "scripts-are-loaded")
     finish(queue, claim(queue))
     payload = b'{"model":"m","input":"' + b"x" * 176 + b'"}'
     assert len(payload) == 200

@@ -20,6 +20,7 @@ CALLERS = {
     "stored": (WORKER,),
     "release": (WORKER,),
     "heartbeat": (WORKER,),
+    "holders": (API, WORKER, HOUSEKEEPING),
     "overdue": (WORKER, HOUSEKEEPING),
     "reap": (WORKER, HOUSEKEEPING),
     "webhook_claim": (HOUSEKEEPING,),

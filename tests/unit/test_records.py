@@ -22,12 +22,12 @@ from scheduler.queue.records import (
 from scheduler.queue.wire import ClaimReply
 
 PAYLOAD = b'{"model":"minilm","input":"hay","parameters":{"truncate":true}}'
-RECORD = b"2|0|7|acme:high|63|1700000000000001|1700000005000000|0.4375|"
+RECORD = b"3|0|7|acme:high|63|1700000000000001|1700000005000000|0.4375"
 CLAIMED = Claimed("p1", "t", 1, 10.0, None, "acme:high", PAYLOAD, 1, 2)
 
 
 def prediction(status: str) -> Prediction:
-    found = waiting_prediction("p1", RECORD + (b"t" if status == "processing" else b""), PAYLOAD)
+    found = waiting_prediction("p1", RECORD, PAYLOAD, waits=status == "queued", claimed_us=b"")
     assert found is not None
     return found
 
@@ -38,34 +38,43 @@ def result(ending: Ending) -> bytes:
 
 
 def test_a_record_is_read_back_as_it_was_written() -> None:
-    assert parse_record(RECORD) == (1700000000.000001, 1700000005.0, 7, "acme:high", 63, False)
+    assert parse_record(RECORD) == (1700000000.000001, 1700000005.0, 7, "acme:high", 63)
 
 
 def test_a_record_without_a_deadline_says_none_and_not_zero() -> None:
-    assert parse_record(b"2|0|1|acme:low|2|1000000|0|0.25|")[1] is None
+    assert parse_record(b"3|0|1|acme:low|2|1000000|0|0.25")[1] is None
 
 
 def test_a_record_of_another_version_is_refused_rather_than_misread() -> None:
     with pytest.raises(NewerRecord, match="another release"):
-        parse_record(b"3|0|1|acme:low|2|1000000|0|0.25|")
+        parse_record(b"2|0|1|acme:low|2|1000000|0|0.25|")
 
 
 def test_a_claim_is_read_in_the_order_it_was_handed_out() -> None:
-    reply = ClaimReply([b"1700000001000000", 0, 2, b"a", b"0", RECORD, b"b", b"2", RECORD, PAYLOAD, b"{}"])
-    claim = reply.claim("token", reply.payloads)
+    reply = ClaimReply([b"1700000001000000", 0, b"a b", [None, b"2"], [RECORD, RECORD], [PAYLOAD, b"{}"]])
+    claim = reply.claim("token", *reply.more)
     assert (reply.ids, claim.now_s) == ([b"a", b"b"], 1700000001.0)
-    assert [(one.id, one.attempt, one.token) for one in claim.requests] == [("a", 1, "token"), ("b", 3, "token")]
+    assert [(one.id, one.attempt, one.token, one.place) for one in claim.requests] == [
+        ("a", 1, "token", 1),
+        ("b", 3, "token", 2),
+    ]
     assert claim.requests[0].call() == {"model": "minilm", "input": "hay", "parameters": {"truncate": True}}
 
 
-def test_what_was_ended_before_its_payload_was_read_is_left_out_of_the_claim() -> None:
-    reply = ClaimReply([b"1700000001000000", 0, 2, b"a", b"0", RECORD, b"b", b"0", RECORD])
-    assert reply.payloads == []
-    assert [one.id for one in reply.claim("token", [None, PAYLOAD]).requests] == ["b"]
+@pytest.mark.parametrize(
+    ("records", "payloads"),
+    [([None, RECORD], [PAYLOAD, PAYLOAD]), ([RECORD, RECORD], [None, PAYLOAD])],
+)
+def test_what_was_ended_before_it_was_read_is_left_out_of_the_claim_and_the_others_keep_their_places(
+    records: list[bytes | None], payloads: list[bytes | None]
+) -> None:
+    reply = ClaimReply([b"1700000001000000", 0, b"a b", []])
+    assert reply.more == []
+    assert [(one.id, one.place) for one in reply.claim("token", records, payloads).requests] == [("b", 2)]
 
 
 def test_a_claim_of_nothing_still_says_what_time_it_is() -> None:
-    claim = ClaimReply([b"1700000001000000", 1, 0]).claim("token", [])
+    claim = ClaimReply([b"1700000001000000", 1, b"", []]).claim("token", [], [])
     assert (claim.now_s, claim.requests, claim.suspects_wait) == (1700000001.0, [], True)
 
 
@@ -125,7 +134,7 @@ def test_what_has_not_ended_has_no_output_no_error_and_no_end(status: str) -> No
 
 
 def test_what_ended_before_its_payload_was_read_is_not_seen_waiting() -> None:
-    assert waiting_prediction("p1", RECORD, None) is None
+    assert waiting_prediction("p1", RECORD, None, waits=True, claimed_us=b"") is None
 
 
 def test_a_tenant_may_have_a_colon_in_its_name() -> None:

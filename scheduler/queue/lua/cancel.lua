@@ -4,15 +4,18 @@
 local id = ARGV[1]
 local record = redis.call('HGET', JOBS, id)
 if not record or not flow_of(record) then return 0 end
-local owner = holder_of(record)
-redis.call('ZREM', READY, id)
-local head, began_us = ARGV[4], owner and claimed_us(owner)
-if began_us then
+local head, owner, began_us = ARGV[4], nil, nil
+if redis.call('ZREM', READY, id) == 0 then owner, began_us = holder_of(id, record) end
+if owner then
   head = string.gsub(head, '"started_at":null', '"started_at":' .. string.format('%.6f', began_us / 1e6), 1)
 end
 local document = document_of(id, record, payload_of(id), head)
 forget_one(id, record)
-let_go(counted({ owner }))
+if owner then
+  local found, held = find_held({ id }, { owner })
+  held[owner][found[1]] = LET_GO
+  write_held(held)
+end
 store(KEYS[RESULTS + 1], ARGV[2], document)
 end_stream(KEYS[RESULTS + 2], ARGV[2], record, 'canceled')
 redis.call('HINCRBY', STATE, 'canceled', 1)

@@ -4,14 +4,12 @@ local count = tonumber(ARGV[1])
 local lost = {}
 for _, token in ipairs(redis.call('ZRANGEBYSCORE', LEASES, '-inf', int(now_us), 'LIMIT', 0, count)) do
   if #lost >= 3 * count then break end
-  local ids = {}
-  for id in string.gmatch(redis.call('HGET', CLAIMS, token) or '', '%S+') do ids[#ids + 1] = id end
-  local records, attempts = {}, {}
-  if #ids > 0 then
-    records, attempts = redis.call('HMGET', JOBS, unpack(ids)), redis.call('HMGET', ATTEMPTS, unpack(ids))
-  end
+  local ids = words(redis.call('HGET', CLAIMS, token) or '')
+  table.remove(ids, 1) -- the time
+  local bytes = read_held({ token })[token] or {}
+  local attempts = #ids > 0 and redis.call('HMGET', ATTEMPTS, unpack(ids)) or {}
   for i, id in ipairs(ids) do
-    if holder_of(records[i]) == token and #lost < 3 * count then
+    if bytes[i] == HOLDS and #lost < 3 * count then
       local at = #lost
       lost[at + 1], lost[at + 2], lost[at + 3] = token, id, attempts[i] or '0'
     end

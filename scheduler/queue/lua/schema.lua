@@ -4,9 +4,9 @@
 -- KEYS[2]   jobs          hash  id -> record; everything not yet ended
 -- KEYS[3]   leases        zset  token -> expiry in us; one lease a claim
 -- KEYS[4]   claims        hash  token -> '@', the time of that claim in us, and its ids, separated by spaces
--- KEYS[5]   held          hash  token -> how many of them it still holds
+-- KEYS[5]   held          hash  token -> a digit for each of these: 1 while the claim holds it, 0 after
 -- KEYS[6]   attempts      hash  id -> attempts that ended without an answer; absent is 0
--- KEYS[7]   flows         hash  flow -> virtual finish time of its last request; dropped once served
+-- KEYS[7]   flows         zset  flow -> virtual finish time of its last request; dropped once served
 -- KEYS[8]   tenants       hash  n:<tenant> and b:<tenant> -> requests and bytes not ended; r:<tenant> -> see submit
 -- KEYS[9]   state         hash  vtime, bytes, cost (tokens not ended), us_per_token (device time, averaged), and counters
 -- KEYS[10]  wake          list  at most one token while something waits; workers block on it
@@ -19,24 +19,29 @@
 -- KEYS[17]  info          hash  worker -> what it serves, JSON
 -- KEYS[18]  backlog       list  at most one token, where a claim left something behind; spare workers block on it alone
 -- KEYS[19]  payloads      hash  id -> the JSON of the call; as long as there is a record
--- KEYS[20]  refused       list  within one transaction: id, result and its milliseconds to live, of what `finish` refused
--- KEYS[21]  ...                 result keys, one per request of the call: celery-task-meta-<id>, with a TTL; after them,
+-- KEYS[20]  refused       list  within one transaction, of what `finish` refused: id, its record, its payload, its result,
+--                               each '' where there is none, and the result's milliseconds to live
+-- KEYS[21]  reach         zset  token -> virtual finish time of the last request the claim took
+-- KEYS[22]  ...                 result keys, one per request of the call: celery-task-meta-<id>, with a TTL; after them,
 --                               as many event streams: windrow:events:<id>, with a TTL. Scripts that end whole batches
 --                               make these names of the ids: an argument for every request costs more.
 --
--- All but these are named windrow:<model>:<name>. A record is "2|followed|cost|flow|bytes|created_us|deadline_us|tag|token":
--- a version, 1 where somebody follows its event stream, else 0, tokens, "<tenant>:<priority>", the size of the call's JSON,
--- the Redis time of the submit, 0 or the deadline, the virtual finish time, and the token of the claim that holds it, or
--- nothing while it waits. A record of another version belongs to workers of another release, and is left to them.
+-- All but these are named windrow:<model>:<name>. A record is "3|followed|cost|flow|bytes|created_us|deadline_us|tag": a
+-- version, 1 where somebody follows its event stream, else 0, tokens, "<tenant>:<priority>", the size of the call's JSON,
+-- the Redis time of the submit, 0 or the deadline, and the virtual finish time. It never changes. What waits and what is
+-- held, the keys 1, 3, 4, 5, 10, 18 and 21, is of this version alone: a release that keeps other records keeps these under
+-- other names, so that each takes its own.
 -- Lua hashes every byte of every string that it is handed, so what is long stays out of the scripts that run for every
--- request: payloads go in and out by plain commands beside them, and records hold what the scripts have to know.
+-- request: payloads go in and out by plain commands beside them, and so do the records of many. A claim is one string of
+-- ids, and who holds what is a digit in another.
 -- Time is Redis TIME in microseconds and nobody else's clock. Deletes come before writes, because Redis 6.2 checks
 -- for memory only at a script's first write, and a full Redis must still be able to finish.
 local READY, JOBS, LEASES, CLAIMS, HELD = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local ATTEMPTS, FLOWS, TENANTS, STATE, WAKE, DEADLINES = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
 local WEBHOOK_URLS, WEBHOOKS, DEAD, DEAD_LETTERS = KEYS[12], KEYS[13], KEYS[14], KEYS[15]
 local WORKERS, INFO, BACKLOG, PAYLOADS, REFUSED = KEYS[16], KEYS[17], KEYS[18], KEYS[19], KEYS[20]
-local RESULTS = 20
+local REACH = KEYS[21]
+local RESULTS = 21
 local DEAD_LETTERS_KEPT = 1000
 
 -- Lua prints 14 digits of a number and a microsecond has 16: format every one by hand.
@@ -46,15 +51,16 @@ local clock = redis.call('TIME')
 local now_us = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 
 -- The flow of a record; nil for one of another version.
-local function flow_of(record)
-  return string.match(record, '^2|%d|%d+|([^|]*)|')
+local function flow_of(record) return string.match(record, '^3|%d|%d+|([^|]*)|') end
+
+-- Its virtual finish time.
+local function tag_of(record) return string.match(record, '[^|]*$') end
+
+local function words(text)
+  local found = {}
+  for word in string.gmatch(text, '%S+') do found[#found + 1] = word end
+  return found
 end
-
--- The token of the claim that holds a record; nil where none does, or there is no record.
-local function holder_of(record) return record and string.match(record, '|([^|]+)$') end
-
--- The record of a request that waits again.
-local function unheld(record) return string.match(record, '^.*|') end
 
 -- Civil date from days since 1970-01-01 (Hinnant, "chrono-compatible low-level date algorithms").
 local function iso(us)
@@ -77,41 +83,76 @@ local function wake(list)
   if redis.call('LLEN', list) == 0 then redis.call('LPUSH', list, '1') end
 end
 
--- When a claim was made, in us; nil where it was another release's.
-local function claimed_us(token) return string.match(redis.call('HGET', CLAIMS, token) or '', '^@(%d+) ') end
+-- What claims still hold: token -> a byte for each of its requests, HOLDS or LET_GO; false where there is no such claim.
+-- And the tokens, each once.
+local HOLDS, LET_GO = 49, 48
+local function read_held(tokens)
+  local names, held = {}, {}
+  for _, token in ipairs(tokens) do
+    if token ~= '' and held[token] == nil then held[token], names[#names + 1] = false, token end
+  end
+  if #names > 0 then
+    for i, digits in ipairs(redis.call('HMGET', HELD, unpack(names))) do
+      held[names[i]] = digits and { string.byte(digits, 1, -1) }
+    end
+  end
+  return held, names
+end
+
+-- Of requests and the tokens that they are said to be held by: number -> place in that claim, of those that are. Then as
+-- `read_held`.
+local function find_held(ids, tokens)
+  local held, names = read_held(tokens)
+  local places, found = {}, {}
+  if #names > 0 then
+    for i, claim in ipairs(redis.call('HMGET', CLAIMS, unpack(names))) do
+      local at, of = -1, {}
+      for word in string.gmatch(claim or '', '%S+') do at, of[word] = at + 1, at + 1 end
+      places[names[i]] = of
+    end
+  end
+  for i, id in ipairs(ids) do
+    local bytes = held[tokens[i]]
+    local place = bytes and places[tokens[i]][id]
+    if place and bytes[place] == HOLDS then found[i] = place end
+  end
+  return found, held
+end
+
+-- What they hold now. A claim that holds nothing is over, and so is its lease.
+local function write_held(held)
+  for token, bytes in pairs(held) do
+    local digits = bytes and string.char(unpack(bytes))
+    if digits and string.find(digits, '1', 1, true) then
+      redis.call('HSET', HELD, token, digits)
+    elseif digits then
+      redis.call('HDEL', HELD, token)
+      redis.call('HDEL', CLAIMS, token)
+      redis.call('ZREM', LEASES, token)
+      redis.call('ZREM', REACH, token)
+    end
+  end
+end
+
+-- Who holds a request that does not wait: token, and when that claim was made in us. What waits is claimed in the order of
+-- its tags, so the first claim that reached as far as its tag mostly is the one.
+local function holder_of(id, record)
+  for _, token in ipairs(redis.call('ZRANGEBYSCORE', REACH, tag_of(record), '+inf')) do
+    if find_held({ id }, { token })[1] then
+      return token, string.match(redis.call('HGET', CLAIMS, token), '^@(%d+)')
+    end
+  end
+end
 
 -- Back to where they were. That is the front: what was claimed has a tag of at most vtime, what never was has a larger
 -- one. And it is their old order, however many workers give back, in whatever sequence.
 local function to_front(ids, records)
   if #ids == 0 then return end
-  local entries, jobs = {}, {}
-  for i, id in ipairs(ids) do
-    jobs[2 * i - 1], jobs[2 * i] = id, unheld(records[i])
-    entries[2 * i - 1], entries[2 * i] = string.match(records[i], '|([^|]*)|[^|]*$'), id
-  end
+  local entries = {}
+  for i, id in ipairs(ids) do entries[2 * i - 1], entries[2 * i] = tag_of(records[i]), id end
   redis.call('ZREM', READY, unpack(ids)) -- a delete first, for a full Redis 6.2
-  redis.call('HSET', JOBS, unpack(jobs))
   redis.call('ZADD', READY, unpack(entries))
   wake(WAKE)
-end
-
--- Claims hold so many requests less: token -> how many. A claim that holds none is over, and so is its lease.
-local function let_go(counts)
-  for token, count in pairs(counts) do
-    if redis.call('HINCRBY', HELD, token, -count) <= 0 then
-      redis.call('HDEL', HELD, token)
-      redis.call('HDEL', CLAIMS, token)
-      redis.call('ZREM', LEASES, token)
-    end
-  end
-end
-
-local function counted(tokens)
-  local counts = {}
-  for _, token in ipairs(tokens) do
-    if token then counts[token] = (counts[token] or 0) + 1 end
-  end
-  return counts
 end
 
 -- Bytes and requests of a flow are the tenant's.
@@ -132,8 +173,24 @@ local function add_taken(taken, flow, requests, cost, bytes)
   taken.flow_bytes[flow] = (taken.flow_bytes[flow] or 0) + bytes
 end
 local function taken_by(record)
-  local cost, flow, bytes = string.match(record, '^2|%d|(%d+)|([^|]*)|(%d+)|')
+  local cost, flow, bytes = string.match(record, '^3|%d|(%d+)|([^|]*)|(%d+)|')
   return flow, 1, tonumber(cost), tonumber(bytes)
+end
+
+-- Give back what requests took that have ended; `ids` makes the list of them, where anything is kept beside their records.
+local function settle(ids, taken)
+  if redis.call('HLEN', ATTEMPTS) > 0 then redis.call('HDEL', ATTEMPTS, unpack(ids())) end
+  if redis.call('ZCARD', DEADLINES) > 0 then redis.call('ZREM', DEADLINES, unpack(ids())) end
+  -- Where nothing waits, no flow is ahead: the tags of what was canceled or expired go too.
+  if redis.call('ZCARD', READY) == 0 then redis.call('DEL', FLOWS) end
+  for flow, count in pairs(taken.requests) do charge(flow, -count, -taken.flow_bytes[flow]) end
+  redis.call('HINCRBY', STATE, 'bytes', int(-taken.bytes))
+  redis.call('HINCRBY', STATE, 'cost', int(-taken.cost))
+  if redis.call('HLEN', WEBHOOK_URLS) > 0 then
+    for _, id in ipairs(ids()) do
+      if redis.call('HEXISTS', WEBHOOK_URLS, id) == 1 then redis.call('ZADD', WEBHOOKS, int(now_us), id) end
+    end
+  end
 end
 
 -- Forget requests that have ended, and give back what they took.
@@ -141,18 +198,7 @@ local function forget(ids, taken)
   if #ids == 0 then return end
   redis.call('HDEL', JOBS, unpack(ids))
   redis.call('HDEL', PAYLOADS, unpack(ids))
-  if redis.call('HLEN', ATTEMPTS) > 0 then redis.call('HDEL', ATTEMPTS, unpack(ids)) end
-  if redis.call('ZCARD', DEADLINES) > 0 then redis.call('ZREM', DEADLINES, unpack(ids)) end
-  -- Where nothing waits, no flow is ahead: the tags of what was canceled or expired go too.
-  if redis.call('ZCARD', READY) == 0 then redis.call('DEL', FLOWS) end
-  for flow, count in pairs(taken.requests) do charge(flow, -count, -taken.flow_bytes[flow]) end
-  redis.call('HINCRBY', STATE, 'bytes', int(-taken.bytes))
-  redis.call('HINCRBY', STATE, 'cost', int(-taken.cost))
-  if redis.call('HLEN', WEBHOOK_URLS) > 0 then
-    for _, id in ipairs(ids) do
-      if redis.call('HEXISTS', WEBHOOK_URLS, id) == 1 then redis.call('ZADD', WEBHOOKS, int(now_us), id) end
-    end
-  end
+  settle(function() return ids end, taken)
 end
 
 -- The same for one request; returns its tokens.
@@ -186,7 +232,7 @@ local function payload_of(id) return redis.call('HGET', PAYLOADS, id) or '{"mode
 -- Celery's own result document of a request that no worker ended; those that one did come whole from records.py, where
 -- the head of these comes from too. It ends within the object that Windrow adds under "windrow".
 local function document_of(id, record, payload, head)
-  local flow, created = string.match(record, '^2|%d|%d+|([^|]*)|%d+|(%d+)|')
+  local flow, created = string.match(record, '^3|%d|%d+|([^|]*)|%d+|(%d+)|')
   return table.concat({
     '{"task_id":"', id, '",', head, ',"flow":"', flow, '","created_us":', created, ',"completed_us":', int(now_us),
     '},"kwargs":', payload, ',"traceback":null,"children":[],"date_done":"', iso(now_us),

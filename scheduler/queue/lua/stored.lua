@@ -1,22 +1,27 @@
--- What `finish` began and MSET went on with: the documents of a batch have been written, those that were refused too.
--- ARGV: ttl_s, channel, the ids of the batch, separated by spaces.
+-- What `finish` began and HDEL and MSET went on with: records and payloads of a batch are gone and its documents have been
+-- written, those that were refused too. ARGV: ttl_s, channel, the ids of the batch, separated by spaces.
 local ttl_s, channel = ARGV[1], ARGV[2]
 local refused, before = {}, redis.call('LRANGE', REFUSED, 0, -1)
-for at = 1, #before, 3 do
-  local id, document, left_ms = before[at], before[at + 1], tonumber(before[at + 2])
+for at = 1, #before, 5 do
+  local id, record, payload, document, left_ms = unpack(before, at, at + 4)
+  local key = result_key(id)
   refused[id] = true
-  redis.call('DEL', result_key(id))
-  if left_ms ~= -2 then redis.call('SET', result_key(id), document) end
-  if left_ms > 0 then redis.call('PEXPIRE', result_key(id), left_ms) end
+  redis.call('DEL', key)
+  if record ~= '' then redis.call('HSET', JOBS, id, record) end
+  if payload ~= '' then redis.call('HSET', PAYLOADS, id, payload) end
+  if tonumber(left_ms) ~= -2 then redis.call('SET', key, document) end
+  if tonumber(left_ms) > 0 then redis.call('PEXPIRE', key, left_ms) end
 end
 redis.call('DEL', REFUSED)
 
+-- The one form of EXPIRE that Redis need not translate for its log.
+local until_ms = int(now_us / 1000 + 1000 * ttl_s)
 local keys, ids = {}, {}
 for id in string.gmatch(ARGV[3], '%S+') do
   if not refused[id] then
     local at = #ids + 1
     keys[at], ids[at] = result_key(id), id
-    redis.call('EXPIRE', keys[at], ttl_s)
+    redis.call('PEXPIREAT', keys[at], until_ms)
   end
 end
 if #ids == 0 then return end

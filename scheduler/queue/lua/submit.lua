@@ -67,7 +67,7 @@ if interval_us > 0 then
   if ahead_us > 0 then return full('tenant_rate', #fresh, ahead_us) end
 end
 
-local tag = math.max(tonumber(state[1] or '0'), tonumber(redis.call('HGET', FLOWS, flow) or '0'))
+local tag = math.max(tonumber(state[1] or '0'), tonumber(redis.call('ZSCORE', FLOWS, flow) or '0'))
 local is_fresh, deadline_of, followed, deadlines, webhooks = {}, {}, {}, {}, {}
 local MORE = FIRST + WIDTH * count
 if #ARGV >= MORE then
@@ -92,8 +92,8 @@ for i = 1, count do
     tag = tag + tokens / weight
     local place = string.format('%.17g', tag)
     jobs[next] = id
-    jobs[next + 1] = '2|' .. (followed[id] or '0') .. '|' .. tokens .. flow_part .. ARGV[at + 2] .. created ..
-                     (deadline_of[id] or '0') .. '|' .. place .. '|'
+    jobs[next + 1] = '3|' .. (followed[id] or '0') .. '|' .. tokens .. flow_part .. ARGV[at + 2] .. created ..
+                     (deadline_of[id] or '0') .. '|' .. place
     ready[next], ready[next + 1] = place, id
   end
 end
@@ -101,7 +101,7 @@ redis.call('HSET', JOBS, unpack(jobs))
 redis.call('ZADD', READY, unpack(ready))
 if #deadlines > 0 then redis.call('ZADD', DEADLINES, unpack(deadlines)) end
 if #webhooks > 0 then redis.call('HSET', WEBHOOK_URLS, unpack(webhooks)) end
-redis.call('HSET', FLOWS, flow, string.format('%.17g', tag))
+redis.call('ZADD', FLOWS, string.format('%.17g', tag), flow)
 redis.call('HINCRBY', STATE, 'bytes', int(bytes))
 redis.call('HINCRBY', STATE, 'cost', int(cost))
 redis.call('HINCRBY', STATE, 'submitted', #fresh)

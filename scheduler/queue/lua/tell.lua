@@ -2,9 +2,9 @@
 -- ARGV: ttl_s, entries kept of a stream, channel, then per entry: id, token, entry id or '' where an attempt begins, type,
 -- data. KEYS[RESULTS + i] is the stream of entry i. Returns the entry id per entry, '' where the token is not the holder's.
 local ttl_s, kept, channel, FIRST, WIDTH = ARGV[1], ARGV[2], ARGV[3], 4, 5
-local ids = {}
-for at = FIRST, #ARGV, WIDTH do ids[#ids + 1] = ARGV[at] end
-local records = redis.call('HMGET', JOBS, unpack(ids))
+local ids, tokens = {}, {}
+for at = FIRST, #ARGV, WIDTH do ids[#ids + 1], tokens[#tokens + 1] = ARGV[at], ARGV[at + 1] end
+local found = find_held(ids, tokens)
 
 -- Where `stream` ends with the start that `token` told before, by a call whose answer was lost.
 local function place_of_start(stream, token)
@@ -20,8 +20,7 @@ local told, news, seen = {}, {}, {}
 for i, id in ipairs(ids) do
   local at = FIRST + WIDTH * (i - 1)
   told[i] = ''
-  local holder = holder_of(records[i])
-  if holder and holder == ARGV[at + 1] then
+  if found[i] then
     local stream, entry, kind = KEYS[RESULTS + i], ARGV[at + 2], ARGV[at + 3]
     local reply = entry == '' and place_of_start(stream, ARGV[at + 1])
     if not reply then

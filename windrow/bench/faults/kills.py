@@ -61,9 +61,15 @@ def kill_workers(folder: Path, check: Check, victim: str, requests: int, *, work
 
 def owners(checker: Checker) -> dict[bytes, bytes]:
     """Everything that is held now: id -> attempt token."""
-    records = cast(dict[bytes, bytes], checker.redis.hgetall(f"windrow:{MODEL}:jobs"))
-    tokens = {id: record.rpartition(b"|")[2] for id, record in records.items()}
-    return {id: token for id, token in tokens.items() if token}
+    claims, digits = (
+        cast(dict[bytes, bytes], checker.redis.hgetall(f"windrow:{MODEL}:{name}")) for name in ("claims", "held")
+    )
+    return {
+        id: token
+        for token, claim in claims.items()
+        for id, digit in zip(claim.split()[1:], digits.get(token, b"").decode(), strict=False)
+        if digit == "1"
+    }
 
 
 def still_held(checker: Checker, held: dict[bytes, bytes]) -> int:

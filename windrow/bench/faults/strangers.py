@@ -99,18 +99,18 @@ def _reads(app: Celery, id: str) -> bool:
 
 
 def share_with_newer(folder: Path, check: Check, foreign: int, requests: int) -> Report:
-    """Records of version 2 stand before ours: they stay as they are, and hold nobody up."""
-    report = Report(f"{foreign} records of a newer release at the front of the queue")
+    """Records of another version wait beside ours: they stay as they are, and hold nobody up."""
+    report = Report(f"{foreign} records of a newer release beside the queue")
     with Site(folder, check) as site, Checker(site.url) as checker:
         now_us = int(time.time() * 1e6)
         records = {
-            secrets.token_hex(8): f"3|x|{now_us}|anything that the next release keeps|".encode()
+            secrets.token_hex(8): f"4|x|{now_us}|anything that the next release keeps|".encode()
             + payload_of(MODEL, "a")
             for _ in range(foreign)
         }
         for id, record in records.items():
             checker.redis.hset(f"windrow:{MODEL}:jobs", id, record)
-            checker.redis.zadd(f"windrow:{MODEL}:ready", {id: 0.0})
+            checker.redis.zadd(f"windrow:{MODEL}:ready-4", {id: 0.0})
         site.start_worker()
         began_s = time.monotonic()
         checker.submit(texts_of(requests))
@@ -119,7 +119,7 @@ def share_with_newer(folder: Path, check: Check, foreign: int, requests: int) ->
         site.pause(2 * site.lease_s)
         left = sum(
             checker.redis.hget(f"windrow:{MODEL}:jobs", id) == record
-            and checker.redis.zscore(f"windrow:{MODEL}:ready", id) == 0.0
+            and checker.redis.zscore(f"windrow:{MODEL}:ready-4", id) == 0.0
             for id, record in records.items()
         )
         report.figure("theirs still wait, untouched", left, "requests", str(foreign), 0)
