@@ -12,8 +12,8 @@ end
 local document = document_of(id, record, payload_of(id), head)
 forget_one(id, record)
 if owner then
-  local found, held = find_held({ id }, { owner })
-  held[owner][found[1]] = LET_GO
+  local held = read_held({ owner })
+  held[owner][find_held({ id }, { owner })[1]] = LET_GO
   write_held(held)
 end
 store(KEYS[RESULTS + 1], ARGV[2], document)

@@ -6,6 +6,9 @@
 local count, lease_us, token, is_alone = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4] == '1'
 local suspect_after, only = tonumber(ARGV[5]), ARGV[6]
 local FEW = 4
+-- Redis searches a hash of few short values from its start, whoever asks for many of them; one value of more bytes makes
+-- it a table.
+local SHORT = 64
 
 local function attempts_of(ids)
   return #ids > 0 and redis.call('HLEN', ATTEMPTS) > 0 and redis.call('HMGET', ATTEMPTS, unpack(ids)) or {}
@@ -58,8 +61,8 @@ if take > 0 then
   redis.call('ZREMRANGEBYSCORE', FLOWS, '-inf', vtime)
   redis.call('HSET', STATE, 'vtime', vtime)
   redis.call('ZADD', LEASES, int(now_us + lease_us), token)
-  redis.call('HSET', CLAIMS, token, '@' .. int(now_us) .. ' ' .. said)
-  redis.call('HSET', HELD, token, string.rep('1', take))
+  redis.call('HSET', CLAIMS, token, '@' .. string.format('%0' .. SHORT .. '.0f', now_us) .. ' ' .. said)
+  redis.call('HSET', HELD, token, string.rep('1', take) .. string.rep('0', SHORT + 1 - take))
   redis.call('ZADD', REACH, tag, token)
 end
 if redis.call('ZCARD', READY) > 0 then wake(BACKLOG) end

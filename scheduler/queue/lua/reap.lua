@@ -6,7 +6,7 @@ local ttl_s, channel, FIRST, WIDTH = ARGV[1], ARGV[2], 3, 5
 local requests = (#ARGV - FIRST + 1) / WIDTH
 local ids, tokens = {}, {}
 for at = FIRST, #ARGV, WIDTH do ids[#ids + 1], tokens[#tokens + 1] = ARGV[at], ARGV[at + 1] end
-local found, held = find_held(ids, tokens)
+local found, held = find_held(ids, tokens), read_held(tokens)
 local again, ended, document = 0, {}, nil
 for i, id in ipairs(ids) do
   local at, token = FIRST + WIDTH * (i - 1), tokens[i]

@@ -2,7 +2,7 @@
 -- ARGV: per request: id, token. Returns how many were given back.
 local ids, tokens = {}, {}
 for at = 1, #ARGV, 2 do ids[#ids + 1], tokens[#tokens + 1] = ARGV[at], ARGV[at + 1] end
-local found, held = find_held(ids, tokens)
+local found, held = find_held(ids, tokens), read_held(tokens)
 local mine, records = {}, {}
 for i, record in ipairs(redis.call('HMGET', JOBS, unpack(ids))) do
   if found[i] and record then

@@ -4,7 +4,7 @@
 -- KEYS[2]   jobs          hash  id -> record; everything not yet ended
 -- KEYS[3]   leases        zset  token -> expiry in us; one lease a claim
 -- KEYS[4]   claims        hash  token -> '@', the time of that claim in us, and its ids, separated by spaces
--- KEYS[5]   held          hash  token -> a digit for each of these: 1 while the claim holds it, 0 after
+-- KEYS[5]   held          hash  token -> a digit for each of these: 1 while the claim holds it, 0 after; and more zeros
 -- KEYS[6]   attempts      hash  id -> attempts that ended without an answer; absent is 0
 -- KEYS[7]   flows         zset  flow -> virtual finish time of its last request; dropped once served
 -- KEYS[8]   tenants       hash  n:<tenant> and b:<tenant> -> requests and bytes not ended; r:<tenant> -> see submit
@@ -83,40 +83,42 @@ local function wake(list)
   if redis.call('LLEN', list) == 0 then redis.call('LPUSH', list, '1') end
 end
 
--- What claims still hold: token -> a byte for each of its requests, HOLDS or LET_GO; false where there is no such claim.
--- And the tokens, each once.
-local HOLDS, LET_GO = 49, 48
-local function read_held(tokens)
-  local names, held = {}, {}
+-- What a hash has of each of these tokens, that may come more than once: token -> value, or false.
+local function read_claims(key, tokens)
+  local names, found = {}, {}
   for _, token in ipairs(tokens) do
-    if token ~= '' and held[token] == nil then held[token], names[#names + 1] = false, token end
+    if token ~= '' and found[token] == nil then found[token], names[#names + 1] = false, token end
   end
   if #names > 0 then
-    for i, digits in ipairs(redis.call('HMGET', HELD, unpack(names))) do
-      held[names[i]] = digits and { string.byte(digits, 1, -1) }
-    end
+    for i, value in ipairs(redis.call('HMGET', key, unpack(names))) do found[names[i]] = value end
   end
-  return held, names
+  return found
 end
 
--- Of requests and the tokens that they are said to be held by: number -> place in that claim, of those that are. Then as
--- `read_held`.
+-- What claims still hold: token -> a byte for each of its requests, HOLDS or LET_GO; false where there is no such claim.
+local HOLDS, LET_GO = 49, 48
+local function read_held(tokens)
+  local held = read_claims(HELD, tokens)
+  for token, digits in pairs(held) do held[token] = digits and { string.byte(digits, 1, -1) } end
+  return held
+end
+
+-- Of requests and the tokens that they are said to be held by: number -> place in that claim, of those that are.
 local function find_held(ids, tokens)
-  local held, names = read_held(tokens)
-  local places, found = {}, {}
-  if #names > 0 then
-    for i, claim in ipairs(redis.call('HMGET', CLAIMS, unpack(names))) do
-      local at, of = -1, {}
-      for word in string.gmatch(claim or '', '%S+') do at, of[word] = at + 1, at + 1 end
-      places[names[i]] = of
-    end
-  end
+  local held, claims, places, found = read_claims(HELD, tokens), read_claims(CLAIMS, tokens), {}, {}
   for i, id in ipairs(ids) do
-    local bytes = held[tokens[i]]
-    local place = bytes and places[tokens[i]][id]
-    if place and bytes[place] == HOLDS then found[i] = place end
+    local token = tokens[i]
+    local digits, of = held[token], places[token]
+    if digits and not of then
+      local at = -1
+      of = {}
+      for word in string.gmatch(claims[token] or '', '%S+') do at, of[word] = at + 1, at + 1 end
+      places[token] = of
+    end
+    local place = digits and of[id]
+    if place and string.byte(digits, place) == HOLDS then found[i] = place end
   end
-  return found, held
+  return found
 end
 
 -- What they hold now. A claim that holds nothing is over, and so is its lease.
