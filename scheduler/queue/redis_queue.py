@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 
 import orjson
 from redis import Redis
-from redis.exceptions import OutOfMemoryError, RedisError
+from redis.exceptions import ExecAbortError, OutOfMemoryError, RedisError
 
 from scheduler.core.admission import UNLIMITED, Quota
 from scheduler.core.errors import AttemptsExhausted, Canceled, DeadlineExceeded
@@ -174,8 +174,8 @@ class RedisQueue:
         by_key = {result_key(id): document for id, document in zip(ids, documents, strict=True)}
         late: Any = None
         if FEW_ENDINGS < len(endings) == len(by_key):
-            # A full Redis takes no command that stores; it takes the script below.
-            with suppress(OutOfMemoryError):
+            # A full Redis takes no command that stores, and nothing of such a transaction; it takes the script below.
+            with suppress(OutOfMemoryError, ExecAbortError):
                 stored = [self._result_ttl_s, self._channel, said[0]]
                 gone = (self._key["jobs"], self._key["payloads"]), ids
                 late = self._calls.run_storing(("finish", arguments), gone, by_key, ("stored", stored))

@@ -8,7 +8,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import RedisError, TimeoutError
 
-from scheduler.queue import RedisQueue
+from scheduler.queue import RedisQueue, redis_queue
 from tests.support.queue_calls import MODEL, NO_LEASE_S, claim, finish, held, ids_of, request, status_of, submit
 
 
@@ -333,6 +333,45 @@ def test_what_was_lost_and_then_canceled_is_not_got_again(queue: RedisQueue, mon
         claim(queue, 2)
     queue.cancel("a")
     assert ids_of(claim(queue, 2)) == ["b"]
+
+
+@pytest.mark.parametrize("count", [3, 12])
+def test_what_was_lost_and_then_taken_by_another_is_not_got_again(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    one, other = RedisQueue(redis, MODEL), RedisQueue(redis, MODEL)
+    ids = [f"r{number:02}" for number in range(count)]
+    submit(one, *ids)
+    lose_the_next_answer(one, monkeypatch)
+    with pytest.raises(TimeoutError):
+        one.claim(count, lease_s=NO_LEASE_S)
+    monkeypatch.setattr(redis_queue, "REAPED_PER_CALL", count - 1)
+    assert other.reap() == count - 1
+    theirs = claim(other, count)
+    mine = claim(one, count)
+    assert (ids_of(theirs), ids_of(mine)) == (ids[:-1], ids[-1:])
+    assert finish(one, mine) == [True]
+    assert finish(other, theirs) == [True] * (count - 1)
+    assert one.depth().running == 0
+
+
+def test_a_full_redis_still_gives_a_claim_again_and_wakes_whom_it_has_to(
+    real_redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = RedisQueue(real_redis, MODEL)
+    submit(queue, "a", "b", priority="low")
+    lose_the_next_answer(queue, monkeypatch)
+    with pytest.raises(TimeoutError):
+        claim(queue, 1)
+    real_redis.delete(f"windrow:{MODEL}:backlog")
+    real_redis.config_set("maxmemory-policy", "noeviction")
+    real_redis.config_set("maxmemory", 1)
+    try:
+        assert ids_of(claim(queue, 1)) == ["a"]
+        assert claim(queue, priorities=["high"]) == []
+        assert real_redis.llen(f"windrow:{MODEL}:backlog") == 1
+    finally:
+        real_redis.config_set("maxmemory", 0)
 
 
 def test_an_error_of_the_wait_alone_is_told_and_loses_nothing(queue: RedisQueue, real_url: str) -> None:

@@ -166,6 +166,17 @@ def test_an_id_that_came_again_is_not_ended_by_the_claim_that_ended_it_before(
     assert queue.depth().running == 0
 
 
+def test_a_record_that_somebody_deleted_does_not_hold_up_the_ends_beside_it(
+    queue: RedisQueue, redis: Redis, requests: list[Claimed]
+) -> None:
+    queue.release(held(requests[:1]))
+    redis.hdel(f"windrow:{MODEL}:jobs", IDS[3])
+    assert queue.finish(by_position(requests), may_stream=True) == [False] + [True] * (COUNT - 1)
+    assert [status_of(queue, id) for id in IDS] == ["queued"] + ["succeeded"] * (COUNT - 1)
+    assert queue.depth().counts["succeeded"] == COUNT - 1
+    assert ids_of(claim(queue)) == IDS[:1]
+
+
 def test_a_redis_that_forgot_the_scripts_stores_them_all_the_same(
     queue: RedisQueue, redis: Redis, requests: list[Claimed]
 ) -> None:

@@ -5,7 +5,7 @@ local id = ARGV[1]
 local record = redis.call('HGET', JOBS, id)
 if not record or not flow_of(record) then return 0 end
 local head, owner, began_us = ARGV[4], nil, nil
-if redis.call('ZREM', READY, id) == 0 then owner, began_us = holder_of(id, record) end
+if redis.call('ZREM', READY, id) == 0 then owner, began_us = holder_of(id, record, {}) end
 if owner then
   head = string.gsub(head, '"started_at":null', '"started_at":' .. string.format('%.6f', began_us / 1e6), 1)
 end

@@ -22,13 +22,17 @@ local function answer(said, ids, attempts, suspects_wait)
   return reply
 end
 
--- A claim that is asked again, since its answer was lost, gets what it took; of what has ended since, nothing is left to read.
+redis.call('ZREM', LEASES, token) -- a delete first, for a full Redis 6.2
+
+-- A claim that is asked again, since its answer was lost, gets what it took; '@' stands for what it no longer holds.
 local before = redis.call('HGET', CLAIMS, token)
 if before then
-  local said = string.match(before, '^%S+ (.*)$')
-  local ids = words(said)
+  local ids, digits = words(string.match(before, '^%S+ (.*)$')), redis.call('HGET', HELD, token) or ''
+  for i = 1, #ids do
+    if string.byte(digits, i) ~= HOLDS then ids[i] = '@' end
+  end
   redis.call('ZADD', LEASES, int(now_us + lease_us), token)
-  return answer(said, ids, attempts_of(ids), 0)
+  return answer(table.concat(ids, ' '), ids, attempts_of(ids), 0)
 end
 
 local ids = redis.call('ZRANGE', READY, 0, count - 1)
@@ -56,14 +60,14 @@ local said = table.concat(ids, ' ')
 if take > 0 then
   local tag, old = redis.call('ZSCORE', READY, ids[take]), redis.call('HGET', STATE, 'vtime') or '0'
   local vtime = tonumber(tag) > tonumber(old) and tag or old
-  redis.call('ZREMRANGEBYRANK', READY, 0, take - 1)
-  -- A flow whose last request has been served needs no tag: the virtual time has reached it.
-  redis.call('ZREMRANGEBYSCORE', FLOWS, '-inf', vtime)
-  redis.call('HSET', STATE, 'vtime', vtime)
   redis.call('ZADD', LEASES, int(now_us + lease_us), token)
   redis.call('HSET', CLAIMS, token, '@' .. string.format('%0' .. SHORT .. '.0f', now_us) .. ' ' .. said)
   redis.call('HSET', HELD, token, string.rep('1', take) .. string.rep('0', SHORT + 1 - take))
   redis.call('ZADD', REACH, tag, token)
+  redis.call('ZREMRANGEBYRANK', READY, 0, take - 1)
+  -- A flow whose last request has been served needs no tag: the virtual time has reached it.
+  redis.call('ZREMRANGEBYSCORE', FLOWS, '-inf', vtime)
+  redis.call('HSET', STATE, 'vtime', vtime)
 end
 if redis.call('ZCARD', READY) > 0 then wake(BACKLOG) end
 return answer(said, ids, attempts, suspects_wait)

@@ -44,6 +44,13 @@ for at = FIRST, DOCUMENTS, WIDTH do
   counts[status] = (counts[status] or 0) + mine
 end
 counts.late = #late
+for _, number in ipairs(has_documents and {} or late) do
+  -- What there is of it waits here for HDEL and MSET to pass.
+  local id = every_id()[number]
+  local key = result_key(id)
+  local record, payload = redis.call('HGET', JOBS, id) or '', redis.call('HGET', PAYLOADS, id) or ''
+  redis.call('RPUSH', REFUSED, id, record, payload, redis.call('GET', key) or '', redis.call('PTTL', key))
+end
 write_held(held)
 
 local function ended_ids()
@@ -62,13 +69,6 @@ for number, id in ipairs((has_documents or may_stream) and every_id() or {}) do
     if has_documents then store(result_key(id), ttl_s, ARGV[DOCUMENTS + number]) end
     if may_stream then end_stream('windrow:events:' .. id, ttl_s, followed[number], statuses[number]) end
   end
-end
-for _, number in ipairs(has_documents and {} or late) do
-  -- What there is of it waits here for HDEL and MSET to pass.
-  local id = every_id()[number]
-  local key = result_key(id)
-  local record, payload = redis.call('HGET', JOBS, id) or '', redis.call('HGET', PAYLOADS, id) or ''
-  redis.call('RPUSH', REFUSED, id, record, payload, redis.call('GET', key) or '', redis.call('PTTL', key))
 end
 for name, count in pairs(counts) do
   if count > 0 then redis.call('HINCRBY', STATE, name, count) end

@@ -29,7 +29,7 @@
 -- All but these are named windrow:<model>:<name>. A record is "3|followed|cost|flow|bytes|created_us|deadline_us|tag": a
 -- version, 1 where somebody follows its event stream, else 0, tokens, "<tenant>:<priority>", the size of the call's JSON,
 -- the Redis time of the submit, 0 or the deadline, and the virtual finish time. It never changes. What waits and what is
--- held, the keys 1, 3, 4, 5, 10, 18 and 21, is of this version alone: a release that keeps other records keeps these under
+-- held, the keys 1, 3, 4, 5, 7, 10, 18 and 21, is of this version alone: a release that keeps other records keeps these under
 -- other names, so that each takes its own.
 -- Lua hashes every byte of every string that it is handed, so what is long stays out of the scripts that run for every
 -- request: payloads go in and out by plain commands beside them, and so do the records of many. A claim is one string of
@@ -103,6 +103,13 @@ local function read_held(tokens)
   return held
 end
 
+-- The places of the ids in what CLAIMS has of a claim; the time has the place 0.
+local function places_in(claim)
+  local places, at = {}, -1
+  for word in string.gmatch(claim, '%S+') do at, places[word] = at + 1, at + 1 end
+  return places
+end
+
 -- Of requests and the tokens that they are said to be held by: number -> place in that claim, of those that are.
 local function find_held(ids, tokens)
   local held, claims, places, found = read_claims(HELD, tokens), read_claims(CLAIMS, tokens), {}, {}
@@ -110,9 +117,7 @@ local function find_held(ids, tokens)
     local token = tokens[i]
     local digits, of = held[token], places[token]
     if digits and not of then
-      local at = -1
-      of = {}
-      for word in string.gmatch(claims[token] or '', '%S+') do at, of[word] = at + 1, at + 1 end
+      of = places_in(claims[token] or '')
       places[token] = of
     end
     local place = digits and of[id]
@@ -137,12 +142,23 @@ local function write_held(held)
 end
 
 -- Who holds a request that does not wait: token, and when that claim was made in us. What waits is claimed in the order of
--- its tags, so the first claim that reached as far as its tag mostly is the one.
-local function holder_of(id, record)
-  for _, token in ipairs(redis.call('ZRANGEBYSCORE', REACH, tag_of(record), '+inf')) do
-    if find_held({ id }, { token })[1] then
-      return token, string.match(redis.call('HGET', CLAIMS, token), '^@(%d+)')
+-- its tags, so the first claim that reached as far as its tag mostly is the one. `known` is kept from one call to the next.
+local function holder_of(id, record, known)
+  local tag, from, PAGE = tag_of(record), 0, 8
+  while true do
+    local tokens = redis.call('ZRANGEBYSCORE', REACH, tag, '+inf', 'LIMIT', from, PAGE)
+    for _, token in ipairs(tokens) do
+      local one = known[token]
+      if not one then
+        local claim = redis.call('HGET', CLAIMS, token) or ''
+        one = { places_in(claim), redis.call('HGET', HELD, token) or '', string.match(claim, '^@(%d+)') }
+        known[token] = one
+      end
+      local place = one[1][id]
+      if place and string.byte(one[2], place) == HOLDS then return token, one[3] end
     end
+    if #tokens < PAGE then return end
+    from = from + PAGE
   end
 end
 
@@ -219,7 +235,7 @@ end
 
 -- What its callers follow says in its event stream too how it ended, after everything that was told there; both go together.
 local function end_stream(stream, ttl_s, record, status)
-  if stream and string.byte(record, 3) == 49 then
+  if stream and record and string.byte(record, 3) == 49 then
     local kind = status == 'succeeded' and 'completed' or 'error'
     redis.call('XADD', stream, '*', 'type', kind, 'data', '{"status":"' .. status .. '"}')
     redis.call('EXPIRE', stream, ttl_s)

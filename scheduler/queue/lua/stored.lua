@@ -9,8 +9,9 @@ for at = 1, #before, 5 do
   redis.call('DEL', key)
   if record ~= '' then redis.call('HSET', JOBS, id, record) end
   if payload ~= '' then redis.call('HSET', PAYLOADS, id, payload) end
-  if tonumber(left_ms) ~= -2 then redis.call('SET', key, document) end
-  if tonumber(left_ms) > 0 then redis.call('PEXPIRE', key, left_ms) end
+  local left = tonumber(left_ms) -- -2: there was none; -1: it has no end; 0: it ends now
+  if left == -1 or left > 0 then redis.call('SET', key, document) end
+  if left > 0 then redis.call('PEXPIRE', key, left_ms) end
 end
 redis.call('DEL', REFUSED)
 
