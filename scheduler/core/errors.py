@@ -34,8 +34,9 @@ class InvalidInput(WindrowError):
     code = "invalid_input"
 
 
-#: What to do about an input that is too long, in the one wording that every error has.
+#: What is wrong with a text of which the tokenizer leaves nothing, in the one wording that every error has.
 NO_TOKENS = "it has no tokens; this model takes at least one"
+#: What to do about an input that is too long, in the same way.
 TOO_LONG_ADVICE = "shorten it, or send parameters.truncate: true"
 
 

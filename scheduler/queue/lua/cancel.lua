@@ -4,8 +4,8 @@
 local id = ARGV[1]
 local record = redis.call('HGET', JOBS, id)
 if not record or not flow_of(record) then return 0 end
-local head, owner, began_us = ARGV[4], nil, nil
-if redis.call('ZREM', READY, id) == 0 then owner, began_us = holder_of(id, record, {}) end
+local head, owner, began_us, place = ARGV[4], nil, nil, nil
+if redis.call('ZREM', READY, id) == 0 then owner, began_us, place = holder_of(id, record, {}) end
 if owner then
   head = string.gsub(head, '"started_at":null', '"started_at":' .. string.format('%.6f', began_us / 1e6), 1)
 end
@@ -13,7 +13,7 @@ local document = document_of(id, record, payload_of(id), head)
 forget_one(id, record)
 if owner then
   local held = read_held({ owner })
-  held[owner][find_held({ id }, { owner })[1]] = LET_GO
+  held[owner][place] = LET_GO
   write_held(held)
 end
 store(KEYS[RESULTS + 1], ARGV[2], document)

@@ -141,8 +141,9 @@ local function write_held(held)
   end
 end
 
--- Who holds a request that does not wait: token, and when that claim was made in us. What waits is claimed in the order of
--- its tags, so the first claim that reached as far as its tag mostly is the one. `known` is kept from one call to the next.
+-- Who holds a request that does not wait: token, when that claim was made in us, and the place in it. What waits is
+-- claimed in the order of its tags, so the first claim that reached as far as its tag mostly is the one. `known` is kept
+-- from one call to the next.
 local function holder_of(id, record, known)
   local tag, from, PAGE = tag_of(record), 0, 8
   while true do
@@ -155,7 +156,7 @@ local function holder_of(id, record, known)
         known[token] = one
       end
       local place = one[1][id]
-      if place and string.byte(one[2], place) == HOLDS then return token, one[3] end
+      if place and string.byte(one[2], place) == HOLDS then return token, one[3], place end
     end
     if #tokens < PAGE then return end
     from = from + PAGE
