@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import orjson
@@ -18,8 +18,9 @@ from scheduler.model_files import read_object
 from scheduler.tasks import Task, Text
 from scheduler.tasks.base import characters
 from scheduler.tokens import TextLimit
+from scheduler.wordpiece import WordPiece
 from worker.engines.base import Prepared
-from worker.engines.sequences import Tokens
+from worker.engines.sequences import Ids, Tokens
 
 #: Of a text that is to be cut, so many characters are read for each token that the model takes. English has 4 to 5;
 #: only runs of space or words of hundreds of letters are cut shorter than the model would take them.
@@ -74,6 +75,8 @@ class TextPreparer:
         side = _truncation_side(folder)
         self._cuts_end = side == "right"
         self._known: dict[bytes, Any] = {}
+        # It knows ids alone, of texts that are no pairs.
+        self._wordpiece = None if task.reads_pairs or reading.offsets else limit.wordpiece
         self._cutting.enable_truncation(self._max_tokens, strategy=task.cut, direction=side)
 
     def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
@@ -121,13 +124,18 @@ class TextPreparer:
             self._known[written] = wishes
         return wishes
 
-    def _measured(self, texts: list[Text], parameters: Any, encodings: Sequence[Encoding | str]) -> Prepared | Failed:
+    def _measured(
+        self, texts: list[Text], parameters: Any, encodings: Sequence[Encoding | Ids | str]
+    ) -> Prepared | Failed:
         sequences = []
         for at, encoding in enumerate(encodings):
             if isinstance(encoding, str) or not 0 < len(encoding) <= self._max_tokens:
                 return Failed(self._fault(self._task.name_of("input", at), encoding))
-            types = np.asarray(encoding.type_ids, dtype=np.int64) if self._reading.types else None
-            sequences.append(Tokens(np.asarray(encoding.ids, dtype=np.int64), types))
+            if isinstance(encoding, Encoding):
+                types = np.asarray(encoding.type_ids, dtype=np.int64) if self._reading.types else None
+                sequences.append(Tokens(np.asarray(encoding.ids, dtype=np.int64), types))
+            else:
+                sequences.append(Tokens(encoding))
         request = TextRequest(parameters, texts, sequences)
         if self._reading.offsets:
             skipped = self._skipped(texts[0]) if parameters.truncate else 0
@@ -137,7 +145,7 @@ class TextPreparer:
         lengths = tuple(map(len, sequences))
         return Prepared(sum(lengths), request, lengths)
 
-    def _fault(self, name: str, encoding: Encoding | str) -> InvalidInput:
+    def _fault(self, name: str, encoding: Encoding | Ids | str) -> InvalidInput:
         """Why the model does not take the text of that name."""
         if isinstance(encoding, str):
             if encoding.startswith(NO_ROOM):
@@ -152,12 +160,20 @@ class TextPreparer:
             f"{name}: {len(encoding)} tokens, and the model takes {self._max_tokens}; {TOO_LONG_ADVICE}"
         )
 
-    def _encode(self, texts: Sequence[Text], cut: bool) -> Iterator[Encoding | str]:
+    def _encode(self, texts: Sequence[Text], cut: bool) -> Iterator[Encoding | Ids | str]:
         """What the tokenizer says of each text, or why it cannot read it; in few calls."""
-        tokenizer = self._cutting if cut else self._whole
         for start in range(0, len(texts), TEXTS_PER_CALL):
             some = texts[start : start + TEXTS_PER_CALL]
-            yield from _encode_alike(tokenizer, [self._readable(one) for one in some] if cut else some, self._reading)
+            readable = [self._readable(one) for one in some] if cut else some
+            ids = None if self._wordpiece is None else self._ids_alone(self._wordpiece, cast(list[str], readable), cut)
+            yield from ids or _encode_alike(self._cutting if cut else self._whole, readable, self._reading)
+
+    def _ids_alone(self, wordpiece: WordPiece, texts: Sequence[str], cut: bool) -> list[Ids] | None:
+        """The ids of single texts; None where one of them is no Unicode, and the tokenizer has to say which."""
+        try:
+            return wordpiece.encode(texts, self._max_tokens if cut else None, cuts_end=self._cuts_end)
+        except ValueError:
+            return None
 
     def _readable(self, text: Text) -> Text:
         if isinstance(text, str):

@@ -1,0 +1,109 @@
+"""A second tokenizer may say what the model's own says, and nothing else."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from scheduler.settings import DEFAULT_MODELS
+from scheduler.tokens import load_text_limit
+from scheduler.wordpiece import WordPiece, load_wordpiece, random_texts
+
+MINILM = load_text_limit(DEFAULT_MODELS["minilm"]["source"])
+#: What real texts are made of, beside any character.
+PIECES = st.sampled_from(
+    ["hay ", "unaffable", "##ing", "[SEP]", "[MASK]", "Ünïcode ", "e\u0301", "北京", "\x00", "\u200d", "…"]
+)
+TEXTS = st.lists(st.one_of(PIECES, st.text(max_size=8)), max_size=30).map("".join)
+
+
+@pytest.fixture(scope="module")
+def fast() -> WordPiece:
+    found = load_wordpiece(MINILM.tokenizer)
+    assert found is not None
+    return found
+
+
+def cutting(max_tokens: int, side: str) -> Tokenizer:
+    tokenizer = Tokenizer.from_str(MINILM.tokenizer.to_str())
+    tokenizer.enable_truncation(max_tokens, direction=side)
+    return tokenizer
+
+
+@given(st.lists(TEXTS, max_size=5))
+def test_ids_are_those_of_the_models_own_tokenizer(fast: WordPiece, texts: list[str]) -> None:
+    expected = [encoding.ids for encoding in MINILM.tokenizer.encode_batch(texts)]
+    assert [ids.tolist() for ids in fast.encode(texts)] == expected
+
+
+@given(TEXTS, st.integers(2, 12), st.sampled_from(["right", "left"]))
+def test_texts_are_cut_as_its_own_tokenizer_cuts_them(fast: WordPiece, text: str, max_tokens: int, side: str) -> None:
+    (ids,) = fast.encode([text], max_tokens, cuts_end=side == "right")
+    assert ids.tolist() == cutting(max_tokens, side).encode(text).ids
+
+
+@given(TEXTS)
+def test_counts_are_those_of_its_own_tokenizer(text: str) -> None:
+    assert MINILM.wordpiece is not None
+    assert MINILM.count(text) == len(MINILM.tokenizer.encode(text))
+    assert MINILM.count_plain(text) == len(MINILM.tokenizer.encode(text, add_special_tokens=False))
+
+
+def test_half_a_surrogate_pair_is_left_to_the_models_own_tokenizer(fast: WordPiece) -> None:
+    with pytest.raises(ValueError, match="surrogates"):
+        fast.encode(["hay", "\ud800"])
+    with pytest.raises(TypeError, match="must be str"):
+        MINILM.count("\ud800")
+
+
+def wordpiece(normalizer: Any, pre_tokenizer: Any, post_processor: Any = None) -> Tokenizer:
+    words = ["[UNK]", "[CLS]", "[SEP]", "hay", "##s", "##tack", "row", "e", "##e", "é", "H", "##ay", "."]
+    tokenizer = Tokenizer(models.WordPiece({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, pre_tokenizer
+    if post_processor is not None:
+        tokenizer.post_processor = post_processor
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    "normalizer",
+    [
+        None,
+        normalizers.BertNormalizer(lowercase=False),
+        normalizers.Sequence([normalizers.Lowercase(), normalizers.BertNormalizer(strip_accents=False)]),
+        normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()]),
+    ],
+)
+@pytest.mark.parametrize("pre_tokenizer", [pre_tokenizers.BertPreTokenizer(), pre_tokenizers.Whitespace()])
+def test_other_wordpiece_tokenizers_are_read_too(normalizer: Any, pre_tokenizer: Any) -> None:
+    tokenizer = wordpiece(normalizer, pre_tokenizer, processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1)))
+    fast = load_wordpiece(tokenizer)
+    assert fast is not None
+    texts = ["haystack. Hay É", *random_texts(50, seed=7)]
+    assert [ids.tolist() for ids in fast.encode(texts)] == [one.ids for one in tokenizer.encode_batch(texts)]
+
+
+def test_other_kinds_of_tokenizer_go_without(tmp_path: Path) -> None:
+    assert load_wordpiece(Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))) is None
+    assert load_wordpiece(Tokenizer(models.BPE())) is None
+
+
+class Differing:
+    """A tokenizer that says something else of texts with a tab."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def to_str(self) -> str:
+        return self._tokenizer.to_str()
+
+    def encode_batch_fast(self, texts: list[str]) -> Any:
+        return self._tokenizer.encode_batch_fast([text.replace("\t", "x") for text in texts])
+
+
+def test_one_that_says_something_else_is_not_used(caplog: pytest.LogCaptureFixture) -> None:
+    assert load_wordpiece(Differing(MINILM.tokenizer)) is None
+    assert "nanotoken differs on" in caplog.text
