@@ -33,6 +33,9 @@ FORGET_AFTER_S = 60.0
 class Holder:
     """Claims, prepares, renews and finishes for one model. Its methods are called by different threads."""
 
+    #: How long a spare process leaves what is less than it has room for to the one before it, in seconds.
+    spare_patience_s = 0.0
+
     def __init__(
         self, queue: RedisQueue, engine: Preparer, lease_s: float, worker: str, *, is_spare: bool = False
     ) -> None:
@@ -89,6 +92,7 @@ class Holder:
                 alone=alone,
                 wait_s=wait_s,
                 is_spare=self.is_spare,
+                patience_s=self.spare_patience_s if self.is_spare else 0.0,
                 priorities=priorities,
             )
             self.held.update((request.id, request.token) for request in claim.requests)

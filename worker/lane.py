@@ -12,7 +12,7 @@ from scheduler.core.planning import BatchLimits
 from scheduler.core.window import WindowLimits
 from scheduler.queue import Ending, RedisQueue
 from worker.engines.base import Engine
-from worker.holder import Holder, milliseconds
+from worker.holder import CLAIM_BLOCK_S, Holder, milliseconds
 from worker.orders import Batching
 from worker.passes import Budget, Pass, collect_pass
 
@@ -21,6 +21,8 @@ class Lane(Holder):
     """A `Holder` whose requests are planned into passes."""
 
     engine: Engine
+    # Less than a row is in the next one of the process before it, which has the same device.
+    spare_patience_s = CLAIM_BLOCK_S
 
     def __init__(
         self,

@@ -193,6 +193,21 @@ def test_a_spare_worker_serves_alone_where_nobody_else_does(queue: RedisQueue) -
     assert ids_of(claim(queue, wait_s=0.01, is_spare=True)) == ["a"]
 
 
+def test_a_patient_spare_worker_takes_whole_rows_and_leaves_less_to_others(queue: RedisQueue, redis: Redis) -> None:
+    submit(queue, "a")
+    redis.delete(f"windrow:{MODEL}:wake")
+    assert claim(queue, 2, is_spare=True, patience_s=60) == []
+    assert (queue.depth().waiting, wake_ups(redis)) == (1, 0)  # nor does it wake itself again
+    submit(queue, "b", "c")
+    assert ids_of(claim(queue, 2, is_spare=True, patience_s=60)) == ["a", "b"]
+    assert ids_of(claim(queue, 2)) == ["c"]
+
+
+def test_a_patient_spare_worker_takes_what_has_waited_too_long(queue: RedisQueue) -> None:
+    submit(queue, "a")
+    assert ids_of(claim(queue, 2, is_spare=True, patience_s=1e-6)) == ["a"]
+
+
 def test_waiting_for_work_is_only_a_hint(queue: RedisQueue) -> None:
     submit(queue, "a")
     claim(queue)

@@ -1,10 +1,11 @@
 -- ready -> claimed. The next requests in fair order, leased to this claim's token.
 -- ARGV: count, lease_us, token, 1 where the claimer's process holds nothing else, dead batches that make a suspect,
---       '' or the only priorities that are taken, each between spaces: the claim ends before the first of another one.
+--       '' or the only priorities that are taken, each between spaces: the claim ends before the first of another one,
+--       microseconds: less than count is taken only where the next has waited so long, and is else left to other claims.
 -- Returns {now_us, 1 where suspects wait, the ids, separated by spaces, their attempts, or {} where none has any}, and after
 -- that the records and the payloads of a few, which saves a lone request the asking.
 local count, lease_us, token, is_alone = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4] == '1'
-local suspect_after, only = tonumber(ARGV[5]), ARGV[6]
+local suspect_after, only, patience_us = tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
 local FEW = 4
 -- Redis searches a hash of few short values from its start, whoever asks for many of them; one value of more bytes makes
 -- it a table.
@@ -37,6 +38,10 @@ end
 
 local ids = redis.call('ZRANGE', READY, 0, count - 1)
 local take = #ids
+if patience_us > 0 and take > 0 and take < count then
+  local created_us = tonumber(string.match(redis.call('HGET', JOBS, ids[1]) or '', '^3|%d|%d+|[^|]*|%d+|(%d+)|') or 0)
+  if now_us - created_us < patience_us then return answer('', {}, {}, 0) end
+end
 if only ~= '' and take > 0 then
   for i, record in ipairs(redis.call('HMGET', JOBS, unpack(ids))) do
     local flow = record and flow_of(record)
