@@ -185,11 +185,18 @@ class ModelSettings(_Frozen):
             raise ValueError("source: task upstream takes none; the model is the server's, see upstream_model")
         return {**table, "source": table["url"]}
 
+    @field_validator("strategy", mode="before")
+    @classmethod
+    def _strategy_of_task(cls, strategy: Any, info: ValidationInfo) -> Any:
+        # Before pydantic names those of all tasks.
+        task = info.data.get("task")
+        accepted = STRATEGIES_OF_TASKS.get(task, STRATEGIES_OF_ROWS) if task else ()
+        if isinstance(strategy, str) and task and strategy not in accepted:
+            raise ValueError(f"task {task} takes {', '.join(accepted)}")
+        return strategy
+
     @model_validator(mode="after")
-    def _strategy_of_task(self) -> ModelSettings:
-        accepted = STRATEGIES_OF_TASKS.get(self.task, STRATEGIES_OF_ROWS)
-        if self.strategy not in accepted:
-            raise ValueError(f"strategy {self.strategy!r}: task {self.task} takes {', '.join(accepted)}")
+    def _fits_generation(self) -> ModelSettings:
         if self.task == "generate" and self.dtype == "int8":
             raise ValueError("dtype 'int8': task generate takes auto, float32, bfloat16, float16")
         if self.task == "generate" and self.max_input_tokens == 1:

@@ -344,3 +344,21 @@ def test_each_text_of_a_row_gets_its_vector_as_it_was_asked_for(made: Any, strat
     assert all_of_it.output["embedding"] == pytest.approx(vector, abs=1e-6)
     assert coded.output["embedding"].dtype == np.int8
     assert np.linalg.norm(coded.output["embedding"] * coded.output["scale"]) == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("save", "task", "says"),
+    [
+        (
+            save_scorer,
+            "token-classify",
+            r"BertForSequenceClassification is a model of another.*\.\.\.ForTokenClassification",
+        ),
+        (save_tagger, "classify", r"BertForTokenClassification is a model of another.*\.\.\.ForSequenceClassification"),
+    ],
+)
+def test_a_head_of_another_task_is_refused_although_its_tensors_fit(
+    tmp_path: Path, save: Callable[[Path], Path], task: str, says: str
+) -> None:
+    with pytest.raises(ModelUnusable, match=says):
+        load_engine("wrong", settings(save(tmp_path), task))

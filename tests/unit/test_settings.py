@@ -127,7 +127,7 @@ def test_settings_cannot_be_changed_afterwards(file: Path) -> None:
         ("WINDROW_REDIS_URL", "amqp://rabbit", "redis_url", "rediss://"),
         ("CELERY_BROKER_URL", "amqp://rabbit", "redis_url", "rediss://"),
         ("WINDROW_MODELS", "minilm", "models", "dictionary"),
-        ("WINDROW_MODELS__TOXIC__STRATEGY", "fast", "models.toxic.strategy", "'none', 'static', 'dynamic'"),
+        ("WINDROW_MODELS__TOXIC__STRATEGY", "fast", "models.toxic.strategy", "task classify takes none, static"),
         ("WINDROW_MODELS__TOXIC__TASK", "paint", "models.toxic.task", "takes embed, classify"),
         ("WINDROW_MODELS__TOXIC__DTYPE", "int4", "models.toxic.dtype", "'auto', 'float32'"),
         ("WINDROW_MODELS__TOXIC__SOURCE", "", "models.toxic.source", "at least 1 character"),

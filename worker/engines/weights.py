@@ -15,6 +15,12 @@ from torch import nn
 
 from scheduler.core.errors import ModelUnusable
 
+#: How the classes of architectures end that have the head of an auto class. Heads of other tasks may fit its tensors.
+HEADS = {
+    "AutoModelForSequenceClassification": "ForSequenceClassification",
+    "AutoModelForTokenClassification": "ForTokenClassification",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Weights:
@@ -69,6 +75,12 @@ def load_weights(folder: Path, auto_class: str, dtype: torch.dtype, device: torc
         )  # fmt: skip
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelUnusable(f"{folder}: {auto_class} cannot load it: {_fault(error)}") from error
+    config = module.config
+    made, head = config.architectures or [], HEADS.get(auto_class, "")
+    if made and not any(name.endswith(head) for name in made):
+        raise ModelUnusable(
+            f"{folder / 'config.json'}: {', '.join(made)} is a model of another task; this one takes a ...{head}"
+        )
     # transformers fills what is missing with random numbers. Only the pooler may be missing, and only where its
     # output is not used: sentence-transformers checkpoints often leave it out.
     missing = [key for key in report["missing_keys"] if auto_class != "AutoModel" or "pooler" not in key]
@@ -77,7 +89,6 @@ def load_weights(folder: Path, auto_class: str, dtype: torch.dtype, device: torc
             f"{folder}: the files lack {len(missing)} tensors that {auto_class} needs "
             f"({', '.join(sorted(missing)[:3])}); is it a model of another task?"
         )
-    config = module.config
     position_pad_id, positions = _position_table(module)
     return Weights(
         module=module.eval().requires_grad_(False).to(device),
