@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -14,13 +15,16 @@ from typing import Any, Literal
 import orjson
 from celery.worker.state import revoked
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from redis import Redis
 from redis.exceptions import RedisError
 
-from scheduler.core.errors import InvalidInput, UnknownModel, WindrowError
+from scheduler.core.errors import InvalidInput, ModelUnusable, UnknownModel, WindrowError
 from scheduler.core.fairness import PRIORITY_WEIGHTS, flow_name
 from scheduler.core.faults import describe_fault
+from scheduler.core.liveness import HEARD_WITHIN_S, describe_failures
 from scheduler.queue import RedisQueue, Submission, result_key
 from scheduler.queue.connection import connect
+from scheduler.queue.failures import read_failures
 from scheduler.settings import Settings
 from scheduler.tasks import TASKS
 
@@ -33,6 +37,8 @@ RETRY_S = 1.0
 #: Result keys and documents carry the id as it is.
 TASK_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 LONGEST_DEADLINE_MS = 7 * 24 * 3600 * 1000
+#: For so long it is believed what was last heard of a model's workers, in seconds.
+BELIEVED_S = 1.0
 
 
 class PredictCall(BaseModel):
@@ -47,15 +53,46 @@ class PredictCall(BaseModel):
     deadline_ms: float | None = Field(None, gt=0, le=LONGEST_DEADLINE_MS)
 
 
+class Queues:
+    """The queues that calls may go to, by model."""
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        self._redis = redis
+        self._queues = {
+            name: RedisQueue(redis, name, result_ttl_s=settings.result_ttl_s, max_attempts=settings.max_attempts)
+            for name in settings.models
+        }
+        #: Model -> when its workers were last asked about, `time.monotonic`, and why it is of no use; None where it is.
+        self._heard: dict[str, tuple[float, str | None]] = {}
+
+    def of(self, model: str) -> RedisQueue:
+        """Raises `UnknownModel`, or `ModelUnusable` where workers could not load it and none serves it.
+
+        Where none is there at all the call waits for one, as with any Celery task.
+        """
+        if model not in self._queues:
+            raise UnknownModel(f"unknown model {model[:64]!r}; there are {', '.join(self._queues)}")
+        at_s, trouble = self._heard.get(model, (float("-inf"), None))
+        if (now_s := time.monotonic()) > at_s + BELIEVED_S:
+            trouble = self._trouble(model)
+            self._heard[model] = now_s, trouble
+        if trouble:
+            raise ModelUnusable(trouble)
+        return self._queues[model]
+
+    def _trouble(self, model: str) -> str | None:
+        failures = read_failures(self._redis, model)
+        if not failures or self._queues[model].workers(within_s=HEARD_WITHIN_S):
+            return None
+        return describe_failures(model, {worker: one.reason for worker, one in failures.items()})
+
+
 def put_on_the_queue(task: Any, app: Any, consumer: Any, **_: Any) -> Callable[..., None]:
     """Celery's Strategy interface: return the function that handles each message of the task."""
     from worker.celery import settings
 
     redis = connect(settings.redis_url)
-    queues = {
-        name: RedisQueue(redis, name, result_ttl_s=settings.result_ttl_s, max_attempts=settings.max_attempts)
-        for name in settings.models
-    }
+    queues = Queues(redis, settings)
 
     def on_message(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **_: Any) -> None:
         id = message.headers.get("id")
@@ -88,7 +125,7 @@ def put_on_the_queue(task: Any, app: Any, consumer: Any, **_: Any) -> Callable[.
 
 
 def submit_call(
-    queues: Mapping[str, RedisQueue],
+    queues: Queues,
     settings: Settings,
     id: str,
     headers: Mapping[str, Any],
@@ -106,9 +143,7 @@ def submit_call(
     if not TASK_ID.fullmatch(id):
         raise InvalidInput("the task id takes letters, digits, '.', '_', ':' and '-', at most 128")
     call = read_call(kwargs)
-    if call.model not in settings.models:
-        raise UnknownModel(f"unknown model {call.model[:64]!r}; there are {', '.join(settings.models)}")
-    model = settings.models[call.model]
+    queue, model = queues.of(call.model), settings.models[call.model]
     try:
         body = orjson.dumps({"model": call.model, "input": call.input, "parameters": call.parameters or {}})
     except TypeError as error:  # half a surrogate pair, an integer past 64 bits
@@ -122,7 +157,7 @@ def submit_call(
     # No text costs more than the model reads of it, or one caller's would stand for a queue of others.
     cost = task.estimate_tokens(texts, model.max_input_tokens or model.max_batch_tokens)
     cost += task.count_more(call.input, parameters)
-    queues[call.model].submit(
+    queue.submit(
         [Submission(id, body, cost, min(limits, default=None))],
         flow=flow_name(TENANT, call.priority),
         weight=PRIORITY_WEIGHTS[call.priority],

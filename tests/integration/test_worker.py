@@ -16,7 +16,7 @@ from celery import Celery, chain
 from celery.exceptions import TaskRevokedError
 from redis import Redis
 
-from scheduler.core.errors import InvalidInput, UnknownModel
+from scheduler.core.errors import InvalidInput, ModelUnusable, UnknownModel
 from scheduler.queue import Prediction, RedisQueue, Submission
 from scheduler.queue.failures import read_failures
 from tests.support.api_client import assert_problem
@@ -156,6 +156,8 @@ def test_celery_callers_get_results_and_errors_as_from_any_task(app: Celery, wor
     assert len(answer["embedding"]) == 384
     with pytest.raises(UnknownModel, match="there are minilm"):
         send(kwargs={"model": "nobody", "input": "a text"})
+    with pytest.raises(ModelUnusable, match="model 'broken' could not be loaded: test@"):
+        send(kwargs={"model": "broken", "input": "a text"})
     with pytest.raises(InvalidInput, match="takes a string"):
         send(kwargs={"model": "minilm", "input": 5})
     with pytest.raises(InvalidInput, match="unknown argument"):
