@@ -15,7 +15,7 @@ from typing import Literal
 import nanotoken
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +66,8 @@ def load_wordpiece(tokenizer: Tokenizer) -> WordPiece | None:
 
     Both are asked for `HARD_TEXTS` and for random ones, and one difference is enough to go without.
     """
+    if not isinstance(tokenizer.model, models.WordPiece):
+        return None
     if "NANOTOKEN_CACHE_ENTRIES" not in os.environ:
         nanotoken.set_cache_entries(REMEMBERED_WORDS)
     try:

@@ -1,6 +1,5 @@
 """A second tokenizer may say what the model's own says, and nothing else."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -86,16 +85,18 @@ def test_other_wordpiece_tokenizers_are_read_too(normalizer: Any, pre_tokenizer:
     assert [ids.tolist() for ids in fast.encode(texts)] == [one.ids for one in tokenizer.encode_batch(texts)]
 
 
-def test_other_kinds_of_tokenizer_go_without(tmp_path: Path) -> None:
+def test_other_kinds_of_tokenizer_go_without() -> None:
     assert load_wordpiece(Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))) is None
     assert load_wordpiece(Tokenizer(models.BPE())) is None
+    prepending = wordpiece(normalizers.Prepend("_"), pre_tokenizers.Whitespace())  # a normalizer that it does not have
+    assert load_wordpiece(prepending) is None
 
 
 class Differing:
     """A tokenizer that says something else of texts with a tab."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+        self._tokenizer, self.model = tokenizer, tokenizer.model
 
     def to_str(self) -> str:
         return self._tokenizer.to_str()
