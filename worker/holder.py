@@ -33,7 +33,7 @@ FORGET_AFTER_S = 60.0
 class Holder:
     """Claims, prepares, renews and finishes for one model. Its methods are called by different threads."""
 
-    #: How long a spare process leaves what is less than it has room for to the one before it, in seconds.
+    #: How long a spare process leaves what is not `enough` to the one before it, in seconds.
     spare_patience_s = 0.0
 
     def __init__(
@@ -93,6 +93,7 @@ class Holder:
                 wait_s=wait_s,
                 is_spare=self.is_spare,
                 patience_s=self.spare_patience_s if self.is_spare else 0.0,
+                enough=self.enough(room),
                 priorities=priorities,
             )
             self.held.update((request.id, request.token) for request in claim.requests)
@@ -100,6 +101,10 @@ class Holder:
             with self._claims:
                 self._claiming -= 1
         return claim
+
+    def enough(self, room: int) -> int:
+        """How many requests a spare process takes at once, where it has room for ``room``."""
+        return room
 
     def pause(self) -> None:
         """Claim nothing until `resume`; what is held goes on."""

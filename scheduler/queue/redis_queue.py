@@ -119,13 +119,15 @@ class RedisQueue:
         wait_s: float = 0.0,
         is_spare: bool = False,
         patience_s: float = 0.0,
+        enough: int = 1,
         priorities: Collection[str] = (),
     ) -> Claim:
         """Take up to ``count`` requests in fair order; they are ours until ``lease_s`` seconds pass.
 
         With ``wait_s`` it waits so long for something to take, in the same round trip; a spare worker
-        (``is_spare``) for something that another claim left behind. Less than ``count`` is taken only once the next
-        has waited for ``patience_s``. Where the answer to a claim was lost, the next claim gets what that one took.
+        (``is_spare``) for something that another claim left behind. Fewer than ``enough`` are taken only once the next
+        or the last of them has waited for ``patience_s``; else they are left to those who are not spare. Where the
+        answer to a claim was lost, the next claim gets what that one took.
 
         A request that was in two batches whose process died is a suspect: it is given out by itself, and only to a
         caller whose process holds nothing else (``alone``). A claim ends before the first suspect that it may not
@@ -137,7 +139,7 @@ class RedisQueue:
             token = self._unanswered.pop()
         count = min(count, MAX_REQUESTS_PER_CALL)
         arguments = [count, round(lease_s * 1e6), token, int(alone), SUSPECT_AFTER]
-        arguments += (f" {' '.join(priorities)} " if priorities else "", round(patience_s * 1e6))
+        arguments += (f" {' '.join(priorities)} " if priorities else "", round(patience_s * 1e6), enough)
         try:
             wake = [self._key["backlog"]] if is_spare else [self._key["wake"], self._key["backlog"]]
             if wait_s > 0:

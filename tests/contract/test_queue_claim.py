@@ -1,6 +1,7 @@
 """ready -> claimed: in fair order, each to one worker only."""
 
 import threading
+import time
 from collections import Counter
 from typing import Any
 
@@ -193,19 +194,30 @@ def test_a_spare_worker_serves_alone_where_nobody_else_does(queue: RedisQueue) -
     assert ids_of(claim(queue, wait_s=0.01, is_spare=True)) == ["a"]
 
 
-def test_a_patient_spare_worker_takes_whole_rows_and_leaves_less_to_others(queue: RedisQueue, redis: Redis) -> None:
+def test_a_patient_spare_worker_takes_enough_and_leaves_less_to_others(queue: RedisQueue, redis: Redis) -> None:
+    patient: dict[str, Any] = {"is_spare": True, "patience_s": 60, "enough": 2}
     submit(queue, "a")
     redis.delete(f"windrow:{MODEL}:wake")
-    assert claim(queue, 2, is_spare=True, patience_s=60) == []
-    assert (queue.depth().waiting, wake_ups(redis)) == (1, 0)  # nor does it wake itself again
+    assert claim(queue, **patient) == []
+    assert queue.depth().waiting == 1
+    assert redis.llen(f"windrow:{MODEL}:wake") == 1  # whoever is not spare
+    assert redis.llen(f"windrow:{MODEL}:backlog") == 0  # and not itself again
     submit(queue, "b", "c")
-    assert ids_of(claim(queue, 2, is_spare=True, patience_s=60)) == ["a", "b"]
+    assert ids_of(claim(queue, 2, **patient)) == ["a", "b"]
     assert ids_of(claim(queue, 2)) == ["c"]
 
 
 def test_a_patient_spare_worker_takes_what_has_waited_too_long(queue: RedisQueue) -> None:
     submit(queue, "a")
-    assert ids_of(claim(queue, 2, is_spare=True, patience_s=1e-6)) == ["a"]
+    assert ids_of(claim(queue, is_spare=True, patience_s=1e-6, enough=2)) == ["a"]
+
+
+def test_what_has_waited_too_long_may_be_the_last(queue: RedisQueue, redis: Redis) -> None:
+    submit(queue, "old", cost=1000, priority="low")
+    time.sleep(0.3)
+    submit(queue, "new", tenant="another")
+    assert claim(queue, is_spare=True, patience_s=60, enough=3) == []
+    assert ids_of(claim(queue, is_spare=True, patience_s=0.3, enough=3)) == ["new", "old"]
 
 
 def test_waiting_for_work_is_only_a_hint(queue: RedisQueue) -> None:

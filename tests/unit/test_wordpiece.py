@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from scheduler.settings import DEFAULT_MODELS
 from scheduler.tokens import load_text_limit
@@ -92,6 +92,53 @@ def test_other_kinds_of_tokenizer_go_without() -> None:
     assert load_wordpiece(prepending) is None
 
 
+@pytest.mark.parametrize(
+    ("token", "is_used"),
+    [
+        (AddedToken("[E1]"), True),
+        (AddedToken("<mask>", lstrip=True, normalized=False, special=True), True),
+        # The two think otherwise of where the second one begins.
+        (AddedToken("\n", lstrip=True, rstrip=True, normalized=False), False),
+        # It normalizes to nothing, and `tokenizers` panics at texts that have it.
+        (AddedToken("\u200d"), False),
+        (AddedToken("[E1]", rstrip=True), False),
+    ],
+)
+def test_tokens_that_were_added_are_plain_or_it_goes_without(token: AddedToken, is_used: bool) -> None:
+    tokenizer = Tokenizer.from_str(MINILM.tokenizer.to_str())
+    tokenizer.add_tokens([token])
+    fast = load_wordpiece(tokenizer)
+    assert (fast is not None) is is_used
+    if fast is not None:
+        texts = [f"hay{token.content}\t {token.content}row", f" {token.content}{token.content}."]
+        assert [ids.tolist() for ids in fast.encode(texts)] == [one.ids for one in tokenizer.encode_batch(texts)]
+
+
+def test_a_vocabulary_that_only_its_own_tokenizer_reads_goes_without(caplog: pytest.LogCaptureFixture) -> None:
+    without_unknown = Tokenizer(models.WordPiece({"hay": 0, "row": 1}, unk_token="[UNK]"))
+    assert load_wordpiece(without_unknown) is None
+    assert "tokenized by tokenizers alone" in caplog.text
+
+
+class Panics:
+    def encode(self, text: str, **_: object) -> None:
+        raise Panic(text)
+
+    encode_batch = encode
+
+
+class Panic(BaseException):
+    """As pyo3 has them."""
+
+
+def test_a_panic_is_an_error_of_its_text() -> None:
+    fast = WordPiece(Panics())
+    with pytest.raises(ValueError, match="hay"):
+        fast.count("hay")
+    with pytest.raises(ValueError, match="hay"):
+        fast.encode(["hay"])
+
+
 class Differing:
     """A tokenizer that says something else of texts with a tab."""
 
@@ -100,6 +147,9 @@ class Differing:
 
     def to_str(self) -> str:
         return self._tokenizer.to_str()
+
+    def get_added_tokens_decoder(self) -> dict[int, AddedToken]:
+        return self._tokenizer.get_added_tokens_decoder()
 
     def encode_batch_fast(self, texts: list[str]) -> Any:
         return self._tokenizer.encode_batch_fast([text.replace("\t", "x") for text in texts])

@@ -18,7 +18,7 @@ from scheduler.model_files import read_object
 from scheduler.tasks import Task, Text
 from scheduler.tasks.base import characters
 from scheduler.tokens import TextLimit
-from scheduler.wordpiece import WordPiece
+from scheduler.wordpiece import WordPiece, raise_if_meant_for_us
 from worker.engines.base import Prepared
 from worker.engines.sequences import Ids, Tokens
 
@@ -169,7 +169,7 @@ class TextPreparer:
             yield from ids or _encode_alike(self._cutting if cut else self._whole, readable, self._reading)
 
     def _ids_alone(self, wordpiece: WordPiece, texts: Sequence[str], cut: bool) -> list[Ids] | None:
-        """The ids of single texts; None where one of them is no Unicode, and the tokenizer has to say which."""
+        """The ids of single texts; None where one of them cannot be read, and the tokenizer has to say which."""
         try:
             return wordpiece.encode(texts, self._max_tokens if cut else None, cuts_end=self._cuts_end)
         except ValueError:
@@ -215,15 +215,10 @@ def _encode_alike(tokenizer: Tokenizer, texts: Sequence[Text], reading: Reading)
         encode = tokenizer.encode_batch if reading.offsets else tokenizer.encode_batch_fast
         return list(encode(list(texts)))
     except BaseException as error:  # A panic inside the tokenizer derives from BaseException.
-        _raise_if_meant_for_us(error)
+        raise_if_meant_for_us(error)
         if len(texts) == 1:
             return [str(error)]
         return [outcome for text in texts for outcome in _encode_alike(tokenizer, [text], reading)]
-
-
-def _raise_if_meant_for_us(error: BaseException) -> None:
-    if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
-        raise error
 
 
 def _truncation_side(folder: Path) -> str:

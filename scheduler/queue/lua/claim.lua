@@ -1,11 +1,13 @@
 -- ready -> claimed. The next requests in fair order, leased to this claim's token.
 -- ARGV: count, lease_us, token, 1 where the claimer's process holds nothing else, dead batches that make a suspect,
 --       '' or the only priorities that are taken, each between spaces: the claim ends before the first of another one,
---       microseconds: less than count is taken only where the next has waited so long, and is else left to other claims.
+--       microseconds and a number: less than so many are taken only where one has waited so long, and are else left to
+--       whoever blocks on WAKE.
 -- Returns {now_us, 1 where suspects wait, the ids, separated by spaces, their attempts, or {} where none has any}, and after
 -- that the records and the payloads of a few, which saves a lone request the asking.
 local count, lease_us, token, is_alone = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4] == '1'
-local suspect_after, only, patience_us = tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
+local suspect_after, only = tonumber(ARGV[5]), ARGV[6]
+local patience_us, enough = tonumber(ARGV[7]), tonumber(ARGV[8])
 local FEW = 4
 -- Redis searches a hash of few short values from its start, whoever asks for many of them; one value of more bytes makes
 -- it a table.
@@ -38,9 +40,17 @@ end
 
 local ids = redis.call('ZRANGE', READY, 0, count - 1)
 local take = #ids
-if patience_us > 0 and take > 0 and take < count then
-  local created_us = tonumber(string.match(redis.call('HGET', JOBS, ids[1]) or '', '^3|%d|%d+|[^|]*|%d+|(%d+)|') or 0)
-  if now_us - created_us < patience_us then return answer('', {}, {}, 0) end
+if patience_us > 0 and take > 0 and take < enough then
+  -- What has waited longest mostly is the next, or the last where newer ones came in between.
+  local oldest_us = now_us
+  for _, record in ipairs(redis.call('HMGET', JOBS, ids[1], ids[take])) do
+    local created_us = record and string.match(record, '^3|%d|%d+|[^|]*|%d+|(%d+)|')
+    oldest_us = math.min(oldest_us, tonumber(created_us or 0))
+  end
+  if now_us - oldest_us < patience_us then
+    wake(WAKE) -- for an idle device: whatever woke us is gone
+    return answer('', {}, {}, 0)
+  end
 end
 if only ~= '' and take > 0 then
   for i, record in ipairs(redis.call('HMGET', JOBS, unpack(ids))) do
