@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -17,6 +18,8 @@ from worker.engines.base import Prepared
 
 #: Rows that wait or are being prepared while short ones run.
 ROWS_AHEAD = 2
+#: Where rows are full of tokens before they are full of requests: how much more is claimed than filled the last one.
+FULLER = 1.5
 
 
 class Waiting(NamedTuple):
@@ -43,8 +46,9 @@ class Row:
 class Rows:
     """One row per model, filled by the claim threads and taken by the device thread.
 
-    Bounded: no more than one row of ``max_batch_size`` requests waits or is being prepared, so a worker never claims
-    more than it runs next. Where rows are over sooner than the next can be made ready, it is `ROWS_AHEAD`.
+    Bounded: no more than one row of ``max_batch_size`` requests waits or is being prepared, nor half as much again as
+    fills ``max_batch_tokens``, so that a worker does not claim much more than it runs next. Where rows are over sooner
+    than the next can be made ready, it is `ROWS_AHEAD` times that.
     """
 
     def __init__(
@@ -65,6 +69,8 @@ class Rows:
         #: The row that runs: its model, its requests, its tokens, and since when.
         self._running: tuple[str, int, int, float] | None = None
         self._paces = dict.fromkeys(limits, Pace())
+        #: Of a request of the last row, on average; None before the first.
+        self._request_tokens: dict[str, float | None] = dict.fromkeys(limits)
         self._closed = False
         # One lock, and each thread is woken for what concerns it: wake-ups are what a lone request mostly waits for.
         lock = threading.RLock()
@@ -169,14 +175,13 @@ class Rows:
             return left
 
     def _room(self, model: str) -> int:
-        size, reserved, is_short = (
-            self._limits[model].max_batch_size,
-            self._reserved[model],
-            self._paces[model].is_short,
-        )
+        limits, reserved, is_short = self._limits[model], self._reserved[model], self._paces[model].is_short
         if reserved and not is_short:
             return 0  # one claim at a time is enough
-        return max(0, min(size, (ROWS_AHEAD if is_short else 1) * size - len(self._rows[model]) - reserved))
+        most = limits.max_batch_size
+        if tokens := self._request_tokens[model]:
+            most = min(most, math.ceil(FULLER * limits.max_batch_tokens / tokens))
+        return max(0, min(most, (ROWS_AHEAD if is_short else 1) * most - len(self._rows[model]) - reserved))
 
     def _wake_claimers(self, model: str) -> None:
         if self._paces[model].is_short or not self._reserved[model]:
@@ -202,6 +207,7 @@ class Rows:
         tokens = [waiting.prepared.tokens for waiting in row]
         count = take_count(tokens, limits)
         self._running = model, count, sum(tokens[:count]), now_s
+        self._request_tokens[model] = sum(tokens[:count]) / count
         taken = Row(model, [row.popleft() for _ in range(count)], closed_by)
         self._wake_claimers(model)
         return taken

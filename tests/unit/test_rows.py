@@ -202,6 +202,18 @@ def test_a_full_row_leaves_no_room_until_it_is_taken() -> None:
     assert field.rows.reserve("m", 0) == 8
 
 
+def test_no_more_is_claimed_than_fills_a_row_and_half_of_one_with_tokens() -> None:
+    field = Field()
+    assert field.rows.reserve("m", 0) == 8
+    field.rows.add("m", [], 8)
+    field.arrive("a", "b", "c", tokens=400)
+    assert field.ids() == ["a", "b"]
+    field.clock.pass_time(1.0)  # no short row
+    assert field.ids() == ["c"]
+    field.clock.pass_time(1.0)
+    assert field.rows.reserve("m", 1) == 4  # 1.5 times 1,000 tokens, of 400 each
+
+
 def test_while_short_rows_run_a_second_claim_may_be_made_ready_beside_the_first() -> None:
     field = Field()
     for _ in range(2):
