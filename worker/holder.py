@@ -26,15 +26,14 @@ from worker.stopping import DRAINED
 log = logging.getLogger(__name__)
 #: How long a claim blocks for work before it looks around again, in seconds.
 CLAIM_BLOCK_S = 1.0
+#: How long a spare process waits for requests to be enough, in seconds.
+SPARE_PATIENCE_S = 1.0
 #: A worker unheard of for this long is taken off the list.
 FORGET_AFTER_S = 60.0
 
 
 class Holder:
     """Claims, prepares, renews and finishes for one model. Its methods are called by different threads."""
-
-    #: How long a spare process leaves what is not `enough` to the one before it, in seconds.
-    spare_patience_s = 0.0
 
     def __init__(
         self, queue: RedisQueue, engine: Preparer, lease_s: float, worker: str, *, is_spare: bool = False
@@ -74,11 +73,14 @@ class Holder:
         """Redis time, in seconds since the epoch, without asking."""
         return self.queue.clock.now_s()
 
-    def claim(self, room: int, blocking: bool, alone: bool = False, priorities: Collection[str] = ()) -> Claim:
+    def claim(
+        self, room: int, blocking: bool, alone: bool = False, priorities: Collection[str] = (), enough: int = 1
+    ) -> Claim:
         """Take up to ``room`` requests; block up to `CLAIM_BLOCK_S` for the first if ``blocking``.
 
-        ``alone`` promises that this process holds nothing; for it and for ``priorities`` see `RedisQueue.claim`. Takes
-        nothing while it is paused.
+        A spare process leaves fewer than ``enough`` to the one before it for `SPARE_PATIENCE_S`: they are in its next
+        pass, on the same device. ``alone`` promises that this process holds nothing; for it and for ``priorities`` see
+        `RedisQueue.claim`. Takes nothing while it is paused.
         """
         wait_s = CLAIM_BLOCK_S if blocking else 0.0
         with self._claims:
@@ -92,8 +94,8 @@ class Holder:
                 alone=alone,
                 wait_s=wait_s,
                 is_spare=self.is_spare,
-                patience_s=self.spare_patience_s if self.is_spare else 0.0,
-                enough=self.enough(room),
+                patience_s=SPARE_PATIENCE_S if self.is_spare else 0.0,
+                enough=enough,
                 priorities=priorities,
             )
             self.held.update((request.id, request.token) for request in claim.requests)
@@ -101,10 +103,6 @@ class Holder:
             with self._claims:
                 self._claiming -= 1
         return claim
-
-    def enough(self, room: int) -> int:
-        """How many requests a spare process takes at once, where it has room for ``room``."""
-        return room
 
     def pause(self) -> None:
         """Claim nothing until `resume`; what is held goes on."""

@@ -12,7 +12,7 @@ from scheduler.core.planning import BatchLimits
 from scheduler.core.window import WindowLimits
 from scheduler.queue import Ending, RedisQueue
 from worker.engines.base import Engine
-from worker.holder import CLAIM_BLOCK_S, Holder, milliseconds
+from worker.holder import Holder, milliseconds
 from worker.orders import Batching
 from worker.passes import Budget, Pass, collect_pass
 
@@ -21,8 +21,6 @@ class Lane(Holder):
     """A `Holder` whose requests are planned into passes."""
 
     engine: Engine
-    # Less than a row is in the next one of the process before it, which has the same device.
-    spare_patience_s = CLAIM_BLOCK_S
 
     def __init__(
         self,
@@ -42,13 +40,6 @@ class Lane(Holder):
         self.wait_s = FIRST_WAIT_S if max_wait_s is None else max_wait_s
         #: What its passes may hold, which may turn out to be less than ``limits``.
         self.budget = Budget(limits)
-        #: Of the last pass, on average; None before the first.
-        self._request_tokens: float | None = None
-
-    def enough(self, room: int) -> int:
-        """What fills a pass, as the requests of the last ones were."""
-        tokens = self._request_tokens
-        return room if tokens is None else max(1, min(room, int(self.limits.max_batch_tokens / tokens)))
 
     @property
     def window(self) -> WindowLimits:
@@ -118,7 +109,6 @@ class Lane(Holder):
     def _observe(self, done: Pass, ended_s: float, closed_by: str) -> None:
         """Once a pass: with 30,000 requests a second, each is worth a fraction of a microsecond."""
         members, observed = done.members, self.observed
-        self._request_tokens = max(1.0, done.batch.asked_tokens / max(1, len(members)))
         observed.observe_each("queue", [one.claimed_s - one.arrived_s for one in members])
         observed.observe_each("batch_wait", [done.started_s - one.claimed_s for one in members])
         observed.observe("compute", ended_s - done.started_s, len(members))

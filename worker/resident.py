@@ -116,7 +116,8 @@ class Resident:
                 continue
             alone = turn is Turn.ALONE
             blocking, asked_s = not full and not alone, time.monotonic()
-            claim = keep_trying(lane.claim, room, blocking, alone, give_up=self._is_stopping)
+            enough = self.rows.enough(lane.model, room)
+            claim = keep_trying(lane.claim, room, blocking, alone, (), enough, give_up=self._is_stopping)
             requests = claim.requests if claim else []
             self._quarantine.claimed(lane.model, requests, claim is not None and claim.suspects_wait)
             full = len(requests) == room

@@ -94,6 +94,11 @@ class Rows:
                 self._room_made.wait(min(end_s - now_s, early_s or timeout_s))
             return 0
 
+    def enough(self, model: str, room: int) -> int:
+        """How many requests like those of the last row fill one, at most ``room``."""
+        tokens = self._request_tokens[model]
+        return room if tokens is None else max(1, min(room, int(self._limits[model].max_batch_tokens / tokens)))
+
     def add(self, model: str, waiting: Sequence[Waiting], reserved: int, prepare_s: float = 0.0) -> None:
         """Add requests to the row in the order of the claims, and let go of what was ``reserved`` for them.
 

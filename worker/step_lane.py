@@ -141,10 +141,12 @@ class StepLane(Holder):
                     return room, tuple(name for name, number in PRIORITIES.items() if number <= PRIORITIES[least])
         return 0, ()
 
-    def claim(self, room: int, blocking: bool, alone: bool = False, priorities: Collection[str] = ()) -> Claim:
+    def claim(
+        self, room: int, blocking: bool, alone: bool = False, priorities: Collection[str] = (), enough: int = 1
+    ) -> Claim:
         """As any; an attempt that this process had lost, and now gets anew, leaves the engine."""
         before = dict(self.held)
-        claim = super().claim(room, blocking, alone, priorities)
+        claim = super().claim(room, blocking, alone, priorities, enough)
         for request in claim.requests:
             if request.id in before:
                 self.lose(request.id, before[request.id])

@@ -37,17 +37,6 @@ def test_every_batch_is_seen_though_the_loop_ends_right_behind_it(redis_client: 
     assert observed.histograms["request"].sum == pytest.approx(whole_s, abs=1e-4)
 
 
-def test_what_is_enough_for_a_spare_process_follows_from_the_last_pass(redis_client: Redis) -> None:
-    queue = RedisQueue(redis_client, "m")
-    lane = Lane(queue, NamedEngine("m"), BatchLimits(512, 20), 0.01, 60.0, "worker@test/1", is_spare=True)
-    assert lane.enough(512) == 512
-    payload = orjson.dumps({"model": "m", "input": "hay", "parameters": {}})
-    queue.submit([Submission("a", payload)], flow="t:normal", weight=1.0, max_depth=100, max_bytes=1 << 20)
-    Resident({"m": lane}, lambda: not (queue.depth().waiting or queue.depth().running)).run()
-    assert lane.enough(512) == 20  # of one token each
-    assert lane.enough(3) == 3
-
-
 def test_what_redis_did_not_take_is_stored_the_next_time(redis_client: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(counts: object) -> None:
         raise RedisConnectionError("away")

@@ -214,6 +214,15 @@ def test_no_more_is_claimed_than_fills_a_row_and_half_of_one_with_tokens() -> No
     assert field.rows.reserve("m", 1) == 4  # 1.5 times 1,000 tokens, of 400 each
 
 
+def test_what_is_enough_for_a_row_follows_from_the_last_one() -> None:
+    field = Field()
+    assert field.rows.enough("m", 8) == 8
+    field.arrive("a", "b", "c", tokens=400)
+    field.take()
+    assert field.rows.enough("m", 8) == 2  # 2 times 400 of 1,000 tokens
+    assert field.rows.enough("m", 1) == 1
+
+
 def test_while_short_rows_run_a_second_claim_may_be_made_ready_beside_the_first() -> None:
     field = Field()
     for _ in range(2):
