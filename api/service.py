@@ -30,7 +30,7 @@ from scheduler.core.fairness import PRIORITY_WEIGHTS, flow_name
 from scheduler.core.liveness import HEARD_WITHIN_S, describe_failures, describe_trouble
 from scheduler.core.webhooks import parse_url
 from scheduler.queue import Prediction, RedisQueue, Submission, finished_channel
-from scheduler.queue.failures import read_failures
+from scheduler.queue.failures import read_reasons
 from scheduler.queue.idempotency import find_first
 from scheduler.queue.ids import is_issued, make_id, shared_secret
 from scheduler.queue.lookup import find_prediction, find_predictions
@@ -252,7 +252,7 @@ class Service:
 
     def failures(self, model: str) -> dict[str, str]:
         """Workers that could not load ``model``, and why."""
-        return {worker: one.reason for worker, one in read_failures(self.redis, model).items()}
+        return read_reasons(self.redis, model)
 
     def trouble(self, model: str, within_s: float) -> str | None:
         """Why ``model`` is not served by anybody heard of in the last ``within_s`` seconds; None where it is."""

@@ -71,7 +71,8 @@ def load_wordpiece(tokenizer: Tokenizer) -> WordPiece | None:
     Both are asked for `HARD_TEXTS`, the tokenizer's own added tokens and random texts, and one difference is enough to
     go without.
     """
-    if not isinstance(tokenizer.model, models.WordPiece) or not all(map(_is_plain, added := _added_tokens(tokenizer))):
+    added = list(tokenizer.get_added_tokens_decoder().values())
+    if not isinstance(tokenizer.model, models.WordPiece) or not all(map(_is_plain, added)):
         return None
     nanotoken.set_cache_entries(REMEMBERED_WORDS)
     names = [token.content for token in added[:TRIED_TOKENS]]
@@ -105,10 +106,6 @@ def raise_if_meant_for_us(error: BaseException) -> None:
     """Go on with what is no fault of a tokenizer. Their panics derive from `BaseException` too."""
     if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
         raise error
-
-
-def _added_tokens(tokenizer: Tokenizer) -> list[AddedToken]:
-    return list(tokenizer.get_added_tokens_decoder().values())
 
 
 def _is_plain(token: AddedToken) -> bool:

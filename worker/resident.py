@@ -13,6 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from redis.exceptions import RedisError
 
@@ -116,8 +117,8 @@ class Resident:
                 continue
             alone = turn is Turn.ALONE
             blocking, asked_s = not full and not alone, time.monotonic()
-            enough = self.rows.enough(lane.model, room)
-            claim = keep_trying(lane.claim, room, blocking, alone, (), enough, give_up=self._is_stopping)
+            claim_enough = partial(lane.claim, enough=self.rows.enough(lane.model, room))
+            claim = keep_trying(claim_enough, room, blocking, alone, give_up=self._is_stopping)
             requests = claim.requests if claim else []
             self._quarantine.claimed(lane.model, requests, claim is not None and claim.suspects_wait)
             full = len(requests) == room

@@ -69,8 +69,8 @@ class Rows:
         #: The row that runs: its model, its requests, its tokens, and since when.
         self._running: tuple[str, int, int, float] | None = None
         self._paces = dict.fromkeys(limits, Pace())
-        #: Of a request of the last row, on average; None before the first.
-        self._request_tokens: dict[str, float | None] = dict.fromkeys(limits)
+        #: How many requests like those of the last row fill one with tokens; not known before the first.
+        self._filling = dict.fromkeys(limits, math.inf)
         self._closed = False
         # One lock, and each thread is woken for what concerns it: wake-ups are what a lone request mostly waits for.
         lock = threading.RLock()
@@ -96,8 +96,7 @@ class Rows:
 
     def enough(self, model: str, room: int) -> int:
         """How many requests like those of the last row fill one, at most ``room``."""
-        tokens = self._request_tokens[model]
-        return room if tokens is None else max(1, min(room, int(self._limits[model].max_batch_tokens / tokens)))
+        return max(1, int(min(room, self._filling[model])))
 
     def add(self, model: str, waiting: Sequence[Waiting], reserved: int, prepare_s: float = 0.0) -> None:
         """Add requests to the row in the order of the claims, and let go of what was ``reserved`` for them.
@@ -183,9 +182,7 @@ class Rows:
         limits, reserved, is_short = self._limits[model], self._reserved[model], self._paces[model].is_short
         if reserved and not is_short:
             return 0  # one claim at a time is enough
-        most = limits.max_batch_size
-        if tokens := self._request_tokens[model]:
-            most = min(most, math.ceil(FULLER * limits.max_batch_tokens / tokens))
+        most = math.ceil(min(limits.max_batch_size, FULLER * self._filling[model]))
         return max(0, min(most, (ROWS_AHEAD if is_short else 1) * most - len(self._rows[model]) - reserved))
 
     def _wake_claimers(self, model: str) -> None:
@@ -212,7 +209,7 @@ class Rows:
         tokens = [waiting.prepared.tokens for waiting in row]
         count = take_count(tokens, limits)
         self._running = model, count, sum(tokens[:count]), now_s
-        self._request_tokens[model] = sum(tokens[:count]) / count
+        self._filling[model] = limits.max_batch_tokens * count / max(1, sum(tokens[:count]))
         taken = Row(model, [row.popleft() for _ in range(count)], closed_by)
         self._wake_claimers(model)
         return taken

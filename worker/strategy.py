@@ -24,7 +24,7 @@ from scheduler.core.faults import describe_fault
 from scheduler.core.liveness import HEARD_WITHIN_S, describe_failures
 from scheduler.queue import RedisQueue, Submission, result_key
 from scheduler.queue.connection import connect
-from scheduler.queue.failures import read_failures
+from scheduler.queue.failures import read_reasons
 from scheduler.settings import Settings
 from scheduler.tasks import TASKS
 
@@ -81,10 +81,10 @@ class Queues:
         return self._queues[model]
 
     def _trouble(self, model: str) -> str | None:
-        failures = read_failures(self._redis, model)
-        if not failures or self._queues[model].workers(within_s=HEARD_WITHIN_S):
+        reasons = read_reasons(self._redis, model)
+        if not reasons or self._queues[model].workers(within_s=HEARD_WITHIN_S):
             return None
-        return describe_failures(model, {worker: one.reason for worker, one in failures.items()})
+        return describe_failures(model, reasons)
 
 
 def put_on_the_queue(task: Any, app: Any, consumer: Any, **_: Any) -> Callable[..., None]:

@@ -48,6 +48,11 @@ def read_failures(redis: Redis, model: str) -> dict[str, LoadFailure]:
     return {worker: one for worker, one in sorted(found.items()) if one.told_s >= oldest_s}
 
 
+def read_reasons(redis: Redis, model: str) -> dict[str, str]:
+    """The same, but for when: worker -> why it could not load ``model``."""
+    return {worker: one.reason for worker, one in read_failures(redis, model).items()}
+
+
 def redis_now_s(redis: Redis) -> float:
     """Redis time, in seconds since the epoch."""
     seconds, micros = redis.time()

@@ -18,7 +18,7 @@ from scheduler.model_files import read_object
 from scheduler.tasks import Task, Text
 from scheduler.tasks.base import characters
 from scheduler.tokens import TextLimit
-from scheduler.wordpiece import WordPiece, raise_if_meant_for_us
+from scheduler.wordpiece import raise_if_meant_for_us
 from worker.engines.base import Prepared
 from worker.engines.sequences import Ids, Tokens
 
@@ -75,7 +75,7 @@ class TextPreparer:
         side = _truncation_side(folder)
         self._cuts_end = side == "right"
         self._known: dict[bytes, Any] = {}
-        # It knows ids alone, of texts that are no pairs.
+        # It knows the ids alone, of single texts.
         self._wordpiece = None if task.reads_pairs or reading.offsets else limit.wordpiece
         self._cutting.enable_truncation(self._max_tokens, strategy=task.cut, direction=side)
 
@@ -165,14 +165,17 @@ class TextPreparer:
         for start in range(0, len(texts), TEXTS_PER_CALL):
             some = texts[start : start + TEXTS_PER_CALL]
             readable = [self._readable(one) for one in some] if cut else some
-            ids = None if self._wordpiece is None else self._ids_alone(self._wordpiece, cast(list[str], readable), cut)
+            ids = self._ids_alone(readable, cut)
             yield from ids or _encode_alike(self._cutting if cut else self._whole, readable, self._reading)
 
-    def _ids_alone(self, wordpiece: WordPiece, texts: Sequence[str], cut: bool) -> list[Ids] | None:
-        """The ids of single texts; None where one of them cannot be read, and the tokenizer has to say which."""
+    def _ids_alone(self, texts: Sequence[Text], cut: bool) -> list[Ids] | None:
+        """Just the ids, where they are all that is wanted; None where the tokenizer itself has to be asked."""
+        if self._wordpiece is None:
+            return None
+        limit = self._max_tokens if cut else None
         try:
-            return wordpiece.encode(texts, self._max_tokens if cut else None, cuts_end=self._cuts_end)
-        except ValueError:
+            return self._wordpiece.encode(cast(Sequence[str], texts), limit, cuts_end=self._cuts_end)
+        except ValueError:  # of one of them, and it says which
             return None
 
     def _readable(self, text: Text) -> Text:
