@@ -27,4 +27,4 @@ ENV PATH=/opt/windrow/bin:$PATH PYTHONUNBUFFERED=1 WINDROW_HOST=0.0.0.0 PORT=800
 WORKDIR /app
 USER windrow
 EXPOSE 8000
-CMD ["gunicorn", "-c", "python:api.gunicorn_conf", "api:create_app()"]
+CMD ["gunicorn", "-c", "python:windrow.api.gunicorn_conf", "windrow.api:create_app()"]

@@ -13,6 +13,8 @@ ARGS ?=
 # The lock names neither an index nor a platform's build of torch: torch brings its own CUDA packages where it needs them.
 COMPILE := $(BIN)/pip-compile --quiet --allow-unsafe --strip-extras --no-header --no-emit-index-url --no-emit-find-links \
 	--no-emit-trusted-host --no-emit-options --annotation-style line
+# `make run` installs all of them; the schema extra has a lock of its own, see below.
+RUNTIME := --extra redis --extra server --extra worker --extra wordpiece
 CLEAN_LOCK := $(BIN)/python requirements/clean_lock.py
 
 .DEFAULT_GOAL := help
@@ -37,27 +39,26 @@ lint: $(VENV)/.dev ## style, formatting and which package may import which
 	$(BIN)/lint-imports
 
 type: $(VENV)/.dev ## types: strict for scheduler, normal for the rest
-	$(BIN)/mypy --strict --cache-dir .mypy_cache/strict scheduler
-	$(BIN)/mypy --cache-dir .mypy_cache/normal worker api windrow
+	$(BIN)/mypy -p windrow -p benchmarks
 
 format: $(VENV)/.dev ## rewrite the sources as `make lint` wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.runtime ## over HTTP beside the bare engine and plain Celery
-	@exec $(BIN)/windrow bench http $(ARGS)
+	@exec $(BIN)/python -m benchmarks http $(ARGS)
 
 lock: $(VENV)/.dev ## pin again from pyproject.toml; make lock ARGS=--upgrade takes newer releases
-	$(COMPILE) $(ARGS) --output-file requirements/lock.txt pyproject.toml requirements/pins.in
+	$(COMPILE) $(ARGS) $(RUNTIME) --output-file requirements/lock.txt pyproject.toml requirements/pins.in
 	$(CLEAN_LOCK) requirements/lock.txt
-	$(COMPILE) $(ARGS) --constraint requirements/lock.txt --extra dev --output-file requirements/dev.txt pyproject.toml requirements/pins.in
+	$(COMPILE) $(ARGS) --constraint requirements/lock.txt $(RUNTIME) --extra dev --output-file requirements/dev.txt pyproject.toml requirements/pins.in
 	$(CLEAN_LOCK) requirements/dev.txt
 	$(COMPILE) $(ARGS) --constraint requirements/lock.txt --extra schema --output-file requirements/schema.txt pyproject.toml requirements/pins.in
 	$(CLEAN_LOCK) requirements/schema.txt --beyond requirements/lock.txt
 
 clean: ## remove everything that the targets above made, the environment too
 	rm -rf $(VENV) build dist *.egg-info .windrow .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	find scheduler worker api windrow tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
+	find scheduler worker api windrow benchmarks tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Windrow needs Python 3.11 or newer; name one with make PYTHON=..." >&2; exit 1; }

@@ -1,6 +1,6 @@
 """The HTTP side of Windrow: ``create_app`` builds the WSGI application that gunicorn serves.
 
-Nothing else is imported here: gunicorn's master reads ``api.gunicorn_conf`` before a worker has patched the sockets.
+Imports nothing else: gunicorn's master reads ``windrow.api.gunicorn_conf`` before a worker patches the sockets.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ if TYPE_CHECKING:
     from flask import Flask
     from redis import Redis
 
-    from scheduler.settings import Settings
+    from windrow.scheduler.config.settings import Settings
 
 __all__ = ["create_app"]
+
+if __name__ == "api":  # a checkout on sys.path: the modules have one name each, `windrow.api.*`
+    __path__ = []
 
 
 def create_app(settings: Settings | None = None, redis: Redis | None = None) -> Flask:
@@ -22,6 +25,6 @@ def create_app(settings: Settings | None = None, redis: Redis | None = None) -> 
     Raises `InvalidSetting`, also for a Redis that answers and would lose what it accepts. Needs none: Redis may come
     later, and go and come again.
     """
-    from api.app import build_app
+    from windrow.api.app import build_app
 
     return build_app(settings, redis)

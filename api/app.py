@@ -8,11 +8,13 @@ from flask import Flask
 from redis import Redis
 from redis.exceptions import RedisError
 
-from api import docs, errors, events, operations, predictions, tenants
-from api.openai import routes as openai
-from api.service import Service
-from scheduler.queue.connection import connect
-from scheduler.settings import Settings, load_settings
+from windrow.api.auth import tenants
+from windrow.api.http import errors
+from windrow.api.openai import routes as openai
+from windrow.api.routes import docs, events, operations, predictions
+from windrow.api.service import Service
+from windrow.scheduler.config.settings import Settings, load_settings
+from windrow.scheduler.connection.connect import connect
 
 #: Connections of one process; a command holds one for a fraction of a millisecond, a waiting client holds none.
 MAX_CONNECTIONS = 32

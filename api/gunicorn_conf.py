@@ -1,4 +1,4 @@
-"""gunicorn's configuration: ``gunicorn -c python:api.gunicorn_conf 'api:create_app()'``.
+"""gunicorn's configuration: ``gunicorn -c python:windrow.api.gunicorn_conf 'windrow.api:create_app()'``.
 
 ``WINDROW_HOST``, ``PORT`` and ``WEB_CONCURRENCY`` (gunicorn's own) say where and how many.
 The worker class was chosen by measurement: docs/api-server.md.
@@ -9,9 +9,9 @@ from __future__ import annotations
 import resource
 from typing import Any
 
-from api.bind import bind_address, check_bind, hosts_of
-from scheduler.core.errors import InvalidSetting
-from scheduler.settings import load_settings
+from windrow.api.http.bind import bind_address, check_bind, hosts_of
+from windrow.errors import InvalidSetting
+from windrow.scheduler.config.settings import load_settings
 
 try:
     _settings = load_settings()
@@ -27,7 +27,7 @@ if _soft != resource.RLIM_INFINITY and _soft < _wanted:
 
 bind = bind_address(_settings)
 workers = _settings.web_concurrency
-worker_class = "api.gunicorn_worker.Worker"
+worker_class = "windrow.api.http.gunicorn_worker.Worker"
 #: Connections of one process, waiting clients included.
 worker_connections = 4096
 backlog = 2048

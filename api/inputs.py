@@ -9,14 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from scheduler.core.errors import NO_TOKENS, TOO_LONG_ADVICE, InputTooLong, InvalidInput
-from scheduler.core.fairness import estimate_cost_tokens
-from scheduler.settings import ModelSettings
-from scheduler.sources import resolve_source
-from scheduler.tasks import TASKS, Parameters, Text
-from scheduler.tasks.base import characters, require_few_passes
-from scheduler.tasks.generate import GenerateParameters, read_prompt, require_answer_fits, require_prompt_fits
-from scheduler.tokens import TextLimit, load_text_limit
+from windrow.errors import NO_TOKENS, TOO_LONG_ADVICE, InputTooLong, InvalidInput
+from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.core.fairness import estimate_cost_tokens
+from windrow.scheduler.models.sources import resolve_source
+from windrow.scheduler.models.token_counts import TextLimit, load_text_limit
+from windrow.scheduler.tasks import TASKS, Parameters, Text
+from windrow.scheduler.tasks.base import characters, require_few_passes
+from windrow.scheduler.tasks.generate import GenerateParameters, read_prompt, require_answer_fits, require_prompt_fits
 
 #: Texts that are checked before other clients of this process get a turn.
 TEXTS_PER_TURN = 16

@@ -14,10 +14,10 @@ import orjson
 from redis import Redis
 from redis.exceptions import RedisError
 
-from api.following import Followers
-from api.inputs import InputCheck
-from api.waiting import Waiter, Waiters
-from scheduler.core.errors import (
+from windrow.api.inputs import InputCheck
+from windrow.api.subscriptions.event_followers import Followers
+from windrow.api.subscriptions.waiters import Waiter, Waiters
+from windrow.errors import (
     InvalidInput,
     InvalidSetting,
     NoWorker,
@@ -26,18 +26,18 @@ from scheduler.core.errors import (
     UnknownModel,
     UnknownPrediction,
 )
-from scheduler.core.fairness import PRIORITY_WEIGHTS, flow_name
-from scheduler.core.liveness import HEARD_WITHIN_S, describe_failures, describe_trouble
-from scheduler.core.webhooks import parse_url
-from scheduler.queue import Prediction, RedisQueue, Submission, finished_channel
-from scheduler.queue.failures import read_reasons
-from scheduler.queue.idempotency import find_first
-from scheduler.queue.ids import is_issued, make_id, shared_secret
-from scheduler.queue.lookup import find_prediction, find_predictions
-from scheduler.queue.records import encode_call
-from scheduler.queue.server_check import ServerCheck
-from scheduler.settings import ModelSettings, Settings, TenantSettings
-from scheduler.tasks import TASKS, Parameters
+from windrow.scheduler.config.settings import ModelSettings, Settings, TenantSettings
+from windrow.scheduler.connection.server_check import ServerCheck
+from windrow.scheduler.core.fairness import PRIORITY_WEIGHTS, flow_name
+from windrow.scheduler.core.heartbeats import HEARD_WITHIN_S, describe_failures, describe_trouble
+from windrow.scheduler.core.webhooks import parse_url
+from windrow.scheduler.queue import Prediction, RedisQueue, Submission, finished_channel
+from windrow.scheduler.queue.idempotency import find_first
+from windrow.scheduler.queue.ids import is_issued, make_id, shared_secret
+from windrow.scheduler.queue.load_failures import read_reasons
+from windrow.scheduler.queue.lookup import find_prediction, find_predictions
+from windrow.scheduler.queue.records import encode_call
+from windrow.scheduler.tasks import TASKS, Parameters
 
 #: How old an answer about workers and queue depth may be, in seconds.
 FRESH_S = 1.0

@@ -10,13 +10,15 @@ from pathlib import Path
 
 #: torch pins these itself, where its build wants them.
 CUDA_PACKAGE = re.compile(r"(nvidia|cuda|triton)\b.*==")
+#: The extras name each other, so pip-compile pins this folder too.
+THIS_PACKAGE = re.compile(r"windrow-inference\b")
 LOCAL_VERSION = re.compile(r"(==[^+\s]+)\+\S+")
 NAME = re.compile(r"[^#\s=]+(?===)")
 
 
 def clean_lock(lock: str) -> str:
-    """Return the text of ``lock`` without CUDA packages and without local versions such as ``+cpu``."""
-    lines = [line for line in lock.splitlines() if not CUDA_PACKAGE.match(line)]
+    """Return the text of ``lock`` without CUDA packages, this package and local versions such as ``+cpu``."""
+    lines = [line for line in lock.splitlines() if not (CUDA_PACKAGE.match(line) or THIS_PACKAGE.match(line))]
     return "".join(LOCAL_VERSION.sub(r"\1", line).replace("-c requirements/lock.txt, ", "") + "\n" for line in lines)
 
 

@@ -1,1 +1,4 @@
-"""What waits and what goes next: the pure core, the Redis queue, and the settings both sides read."""
+"""Decisions, the queue in Redis, tasks and settings: what the API and the worker share."""
+
+if __name__ == "scheduler":  # a checkout on sys.path: the modules have one name each, `windrow.scheduler.*`
+    __path__ = []

@@ -1,17 +1,15 @@
-"""Windrow: batch inference on Flask, Celery and Redis. This package is what users import and type.
+"""Windrow: batch inference on Flask, Celery and Redis.
 
-``from windrow import Client`` loads neither torch nor Celery; `InferenceGateway` is loaded when it is asked for.
+Names are imported when they are first used: ``from windrow import Client`` loads neither torch nor Celery, and a worker
+process does not load the client.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from windrow import errors
-from windrow.client import Client
-from windrow.client_async import AsyncClient
-from windrow.prediction import Prediction
-from windrow.streaming import StreamEvent
-
 if TYPE_CHECKING:
+    from windrow import errors
+    from windrow.client import AsyncClient, Client, Prediction, StreamEvent
     from windrow.gateway import InferenceConfig, InferenceGateway
 
 __version__ = "0.1.0"
@@ -27,10 +25,20 @@ __all__ = [
     "errors",
 ]
 
+#: Public name -> the module that has it.
+_HOMES = {
+    "AsyncClient": "windrow.client",
+    "Client": "windrow.client",
+    "Prediction": "windrow.client",
+    "StreamEvent": "windrow.client",
+    "InferenceConfig": "windrow.gateway",
+    "InferenceGateway": "windrow.gateway",
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name in ("InferenceConfig", "InferenceGateway"):
-        from windrow import gateway
-
-        return getattr(gateway, name)
+    if name == "errors":
+        return import_module("windrow.errors")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

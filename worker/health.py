@@ -1,4 +1,4 @@
-"""``python -m worker.health worker@<host>``: exit 0 where that worker's resident loops make progress, else 1.
+"""``python -m windrow.worker.health worker@<host>``: exit 0 where that worker's resident loops make progress, else 1.
 
 `celery inspect ping` asks the parent process, which answers whatever its pool does. This asks Redis when a loop was
 last heard of, as ``/readyz`` does.
@@ -11,11 +11,11 @@ import sys
 
 from redis.exceptions import RedisError
 
-from scheduler.core.errors import WindrowError
-from scheduler.core.liveness import HEARD_WITHIN_S, describe_trouble
-from scheduler.queue import RedisQueue
-from scheduler.queue.connection import connect
-from scheduler.settings import Settings, load_settings
+from windrow.errors import WindrowError
+from windrow.scheduler.config.settings import Settings, load_settings
+from windrow.scheduler.connection.connect import connect
+from windrow.scheduler.core.heartbeats import HEARD_WITHIN_S, describe_trouble
+from windrow.scheduler.queue import RedisQueue
 
 
 def troubles_of(settings: Settings, worker: str) -> list[str]:
@@ -45,7 +45,9 @@ def troubles_of(settings: Settings, worker: str) -> list[str]:
 
 def main() -> int:
     """Print what is wrong and return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m worker.health", description="Is this worker making progress?")
+    parser = argparse.ArgumentParser(
+        prog="python -m windrow.worker.health", description="Is this worker making progress?"
+    )
     parser.add_argument("worker", help="the worker's node name, such as worker@host")
     worker = parser.parse_args().worker
     try:

@@ -1,4 +1,4 @@
-"""``python -m worker.tiny_llama``: make the weights of ``builtin:tiny-llama``, in about a minute on two cores.
+"""``python -m windrow.worker.tiny_llama``: make the weights of ``builtin:tiny-llama``, in about a minute on two cores.
 
 The same files give the same weights, up to how a machine rounds: seeded, on the CPU, cut into as many pieces on any.
 """
@@ -23,13 +23,14 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-from scheduler.builtin import builtin_cache, builtin_files
-from scheduler.core.errors import ModelUnusable
+from windrow.errors import ModelUnusable
+from windrow.scheduler.models.builtin import builtin_cache, builtin_files
 
 log = logging.getLogger(__name__)
 NAME = "tiny-llama"
 #: Each batch is cut into so many pieces, a thread each with torch's own threads switched off: beside other programs
-#: those would wait for each other, spinning (see `worker.engines.cores`). Fixed, since sums depend on the number.
+#: those would wait for each other, spinning (see `windrow.worker.engines.device.cores`). Fixed, since sums depend on
+#: the number.
 PIECES = 2
 LOG_EVERY_STEPS = 50
 

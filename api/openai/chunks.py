@@ -12,9 +12,9 @@ from typing import Any
 
 import orjson
 
-from api.openai.answers import Kind, chat_logprobs, completion_logprobs, usage
-from scheduler.core.errors import AttemptsExhausted
-from scheduler.queue.events import BEGINNING, OUTPUT, RESTART, START, Event, is_gap
+from windrow.api.openai.answers import Kind, chat_logprobs, completion_logprobs, usage
+from windrow.errors import AttemptsExhausted
+from windrow.scheduler.queue.events import BEGINNING, OUTPUT, RESTART, START, Event, is_gap
 
 Json = dict[str, Any]
 
@@ -51,7 +51,7 @@ class Chunks:
     """The chunks of one request's stream."""
 
     kind: Kind
-    #: What every chunk starts with; see `api.openai.answers.head`.
+    #: What every chunk starts with; see `windrow.api.openai.answers.head`.
     head: Json
     #: Number of the first choice among those of the whole call, and how many there are.
     first: int

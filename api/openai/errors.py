@@ -6,7 +6,7 @@ import re
 
 import orjson
 
-from scheduler.core import errors as core
+from windrow import errors as core
 
 #: The routes whose errors have OpenAI's body, and what those of one model start with.
 PATHS = frozenset({"/v1/embeddings", "/v1/completions", "/v1/chat/completions"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from scheduler.core.errors import InvalidInput
+from windrow.errors import InvalidInput
 
 #: They tell OpenAI about the caller, or are hints; leaving them aside changes no answer.
 HARMLESS = frozenset(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from scheduler.core.errors import InvalidInput
+from windrow.errors import InvalidInput
 
 #: How errors name an input: alone or by its index, and the member of it that is wrong.
 INPUT = re.compile(r"inputs?(?P<index>\.\d+)?(?:\.(?:prompt_ids|prompt|messages))?(?=[.:])")

@@ -12,22 +12,22 @@ import orjson
 from flask import Flask, Response, request
 from pydantic import BaseModel
 
-from api.body import read_object
-from api.hangup import has_hung_up
-from api.headers import parse_cancel_after
-from api.openai import answers
-from api.openai.answers import Kind
-from api.openai.fields import settle_fields
-from api.openai.names import FieldNames
-from api.openai.running import run_all
-from api.openai.schemas import ChatRequest, CompletionRequest, EmbeddingsRequest
-from api.openai.streaming import AnswerStream, StreamShape
-from api.service import Call, Service
-from api.tenants import current_tenant
-from scheduler.checks import parse
-from scheduler.core.errors import InvalidInput
-from scheduler.queue import Prediction
-from scheduler.tasks import TASKS
+from windrow.api.auth.tenants import current_tenant
+from windrow.api.http.body import read_object
+from windrow.api.http.hangup import has_hung_up
+from windrow.api.http.headers import parse_cancel_after
+from windrow.api.openai import answers
+from windrow.api.openai.answers import Kind
+from windrow.api.openai.fields import settle_fields
+from windrow.api.openai.names import FieldNames
+from windrow.api.openai.requests import run_all
+from windrow.api.openai.schemas import ChatRequest, CompletionRequest, EmbeddingsRequest
+from windrow.api.openai.streaming import AnswerStream, StreamShape
+from windrow.api.service import Call, Service
+from windrow.errors import InvalidInput
+from windrow.scheduler.queue import Prediction
+from windrow.scheduler.tasks import TASKS
+from windrow.scheduler.tasks.validation import parse
 
 #: Tasks that go on from a prompt.
 STREAMING = [name for name, task in TASKS.items() if task.streams]

@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from api.schemas import Priority
-from scheduler.checks import Strict
-from scheduler.tasks.embed import EmbedParameters
-from scheduler.tasks.generate import MAX_LOGPROBS, GenerateParameters, Message
+from windrow.api.routes.schemas import Priority
+from windrow.scheduler.tasks.embed import EmbedParameters
+from windrow.scheduler.tasks.generate import MAX_LOGPROBS, GenerateParameters, Message
+from windrow.scheduler.tasks.validation import Strict
 
 #: OpenAI's own default for completions.
 COMPLETION_TOKENS = 16

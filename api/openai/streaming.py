@@ -12,18 +12,18 @@ from typing import Any
 import orjson
 from redis.exceptions import RedisError
 
-from api.errors import describe
-from api.following import Follower
-from api.openai.answers import Kind, head
-from api.openai.chunks import Chunks, usage_chunk
-from api.openai.errors import openai_error, openai_status
-from api.openai.names import FieldNames
-from api.openai.running import cancel_all, require_running, succeeded
-from api.service import LOOK_S, Call, Service
-from api.waiting import Waiter
-from scheduler.core.errors import WindrowError
-from scheduler.queue import Prediction
-from scheduler.queue.events import BEGINNING
+from windrow.api.http.errors import describe
+from windrow.api.openai.answers import Kind, head
+from windrow.api.openai.chunks import Chunks, usage_chunk
+from windrow.api.openai.errors import openai_error, openai_status
+from windrow.api.openai.names import FieldNames
+from windrow.api.openai.requests import cancel_all, require_running, succeeded
+from windrow.api.service import LOOK_S, Call, Service
+from windrow.api.subscriptions.event_followers import Follower
+from windrow.api.subscriptions.waiters import Waiter
+from windrow.errors import WindrowError
+from windrow.scheduler.queue import Prediction
+from windrow.scheduler.queue.events import BEGINNING
 
 log = logging.getLogger("windrow.api")
 #: Between looks at several streams of one call, in seconds.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from scheduler.core.errors import WindrowError
+from windrow.errors import WindrowError
 
 
 @dataclass(frozen=True, slots=True)

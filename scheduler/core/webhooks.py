@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from scheduler.core.addresses import Address, Network, is_allowed
-from scheduler.core.errors import InvalidInput
+from windrow.errors import InvalidInput
+from windrow.scheduler.core.addresses import Address, Network, is_allowed
 
 MAX_URL_CHARACTERS = 2000
 #: Printable ASCII without the backslash, which some readers of URLs take for a slash.

@@ -48,7 +48,7 @@ class WindowLimits:
     max_batch_size: int
     max_batch_tokens: int
     max_wait_s: float
-    #: Whether ``max_wait_s`` is only a bound, and the wait itself is learnt: `scheduler.core.adaptive`.
+    #: Whether ``max_wait_s`` is only a bound, and the wait itself is learnt: `windrow.scheduler.core.learned_window`.
     is_learnt: bool = False
 
 
@@ -73,7 +73,8 @@ def decide_window(
     """Decide for a device that is free now and a row of ``waiting`` >= 1 requests with ``tokens`` in all.
 
     ``opened_s`` is the arrival of the row's first request. A busy device is not asked: the row simply grows. Without a
-    ``rate`` the window is used whole: its length was learnt, and knows of the company (`scheduler.core.adaptive`).
+    ``rate`` the window is used whole: its length was learnt, and knows of the company
+    (`windrow.scheduler.core.learned_window`).
     """
     if waiting >= limits.max_batch_size:
         return Close("size")

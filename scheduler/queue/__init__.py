@@ -1,8 +1,8 @@
 """The Redis data plane: `RedisQueue` and the Lua scripts behind it, one script per arrow of the path."""
 
-from scheduler.queue.keys import finished_channel, result_key
-from scheduler.queue.records import Claim, Claimed, DeadLetter, Ending, Prediction, Submission
-from scheduler.queue.redis_queue import RedisQueue
+from windrow.scheduler.queue.keys import finished_channel, result_key
+from windrow.scheduler.queue.records import Claim, Claimed, DeadLetter, Ending, Prediction, Submission
+from windrow.scheduler.queue.redis_queue import RedisQueue
 
 __all__ = [
     "Claim",

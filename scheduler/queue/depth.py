@@ -8,8 +8,8 @@ from typing import Any
 
 from redis import Redis
 
-from scheduler.core.liveness import HEARD_WITHIN_S
-from scheduler.queue.keys import queue_key
+from windrow.scheduler.core.heartbeats import HEARD_WITHIN_S
+from windrow.scheduler.queue.keys import queue_key
 
 
 @dataclass(frozen=True, slots=True)

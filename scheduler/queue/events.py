@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, cast
 from redis import Redis
 from redis.commands.core import Script
 
-from scheduler.queue.keys import KEY_NAMES, events_channel, events_key, queue_key
-from scheduler.queue.scripts import load_scripts
+from windrow.scheduler.queue.keys import KEY_NAMES, events_channel, events_key, queue_key
+from windrow.scheduler.queue.scripts import load_scripts
 
 START, RESTART, OUTPUT, METRIC = "start", "restart", "output", "metric"
 COMPLETED, ERROR = "completed", "error"

@@ -6,7 +6,7 @@ from typing import cast
 
 from redis import Redis
 
-from scheduler.core.errors import IdempotencyConflict
+from windrow.errors import IdempotencyConflict
 
 
 def find_first(redis: Redis, key: str, fingerprint: str) -> list[str] | None:

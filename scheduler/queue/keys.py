@@ -23,7 +23,7 @@ def result_key(id: str) -> str:
 
 
 def events_key(id: str) -> str:
-    """The event stream of a request that somebody follows; see `scheduler.queue.events`."""
+    """The event stream of a request that somebody follows; see `windrow.scheduler.queue.events`."""
     return f"windrow:events:{id}"
 
 

@@ -7,9 +7,9 @@ from typing import cast
 
 from redis import Redis
 
-from scheduler.queue.keys import KEY_NAMES, queue_key, result_key
-from scheduler.queue.records import Prediction, ended_prediction, waiting_prediction
-from scheduler.queue.scripts import source
+from windrow.scheduler.queue.keys import KEY_NAMES, queue_key, result_key
+from windrow.scheduler.queue.records import Prediction, ended_prediction, waiting_prediction
+from windrow.scheduler.queue.scripts import source
 
 
 def find_prediction(redis: Redis, models: Sequence[str], id: str) -> Prediction | None:

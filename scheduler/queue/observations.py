@@ -17,7 +17,7 @@ from typing import cast
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from scheduler.queue.keys import queue_key
+from windrow.scheduler.queue.keys import queue_key
 
 log = logging.getLogger(__name__)
 #: Upper bounds of the buckets, in seconds; what is above the last counts in one more.
@@ -42,7 +42,7 @@ BOUNDS: dict[str, tuple[float, ...]] = {
 }
 #: ``cached`` are those of the prompt that were not computed again.
 TOKEN_KINDS = ("prompt", "cached", "completion")
-#: Why the window of a row closed; see `scheduler.core.window`.
+#: Why the window of a row closed; see `windrow.scheduler.core.window`.
 CLOSED_BY = ("size", "tokens", "wait", "idle")
 
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from scheduler.core.errors import Canceled, DeadlineExceeded, NewerRecord, WindrowError
-from scheduler.core.outcomes import Done, Outcome
+from windrow.errors import Canceled, DeadlineExceeded, NewerRecord, WindrowError
+from windrow.scheduler.core.outcomes import Done, Outcome
 
 #: How the payload ends of a request that somebody follows.
 FOLLOWED = b',"stream":true}'
@@ -197,7 +197,7 @@ def encode_exception(error: WindrowError) -> bytes:
         {
             "exc_type": "TaskRevokedError" if revoked else type(error).__name__,
             "exc_message": [error.detail],
-            "exc_module": "celery.exceptions" if revoked else "scheduler.core.errors",
+            "exc_module": "celery.exceptions" if revoked else "windrow.errors",
         }
     )
 

@@ -11,17 +11,16 @@ import orjson
 from redis import Redis
 from redis.exceptions import ExecAbortError, OutOfMemoryError, RedisError
 
-from scheduler.core.admission import UNLIMITED, Quota
-from scheduler.core.errors import AttemptsExhausted, Canceled, DeadlineExceeded
-from scheduler.core.fairness import PRIORITY_WEIGHTS, flow_name
-from scheduler.core.outcomes import Failed
-from scheduler.core.retry import SUSPECT_AFTER, GiveUp, decide_retry
-from scheduler.queue.calls import Calls
-from scheduler.queue.clock import RedisClock
-from scheduler.queue.depth import Depth, read_depth
-from scheduler.queue.idempotency import conflict, idempotency_key
-from scheduler.queue.ids import make_id, shared_secret
-from scheduler.queue.keys import (
+from windrow.errors import AttemptsExhausted, Canceled, DeadlineExceeded
+from windrow.scheduler.connection.redis_clock import RedisClock
+from windrow.scheduler.core.admission import UNLIMITED, Quota
+from windrow.scheduler.core.fairness import PRIORITY_WEIGHTS, flow_name
+from windrow.scheduler.core.outcomes import Failed
+from windrow.scheduler.core.retry import SUSPECT_AFTER, GiveUp, decide_retry
+from windrow.scheduler.queue.depth import Depth, read_depth
+from windrow.scheduler.queue.idempotency import conflict, idempotency_key
+from windrow.scheduler.queue.ids import make_id, shared_secret
+from windrow.scheduler.queue.keys import (
     KEY_NAMES,
     MAX_REQUESTS_PER_CALL,
     canceled_channel,
@@ -30,9 +29,9 @@ from scheduler.queue.keys import (
     queue_key,
     result_key,
 )
-from scheduler.queue.lookup import find_prediction
-from scheduler.queue.observations import store_observations
-from scheduler.queue.records import (
+from windrow.scheduler.queue.lookup import find_prediction
+from windrow.scheduler.queue.observations import store_observations
+from windrow.scheduler.queue.records import (
     Claim,
     DeadLetter,
     Ending,
@@ -42,8 +41,9 @@ from scheduler.queue.records import (
     encode_outcome,
     parse_dead_letter,
 )
-from scheduler.queue.refusals import quota_arguments, refusal
-from scheduler.queue.wire import ClaimReply, encode_endings, encode_submissions
+from windrow.scheduler.queue.refusals import quota_arguments, refusal
+from windrow.scheduler.queue.script_calls import Calls
+from windrow.scheduler.queue.wire import ClaimReply, encode_endings, encode_submissions
 
 T = TypeVar("T")
 REAPED_PER_CALL = 500

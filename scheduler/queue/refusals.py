@@ -6,8 +6,8 @@ import math
 
 from redis.exceptions import OutOfMemoryError, RedisError
 
-from scheduler.core.admission import Quota
-from scheduler.core.errors import InvalidInput, QueueFull, QuotaExceeded
+from windrow.errors import InvalidInput, QueueFull, QuotaExceeded
+from windrow.scheduler.core.admission import Quota
 
 #: What stands in every error of a Redis that has reached its ``maxmemory``.
 FULL = "OOM command not allowed"

@@ -23,7 +23,7 @@ NAMES = frozenset({"submit", "overdue", "holders"}) | ALLOWED_WHEN_FULL
 @cache
 def source(name: str) -> str:
     """The code of one script with the key schema before it, bare of what is there for readers: some are sent often."""
-    folder = files("scheduler.queue") / "lua"
+    folder = files("windrow.scheduler.queue") / "lua"
     lines = [
         line.strip()
         for part in ("schema", name)

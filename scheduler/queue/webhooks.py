@@ -8,8 +8,8 @@ from typing import Any
 from redis import Redis
 from redis.commands.core import Script
 
-from scheduler.queue.keys import KEY_NAMES, queue_key
-from scheduler.queue.scripts import load_scripts
+from windrow.scheduler.queue.keys import KEY_NAMES, queue_key
+from windrow.scheduler.queue.scripts import load_scripts
 
 #: Hash id -> tries begun; of these scripts alone, so it is no part of the key schema before all of them.
 TRIES = "webhook_tries"

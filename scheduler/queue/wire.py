@@ -8,7 +8,16 @@ from datetime import UTC, datetime, timedelta
 from sys import byteorder
 from typing import Any
 
-from scheduler.queue.records import FOLLOWED, Claim, Claimed, Ending, Submission, encode_document, is_ours, parse_record
+from windrow.scheduler.queue.records import (
+    FOLLOWED,
+    Claim,
+    Claimed,
+    Ending,
+    Submission,
+    encode_document,
+    is_ours,
+    parse_record,
+)
 
 
 def encode_submissions(submissions: Sequence[Submission]) -> list[Any]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from scheduler.tasks.base import Parameters, Task, Text
-from scheduler.tasks.classify import CLASSIFY
-from scheduler.tasks.embed import EMBED
-from scheduler.tasks.generate import GENERATE
-from scheduler.tasks.rerank import RERANK
-from scheduler.tasks.token_classify import TOKEN_CLASSIFY
-from scheduler.tasks.upstream import UPSTREAM
-from scheduler.tasks.zero_shot import ZERO_SHOT
+from windrow.scheduler.tasks.base import Parameters, Task, Text
+from windrow.scheduler.tasks.classify import CLASSIFY
+from windrow.scheduler.tasks.embed import EMBED
+from windrow.scheduler.tasks.generate import GENERATE
+from windrow.scheduler.tasks.rerank import RERANK
+from windrow.scheduler.tasks.token_classify import TOKEN_CLASSIFY
+from windrow.scheduler.tasks.upstream import UPSTREAM
+from windrow.scheduler.tasks.zero_shot import ZERO_SHOT
 
 __all__ = ["TASKS", "Parameters", "Task", "Text"]
 

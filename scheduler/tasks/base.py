@@ -9,9 +9,10 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, Field
 
-from scheduler.checks import Strict, json_type, parse
-from scheduler.core.errors import InputTooLong, InvalidInput
-from scheduler.core.fairness import estimate_cost_tokens
+from windrow.errors import InputTooLong, InvalidInput
+from windrow.scheduler.core.fairness import estimate_cost_tokens
+from windrow.scheduler.core.json_types import json_type
+from windrow.scheduler.tasks.validation import Strict, parse
 
 #: What the model reads as one sequence of tokens: a text, or a pair of them.
 Text = str | tuple[str, str]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scheduler.tasks.base import Parameters, Task, Text, require_string
+from windrow.scheduler.tasks.base import Parameters, Task, Text, require_string
 
 
 class ClassifyParameters(Parameters):

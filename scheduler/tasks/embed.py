@@ -7,10 +7,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from scheduler.checks import Count
-from scheduler.core.errors import InvalidInput
-from scheduler.tasks.base import Parameters, Task, Text, require_string
-from scheduler.tasks.pooling import embedding_width
+from windrow.errors import InvalidInput
+from windrow.scheduler.tasks.base import Parameters, Task, Text, require_string
+from windrow.scheduler.tasks.pooling import embedding_width
+from windrow.scheduler.tasks.validation import Count
 
 
 class EmbedParameters(Parameters):

@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
-from scheduler.checks import Strict, parse, whole
-from scheduler.core.errors import TOO_LONG_ADVICE, InputTooLong, InvalidInput
-from scheduler.tasks.base import Parameters, Task, Text, require_characters
-from scheduler.tasks.schema_bounds import require_bounded
-from scheduler.tasks.schema_check import require_enforced
+from windrow.errors import TOO_LONG_ADVICE, InputTooLong, InvalidInput
+from windrow.scheduler.json_schema.bounds import require_bounded
+from windrow.scheduler.json_schema.check import require_enforced
+from windrow.scheduler.tasks.base import Parameters, Task, Text, require_characters
+from windrow.scheduler.tasks.validation import Strict, parse, whole
 
 #: New tokens where the request does not say, or what is left of the model's context.
 DEFAULT_MAX_TOKENS = 256

@@ -6,8 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from scheduler.core.errors import ModelUnusable
-from scheduler.model_files import read_modules, read_object
+from windrow.errors import ModelUnusable
+from windrow.scheduler.models.files import read_modules, read_object
 
 #: Key of 1_Pooling/config.json -> mode, in the order in which sentence-transformers concatenates them.
 POOLING_KEYS = {

@@ -6,9 +6,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from scheduler.checks import Count, Strict, json_type, parse
-from scheduler.core.errors import InvalidInput
-from scheduler.tasks.base import Parameters, Task, Text, require_characters
+from windrow.errors import InvalidInput
+from windrow.scheduler.core.json_types import json_type
+from windrow.scheduler.tasks.base import Parameters, Task, Text, require_characters
+from windrow.scheduler.tasks.validation import Count, Strict, parse
 
 MAX_DOCUMENTS = 1000
 

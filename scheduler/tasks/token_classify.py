@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from scheduler.tasks.base import Parameters, Task, Text, require_string
+from windrow.scheduler.tasks.base import Parameters, Task, Text, require_string
 
 Aggregation = Literal["none", "simple", "first", "average", "max"]
 

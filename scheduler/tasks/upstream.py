@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from scheduler.core.errors import InvalidInput
-from scheduler.tasks.base import Task, Text
-from scheduler.tasks.generate import GENERATE, GenerateParameters, Prompt
+from windrow.errors import InvalidInput
+from windrow.scheduler.tasks.base import Task, Text
+from windrow.scheduler.tasks.generate import GENERATE, GenerateParameters, Prompt
 
 
 def _texts(value: object, parameters: GenerateParameters, where: str) -> list[Text]:

@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from scheduler.core.errors import InvalidInput
-from scheduler.tasks.base import Parameters, Task, Text, require_characters, require_string
+from windrow.errors import InvalidInput
+from windrow.scheduler.tasks.base import Parameters, Task, Text, require_characters, require_string
 
 MAX_LABELS = 200
 #: Where the label goes.

@@ -8,9 +8,9 @@ import fakeredis
 import pytest
 from redis import Redis
 
-from scheduler.queue import RedisQueue
 from tests.support.backends import EMBEDDED, FAKE, NEWER, Servers
 from tests.support.queue_calls import MODEL
+from windrow.scheduler.queue import RedisQueue
 
 
 @pytest.fixture(scope="session")

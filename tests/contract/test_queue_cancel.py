@@ -3,10 +3,10 @@
 import pytest
 from redis import Redis
 
-from scheduler.queue import RedisQueue, finished_channel, result_key
-from scheduler.queue.keys import read_announcement
-from scheduler.queue.lookup import find_predictions
 from tests.support.queue_calls import MODEL, NO_LEASE_S, claim, finish, held, ids_of, status_of, submit
+from windrow.scheduler.queue import RedisQueue, finished_channel, result_key
+from windrow.scheduler.queue.keys import read_announcement
+from windrow.scheduler.queue.lookup import find_predictions
 
 
 def test_a_request_that_waits_is_canceled_and_never_claimed(queue: RedisQueue) -> None:

@@ -9,8 +9,8 @@ import pytest
 from redis import Redis
 from redis.exceptions import RedisError, TimeoutError
 
-from scheduler.queue import RedisQueue, redis_queue
 from tests.support.queue_calls import MODEL, NO_LEASE_S, claim, finish, held, ids_of, request, status_of, submit
+from windrow.scheduler.queue import RedisQueue, redis_queue
 
 
 def test_a_claim_takes_no_more_than_it_asked_for(queue: RedisQueue) -> None:

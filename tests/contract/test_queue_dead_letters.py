@@ -3,9 +3,9 @@
 import pytest
 from redis import Redis
 
-from scheduler.queue import RedisQueue
-from scheduler.queue.ids import is_issued, shared_secret
 from tests.support.queue_calls import MODEL, NO_LEASE_S, claim, finish, ids_of, status_of, submit
+from windrow.scheduler.queue import RedisQueue
+from windrow.scheduler.queue.ids import is_issued, shared_secret
 
 
 @pytest.fixture

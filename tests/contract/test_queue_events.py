@@ -6,12 +6,12 @@ import orjson
 import pytest
 from redis import Redis
 
-from scheduler.core.errors import ModelFailed
-from scheduler.core.outcomes import Done, Failed
-from scheduler.queue import Claimed, Ending, RedisQueue, Submission
-from scheduler.queue.events import BEGINNING, Entry, Event, EventStreams, is_gap, next_place, read_events
-from scheduler.queue.keys import canceled_channel, events_channel, events_key
 from tests.support.queue_calls import MODEL, NO_LEASE_S, PLENTY, claim, finish, held, reap_until, submit
+from windrow.errors import ModelFailed
+from windrow.scheduler.core.outcomes import Done, Failed
+from windrow.scheduler.queue import Claimed, Ending, RedisQueue, Submission
+from windrow.scheduler.queue.events import BEGINNING, Entry, Event, EventStreams, is_gap, next_place, read_events
+from windrow.scheduler.queue.keys import canceled_channel, events_channel, events_key
 
 
 def submit_streaming(queue: RedisQueue, *ids: str, deadline_s: float | None = None) -> None:
@@ -198,7 +198,7 @@ def test_a_stream_is_bounded_in_time_and_goes_with_the_result(redis: Redis, stre
 def test_a_stream_is_bounded_in_length_and_a_reader_that_is_behind_knows_it(
     queue: RedisQueue, streams: EventStreams, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scheduler.queue.events.KEPT_ENTRIES", 100)
+    monkeypatch.setattr("windrow.scheduler.queue.events.KEPT_ENTRIES", 100)
     submit_streaming(queue, "a")
     (one,) = claim(queue)
     start = begin(streams, one)

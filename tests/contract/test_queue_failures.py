@@ -6,8 +6,8 @@ import orjson
 import pytest
 from redis import Redis
 
-from scheduler.queue import RedisQueue
-from scheduler.queue.failures import FORGET_AFTER_S, read_failures, redis_now_s, tell_failure
+from windrow.scheduler.queue import RedisQueue
+from windrow.scheduler.queue.load_failures import FORGET_AFTER_S, read_failures, redis_now_s, tell_failure
 
 KEY = "windrow:m:failures"
 

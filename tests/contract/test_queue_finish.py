@@ -11,13 +11,13 @@ from celery.exceptions import TaskRevokedError
 from celery.result import AsyncResult
 from redis import Redis
 
-from scheduler.core.errors import ModelFailed, OutOfMemory
-from scheduler.core.outcomes import Done, Failed
-from scheduler.queue import Claimed, Ending, RedisQueue, finished_channel, result_key
-from scheduler.queue.keys import read_announcement
-from scheduler.queue.redis_queue import expired
 from tests.support.celery_caller import calling
 from tests.support.queue_calls import MODEL, claim, finish, ids_of, request, status_of, submit
+from windrow.errors import ModelFailed, OutOfMemory
+from windrow.scheduler.core.outcomes import Done, Failed
+from windrow.scheduler.queue import Claimed, Ending, RedisQueue, finished_channel, result_key
+from windrow.scheduler.queue.keys import read_announcement
+from windrow.scheduler.queue.redis_queue import expired
 
 
 class Ear:

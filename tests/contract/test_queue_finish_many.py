@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from scheduler.core.outcomes import Done
-from scheduler.queue import Claimed, Ending, RedisQueue, finished_channel, result_key
-from scheduler.queue.keys import read_announcement
-from scheduler.queue.redis_queue import FEW_ENDINGS
 from tests.support.queue_calls import MODEL, claim, finish, held, ids_of, status_of, submit
+from windrow.scheduler.core.outcomes import Done
+from windrow.scheduler.queue import Claimed, Ending, RedisQueue, finished_channel, result_key
+from windrow.scheduler.queue.keys import read_announcement
+from windrow.scheduler.queue.redis_queue import FEW_ENDINGS
 
 COUNT = FEW_ENDINGS + 3
 IDS = [f"r{number:02}" for number in range(COUNT)]

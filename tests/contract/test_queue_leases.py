@@ -3,8 +3,6 @@
 import pytest
 from redis import Redis
 
-from scheduler.core.outcomes import Done
-from scheduler.queue import Ending, RedisQueue, finished_channel, result_key
 from tests.support.queue_calls import (
     LEASE_S,
     MODEL,
@@ -17,6 +15,8 @@ from tests.support.queue_calls import (
     status_of,
     submit,
 )
+from windrow.scheduler.core.outcomes import Done
+from windrow.scheduler.queue import Ending, RedisQueue, finished_channel, result_key
 
 SHORT_S = 0.02
 

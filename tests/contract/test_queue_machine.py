@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from redis import Redis
 
-from scheduler.core.errors import ModelFailed
-from scheduler.core.fairness import PRIORITY_WEIGHTS, finish_tag, flow_name
-from scheduler.core.outcomes import Done, Failed
-from scheduler.core.retry import SUSPECT_AFTER
-from scheduler.queue import Claimed, Ending, RedisQueue, redis_queue
-from scheduler.queue.redis_queue import FEW_ENDINGS
 from tests.support.backends import EMBEDDED, Servers
 from tests.support.queue_calls import LEASE_S, MODEL, NO_LEASE_S, held, ids_of, request, submit
+from windrow.errors import ModelFailed
+from windrow.scheduler.core.fairness import PRIORITY_WEIGHTS, finish_tag, flow_name
+from windrow.scheduler.core.outcomes import Done, Failed
+from windrow.scheduler.core.retry import SUSPECT_AFTER
+from windrow.scheduler.queue import Claimed, Ending, RedisQueue, redis_queue
+from windrow.scheduler.queue.redis_queue import FEW_ENDINGS
 
 MAX_ATTEMPTS = 4
 FLOWS = [("acme", "high"), ("acme", "low"), ("zeta", "high")]

@@ -6,7 +6,6 @@ import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
-from scheduler.queue import Claimed, RedisQueue, Submission
 from tests.support.queue_calls import (
     LEASE_S,
     MODEL,
@@ -20,6 +19,7 @@ from tests.support.queue_calls import (
     status_of,
     submit,
 )
+from windrow.scheduler.queue import Claimed, RedisQueue, Submission
 
 
 @pytest.fixture

@@ -3,10 +3,10 @@
 import pytest
 from redis import Redis
 
-from scheduler.core.admission import Quota
-from scheduler.core.errors import InvalidInput, QuotaExceeded
-from scheduler.queue import RedisQueue
 from tests.support.queue_calls import MODEL, claim, finish, held, request, submit
+from windrow.errors import InvalidInput, QuotaExceeded
+from windrow.scheduler.core.admission import Quota
+from windrow.scheduler.queue import RedisQueue
 
 SIZE = len(request("a").payload)
 

@@ -3,11 +3,6 @@
 import pytest
 from redis import Redis
 
-from scheduler.core.errors import ModelFailed
-from scheduler.core.outcomes import Done, Failed
-from scheduler.queue import Ending, RedisQueue
-from scheduler.queue.ids import is_issued, make_id, shared_secret
-from scheduler.queue.lookup import find_prediction, find_predictions
 from tests.support.queue_calls import (
     MODEL,
     NO_LEASE_S,
@@ -19,6 +14,11 @@ from tests.support.queue_calls import (
     status_of,
     submit,
 )
+from windrow.errors import ModelFailed
+from windrow.scheduler.core.outcomes import Done, Failed
+from windrow.scheduler.queue import Ending, RedisQueue
+from windrow.scheduler.queue.ids import is_issued, make_id, shared_secret
+from windrow.scheduler.queue.lookup import find_prediction, find_predictions
 
 #: Keys without a TTL that a queue keeps after everything has ended, and what bounds each.
 KEPT = {

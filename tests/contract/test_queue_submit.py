@@ -3,12 +3,12 @@
 import pytest
 from redis import Redis
 
-from scheduler.core.errors import IdempotencyConflict, QueueFull
-from scheduler.core.fairness import PRIORITY_WEIGHTS, finish_tag
-from scheduler.core.outcomes import Done
-from scheduler.queue import Ending, RedisQueue
-from scheduler.queue.keys import MAX_REQUESTS_PER_CALL
 from tests.support.queue_calls import MODEL, claim, finish, ids_of, request, status_of, submit
+from windrow.errors import IdempotencyConflict, QueueFull
+from windrow.scheduler.core.fairness import PRIORITY_WEIGHTS, finish_tag
+from windrow.scheduler.core.outcomes import Done
+from windrow.scheduler.queue import Ending, RedisQueue
+from windrow.scheduler.queue.keys import MAX_REQUESTS_PER_CALL
 
 
 def test_a_request_that_was_submitted_can_be_claimed(queue: RedisQueue) -> None:

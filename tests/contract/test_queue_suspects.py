@@ -3,8 +3,8 @@
 import pytest
 from redis import Redis
 
-from scheduler.queue import RedisQueue
 from tests.support.queue_calls import LEASE_S, MODEL, NO_LEASE_S, claim, finish, held, ids_of, status_of, submit
+from windrow.scheduler.queue import RedisQueue
 
 
 @pytest.fixture

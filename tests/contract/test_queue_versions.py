@@ -3,9 +3,9 @@
 import pytest
 from redis import Redis
 
-from scheduler.core.errors import NewerRecord
-from scheduler.queue import RedisQueue
 from tests.support.queue_calls import MODEL, NO_LEASE_S, claim, ids_of, submit
+from windrow.errors import NewerRecord
+from windrow.scheduler.queue import RedisQueue
 
 STRANGE = "4|something else"
 

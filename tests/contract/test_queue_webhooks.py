@@ -3,8 +3,8 @@
 import pytest
 from redis import Redis
 
-from scheduler.queue import RedisQueue
 from tests.support.queue_calls import MODEL, NO_LEASE_S, claim, finish, reap_until, request, status_of
+from windrow.scheduler.queue import RedisQueue
 
 URL = "https://example.com/hook"
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from redis import Redis
 
-from scheduler.queue import RedisQueue
-from scheduler.queue.webhooks import Outbox
 from tests.support.queue_calls import MODEL, NO_LEASE_S, PLENTY, claim, finish, reap_until, request, status_of
+from windrow.scheduler.queue import RedisQueue
+from windrow.scheduler.queue.webhooks import Outbox
 
 URL = "https://receiver.example/hook"
 VISIBLE_S = 60.0

@@ -12,10 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from scheduler.builtin import builtin_cache
 from windrow import Client
-from windrow.embedded import free_port
-from worker.tiny_llama import train
+from windrow.scheduler.models.builtin import builtin_cache
+from windrow.stack.embedded_redis import free_port
+from windrow.worker.tiny_llama import train
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 

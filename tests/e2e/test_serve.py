@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from windrow import Client
-from windrow.embedded import free_port
 from windrow.errors import RequestRefused
+from windrow.stack.embedded_redis import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from windrow.bench.faults.report import Report
+from benchmarks.faults.report import Report
 from windrow.bench.programs import Check
 
 Hold = Callable[[Report], None]

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from scheduler.core.outcomes import Done
-from scheduler.queue import Claimed, Ending
-from windrow.bench.faults.checker import Checker
-from windrow.bench.faults.engine import known_answer
-from windrow.bench.faults.report import Report
+from benchmarks.faults.checker import Checker
+from benchmarks.faults.engine import known_answer
+from benchmarks.faults.report import Report
+from windrow.scheduler.core.outcomes import Done
+from windrow.scheduler.queue import Claimed, Ending
 
 pytestmark = pytest.mark.faults
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.faults.clock import SHIFT_VARIABLE
+from benchmarks.faults.clocks import shift_clocks
 from tests.faults.conftest import Hold
-from windrow.bench.faults.clock import SHIFT_VARIABLE
-from windrow.bench.faults.clocks import shift_clocks
 from windrow.bench.programs import Check
 
 pytestmark = pytest.mark.faults
@@ -28,7 +28,7 @@ def test_nothing_expires_early_or_late_where_clocks_are_wrong(
 def test_a_process_with_a_shifted_clock_does_read_another_time() -> None:
     code = (
         "import time; t = time.time(); m = time.monotonic()\n"
-        "from windrow.bench.faults.clock import shift_as_asked; shift_as_asked()\n"
+        "from benchmarks.faults.clock import shift_as_asked; shift_as_asked()\n"
         "from datetime import UTC, datetime\n"
         "shifts = time.time() - t, time.time_ns() / 1e9 - t, datetime.now(UTC).timestamp() - t, time.monotonic() - m\n"
         "print(*[round(shift / 60) for shift in shifts], isinstance(datetime.now(), datetime))"

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.faults.barriers import BARRIERS
+from benchmarks.faults.kills import VICTIMS, kill_workers
+from benchmarks.faults.redis_kills import cut_power, kill_redis
 from tests.faults.conftest import Hold
-from windrow.bench.faults.barriers import BARRIERS
-from windrow.bench.faults.kills import VICTIMS, kill_workers
-from windrow.bench.faults.redis_kills import cut_power, kill_redis
 from windrow.bench.programs import Check
 
 pytestmark = pytest.mark.faults

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.faults.fairness import flood_of_high, order_of_service
+from benchmarks.faults.overload import overload
+from benchmarks.faults.rolling import restart_all
 from tests.faults.conftest import Hold
-from windrow.bench.faults.fairness import flood_of_high, order_of_service
-from windrow.bench.faults.overload import overload
-from windrow.bench.faults.rolling import restart_all
 from windrow.bench.programs import Check
 
 pytestmark = pytest.mark.faults

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.faults.partitions import fall_silent, leave_half_open
+from benchmarks.faults.races import race_finishers
 from tests.faults.conftest import Hold
-from windrow.bench.faults.partitions import fall_silent, leave_half_open
-from windrow.bench.faults.races import race_finishers
 from windrow.bench.programs import Check
 
 pytestmark = pytest.mark.faults

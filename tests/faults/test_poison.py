@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.faults.poison import KINDS, poison_row
 from tests.faults.conftest import Hold
-from windrow.bench.faults.poison import KINDS, poison_row
 from windrow.bench.programs import Check
 
 pytestmark = pytest.mark.faults

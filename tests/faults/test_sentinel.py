@@ -14,10 +14,6 @@ from redis import Redis
 from redis.connection import ConnectionPool
 from redis.exceptions import ConnectionError, RedisError
 
-from scheduler.core.outcomes import Done
-from scheduler.queue import Ending, RedisQueue
-from scheduler.queue.connection import connect
-from scheduler.queue.sentinel import MasterConnection
 from tests.support.api_client import ApiClient
 from tests.support.api_fixtures import NewClient
 from tests.support.backends import EMBEDDED, NEWER, binary_of
@@ -26,7 +22,11 @@ from tests.support.queue_calls import ids_of, submit
 from tests.support.redis_server import RedisServer
 from tests.support.sentinels import SERVICE, Watched
 from tests.support.worker_process import WorkerProcess, until
-from worker.broker import celery_connection
+from windrow.scheduler.connection.connect import connect
+from windrow.scheduler.connection.sentinel import MasterConnection
+from windrow.scheduler.core.outcomes import Done
+from windrow.scheduler.queue import Ending, RedisQueue
+from windrow.worker.celery.broker import celery_connection
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.faults.strangers import put_pickles, share_with_newer
 from tests.faults.conftest import Hold
-from windrow.bench.faults.strangers import put_pickles, share_with_newer
 from windrow.bench.programs import Check
 
 pytestmark = pytest.mark.faults

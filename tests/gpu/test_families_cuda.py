@@ -11,8 +11,6 @@ import torch
 import transformers
 from packaging.version import Version
 
-from scheduler.core.planning import Batch, plan_batches
-from scheduler.settings import ModelSettings
 from tests.support.tiny_models import (
     BUCKETS,
     FAMILIES,
@@ -25,7 +23,9 @@ from tests.support.tiny_models import (
     run_tokens,
     token_ids,
 )
-from worker.engines.loading import batch_limits, load_engine
+from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.core.planning import Batch, plan_batches
+from windrow.worker.engines.loading import batch_limits, load_engine
 
 pytestmark = [
     pytest.mark.gpu,

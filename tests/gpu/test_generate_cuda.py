@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from scheduler.settings import ModelSettings
 from tests.support.steps import drive, ready
 from tests.support.tiny_llama import save_tiny_llama
-from worker.engines.loading import load_engine
-from worker.engines.weights import load_weights
-from worker.generation.cache import CacheShape, PagedCache
-from worker.generation.engine import GenerateEngine
+from windrow.scheduler.config.settings import ModelSettings
+from windrow.worker.engines.device.weights import load_weights
+from windrow.worker.engines.generation.engine import GenerateEngine
+from windrow.worker.engines.generation.kv_cache import CacheShape, PagedCache
+from windrow.worker.engines.loading import load_engine
 
 pytestmark = [
     pytest.mark.gpu,
@@ -34,9 +34,9 @@ def random_heads(heads: int, tokens: int, head_dim: int, dtype: torch.dtype) -> 
 def test_kernels_attend_as_sdpa_does(
     heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, tolerance: float
 ) -> None:
-    from worker.generation.attention import DecodeLayout, ReadLayout
-    from worker.generation.cuda import DecodeKernels, ReadKernels
-    from worker.generation.kernels import READ_BLOCK
+    from windrow.worker.engines.generation.attention import DecodeLayout, ReadLayout
+    from windrow.worker.engines.generation.cuda import DecodeKernels, ReadKernels
+    from windrow.worker.engines.generation.kernels import READ_BLOCK
 
     torch.manual_seed(0)
     device = torch.device("cuda")

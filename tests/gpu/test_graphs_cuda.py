@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from scheduler.core.planning import Batch, plan_batches, token_rungs
-from scheduler.settings import ModelSettings
-from worker.engines.base import Engine
-from worker.engines.loading import batch_limits, load_engine
+from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.core.planning import Batch, plan_batches, token_rungs
+from windrow.worker.engines.base import Engine
+from windrow.worker.engines.loading import batch_limits, load_engine
 
 pytestmark = [
     pytest.mark.gpu,

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from scheduler.lab.fitting import fit_steps
-from scheduler.settings import ModelSettings
 from tests.support.tiny_llama import VOCABULARY, save_tiny_llama
-from windrow.lab.step_timing import runs_of
-from windrow.lab.step_tuning import Rig, time_steps
-from worker.engines.loading import load_engine
+from windrow.lab.measure.fitting import fit_steps
+from windrow.lab.tune.step_timing import runs_of
+from windrow.lab.tune.steps import Rig, time_steps
+from windrow.scheduler.config.settings import ModelSettings
+from windrow.worker.engines.loading import load_engine
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from scheduler.core.planning import plan_batches
-from scheduler.settings import ModelSettings
-from worker.engines.base import Engine
-from worker.engines.loading import batch_limits, load_engine
+from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.core.planning import plan_batches
+from windrow.worker.engines.base import Engine
+from windrow.worker.engines.loading import batch_limits, load_engine
 
 pytestmark = [
     pytest.mark.gpu,
@@ -81,5 +81,5 @@ def test_importing_the_engines_leaves_cuda_alone() -> None:
     import subprocess
     import sys
 
-    code = "import torch, worker.engines.loading; print(torch.cuda.is_initialized())"
+    code = "import torch, windrow.worker.engines.loading; print(torch.cuda.is_initialized())"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"

@@ -13,10 +13,10 @@ import torch
 from celery import Celery
 from redis import Redis
 
-from scheduler.queue import RedisQueue, Submission
 from tests.support.redis_server import RedisServer
 from tests.support.tiny_tasks import save_scorer
 from tests.support.worker_process import WorkerProcess, until
+from windrow.scheduler.queue import RedisQueue, Submission
 
 pytestmark = [
     pytest.mark.gpu,

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.support.tiny_tasks import WORDS, answers, save_scorer, save_tagger, settings
-from worker.engines.loading import load_engine
+from windrow.worker.engines.loading import load_engine
 
 pytestmark = [
     pytest.mark.gpu,

@@ -12,14 +12,14 @@ import httpx
 import pytest
 from redis import Redis
 
-from scheduler.queue import RedisQueue
-from scheduler.queue.keys import events_key
 from tests.support.api_server import start_api
 from tests.support.redis_server import RedisServer
 from tests.support.step_worker import StepWorker
 from tests.support.worker_process import until
 from windrow import Client, StreamEvent
-from windrow.streaming import EventParser
+from windrow.client.event_stream import EventParser
+from windrow.scheduler.queue import RedisQueue
+from windrow.scheduler.queue.keys import events_key
 
 pytestmark = pytest.mark.integration
 

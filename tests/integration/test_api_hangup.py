@@ -9,11 +9,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from scheduler.queue import RedisQueue
 from tests.support.api_server import GOOD, Wire, head, start_api
 from tests.support.fake_worker import FakeWorker
 from tests.support.redis_server import RedisServer
 from tests.support.worker_process import until
+from windrow.scheduler.queue import RedisQueue
 
 pytestmark = pytest.mark.integration
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from api.keys import hash_key, make_key
 from tests.support.api_server import start_api
 from tests.support.fake_worker import FakeWorker
 from tests.support.redis_server import RedisServer
 from tests.support.worker_process import until
+from windrow.api.auth.keys import hash_key, make_key
 
 pytestmark = pytest.mark.integration
 

@@ -4,14 +4,14 @@ import orjson
 import pytest
 from redis import Redis
 
-from api import create_app
-from scheduler.core.errors import ModelFailed
-from scheduler.core.outcomes import Done, Failed, Outcome
-from scheduler.queue.failures import tell_failure
-from scheduler.queue.observations import Observations
 from tests.support.api_client import ApiClient, assert_problem
 from tests.support.api_fixtures import NewClient, make_settings
 from tests.support.fake_worker import FakeWorker
+from windrow.api import create_app
+from windrow.errors import ModelFailed
+from windrow.scheduler.core.outcomes import Done, Failed, Outcome
+from windrow.scheduler.queue.load_failures import tell_failure
+from windrow.scheduler.queue.observations import Observations
 
 pytestmark = pytest.mark.integration
 

@@ -7,13 +7,14 @@ import orjson
 import pytest
 from redis import Redis
 
-from api import service, tenants
-from scheduler.core.errors import ModelFailed
-from scheduler.core.outcomes import Done, Failed
-from scheduler.queue import Ending, Submission, result_key
 from tests.support.api_client import ApiClient, assert_problem
 from tests.support.api_fixtures import NewClient
 from tests.support.fake_worker import FakeWorker
+from windrow.api import service
+from windrow.api.auth import tenants
+from windrow.errors import ModelFailed
+from windrow.scheduler.core.outcomes import Done, Failed
+from windrow.scheduler.queue import Ending, Submission, result_key
 
 pytestmark = pytest.mark.integration
 
@@ -251,13 +252,13 @@ def test_an_issued_id_whose_result_is_gone_is_410(client: ApiClient, redis_clien
 def test_a_prediction_of_another_tenant_is_404(client: ApiClient, monkeypatch: pytest.MonkeyPatch) -> None:
     ended = client.predict(headers={"Prefer": "wait=20"}).json["id"]
     queued = client.predict().json["id"]
-    monkeypatch.setattr("api.predictions.current_tenant", lambda: "somebody-else")
+    monkeypatch.setattr("windrow.api.routes.predictions.current_tenant", lambda: "somebody-else")
     for id in (ended, queued):
         assert_problem(client.get(f"/v1/predictions/{id}"), 404, "unknown_prediction")
         assert_problem(client.post(f"/v1/predictions/{id}/cancel"), 404, "unknown_prediction")
     headers = {"Idempotency-Key": "one"}
     theirs = client.predict("text", headers=headers).json["id"]
-    monkeypatch.setattr("api.predictions.current_tenant", tenants.current_tenant)
+    monkeypatch.setattr("windrow.api.routes.predictions.current_tenant", tenants.current_tenant)
     assert client.predict("another text", headers=headers).json["id"] != theirs
 
 

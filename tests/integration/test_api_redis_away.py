@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from api import create_app
-from scheduler.core.outcomes import Done
 from tests.support.api_client import ApiClient, assert_problem
 from tests.support.api_fixtures import NewClient, make_settings
 from tests.support.fake_worker import FakeWorker
 from tests.support.redis_server import RedisServer
+from windrow.api import create_app
+from windrow.scheduler.core.outcomes import Done
 
 pytestmark = pytest.mark.integration
 

@@ -12,12 +12,12 @@ from schemathesis import Case, GenerationMode
 from schemathesis.schemas import BaseSchema
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from api import create_app
-from api.keys import hash_key, make_key
-from api.openapi import document
 from tests.support.api_fixtures import make_settings
 from tests.support.fake_worker import FakeWorker
 from tests.support.redis_server import RedisServer
+from windrow.api import create_app
+from windrow.api.auth.keys import hash_key, make_key
+from windrow.api.routes.openapi import document
 
 pytestmark = pytest.mark.integration
 

@@ -11,10 +11,10 @@ from contextlib import suppress
 
 import pytest
 
-from scheduler.queue import RedisQueue
 from tests.support.api_server import GOOD, Connect, Wire, head, start_api
 from tests.support.fake_worker import FakeWorker
 from tests.support.redis_server import RedisServer
+from windrow.scheduler.queue import RedisQueue
 
 pytestmark = pytest.mark.integration
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from scheduler.core.outcomes import Done
 from tests.support.api_client import ApiClient, assert_problem
 from tests.support.api_fixtures import NewClient
 from tests.support.fake_worker import FakeWorker
+from windrow.scheduler.core.outcomes import Done
 
 pytestmark = pytest.mark.integration
 

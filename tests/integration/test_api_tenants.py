@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from api import create_app, service
-from api.keys import hash_key, make_key
-from api.openai.errors import is_openai_path
-from api.openapi import document
-from api.tenants import OPEN_ENDPOINTS
 from tests.support.api_client import ApiClient, assert_openai_error, assert_problem
 from tests.support.api_fixtures import NewClient, make_settings
 from tests.support.fake_worker import FakeWorker
+from windrow.api import create_app, service
+from windrow.api.auth.keys import hash_key, make_key
+from windrow.api.auth.tenants import OPEN_ENDPOINTS
+from windrow.api.openai.errors import is_openai_path
+from windrow.api.routes.openapi import document
 
 pytestmark = pytest.mark.integration
 

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from api import create_app
-from api.waiting import Waiters
-from scheduler.core.outcomes import Done
-from scheduler.queue import RedisQueue, Submission, finished_channel
 from tests.support.api_client import ApiClient
 from tests.support.api_fixtures import make_settings
 from tests.support.fake_worker import FakeWorker
 from tests.support.redis_server import RedisServer
+from windrow.api import create_app
+from windrow.api.subscriptions.waiters import Waiters
+from windrow.scheduler.core.outcomes import Done
+from windrow.scheduler.queue import RedisQueue, Submission, finished_channel
 
 pytestmark = pytest.mark.integration
 

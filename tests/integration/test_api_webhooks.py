@@ -6,10 +6,10 @@ from hashlib import sha256
 import pytest
 from redis import Redis
 
-from scheduler.queue.webhooks import Outbox
 from tests.support.api_client import GOOD, ApiClient, assert_problem
 from tests.support.api_fixtures import NewClient
 from tests.support.fake_worker import FakeWorker
+from windrow.scheduler.queue.webhooks import Outbox
 
 pytestmark = pytest.mark.integration
 

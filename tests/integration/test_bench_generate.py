@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.generate.queue import SHARES, Served, run_generate_queue
 from windrow.bench.generate_model import make_load
-from windrow.bench.generate_queue import SHARES, Served, run_generate_queue
 
 
 def served(steps: list[tuple[float, int]], ended_s: list[float] | None = None) -> Served:

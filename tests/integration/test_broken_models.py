@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from scheduler.core.errors import ModelUnusable
-from scheduler.settings import ModelSettings
 from tests.support.tiny_models import FAMILIES, save_model
-from worker.engines.loading import load_engine
+from windrow.errors import ModelUnusable
+from windrow.scheduler.config.settings import ModelSettings
+from windrow.worker.engines.loading import load_engine
 
 pytestmark = pytest.mark.integration
 

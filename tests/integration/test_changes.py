@@ -12,22 +12,22 @@ import orjson
 import pytest
 from redis import Redis
 
-from scheduler.core.errors import ModelUnusable
-from scheduler.core.planning import BatchLimits
-from scheduler.queue import Prediction, RedisQueue, Submission
-from scheduler.settings import ModelSettings
 from tests.support.named_engine import NamedEngine
 from tests.support.tiny_llama import save_tiny_llama
 from tests.support.word_engine import WordEngine
 from tests.support.worker_process import until
-from worker import orders
-from worker.changes import Changes
-from worker.engines.base import Engine, StepEngine
-from worker.holder import Holder
-from worker.lane import Lane
-from worker.orders import Batching, Orders, read_orders
-from worker.resident import Resident
-from worker.step_lane import StepLane
+from windrow.errors import ModelUnusable
+from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.core.planning import BatchLimits
+from windrow.scheduler.queue import Prediction, RedisQueue, Submission
+from windrow.worker.batches.batch_loop import Resident
+from windrow.worker.batches.batch_model import Lane
+from windrow.worker.engines.base import Engine, StepEngine
+from windrow.worker.leases.leases import Holder
+from windrow.worker.process import model_requests as orders
+from windrow.worker.process.model_changes import Changes
+from windrow.worker.process.model_requests import Batching, Orders, read_orders
+from windrow.worker.steps.step_model import StepLane
 
 pytestmark = pytest.mark.integration
 LIMITS = BatchLimits(4, 1000)
@@ -150,7 +150,7 @@ def test_answers_that_have_begun_are_ended_by_the_model_that_began_them(
 def test_new_weights_on_disk_answer_once_they_are_loaded(
     start: Callable[..., Site], redis_client: Redis, tmp_path: Path
 ) -> None:
-    from worker.engines.loading import load_anew, load_engine
+    from windrow.worker.engines.loading import load_anew, load_engine
 
     for seed in (0, 1):
         save_tiny_llama(tmp_path / str(seed), seed=seed)

@@ -10,12 +10,12 @@ from click.testing import Result
 from redis import Redis
 from typer.testing import CliRunner
 
-from scheduler.queue import RedisQueue, Submission
-from scheduler.queue.ids import is_issued, shared_secret
 from tests.support.acl import acl_server, role_url
 from tests.support.queue_calls import NO_LEASE_S, PLENTY, claim, reap_until, status_of
 from tests.support.redis_server import free_port
 from windrow.cli.app import app
+from windrow.scheduler.queue import RedisQueue, Submission
+from windrow.scheduler.queue.ids import is_issued, shared_secret
 
 pytestmark = pytest.mark.integration
 

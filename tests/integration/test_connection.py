@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 from redis.exceptions import ConnectionError
 
-from scheduler.queue.connection import connect, keepalive_options
 from tests.support.redis_server import RedisServer
+from windrow.scheduler.connection.connect import connect, keepalive_options
 
 pytestmark = pytest.mark.integration
 

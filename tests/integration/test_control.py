@@ -15,9 +15,9 @@ import pytest
 from celery import Celery
 from redis import Redis
 
-from scheduler.queue import RedisQueue, Submission
 from tests.support.redis_server import RedisServer
 from tests.support.worker_process import ROOT, WorkerProcess, until
+from windrow.scheduler.queue import RedisQueue, Submission
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 NODE = f"test@{socket.gethostname()}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from scheduler.settings import ModelSettings
 from tests.support.tiny_models import (
     BUCKETS,
     FAMILIES,
@@ -16,7 +15,8 @@ from tests.support.tiny_models import (
     run_tokens,
     token_ids,
 )
-from worker.engines.loading import load_engine
+from windrow.scheduler.config.settings import ModelSettings
+from windrow.worker.engines.loading import load_engine
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

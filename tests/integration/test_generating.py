@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from scheduler.core.fairness import PRIORITY_WEIGHTS
-from scheduler.queue import Prediction, RedisQueue, Submission
-from scheduler.queue.events import BEGINNING, Event, read_events
-from scheduler.queue.observations import read_observations
-from scheduler.queue.records import encode_call
 from tests.support.queue_calls import MODEL, PLENTY, status_of
 from tests.support.redis_server import RedisServer, find_embedded_server
 from tests.support.step_worker import StepWorker
 from tests.support.word_engine import WordEngine
 from tests.support.worker_process import until
+from windrow.scheduler.core.fairness import PRIORITY_WEIGHTS
+from windrow.scheduler.queue import Prediction, RedisQueue, Submission
+from windrow.scheduler.queue.events import BEGINNING, Event, read_events
+from windrow.scheduler.queue.observations import read_observations
+from windrow.scheduler.queue.records import encode_call
 
 pytestmark = pytest.mark.integration
 

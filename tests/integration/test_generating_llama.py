@@ -10,17 +10,17 @@ import orjson
 import pytest
 from redis import Redis
 
-from scheduler.queue import Prediction, Submission
-from scheduler.queue.events import BEGINNING, read_events
-from scheduler.queue.records import encode_call
-from scheduler.settings import ModelSettings
 from tests.support.queue_calls import PLENTY
 from tests.support.redis_server import RedisServer
 from tests.support.step_worker import StepWorker
 from tests.support.tiny_llama import save_tiny_llama
 from tests.support.worker_process import until
-from worker.engines.loading import load_engine
-from worker.generation.engine import GenerateEngine
+from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.queue import Prediction, Submission
+from windrow.scheduler.queue.events import BEGINNING, read_events
+from windrow.scheduler.queue.records import encode_call
+from windrow.worker.engines.generation.engine import GenerateEngine
+from windrow.worker.engines.loading import load_engine
 
 pytestmark = pytest.mark.integration
 

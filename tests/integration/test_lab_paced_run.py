@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.core.planning import BatchLimits
-from scheduler.lab.cost import CostModel, PassCost
-from scheduler.lab.device import Policy
-from scheduler.lab.recording import read_recording, write_recording
-from scheduler.lab.simulation import simulate
-from windrow.bench.paced import record_paced
-from windrow.lab.overlay import compare
+from windrow.bench.record.paced import record_paced
+from windrow.lab.measure.cost import CostModel, PassCost
+from windrow.lab.measure.recording import read_recording, write_recording
+from windrow.lab.report.overlay import compare
+from windrow.lab.simulate.device import Policy
+from windrow.lab.simulate.simulation import simulate
+from windrow.scheduler.core.planning import BatchLimits
 
 pytestmark = pytest.mark.integration
 

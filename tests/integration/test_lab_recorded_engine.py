@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from scheduler.lab.recording import read_recording
-from scheduler.lab.step_recording import read_generation
-from scheduler.settings import DEFAULT_MODELS
 from tests.support.tiny_llama import save_tiny_llama
 from windrow.cli.app import app
+from windrow.lab.measure.recording import read_recording
+from windrow.lab.measure.step_recording import read_generation
+from windrow.scheduler.config.settings import DEFAULT_MODELS
 
 pytestmark = pytest.mark.integration
 

@@ -19,11 +19,11 @@ from celery import Celery
 from kombu import Exchange
 from redis import Redis
 
-from api.keys import hash_key, make_key
-from scheduler.queue import RedisQueue
 from tests.support.api_server import Wire, head, start_api
 from tests.support.redis_server import RedisServer
 from tests.support.worker_process import ROOT, WorkerProcess, until
+from windrow.api.auth.keys import hash_key, make_key
+from windrow.scheduler.queue import RedisQueue
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 

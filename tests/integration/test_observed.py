@@ -8,12 +8,12 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from scheduler.core.planning import BatchLimits
-from scheduler.queue import RedisQueue, Submission
-from scheduler.queue.observations import TIMES, read_observations
 from tests.support.named_engine import NamedEngine
-from worker.lane import Lane
-from worker.resident import Resident
+from windrow.scheduler.core.planning import BatchLimits
+from windrow.scheduler.queue import RedisQueue, Submission
+from windrow.scheduler.queue.observations import TIMES, read_observations
+from windrow.worker.batches.batch_loop import Resident
+from windrow.worker.batches.batch_model import Lane
 
 pytestmark = pytest.mark.integration
 

@@ -15,14 +15,14 @@ import numpy as np
 import openai
 import pytest
 
-from api.keys import hash_key, make_key
-from scheduler.core.errors import InputTooLong, InvalidInput, ModelFailed
-from scheduler.core.outcomes import Done, Failed, Outcome
 from tests.support.api_server import start_api
 from tests.support.fake_worker import FakeWorker
 from tests.support.redis_server import RedisServer
 from tests.support.telling_worker import TellingWorker
 from tests.support.worker_process import until
+from windrow.api.auth.keys import hash_key, make_key
+from windrow.errors import InputTooLong, InvalidInput, ModelFailed
+from windrow.scheduler.core.outcomes import Done, Failed, Outcome
 
 pytestmark = pytest.mark.integration
 

@@ -17,8 +17,6 @@ from celery import Celery
 from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
-from scheduler.queue import RedisQueue
-from scheduler.queue.connection import connect
 from tests.support.acl import PASSWORD, ROLES, SHIPPED, acl_server, allowed_commands, role_url
 from tests.support.api_server import start_api
 from tests.support.backends import EMBEDDED, NEWER, binary_of
@@ -26,7 +24,9 @@ from tests.support.celery_caller import calling
 from tests.support.queue_calls import claim, submit
 from tests.support.redis_server import RedisServer
 from tests.support.worker_process import ROOT, WorkerProcess, until
-from worker.broker import celery_connection
+from windrow.scheduler.connection.connect import connect
+from windrow.scheduler.queue import RedisQueue
+from windrow.worker.celery.broker import celery_connection
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 

@@ -15,7 +15,7 @@ from tests.support.api_fixtures import NewClient
 from tests.support.backends import EMBEDDED, NEWER, binary_of
 from tests.support.redis_server import RedisServer
 from tests.support.worker_process import WorkerProcess, until
-from worker.broker import celery_connection
+from windrow.worker.celery.broker import celery_connection
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 

@@ -10,10 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from api import create_app
-from scheduler.core.errors import InvalidSetting
-from scheduler.queue.connection import connect
-from scheduler.queue.server_check import check_server
 from tests.support.acl import acl_server
 from tests.support.api_client import assert_problem
 from tests.support.api_fixtures import NewClient, make_settings
@@ -21,13 +17,17 @@ from tests.support.backends import EMBEDDED, NEWER, binary_of
 from tests.support.fake_worker import FakeWorker
 from tests.support.redis_server import RedisServer, free_port
 from tests.support.worker_process import ROOT
+from windrow.api import create_app
+from windrow.errors import InvalidSetting
+from windrow.scheduler.connection.connect import connect
+from windrow.scheduler.connection.server_check import check_server
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
 LINE = "maxmemory-policy noeviction"
 PYTHON = sys.executable
 PROGRAMS = {
-    "the API": [PYTHON, "-m", "gunicorn", "-c", "python:api.gunicorn_conf", "api:create_app()"],
+    "the API": [PYTHON, "-m", "gunicorn", "-c", "python:windrow.api.gunicorn_conf", "api:create_app()"],
     "a worker": [PYTHON, "-m", "celery", "-A", "worker", "worker", "-Q", "windrow", "--concurrency", "1"],
     "housekeeping": [
         PYTHON, "-m", "celery", "-A", "worker", "worker", "-Q", "windrow.housekeeping", "--concurrency", "1",

@@ -11,15 +11,15 @@ import pytest
 from celery import Celery
 from redis.exceptions import ConnectionError
 
-from api import create_app
-from scheduler.queue.connection import connect
 from tests.support.api_client import ApiClient
 from tests.support.api_fixtures import make_settings
 from tests.support.backends import NEWER, binary_of
 from tests.support.celery_caller import calling
 from tests.support.redis_server import RedisServer, free_port
 from tests.support.worker_process import ROOT, WorkerProcess, until
-from worker.broker import celery_connection
+from windrow.api import create_app
+from windrow.scheduler.connection.connect import connect
+from windrow.worker.celery.broker import celery_connection
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from scheduler.core.outcomes import Failed
-from scheduler.queue import RedisQueue, Submission
-from scheduler.queue.records import encode_call
 from tests.support.queue_calls import MODEL, PLENTY
 from tests.support.step_worker import StepWorker
 from tests.support.word_engine import WordEngine
 from tests.support.worker_process import until
-from worker.engines.base import Prepared
+from windrow.scheduler.core.outcomes import Failed
+from windrow.scheduler.queue import RedisQueue, Submission
+from windrow.scheduler.queue.records import encode_call
+from windrow.worker.engines.base import Prepared
 
 pytestmark = pytest.mark.integration
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from redis import Redis
 
-from scheduler.queue import RedisQueue
-from scheduler.queue.observations import read_observations
 from tests.support.queue_calls import MODEL
 from tests.support.word_engine import WordEngine
-from worker.generation.cache_use import CacheUse, HasCache
-from worker.step_lane import StepLane
+from windrow.scheduler.queue import RedisQueue
+from windrow.scheduler.queue.observations import read_observations
+from windrow.worker.engines.generation.cache_metrics import CacheUse, HasCache
+from windrow.worker.steps.step_model import StepLane
 
 pytestmark = pytest.mark.integration
 

@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from scheduler.builtin import builtin_cache, builtin_files
-from scheduler.core.errors import ModelUnusable
-from scheduler.sources import resolve_source
-from scheduler.tokens import load_text_limit
-from worker import tiny_llama
+from windrow.errors import ModelUnusable
+from windrow.scheduler.models.builtin import builtin_cache, builtin_files
+from windrow.scheduler.models.sources import resolve_source
+from windrow.scheduler.models.token_counts import load_text_limit
+from windrow.worker import tiny_llama
 
 #: Far from words, and through everything that makes them.
 FEW_STEPS = 2

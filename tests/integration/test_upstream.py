@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from scheduler.core.errors import InputTooLong, InvalidInput, ModelUnusable, UpstreamFailed, WindrowError
-from scheduler.core.outcomes import Done, Failed
-from scheduler.settings import ModelSettings
 from tests.support.scripted_server import Handler, ScriptedServer, hold
 from tests.support.worker_process import until
-from worker.engines.base import Delta, Prepared, StepEngine
-from worker.upstream import engine as upstream
-from worker.upstream import sending
-from worker.upstream.engine import UpstreamEngine
+from windrow.errors import InputTooLong, InvalidInput, ModelUnusable, UpstreamFailed, WindrowError
+from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.core.outcomes import Done, Failed
+from windrow.worker.engines.base import Delta, Prepared, StepEngine
+from windrow.worker.engines.upstream import engine as upstream
+from windrow.worker.engines.upstream import sending
+from windrow.worker.engines.upstream.engine import UpstreamEngine
 
 pytestmark = pytest.mark.integration
 

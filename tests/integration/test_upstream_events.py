@@ -9,16 +9,16 @@ import orjson
 import pytest
 from redis import Redis
 
-from scheduler.queue import Prediction, RedisQueue, Submission
-from scheduler.queue.events import BEGINNING, OUTPUT, read_events
-from scheduler.queue.observations import Histogram, read_observations
-from scheduler.queue.records import encode_call
-from scheduler.settings import ModelSettings
 from tests.support.queue_calls import MODEL, PLENTY
 from tests.support.scripted_server import Answer, Handler, ScriptedServer
 from tests.support.step_worker import StepWorker
 from tests.support.worker_process import until
-from worker.upstream.engine import UpstreamEngine
+from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.queue import Prediction, RedisQueue, Submission
+from windrow.scheduler.queue.events import BEGINNING, OUTPUT, read_events
+from windrow.scheduler.queue.observations import Histogram, read_observations
+from windrow.scheduler.queue.records import encode_call
+from windrow.worker.engines.upstream.engine import UpstreamEngine
 
 pytestmark = pytest.mark.integration
 

@@ -18,17 +18,17 @@ from redis import Redis
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.import_utils import is_serve_available
 
-from scheduler.queue import RedisQueue
-from scheduler.queue.keys import queue_key
-from scheduler.settings import ModelSettings
 from tests.support.api_server import start_api
 from tests.support.redis_server import RedisServer, free_port
 from tests.support.worker_process import until
-from worker.resident import Resident
-from worker.step_lane import StepLane
-from worker.stopping import GRACEFULLY
-from worker.tiny_llama import train
-from worker.upstream.engine import UpstreamEngine
+from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.queue import RedisQueue
+from windrow.scheduler.queue.keys import queue_key
+from windrow.worker.batches.batch_loop import Resident
+from windrow.worker.engines.upstream.engine import UpstreamEngine
+from windrow.worker.process.stopping import GRACEFULLY
+from windrow.worker.steps.step_model import StepLane
+from windrow.worker.tiny_llama import train
 
 pytestmark = [
     pytest.mark.integration,

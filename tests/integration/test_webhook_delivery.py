@@ -20,17 +20,17 @@ import orjson
 import pytest
 from redis import Redis
 
-from scheduler.core.addresses import Address
-from scheduler.core.webhooks import MAX_TRIES, Endpoint
-from scheduler.queue import RedisQueue, result_key
-from scheduler.settings import DEFAULT_MODELS, Settings
 from tests.support.acl import acl_server, role_url
 from tests.support.queue_calls import PLENTY, claim, finish, request
 from tests.support.webhook_receiver import CA_FILE, NAME, WebhookReceiver
 from tests.support.worker_process import ROOT, until
-from worker import webhooks
-from worker.pinned_post import post, tls_context
-from worker.webhooks import Courier
+from windrow.scheduler.config.settings import DEFAULT_MODELS, Settings
+from windrow.scheduler.core.addresses import Address
+from windrow.scheduler.core.webhooks import MAX_TRIES, Endpoint
+from windrow.scheduler.queue import RedisQueue, result_key
+from windrow.worker.webhooks import sender as webhooks
+from windrow.worker.webhooks.pinned_post import post, tls_context
+from windrow.worker.webhooks.sender import Courier
 
 pytestmark = pytest.mark.integration
 
@@ -357,8 +357,8 @@ def test_the_role_of_housekeeping_may_send_them_and_put_them_off(receiver: Webho
 KILLED = """
 import sys
 from redis import Redis
-from scheduler.settings import Settings
-from worker.webhooks import Courier
+from windrow.scheduler.config.settings import Settings
+from windrow.worker.webhooks.sender import Courier
 url, settings = sys.argv[1:]
 courier = Courier(Settings.model_validate_json(settings), Redis.from_url(url), visibility_s=1.0)
 courier.send_due()

@@ -16,15 +16,15 @@ from celery import Celery, chain
 from celery.exceptions import TaskRevokedError
 from redis import Redis
 
-from scheduler.core.errors import InvalidInput, ModelUnusable, UnknownModel
-from scheduler.queue import Prediction, RedisQueue, Submission
-from scheduler.queue.failures import read_failures
 from tests.support.api_client import assert_problem
 from tests.support.api_fixtures import NewClient
 from tests.support.celery_caller import calling
 from tests.support.redis_server import RedisServer
 from tests.support.tiny_llama import save_tiny_llama
 from tests.support.worker_process import ROOT, WorkerProcess, until
+from windrow.errors import InvalidInput, ModelUnusable, UnknownModel
+from windrow.scheduler.queue import Prediction, RedisQueue, Submission
+from windrow.scheduler.queue.load_failures import read_failures
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 

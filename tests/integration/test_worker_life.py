@@ -15,15 +15,15 @@ import pytest
 from celery import Celery
 from redis import Redis
 
-from api import create_app
-from scheduler.queue import Prediction, RedisQueue, Submission
-from scheduler.queue.connection import connect
-from scheduler.queue.failures import tell_failure
 from tests.support.api_fixtures import make_settings
 from tests.support.redis_server import RedisServer
 from tests.support.worker_process import WorkerProcess, until
-from worker import health
-from worker.stopping import SAME_SIGNAL_S
+from windrow.api import create_app
+from windrow.scheduler.connection.connect import connect
+from windrow.scheduler.queue import Prediction, RedisQueue, Submission
+from windrow.scheduler.queue.load_failures import tell_failure
+from windrow.worker import health
+from windrow.worker.process.stopping import SAME_SIGNAL_S
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 

@@ -8,8 +8,8 @@ import jsonschema
 from flask import Flask
 from werkzeug.test import TestResponse
 
-from api.openapi import document
-from api.service import Service
+from windrow.api.routes.openapi import document
+from windrow.api.service import Service
 
 GOOD = {"model": "minilm", "input": "a text"}
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from api import create_app
-from scheduler.settings import DEFAULT_MODELS, Settings
 from tests.support.api_client import ApiClient
 from tests.support.fake_worker import FakeWorker
+from windrow.api import create_app
+from windrow.scheduler.config.settings import DEFAULT_MODELS, Settings
 
 NewClient = Callable[..., ApiClient]
 

@@ -35,7 +35,7 @@ def start_api(redis_url: str, log: Path | None = None, **environ: str) -> tuple[
         "WINDROW_MAX_BODY_BYTES": str(MAX_BODY_BYTES),
         **environ,
     }
-    command = [sys.executable, "-m", "gunicorn", "-c", "python:api.gunicorn_conf", "api:create_app()"]
+    command = [sys.executable, "-m", "gunicorn", "-c", "python:windrow.api.gunicorn_conf", "api:create_app()"]
     if log is None:
         process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
     else:

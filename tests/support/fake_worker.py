@@ -10,8 +10,8 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError
 
-from scheduler.core.outcomes import Done, Outcome
-from scheduler.queue import Ending, RedisQueue
+from windrow.scheduler.core.outcomes import Done, Outcome
+from windrow.scheduler.queue import Ending, RedisQueue
 
 
 def echo(call: dict[str, Any]) -> Outcome:

@@ -6,9 +6,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from scheduler.core.outcomes import Done, Outcome
-from scheduler.core.planning import Batch
-from worker.engines.base import EngineInfo, Prepared
+from windrow.scheduler.core.outcomes import Done, Outcome
+from windrow.scheduler.core.planning import Batch
+from windrow.worker.engines.base import EngineInfo, Prepared
 
 
 class NamedEngine:

@@ -7,10 +7,10 @@ from typing import Any
 
 import orjson
 
-from scheduler.core.admission import UNLIMITED, Quota
-from scheduler.core.fairness import PRIORITY_WEIGHTS, flow_name
-from scheduler.core.outcomes import Done, Outcome
-from scheduler.queue import Claimed, Ending, RedisQueue, Submission
+from windrow.scheduler.core.admission import UNLIMITED, Quota
+from windrow.scheduler.core.fairness import PRIORITY_WEIGHTS, flow_name
+from windrow.scheduler.core.outcomes import Done, Outcome
+from windrow.scheduler.queue import Claimed, Ending, RedisQueue, Submission
 
 MODEL = "m"
 LEASE_S = 60.0

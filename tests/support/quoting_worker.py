@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from scheduler.core.outcomes import Done, Failed, Outcome
-from scheduler.core.planning import Batch
-from scheduler.settings import ModelSettings
-from worker.celery import app
-from worker.engines.base import EngineInfo, Prepared
+from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.core.outcomes import Done, Failed, Outcome
+from windrow.scheduler.core.planning import Batch
+from windrow.worker.celery.app import app
+from windrow.worker.engines.base import EngineInfo, Prepared
 
 __all__ = ["app"]
 

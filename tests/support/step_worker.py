@@ -8,13 +8,13 @@ from typing import Any
 
 from redis import Redis
 
-from scheduler.queue import RedisQueue
-from scheduler.queue.keys import queue_key
 from tests.support.word_engine import WordEngine
-from worker.engines.base import StepEngine
-from worker.resident import Resident
-from worker.step_lane import StepLane
-from worker.stopping import GRACEFULLY
+from windrow.scheduler.queue import RedisQueue
+from windrow.scheduler.queue.keys import queue_key
+from windrow.worker.batches.batch_loop import Resident
+from windrow.worker.engines.base import StepEngine
+from windrow.worker.process.stopping import GRACEFULLY
+from windrow.worker.steps.step_model import StepLane
 
 
 class StepWorker:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from scheduler.core.outcomes import Done, Outcome
-from worker.engines.base import Delta, Prepared, StepEngine
+from windrow.scheduler.core.outcomes import Done, Outcome
+from windrow.worker.engines.base import Delta, Prepared, StepEngine
 
 
 @dataclass

@@ -14,17 +14,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scheduler.core.errors import ModelUnusable
-from scheduler.core.outcomes import Done, Failed, Outcome
-from scheduler.core.planning import Batch, BatchLimits
-from scheduler.queue import RedisQueue
-from scheduler.queue.connection import connect
-from scheduler.settings import ModelSettings, Settings
-from worker import process
-from worker.celery import app
-from worker.engines import loading
-from worker.engines.base import EngineInfo, Prepared
-from worker.lane import Lane
+from windrow.errors import ModelUnusable
+from windrow.scheduler.config.settings import ModelSettings, Settings
+from windrow.scheduler.connection.connect import connect
+from windrow.scheduler.core.outcomes import Done, Failed, Outcome
+from windrow.scheduler.core.planning import Batch, BatchLimits
+from windrow.scheduler.queue import RedisQueue
+from windrow.worker.batches.batch_model import Lane
+from windrow.worker.celery.app import app
+from windrow.worker.engines import loading
+from windrow.worker.engines.base import EngineInfo, Prepared
+from windrow.worker.process import pool_process as process
 
 __all__ = ["app"]
 

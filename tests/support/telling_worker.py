@@ -9,10 +9,10 @@ from typing import Any
 
 import orjson
 
-from scheduler.core.outcomes import Done, Outcome
-from scheduler.queue import Claimed, Ending
-from scheduler.queue.events import OUTPUT, START, Entry, EventStreams, next_place
 from tests.support.fake_worker import FakeWorker
+from windrow.scheduler.core.outcomes import Done, Outcome
+from windrow.scheduler.queue import Claimed, Ending
+from windrow.scheduler.queue.events import OUTPUT, START, Entry, EventStreams, next_place
 
 
 class TellingWorker(FakeWorker):

@@ -24,14 +24,14 @@ from transformers import (
     RobertaConfig,
 )
 
-from scheduler.core.outcomes import Failed
-from scheduler.core.planning import plan_batches
-from scheduler.settings import ModelSettings
-from scheduler.tasks import TASKS
-from worker.engines.base import Engine, Prepared
-from worker.engines.loading import batch_limits
-from worker.engines.sequences import Tokens
-from worker.engines.text import TextRequest
+from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.core.outcomes import Failed
+from windrow.scheduler.core.planning import plan_batches
+from windrow.scheduler.tasks import TASKS
+from windrow.worker.engines.base import Engine, Prepared
+from windrow.worker.engines.loading import batch_limits
+from windrow.worker.engines.text.sequences import Tokens
+from windrow.worker.engines.text.tokenization import TextRequest
 
 STRATEGIES = ("none", "static", "dynamic", "bucket", "packed")
 LIMIT = 96

@@ -19,11 +19,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from scheduler.core.outcomes import Failed
-from scheduler.core.planning import plan_batches
-from scheduler.settings import ModelSettings
-from worker.engines.base import Engine
-from worker.engines.loading import batch_limits
+from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.core.outcomes import Failed
+from windrow.scheduler.core.planning import plan_batches
+from windrow.worker.engines.base import Engine
+from windrow.worker.engines.loading import batch_limits
 
 STRATEGIES = ("none", "static", "dynamic", "bucket", "packed")
 LIMIT = 96

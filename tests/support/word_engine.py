@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from scheduler.core.errors import InvalidInput
-from scheduler.core.outcomes import Done, Failed
-from worker.engines.base import Delta, EngineInfo, Prepared
+from windrow.errors import InvalidInput
+from windrow.scheduler.core.outcomes import Done, Failed
+from windrow.worker.engines.base import Delta, EngineInfo, Prepared
 
 
 @dataclass(slots=True)

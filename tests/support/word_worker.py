@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from scheduler.queue import RedisQueue
-from scheduler.queue.connection import connect
-from scheduler.settings import Settings
 from tests.support.word_engine import WordEngine
-from worker import process
-from worker.celery import app
-from worker.lane import Lane
-from worker.step_lane import StepLane
+from windrow.scheduler.config.settings import Settings
+from windrow.scheduler.connection.connect import connect
+from windrow.scheduler.queue import RedisQueue
+from windrow.worker.batches.batch_model import Lane
+from windrow.worker.celery.app import app
+from windrow.worker.process import pool_process as process
+from windrow.worker.steps.step_model import StepLane
 
 __all__ = ["app"]
 

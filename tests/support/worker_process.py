@@ -14,8 +14,8 @@ from types import TracebackType
 
 import psutil
 
-from scheduler.queue import RedisQueue
-from scheduler.queue.connection import connect
+from windrow.scheduler.connection.connect import connect
+from windrow.scheduler.queue import RedisQueue
 
 ROOT = Path(__file__).parents[2]
 #: Loading torch and a model on two busy cores.

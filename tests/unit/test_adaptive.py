@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.core.adaptive import FIRST_WAIT_S, MAX_WAIT_S, AdaptiveWindow, RowCost, mean_latency_s
-from scheduler.core.window import WindowLimits
-from scheduler.lab.window_sweep import LIMITS, Device, Policy, Request, bursts, poisson, simulate, sweep
+from benchmarks.window_sweep import LIMITS, Device, Policy, Request, bursts, poisson, simulate, sweep
+from windrow.scheduler.core.learned_window import FIRST_WAIT_S, MAX_WAIT_S, AdaptiveWindow, RowCost, mean_latency_s
+from windrow.scheduler.core.window import WindowLimits
 
 GAPS_S = st.lists(st.floats(0, 0.1), min_size=1, max_size=60)
 

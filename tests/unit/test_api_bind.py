@@ -7,10 +7,10 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from api.bind import bind_address, check_bind
-from api.keys import hash_key, make_key
-from scheduler.core.errors import InvalidSetting
-from scheduler.settings import DEFAULT_MODELS, Settings
+from windrow.api.auth.keys import hash_key, make_key
+from windrow.api.http.bind import bind_address, check_bind
+from windrow.errors import InvalidSetting
+from windrow.scheduler.config.settings import DEFAULT_MODELS, Settings
 
 KEYED = {"tenants": {"acme": {"keys": [hash_key(make_key())]}}}
 OTHERS = ["0.0.0.0", "::", "10.0.0.1", "", "some-name", "127.0.0.1.example.org"]
@@ -57,7 +57,15 @@ def test_an_ipv6_address_stands_in_brackets(host: str, address: str) -> None:
 )
 def test_gunicorn_does_not_start_on_every_address_without_keys(said: list[str], environ: dict[str, str]) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WINDROW_")}
-    command = [sys.executable, "-m", "gunicorn", *said, "-c", "python:api.gunicorn_conf", "api:create_app()"]
+    command = [
+        sys.executable,
+        "-m",
+        "gunicorn",
+        *said,
+        "-c",
+        "python:windrow.api.gunicorn_conf",
+        "windrow.api:create_app()",
+    ]
     run = subprocess.run(command, env=environment | environ, capture_output=True, text=True, timeout=60, check=False)
     assert run.returncode != 0
     assert "windrow: host: '0.0.0.0'" in run.stderr

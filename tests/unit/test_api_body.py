@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from api.body import BODY_TIMEOUT_S, read_object
-from api.errors import CLOSE
-from scheduler.core.errors import MalformedRequest, PayloadTooLarge
+from windrow.api.http.body import BODY_TIMEOUT_S, read_object
+from windrow.api.http.errors import CLOSE
+from windrow.errors import MalformedRequest, PayloadTooLarge
 
 
 def environ(body: bytes, *, length: str | None = None, **more: Any) -> dict[str, Any]:

@@ -4,8 +4,8 @@ import pytest
 from flask import Flask
 from redis.exceptions import BusyLoadingError, OutOfMemoryError, ResponseError
 
-from api import errors
-from scheduler.core import errors as core
+from windrow import errors as core
+from windrow.api.http import errors
 
 
 def every_class(root: type[core.WindrowError]) -> list[type[core.WindrowError]]:

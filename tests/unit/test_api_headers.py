@@ -3,8 +3,8 @@
 import pytest
 from werkzeug.exceptions import NotAcceptable
 
-from api import headers
-from scheduler.core.errors import MalformedRequest
+from windrow.api.http import headers
+from windrow.errors import MalformedRequest
 
 
 @pytest.mark.parametrize(

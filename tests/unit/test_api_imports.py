@@ -9,7 +9,7 @@ import json, sys
 heavy = {"torch", "transformers", "sentence_transformers", "celery"}
 import api
 after_import = sorted((heavy | {"flask", "redis", "ssl", "gevent"}) & set(sys.modules))
-from scheduler.settings import DEFAULT_MODELS, Settings
+from windrow.scheduler.config.settings import DEFAULT_MODELS, Settings
 app = api.create_app(Settings(models=DEFAULT_MODELS, redis_url="redis://127.0.0.1:1/0"))
 assert app.test_client().get("/healthz").status_code == 200
 assert app.test_client().get("/openapi.json").status_code == 200
@@ -23,14 +23,16 @@ def test_neither_the_import_nor_the_application_brings_torch_or_transformers() -
 
 
 def test_gunicorns_configuration_leaves_the_sockets_alone_until_the_worker_has_patched_them() -> None:
-    program = "import sys, api.gunicorn_conf; print(sorted({'ssl', 'redis', 'flask', 'gevent'} & set(sys.modules)))"
+    program = (
+        "import sys, windrow.api.gunicorn_conf; print(sorted({'ssl', 'redis', 'flask', 'gevent'} & set(sys.modules)))"
+    )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
 
 
 def test_a_bad_setting_stops_gunicorn_with_its_name_and_no_trace() -> None:
     run = subprocess.run(
-        [sys.executable, "-c", "import api.gunicorn_conf"],
+        [sys.executable, "-c", "import windrow.api.gunicorn_conf"],
         capture_output=True,
         text=True,
         env={"WINDROW_PORTT": "1", "PYTHONPATH": "."},

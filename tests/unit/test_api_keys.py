@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from api.keys import Keys, hash_key, make_key
-from scheduler.core.errors import Unauthorized
-from scheduler.settings import TenantSettings
+from windrow.api.auth.keys import Keys, hash_key, make_key
+from windrow.errors import Unauthorized
+from windrow.scheduler.config.settings import TenantSettings
 
 
 def tenants(**keys: list[str]) -> dict[str, TenantSettings]:

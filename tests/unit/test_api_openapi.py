@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from api import create_app
-from api.docs import assets_folder
-from api.openai.errors import is_openai_path
-from api.openapi import document
-from scheduler.settings import DEFAULT_MODELS, Settings
+from windrow.api import create_app
+from windrow.api.openai.errors import is_openai_path
+from windrow.api.routes.docs import assets_folder
+from windrow.api.routes.openapi import document
+from windrow.scheduler.config.settings import DEFAULT_MODELS, Settings
 
 NOT_IN_THE_DOCUMENT = {"/openapi.json", "/docs", "/docs/start.js", "/docs/<path:path>"}
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from worker.backoff import FIRST_S, LONGEST_S, keep_trying, pause_s
+from windrow.worker.leases.redis_retry import FIRST_S, LONGEST_S, keep_trying, pause_s
 
 
 @given(st.integers(1, 10_000), st.floats(0, 1))

@@ -2,13 +2,13 @@ from pathlib import Path
 
 import pytest
 
-from windrow.bench.compare import SERIAL, Contender, Plan, make_contenders
-from windrow.bench.compare_report import notes, one_line, summarise, tables
+from windrow.bench.compare.queue_users import Turn
+from windrow.bench.compare.report import notes, one_line, summarise, tables
+from windrow.bench.compare.run import SERIAL, Contender, Plan, make_contenders
 from windrow.bench.dataset import Item, load_items, read_items, with_lengths
-from windrow.bench.load_options import read_numbers
+from windrow.bench.latency_parts import measured, summarise_stages
 from windrow.bench.programs import BenchFailed
-from windrow.bench.queue_users import Turn
-from windrow.bench.stages import measured, summarise_stages
+from windrow.cli.load_options import read_numbers
 
 ENGINE = {"device": "pretended", "strategy_note": None}
 

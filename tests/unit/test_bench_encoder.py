@@ -6,9 +6,9 @@ import orjson
 import pytest
 from typer.testing import CliRunner
 
-from windrow.bench import encoder
-from windrow.bench.cli import bench_app
-from windrow.bench.encoder import Emptied, Sizes, summarise
+from benchmarks.cli import app
+from benchmarks.encoder import run as encoder
+from benchmarks.encoder.run import Emptied, Sizes, summarise
 
 SIZES = Sizes(1000, 10, 100, 1, 58.0, 1, 2, 2, 10.0, 1.0)
 #: Alone 100 texts a second, 95 through the queue of one device, 190 of two.
@@ -47,12 +47,12 @@ def test_the_report_can_be_written_as_json() -> None:
 
 def test_devices_that_are_not_there_are_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoder, "visible_devices", lambda: ["0"])
-    done = CliRunner().invoke(bench_app, ["encoder", "--devices", "2"])
+    done = CliRunner().invoke(app, ["encoder", "--devices", "2"])
     assert done.exit_code == 1
     assert "needs 2 CUDA device(s), and this machine has 1" in done.output
 
 
 def test_a_report_that_could_not_be_written_is_refused_before_anything_is_measured() -> None:
-    done = CliRunner().invoke(bench_app, ["encoder", "--json", "/nowhere/report.json"])
+    done = CliRunner().invoke(app, ["encoder", "--json", "/nowhere/report.json"])
     assert done.exit_code == 2
     assert "/nowhere/report.json" in done.output

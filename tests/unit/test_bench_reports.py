@@ -4,17 +4,17 @@ import orjson
 import pytest
 from rich.console import Console
 
-from scheduler.core.planning import BatchLimits, plan_batches
-from windrow.bench.data_plane import payload_of
-from windrow.bench.http_load import Connection
-from windrow.bench.lone import summarise as summarise_lone
-from windrow.bench.noop_worker import NoopEngine
-from windrow.bench.over_http import BOUND, CELERY, WINDROW, Round, summarise
-from windrow.bench.processes import label_of
-from windrow.bench.show import show_figures, show_http
+from benchmarks.http.load import Connection
+from benchmarks.http.lone import summarise as summarise_lone
+from benchmarks.http.run import BOUND, CELERY, WINDROW, Round, summarise
+from benchmarks.http.timeline import Batch, device_use, read_batches
+from benchmarks.processes import label_of
+from benchmarks.queue.noop_worker import NoopEngine
+from benchmarks.queue.run import payload_of
+from benchmarks.show import show_figures, show_http
 from windrow.bench.stats import Rates
-from windrow.bench.timeline import Batch, device_use, read_batches
 from windrow.bench.workload import wire_request
+from windrow.scheduler.core.planning import BatchLimits, plan_batches
 
 
 def a_round(tokens_per_s: float, **more: object) -> Round:
@@ -86,12 +86,12 @@ def test_a_lone_client_is_compared_on_the_medians_and_text_by_text() -> None:
 @pytest.mark.parametrize(
     ("command", "label"),
     [
-        ("python -m celery -A worker worker -Q windrow -n worker@%h", "worker"),
-        ("python -m celery -A worker worker -B -Q windrow.housekeeping", "housekeeping"),
-        ("python -m windrow.bench.celery_load in out", "client"),
-        ("python -m gunicorn -c python:api.gunicorn_conf", "api"),
+        ("python -m celery -A windrow.worker worker -Q windrow -n worker@%h", "worker"),
+        ("python -m celery -A windrow.worker worker -B -Q windrow.housekeeping", "housekeeping"),
+        ("python -m benchmarks.celery_peer.load in out", "client"),
+        ("python -m gunicorn -c python:windrow.api.gunicorn_conf", "api"),
         ("/usr/bin/redis-server --port 1", "redis"),
-        ("python -m windrow.bench.offline in out", None),
+        ("python -m benchmarks.http.offline in out", None),
     ],
 )
 def test_programs_are_known_by_their_command_line(command: str, label: str | None) -> None:

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from windrow.bench.dataset import Item
-from windrow.bench.serving import Answer, Server, at_times, by_users
-from windrow.bench.serving_report import failure_notes, panels, share_kept_up, summarise, tables
-from windrow.bench.serving_stream import Reader
-from windrow.bench.sweep import SHARES, find_rates, summarise_sweep, sweep_panels, sweep_rows
+from windrow.bench.serve.load import Answer, Server, at_times, by_users
+from windrow.bench.serve.report import failure_notes, panels, share_kept_up, summarise, tables
+from windrow.bench.serve.stream import Reader
+from windrow.bench.serve.sweep import SHARES, find_rates, summarise_sweep, sweep_panels, sweep_rows
+from windrow.client.event_stream import StreamEvent
 from windrow.errors import ClientError, RequestRefused
-from windrow.streaming import StreamEvent
 
 METRICS = {
     "queue_ms": 1.0, "batch_wait_ms": 2.0, "compute_ms": 7.0,

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from worker.broker import celery_connection
+from windrow.worker.celery.broker import celery_connection
 
 SENTINELS = "redis+sentinel://ann:p%40ss@a:1,b:2/mymaster/3?sentinel_password=other"
 

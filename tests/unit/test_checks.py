@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from pydantic import Field
 
-from scheduler.checks import Count, Strict, json_type, parse
-from scheduler.core.errors import InvalidInput
+from windrow.errors import InvalidInput
+from windrow.scheduler.core.json_types import json_type
+from windrow.scheduler.tasks.validation import Count, Strict, parse
 
 
 class Thing(Strict):

@@ -6,9 +6,9 @@ import tomllib
 import pytest
 from typer.testing import CliRunner
 
-from api.keys import Keys, hash_key, make_key
-from scheduler.settings import TenantSettings
+from windrow.api.auth.keys import Keys, hash_key, make_key
 from windrow.cli.app import app
+from windrow.scheduler.config.settings import TenantSettings
 
 runner = CliRunner()
 

@@ -8,10 +8,10 @@ import pytest
 from rich.console import Console
 
 from windrow.cli.output import abbreviate, describe_metrics
+from windrow.client.prediction import Prediction
 from windrow.demo import report, show
 from windrow.demo.scenes import Answer, Run
-from windrow.demo.texts import MOST_WORDS, mixed_texts
-from windrow.prediction import Prediction
+from windrow.lab.sample_texts import MOST_WORDS, mixed_texts
 
 
 def answer(batch: str, size: int, *, tokens: int = 100, padding: float = 0.0, vector: Any = (1.0, 0.0)) -> Answer:

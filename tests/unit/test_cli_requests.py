@@ -216,7 +216,7 @@ def test_an_unreachable_server_exits_with_3() -> None:
     assert "Traceback" not in done.output
 
 
-@pytest.mark.parametrize("module", ["windrow", "windrow.cli.app", "windrow.serve", "windrow.demo.run"])
+@pytest.mark.parametrize("module", ["windrow", "windrow.cli.app", "windrow.stack.serve", "windrow.demo.run"])
 def test_torch_is_not_imported(module: str) -> None:
     code = f"import sys, {module}; sys.exit(int(any(name in sys.modules for name in ('torch', 'celery', 'flask'))))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

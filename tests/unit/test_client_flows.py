@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from windrow.client.prediction import Prediction
+from windrow.client.protocol import Call, Flow, Flows, NoReply, Pause, Reply, build_request
 from windrow.errors import ClientError, RequestRefused, ServerUnreachable
-from windrow.prediction import Prediction
-from windrow.protocol import Call, Flow, Flows, NoReply, Pause, Reply, build_request
 
 REQUEST = build_request("minilm", input="hay", parameters=None, priority="normal", deadline_ms=None)
 DOWN = NoReply("connection refused", was_sent=False)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.core.concurrency import Concurrency
-from scheduler.core.resending import LONGEST_S, resend_pause_s
+from windrow.scheduler.core.upstream_concurrency import Concurrency
+from windrow.scheduler.core.upstream_retry import LONGEST_S, resend_pause_s
 
 
 def first_s(running: int, capacity: int) -> float:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.core.continuous import PATIENCE, STEP_STRATEGIES, StepScheduler
-from scheduler.core.steps import GeneratingSequence, State, StepLimits, StepPlan
+from windrow.scheduler.stepping.sequences import GeneratingSequence, State, StepLimits, StepPlan
+from windrow.scheduler.stepping.step_scheduler import PATIENCE, STEP_STRATEGIES, StepScheduler
 
 STRATEGIES = st.sampled_from(STEP_STRATEGIES)
 LIMITS = st.builds(

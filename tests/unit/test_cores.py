@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from scheduler.core.pieces import PIECE_TOKENS, cut_evenly
-from worker.engines.cores import Piece, cores, finish_on_cores, start_on_cores
+from windrow.scheduler.core.core_split import PIECE_TOKENS, cut_evenly
+from windrow.worker.engines.device.cores import Piece, cores, finish_on_cores, start_on_cores
 
 
 @given(st.lists(st.integers(1, 600), min_size=1, max_size=80), st.integers(1, 8))

@@ -2,8 +2,8 @@
 
 import pytest
 
-from scheduler.core import errors
-from scheduler.core.errors import WindrowError
+from windrow import errors
+from windrow.errors import WindrowError
 
 CLASSES = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, WindrowError)]
 CONCRETE = [error for error in CLASSES if error is not WindrowError]

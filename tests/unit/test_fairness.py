@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.core.fairness import PRIORITY_WEIGHTS, estimate_cost_tokens, finish_tag, flow_name
+from windrow.scheduler.core.fairness import PRIORITY_WEIGHTS, estimate_cost_tokens, finish_tag, flow_name
 
 COSTS = st.lists(st.integers(0, 1000), min_size=1, max_size=100)
 WEIGHTS = st.sampled_from(sorted(PRIORITY_WEIGHTS.values()))

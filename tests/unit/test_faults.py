@@ -2,7 +2,7 @@
 
 import re
 
-from scheduler.core.faults import describe_fault
+from windrow.scheduler.core.exception_text import describe_fault
 
 
 def raised(cause: Exception | None = None) -> Exception:

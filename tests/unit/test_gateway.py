@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
-from scheduler.core.errors import InvalidInput, InvalidSetting, UnknownModel
-from scheduler.core.outcomes import Done, Failed, Outcome
-from scheduler.core.planning import Batch
 from windrow import InferenceConfig, InferenceGateway
-from windrow.errors import ClientError, PredictionFailed, RequestRefused
-from worker.engines.base import EngineInfo, Prepared
+from windrow.errors import ClientError, InvalidInput, InvalidSetting, PredictionFailed, RequestRefused, UnknownModel
+from windrow.scheduler.core.outcomes import Done, Failed, Outcome
+from windrow.scheduler.core.planning import Batch
+from windrow.worker.engines.base import EngineInfo, Prepared
 
 #: Long enough for whoever is to come, were the machine to stand still; a row closes by its size before.
 PATIENT_MS = 60_000.0

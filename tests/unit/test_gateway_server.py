@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from windrow.client_async import AsyncClient
+from windrow.client.async_client import AsyncClient
 from windrow.errors import PredictionFailed, RequestRefused
 from windrow.gateway.through_server import ThroughServer
 

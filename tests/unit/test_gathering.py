@@ -6,11 +6,11 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.core.outcomes import Done
-from scheduler.queue import Claimed
-from scheduler.queue.events import Entry, next_place
-from worker.engines.base import PIECE_S, Delta
-from worker.gathering import Gatherer
+from windrow.scheduler.core.outcomes import Done
+from windrow.scheduler.queue import Claimed
+from windrow.scheduler.queue.events import Entry, next_place
+from windrow.worker.engines.base import PIECE_S, Delta
+from windrow.worker.steps.stream_buffer import Gatherer
 
 BASE = "1000-0"
 

@@ -12,21 +12,21 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from scheduler.core.errors import InputTooLong, InvalidInput, ModelFailed, ModelUnusable
-from scheduler.core.outcomes import Done, Failed, Outcome
-from scheduler.settings import ModelSettings
-from scheduler.tokens import load_text_limit
 from tests.support.steps import drive, ready
 from tests.support.tiny_llama import CHAT_TEMPLATE, EOS, VOCABULARY, save_tiny_llama
-from worker.engines import base
-from worker.engines.base import Prepared, StepEngine
-from worker.engines.loading import load_engine
-from worker.engines.weights import load_weights
-from worker.generation import collecting
-from worker.generation.constraints import SchemaCompiler
-from worker.generation.engine import GenerateEngine
-from worker.generation.inputs import PromptPreparer
-from worker.generation.loading import checked_ids
+from windrow.errors import InputTooLong, InvalidInput, ModelFailed, ModelUnusable
+from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.core.outcomes import Done, Failed, Outcome
+from windrow.scheduler.models.token_counts import load_text_limit
+from windrow.worker.engines import base
+from windrow.worker.engines.base import Prepared, StepEngine
+from windrow.worker.engines.device.weights import load_weights
+from windrow.worker.engines.generation import collecting
+from windrow.worker.engines.generation.constraints import SchemaCompiler
+from windrow.worker.engines.generation.engine import GenerateEngine
+from windrow.worker.engines.generation.inputs import PromptPreparer
+from windrow.worker.engines.generation.loading import checked_ids
+from windrow.worker.engines.loading import load_engine
 
 CONTEXT = 128
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.core.errors import InvalidInput
-from scheduler.tasks.generate import (
+from windrow.errors import InvalidInput
+from windrow.scheduler.tasks.generate import (
     DEFAULT_MAX_TOKENS,
     GENERATE,
     TOKENS_PER_MESSAGE,
@@ -15,7 +15,7 @@ from scheduler.tasks.generate import (
     read_parameters,
     read_prompt,
 )
-from scheduler.tasks.upstream import UPSTREAM
+from windrow.scheduler.tasks.upstream import UPSTREAM
 
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Is the hay dry?"}]
 

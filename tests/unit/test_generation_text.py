@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from tests.support.tiny_llama import save_byte_tokenizer
-from worker.generation.text import TextStream
+from windrow.worker.engines.generation.incremental_text import TextStream
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from api.gunicorn_worker import closing, set_cork
+from windrow.api.http.gunicorn_worker import closing, set_cork
 
 pytestmark = pytest.mark.skipif(not hasattr(socket, "TCP_CORK"), reason="TCP_CORK is Linux's")
 

@@ -2,7 +2,7 @@
 
 import socket
 
-from api.hangup import has_hung_up
+from windrow.api.http.hangup import has_hung_up
 
 
 def test_a_connection_is_there_until_its_other_end_closes() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import orjson
 import pytest
 
-from worker.engines.base import EngineInfo
-from worker.holder import Holder
+from windrow.worker.engines.base import EngineInfo
+from windrow.worker.leases.leases import Holder
 
 
 class Queue:

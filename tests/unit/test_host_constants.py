@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from worker.engines.staging import TRANSFERS, HostConstants, KeepsConstants
+from windrow.worker.engines.device.staging import TRANSFERS, HostConstants, KeepsConstants
 
 INPUT = torch.zeros(4, device="meta")
 

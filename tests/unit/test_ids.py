@@ -5,7 +5,7 @@ import string
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.queue.ids import is_issued, make_id
+from windrow.scheduler.queue.ids import is_issued, make_id
 
 SECRET, OTHER_SECRET = b"s" * 32, b"o" * 32
 TENANTS = st.text(max_size=30)

@@ -10,9 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from scheduler.core.errors import ModelUnusable
-from worker.engines.int8 import BLOCK_TOKENS, INT8_SPEEDUP, INT8_TOLERANCE, Int8Linear, reason_against_int8
-from worker.engines.weights import pick_dtype
+from windrow.errors import ModelUnusable
+from windrow.worker.engines.device.int8 import (
+    BLOCK_TOKENS,
+    INT8_SPEEDUP,
+    INT8_TOLERANCE,
+    Int8Linear,
+    reason_against_int8,
+)
+from windrow.worker.engines.device.weights import pick_dtype
 
 
 def layers(inputs: int, outputs: int, bias: bool = True) -> tuple[nn.Linear, Int8Linear]:

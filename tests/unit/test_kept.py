@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.support.tiny_llama import save_tiny_llama
-from worker.generation.kept import keep_rotary
+from windrow.worker.engines.generation.shared_values import keep_rotary
 
 
 def test_a_model_answers_as_before_and_its_positions_are_kept_once_a_pass(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from scheduler.lab.traces import read_trace
 from windrow.cli.app import app
+from windrow.lab.simulate.traces import read_trace
 
 SAMPLES = Path(__file__).parents[2] / "examples/traces"
 MOONCAKE = str(SAMPLES / "mooncake.jsonl")

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler.lab.cost import CostModel, DecodeCost, PassCost, StepRuns, read_cost, write_cost
-from scheduler.lab.fitting import TimedPass, TimedStep, fit_passes, fit_steps
-from scheduler.lab.sharing import ALONE, Shared, pass_end_s
 from windrow.cli.lab_options import DEFAULT_COST
+from windrow.lab.measure.cost import CostModel, DecodeCost, PassCost, StepRuns, read_cost, write_cost
+from windrow.lab.measure.fitting import TimedPass, TimedStep, fit_passes, fit_steps
+from windrow.lab.measure.shared_cores import ALONE, Shared, pass_end_s
 
 SIZES = st.tuples(st.integers(1, 4000), st.integers(1, 64), st.integers(1, 400))
 

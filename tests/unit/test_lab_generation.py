@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler.lab import Request, continuous_batch_simulation, static_batch_simulation
-from scheduler.lab.cost import DecodeCost, StepRuns
-from scheduler.lab.generation import GENERATION, GenerationPolicy, StepDevice, simulate_generation
-from scheduler.lab.measure import summarise
-from scheduler.lab.simulation import Failure, Fleet
-from scheduler.lab.workload import Workload
+from windrow.lab import Request, continuous_batch_simulation, static_batch_simulation
+from windrow.lab.measure.cost import DecodeCost, StepRuns
+from windrow.lab.measure.figures import summarise
+from windrow.lab.simulate.generation import GENERATION, GenerationPolicy, StepDevice, simulate_generation
+from windrow.lab.simulate.simulation import Failure, Fleet
+from windrow.lab.simulate.workload import Workload
 
 STEP = DecodeCost(step_s=1.0, token_s=0.0)
 OUTPUTS = st.lists(st.integers(1, 20), min_size=1, max_size=40)

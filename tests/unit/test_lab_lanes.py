@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.core.planning import BatchLimits, plan_batches
-from scheduler.lab.cost import CostModel, PassCost
-from scheduler.lab.device import Policy
-from scheduler.lab.lanes import Lanes
-from scheduler.lab.measure import summarise
-from scheduler.lab.sharing import Shared, pass_end_s
-from scheduler.lab.simulation import simulate
-from scheduler.lab.workload import Workload
+from windrow.lab.measure.cost import CostModel, PassCost
+from windrow.lab.measure.figures import summarise
+from windrow.lab.measure.shared_cores import Shared, pass_end_s
+from windrow.lab.simulate.cpu_cores import Lanes
+from windrow.lab.simulate.device import Policy
+from windrow.lab.simulate.simulation import simulate
+from windrow.lab.simulate.workload import Workload
+from windrow.scheduler.core.planning import BatchLimits, plan_batches
 
 WORK = st.lists(st.floats(0.001, 1.0), min_size=1, max_size=12)
 TIMES = st.lists(st.floats(0.0, 5.0), max_size=12).map(sorted)

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from scheduler.core.planning import BatchLimits
-from scheduler.lab.cost import CostModel, DecodeCost, PassCost
-from scheduler.lab.device import Policy
-from scheduler.lab.measure import latencies_s, summarise
-from scheduler.lab.planner import Point, Slo, find_devices, find_rate, pareto, plan_devices, plan_rate, policies
-from scheduler.lab.simulation import Fleet, simulate
-from scheduler.lab.trials import StepTrials, figures_s, generation_policies, keeps_up
-from scheduler.lab.workload import PATTERNS, Workload, draw_arrivals
+from windrow.lab.measure.cost import CostModel, DecodeCost, PassCost
+from windrow.lab.measure.figures import latencies_s, summarise
+from windrow.lab.plan.planner import Point, Slo, find_devices, find_rate, pareto, plan_devices, plan_rate, policies
+from windrow.lab.plan.trials import StepTrials, figures_s, generation_policies, keeps_up
+from windrow.lab.simulate.device import Policy
+from windrow.lab.simulate.simulation import Fleet, simulate
+from windrow.lab.simulate.workload import PATTERNS, Workload, draw_arrivals
+from windrow.scheduler.core.planning import BatchLimits
 
 COST = CostModel(PassCost(0.005, 0.001), PassCost(0.005, 0.001))
 CHOICES = [Policy("packed", BatchLimits(size, 4096), wait_s) for size in (4, 16) for wait_s in (0.0, 0.005)]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.lab import (
+from windrow.lab import (
     Request,
     calculate_batch_metrics,
     calculate_request_latency,

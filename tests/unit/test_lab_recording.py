@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.core.planning import BatchLimits
-from scheduler.lab.cost import CostModel, PassCost
-from scheduler.lab.device import Policy
-from scheduler.lab.fitting import fit_passes
-from scheduler.lab.recording import Recorded, Recording, read_recording, write_recording
-from scheduler.lab.sharing import Shared
-from scheduler.lab.simulation import Outcome, simulate
-from scheduler.lab.traces import read_trace
-from scheduler.lab.workload import Workload
-from windrow.lab.overlay import compare, overlay_rows
+from windrow.lab.measure.cost import CostModel, PassCost
+from windrow.lab.measure.fitting import fit_passes
+from windrow.lab.measure.recording import Recorded, Recording, read_recording, write_recording
+from windrow.lab.measure.shared_cores import Shared
+from windrow.lab.report.overlay import compare, overlay_rows
+from windrow.lab.simulate.device import Policy
+from windrow.lab.simulate.simulation import Outcome, simulate
+from windrow.lab.simulate.traces import read_trace
+from windrow.lab.simulate.workload import Workload
+from windrow.scheduler.core.planning import BatchLimits
 
 COST = CostModel(PassCost(0.01, 0.001), PassCost(0.01, 0.001))
 CORES = CostModel(*[PassCost(0.004, 0.001, lanes=2, chore_s=0.003)] * 2)

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from scheduler.core.planning import BatchLimits
-from scheduler.lab.cost import CostModel, PassCost
-from scheduler.lab.device import Policy
-from scheduler.lab.simulation import Failure, Fleet, Outcome, simulate
-from scheduler.lab.workload import Workload
-from windrow.lab.charts import Panel, distribution_panel, draw_svg, run_panels
-from windrow.lab.page import write_report
-from windrow.lab.tables import Rows, answer_rows, flow_rows, run_rows, show, work_rows
+from windrow.lab.measure.cost import CostModel, PassCost
+from windrow.lab.report.charts import Panel, distribution_panel, draw_svg, run_panels
+from windrow.lab.report.page import write_report
+from windrow.lab.report.tables import Rows, answer_rows, flow_rows, run_rows, show, work_rows
+from windrow.lab.simulate.device import Policy
+from windrow.lab.simulate.simulation import Failure, Fleet, Outcome, simulate
+from windrow.lab.simulate.workload import Workload
+from windrow.scheduler.core.planning import BatchLimits
 
 LINE = PassCost(0.010, 0.001)
 SPREAD = {"mean": 217_612.4, "p50": 110_392.1, "p90": 2e5, "p95": 209_128.3, "p99": 217_612.9, "max": 3e5}

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler.core.planning import PLANNERS, BatchLimits
-from scheduler.lab.cost import CostModel, PassCost
-from scheduler.lab.device import Policy
-from scheduler.lab.measure import series, summarise
-from scheduler.lab.simulation import Failure, Fleet, GiveUp, Outcome, simulate
-from scheduler.lab.workload import PATTERNS, Flow, Workload, draw_arrivals
+from windrow.lab.measure.cost import CostModel, PassCost
+from windrow.lab.measure.figures import series, summarise
+from windrow.lab.simulate.device import Policy
+from windrow.lab.simulate.simulation import Failure, Fleet, GiveUp, Outcome, simulate
+from windrow.lab.simulate.workload import PATTERNS, Flow, Workload, draw_arrivals
+from windrow.scheduler.core.planning import PLANNERS, BatchLimits
 
 COST = CostModel(PassCost(0.010, 0.001), PassCost(0.010, 0.001))
 CORES = PassCost(0.010, 0.001, lanes=2, chore_s=0.003)

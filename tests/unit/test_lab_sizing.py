@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.lab import (
+from windrow.lab import (
     bucket_sequences,
     calculate_arithmetic_intensity_with_batch,
     find_optimal_batch_size,

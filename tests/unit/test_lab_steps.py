@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from scheduler.lab.cost import CostModel, DecodeCost, StepRuns, read_cost, write_cost
-from scheduler.lab.fitting import TimedStep, fit_steps
-from scheduler.lab.generation import GenerationPolicy, simulate_generation
-from scheduler.lab.step_recording import GenerationRecording, RecordedAnswer, read_generation, write_generation
-from scheduler.lab.traces import read_trace
-from scheduler.lab.workload import Workload
 from tests.support.tiny_llama import VOCABULARY, save_tiny_llama
 from windrow.cli.app import app
-from windrow.lab.overlay import compare, simulate_again
-from windrow.lab.step_timing import TimedSteps
-from windrow.lab.step_tuning import DecodePoint, Rig, StepTimings, recommend_steps, time_steps
+from windrow.lab.measure.cost import CostModel, DecodeCost, StepRuns, read_cost, write_cost
+from windrow.lab.measure.fitting import TimedStep, fit_steps
+from windrow.lab.measure.step_recording import GenerationRecording, RecordedAnswer, read_generation, write_generation
+from windrow.lab.report.overlay import compare, simulate_again
+from windrow.lab.simulate.generation import GenerationPolicy, simulate_generation
+from windrow.lab.simulate.traces import read_trace
+from windrow.lab.simulate.workload import Workload
+from windrow.lab.tune.step_timing import TimedSteps
+from windrow.lab.tune.steps import DecodePoint, Rig, StepTimings, recommend_steps, time_steps
 
 COST = DecodeCost(0.010, 0.0001, 0.0005, 1e-6, 0.005)
 AS_THEY_ARE = StepRuns()
@@ -51,8 +51,8 @@ def recorded(runs: StepRuns = AS_THEY_ARE) -> GenerationRecording:
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from scheduler.settings import ModelSettings
-    from worker.engines.loading import load_engine
+    from windrow.scheduler.config.settings import ModelSettings
+    from windrow.worker.engines.loading import load_engine
 
     folder = save_tiny_llama(tmp_path_factory.mktemp("llama"), context_tokens=256)
     return load_engine(
@@ -198,9 +198,9 @@ def test_a_malformed_run_is_refused_with_its_line(
     ],
 )
 def test_tune_refuses_what_it_cannot_do_before_it_measures(tmp_path: Path, words: list[str], said: str) -> None:
-    from scheduler.core.planning import BatchLimits
-    from scheduler.lab.device import Policy
-    from scheduler.lab.recording import Recorded, Recording, write_recording
+    from windrow.lab.measure.recording import Recorded, Recording, write_recording
+    from windrow.lab.simulate.device import Policy
+    from windrow.scheduler.core.planning import BatchLimits
 
     write_generation(tmp_path / "RUN", recorded())
     write_generation(tmp_path / "STEPLESS", GenerationRecording(POLICY, 1, StepRuns(), {}, recorded().requests, []))

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scheduler.core.outcomes import Done, Failed, Outcome
-from scheduler.core.planning import Batch, BatchLimits
-from windrow.lab.tuning import time_passes
-from worker.engines.base import EngineInfo, Prepared
+from windrow.lab.tune.passes import time_passes
+from windrow.scheduler.core.outcomes import Done, Failed, Outcome
+from windrow.scheduler.core.planning import Batch, BatchLimits
+from windrow.worker.engines.base import EngineInfo, Prepared
 
 
 class NotingEngine:

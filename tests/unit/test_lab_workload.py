@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scheduler.lab.traces import read_trace
-from scheduler.lab.workload import PATTERNS, Flow, Workload, draw_arrivals, draw_flows, draw_lengths
+from windrow.lab.simulate.traces import read_trace
+from windrow.lab.simulate.workload import PATTERNS, Flow, Workload, draw_arrivals, draw_flows, draw_lengths
 
 SAMPLES = Path(__file__).parents[2] / "examples/traces"
 COUNT, RATE_PER_S = 50_000, 100.0

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from worker.leftovers import spare_what_is_loaded
+from windrow.worker.process.garbage_collector import spare_what_is_loaded
 
 
 class Model:

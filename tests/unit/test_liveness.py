@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scheduler.core.liveness import busy_s, describe_trouble
+from windrow.scheduler.core.heartbeats import busy_s, describe_trouble
 
 
 @pytest.mark.parametrize(

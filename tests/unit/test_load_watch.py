@@ -7,9 +7,9 @@ import time
 import fakeredis
 import pytest
 
-from scheduler.queue import RedisQueue
-from scheduler.queue.failures import tell_failure
-from windrow.load_watch import LoadWatch
+from windrow.scheduler.queue import RedisQueue
+from windrow.scheduler.queue.load_failures import tell_failure
+from windrow.stack.load_watch import LoadWatch
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.core.errors import ModelUnusable
-from scheduler.model_files import read_modules, read_object
-from scheduler.tasks.pooling import read_pooling
-from scheduler.tokens import load_tokenizer
+from windrow.errors import ModelUnusable
+from windrow.scheduler.models.files import read_modules, read_object
+from windrow.scheduler.models.token_counts import load_tokenizer
+from windrow.scheduler.tasks.pooling import read_pooling
 
 
 @pytest.mark.parametrize("written", [b"{", b"\xff", b"[]"])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from scheduler.queue.observations import BOUNDS, Observations, read_observations, store_observations
+from windrow.scheduler.queue.observations import BOUNDS, Observations, read_observations, store_observations
 
 VALUES = st.one_of(st.floats(-1.0, 1e6), st.sampled_from([bound for bounds in BOUNDS.values() for bound in bounds]))
 

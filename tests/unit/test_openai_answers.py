@@ -2,8 +2,8 @@
 
 import pytest
 
-from api.openai import answers
-from api.openai.errors import openai_error
+from windrow.api.openai import answers
+from windrow.api.openai.errors import openai_error
 
 HEAD = answers.head("completion", "id", 12.9, "m")
 TOP = {"token": "b", "logprob": -2.0, "bytes": [98]}

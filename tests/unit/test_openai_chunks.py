@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.openai.chunks import Chunks, usage_chunk
-from scheduler.core.errors import AttemptsExhausted
-from scheduler.queue.events import Event
+from windrow.api.openai.chunks import Chunks, usage_chunk
+from windrow.errors import AttemptsExhausted
+from windrow.scheduler.queue.events import Event
 
 HEAD = {"id": "x", "created": 1, "model": "m"}
 

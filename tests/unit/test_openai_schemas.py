@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from api.openai.fields import settle_fields
-from api.openai.schemas import ChatRequest, CompletionRequest, EmbeddingsRequest
-from scheduler.checks import parse
-from scheduler.core.errors import InvalidInput
-from scheduler.tasks.generate import read_call
+from windrow.api.openai.fields import settle_fields
+from windrow.api.openai.schemas import ChatRequest, CompletionRequest, EmbeddingsRequest
+from windrow.errors import InvalidInput
+from windrow.scheduler.tasks.generate import read_call
+from windrow.scheduler.tasks.validation import parse
 
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hay?"}]}
 COMPLETION: dict[str, Any] = {"model": "m", "prompt": "hay"}

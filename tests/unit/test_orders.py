@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import billiard
 import pytest
 
-from scheduler.core.errors import InvalidInput
-from scheduler.settings import ModelSettings
-from worker import orders
-from worker.control import read_batching
-from worker.orders import Batching, Orders, read_orders
+from windrow.errors import InvalidInput
+from windrow.scheduler.config.settings import ModelSettings
+from windrow.worker.celery.control import read_batching
+from windrow.worker.process import model_requests as orders
+from windrow.worker.process.model_requests import Batching, Orders, read_orders
 
 ROWS = ModelSettings(task="embed", source="m")
 STEPS = ModelSettings.model_validate({"task": "generate", "source": "m"})

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.core.pace import MARGIN_S, Pace
+from windrow.scheduler.core.claim_ahead import MARGIN_S, Pace
 
 SECONDS = st.floats(0, 100)
 

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.core.errors import ModelFailed, OutOfMemory
-from scheduler.core.outcomes import Done, Failed, Outcome
-from scheduler.core.planning import PLANNERS, Batch, BatchLimits
-from scheduler.queue import Claimed
-from worker.engines.base import EngineInfo, PassRaised, Prepared
-from worker.passes import Budget, collect_pass, run_row
-from worker.rows import Waiting
+from windrow.errors import ModelFailed, OutOfMemory
+from windrow.scheduler.core.outcomes import Done, Failed, Outcome
+from windrow.scheduler.core.planning import PLANNERS, Batch, BatchLimits
+from windrow.scheduler.queue import Claimed
+from windrow.worker.batches.batch_buffer import Waiting
+from windrow.worker.batches.forward import Budget, collect_pass, run_row
+from windrow.worker.engines.base import EngineInfo, PassRaised, Prepared
 
 LIMITS = BatchLimits(max_batch_size=16, max_batch_tokens=200)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.core.planning import (
+from windrow.scheduler.core.planning import (
     MAX_RECTANGLES,
     PLANNERS,
     Batch,

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from worker.engines.attention import PackedLayout
-from worker.engines.embed import PACKED_POOLING
+from windrow.worker.engines.device.attention import PackedLayout
+from windrow.worker.engines.text.embed import PACKED_POOLING
 
 LENGTHS = [1, 3000, 7]
 

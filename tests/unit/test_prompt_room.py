@@ -8,14 +8,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from api.inputs import InputCheck
-from scheduler.core.errors import WindrowError
-from scheduler.core.outcomes import Failed
-from scheduler.settings import ModelSettings
-from scheduler.tokens import load_text_limit
 from tests.support.tiny_llama import VOCABULARY, save_tiny_llama
-from worker.generation.constraints import SchemaCompiler
-from worker.generation.inputs import PromptPreparer
+from windrow.api.inputs import InputCheck
+from windrow.errors import WindrowError
+from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.core.outcomes import Failed
+from windrow.scheduler.models.token_counts import load_text_limit
+from windrow.worker.engines.generation.constraints import SchemaCompiler
+from windrow.worker.engines.generation.inputs import PromptPreparer
 
 CONTEXT = 32
 Sides = tuple[InputCheck, PromptPreparer]

@@ -10,9 +10,9 @@ from collections import deque
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler.core.retry import SUSPECT_AFTER
-from scheduler.queue import Claimed
-from worker.quarantine import Quarantine, Turn
+from windrow.scheduler.core.retry import SUSPECT_AFTER
+from windrow.scheduler.queue import Claimed
+from windrow.worker.batches.isolation import Quarantine, Turn
 
 #: Two dead batches behind it.
 SUSPECT_ATTEMPT = SUSPECT_AFTER + 1

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scheduler.core.errors import Canceled, DeadlineExceeded, ModelFailed, NewerRecord, OutOfMemory, WindrowError
-from scheduler.core.outcomes import Done, Failed
-from scheduler.queue.records import (
+from windrow.errors import Canceled, DeadlineExceeded, ModelFailed, NewerRecord, OutOfMemory, WindrowError
+from windrow.scheduler.core.outcomes import Done, Failed
+from windrow.scheduler.queue.records import (
     Claimed,
     Ending,
     Prediction,
@@ -19,7 +19,7 @@ from scheduler.queue.records import (
     parse_record,
     waiting_prediction,
 )
-from scheduler.queue.wire import ClaimReply
+from windrow.scheduler.queue.wire import ClaimReply
 
 PAYLOAD = b'{"model":"minilm","input":"hay","parameters":{"truncate":true}}'
 RECORD = b"3|0|7|acme:high|63|1700000000000001|1700000005000000|0.4375"
@@ -102,8 +102,8 @@ def test_numpy_arrays_are_stored_as_numbers() -> None:
 @pytest.mark.parametrize(
     ("error", "exc_type", "module"),
     [
-        (ModelFailed("no"), "ModelFailed", "scheduler.core.errors"),
-        (OutOfMemory("no"), "OutOfMemory", "scheduler.core.errors"),
+        (ModelFailed("no"), "ModelFailed", "windrow.errors"),
+        (OutOfMemory("no"), "OutOfMemory", "windrow.errors"),
         (DeadlineExceeded("no"), "TaskRevokedError", "celery.exceptions"),
         (Canceled("no"), "TaskRevokedError", "celery.exceptions"),
     ],

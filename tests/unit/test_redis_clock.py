@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from scheduler.queue.clock import RedisClock
+from windrow.scheduler.connection.redis_clock import RedisClock
 
 
 def test_it_is_not_set_before_the_first_reply() -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.redis_url import Login, parse_redis_url, without_password
+from windrow.scheduler.connection.redis_url import Login, parse_redis_url, without_password
 
 
 def test_a_plain_url_names_a_server_a_database_and_a_login() -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.core.retry import GiveUp, Retry, decide_retry
+from windrow.scheduler.core.retry import GiveUp, Retry, decide_retry
 
 
 @pytest.mark.parametrize("attempt", [1, 2])

@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 import pytest
 
-from scheduler.core.adaptive import FIRST_WAIT_S
-from scheduler.core.window import WindowLimits
-from scheduler.queue import Claimed
-from worker.engines.base import Prepared
-from worker.rows import Row, Rows, Waiting
+from windrow.scheduler.core.learned_window import FIRST_WAIT_S
+from windrow.scheduler.core.window import WindowLimits
+from windrow.scheduler.queue import Claimed
+from windrow.worker.batches.batch_buffer import Row, Rows, Waiting
+from windrow.worker.engines.base import Prepared
 
 WINDOW_S = 0.005
 TICK_S = 0.0005

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
-from scheduler.tasks.generate import GenerateParameters
-from worker.generation.sampling import SlotSampling, Wishes, cut, gumbel
+from windrow.scheduler.tasks.generate import GenerateParameters
+from windrow.worker.engines.generation.sampling import SlotSampling, Wishes, cut, gumbel
 
 VOCABULARY = 50
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from scheduler.core.errors import InvalidInput
-from scheduler.tasks.schema_bounds import MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH, require_bounded
-from scheduler.tasks.schema_check import require_enforced
-from scheduler.tasks.schema_cost import pattern_states
 from tests.support.schemas import TAKEN, kind
+from windrow.errors import InvalidInput
+from windrow.scheduler.json_schema.bounds import MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH, require_bounded
+from windrow.scheduler.json_schema.check import require_enforced
+from windrow.scheduler.json_schema.cost import pattern_states
 
 
 def nested(depth: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import xgrammar
 
 from tests.support.schemas import TAKEN
 from tests.support.tiny_llama import EOS, VOCABULARY, save_tiny_llama
-from worker.generation.constraints import SchemaCompiler, empty_masks, unpacked
+from windrow.worker.engines.generation.constraints import SchemaCompiler, empty_masks, unpacked
 
 #: So many tokens after which an answer is led to its end, and so many that it has at most.
 LONG, LONGEST = 60, 600

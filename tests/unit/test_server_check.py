@@ -5,8 +5,8 @@ from typing import Any, cast
 import pytest
 from redis import Redis
 
-from scheduler.core.errors import InvalidSetting
-from scheduler.queue.server_check import ServerCheck, check_server
+from windrow.errors import InvalidSetting
+from windrow.scheduler.connection.server_check import ServerCheck, check_server
 
 GOOD = {"redis_version": "7.2.4", "maxmemory_policy": "noeviction", "aof_enabled": 1}
 

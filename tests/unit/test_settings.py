@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.core.errors import InvalidSetting
-from scheduler.settings import ModelSettings, Settings, load_settings
+from windrow.errors import InvalidSetting
+from windrow.scheduler.config.settings import ModelSettings, Settings, load_settings
 
 FILE = """
 lease_s = 5.0

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import scheduler
-from scheduler.core.errors import ModelUnusable
-from scheduler.sources import resolve_source
+from windrow.errors import ModelUnusable
+from windrow.scheduler.models.sources import resolve_source
 
 
 def test_a_folder_is_itself(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from signal import SIGINT, SIGQUIT, SIGTERM
 
 import pytest
 
-from worker.stopping import AT_ONCE, GRACEFULLY, SAME_SIGNAL_S, StopSignals
+from windrow.worker.process.stopping import AT_ONCE, GRACEFULLY, SAME_SIGNAL_S, StopSignals
 
 SOON_S, LATER_S = SAME_SIGNAL_S / 2, SAME_SIGNAL_S * 2
 

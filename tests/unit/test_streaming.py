@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from windrow import AsyncClient, Client, StreamEvent
+from windrow.client.event_stream import EventParser, Stream
+from windrow.client.protocol import CONNECTION_ATTEMPTS, NoReply
 from windrow.errors import RequestRefused, ServerUnreachable
-from windrow.protocol import CONNECTION_ATTEMPTS, NoReply
-from windrow.streaming import EventParser, Stream
 
 WHOLE = (
     b"retry: 1000\n\n"

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from scheduler.core.errors import InvalidInput
-from scheduler.tasks import TASKS
-from scheduler.tasks.pooling import embedding_width
-from scheduler.tasks.rerank import MAX_DOCUMENTS
-from scheduler.tasks.zero_shot import MAX_LABELS
-from worker.engines.loading import ENGINES
+from windrow.errors import InvalidInput
+from windrow.scheduler.tasks import TASKS
+from windrow.scheduler.tasks.pooling import embedding_width
+from windrow.scheduler.tasks.rerank import MAX_DOCUMENTS
+from windrow.scheduler.tasks.zero_shot import MAX_LABELS
+from windrow.worker.engines.loading import ENGINES
 
 LABELS = {"labels": ["hay", "rain"]}
 PAIRS = {"query": "hay", "documents": ["dry", "wet"]}

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.core.token_pace import HALF_LIFE_S, TokenPace
+from windrow.scheduler.stepping.generation_time import HALF_LIFE_S, TokenPace
 
 SECONDS = st.floats(0, 10)
 COUNTS = st.integers(1, 4096)

@@ -11,8 +11,8 @@ from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
-from scheduler.core.errors import ModelUnusable
-from scheduler.tokens import load_text_limit
+from windrow.errors import ModelUnusable
+from windrow.scheduler.models.token_counts import load_text_limit
 
 
 def save_tokenizer(folder: Path, *, lowercase: bool = False, truncate_to: int | None = None) -> None:

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from scheduler.tasks.generate import read_call
-from worker.upstream.calls import Answer, body_of, can_count_along, path_of
+from windrow.scheduler.tasks.generate import read_call
+from windrow.worker.engines.upstream.calls import Answer, body_of, can_count_along, path_of
 
 CHAT = {"messages": [{"role": "user", "content": "hay?"}]}
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from scheduler.settings import ModelSettings, Settings
+from windrow.scheduler.config.settings import ModelSettings, Settings
 
 PAGES = Path(__file__).parents[2] / "docs"
 EXAMPLES = [

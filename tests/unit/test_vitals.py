@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from worker.vitals import Reading, Vitals, clear_slot, read_slot
+from windrow.worker.process.progress import Reading, Vitals, clear_slot, read_slot
 
 SLOT = 1000
 

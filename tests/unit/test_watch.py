@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from worker.stopping import AT_ONCE, GRACEFULLY
-from worker.vitals import Reading
-from worker.watch import LEAVE_S, TELL_S, Stall, Watch
+from windrow.worker.celery.stall_watch import LEAVE_S, TELL_S, Stall, Watch
+from windrow.worker.process.progress import Reading
+from windrow.worker.process.stopping import AT_ONCE, GRACEFULLY
 
 STALL_S = 10.0
 

@@ -4,8 +4,8 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from scheduler.core.errors import InvalidInput
-from scheduler.core.webhooks import (
+from windrow.errors import InvalidInput
+from windrow.scheduler.core.webhooks import (
     MAX_TRIES,
     Again,
     Delivered,

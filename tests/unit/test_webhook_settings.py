@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.core.errors import InvalidSetting
-from scheduler.settings import Settings, load_settings
+from windrow.errors import InvalidSetting
+from windrow.scheduler.config.settings import Settings, load_settings
 
 OURS, THEIRS = (b64encode(letter * 32).decode() for letter in (b"o", b"t"))
 FILE = f"""

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from scheduler.core.window import Close, JoinRate, Wait, WindowLimits, decide_window, take_count
+from windrow.scheduler.core.window import Close, JoinRate, Wait, WindowLimits, decide_window, take_count
 
 LIMITS = WindowLimits(max_batch_size=4, max_batch_tokens=100, max_wait_s=0.020)
 BUSY = JoinRate(joins=1000.0, exposure_s=1.0)

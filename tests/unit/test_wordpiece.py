@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from scheduler.settings import DEFAULT_MODELS
-from scheduler.tokens import load_text_limit
-from scheduler.wordpiece import WordPiece, load_wordpiece, random_texts
+from windrow.scheduler.config.settings import DEFAULT_MODELS
+from windrow.scheduler.models.token_counts import load_text_limit
+from windrow.scheduler.models.wordpiece import WordPiece, load_wordpiece, random_texts
 
 MINILM = load_text_limit(DEFAULT_MODELS["minilm"]["source"])
 #: What real texts are made of, beside any character.

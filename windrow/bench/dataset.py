@@ -11,7 +11,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from windrow.demo.texts import mixed_texts
+from windrow.lab.sample_texts import mixed_texts
 
 #: Fields of a line that may hold the input; the first of them that is there.
 INPUT_FIELDS = ("input", "text", "prompt")

@@ -12,8 +12,8 @@ from typing import Any
 
 import orjson
 
-from windrow.embedded import find_redis_server, free_port, redis_answers, redis_command
-from windrow.supervise import POLL_S, Child, Interrupted, Interrupts, Program, tail
+from windrow.stack.embedded_redis import find_redis_server, free_port, redis_answers, redis_command
+from windrow.stack.supervisor import POLL_S, Child, Interrupted, Interrupts, Program, tail
 
 #: On CUDA, models are compiled when they are loaded for the first time.
 START_S, GRACE_S = 300.0, 20.0
@@ -56,16 +56,14 @@ def own_redis(folder: Path, interrupts: Interrupts, *, durable: bool = True) -> 
 
 
 def run_part(module: str, spec: Mapping[str, Any], folder: Path, environ: Mapping[str, str], check: Check) -> Any:
-    """Run ``python -m windrow.bench.<module>`` with ``spec`` to its end and return what it wrote.
+    """Run ``python -m <module>`` with ``spec`` to its end and return what it wrote.
 
     Raises `BenchFailed` where it fails, and whatever ``check`` raises.
     """
     given, result = folder / f"{module}.in.json", folder / f"{module}.out.json"
     given.write_bytes(orjson.dumps(spec))
     result.unlink(missing_ok=True)
-    with running(
-        module, [sys.executable, "-m", f"windrow.bench.{module}", str(given), str(result)], folder, environ
-    ) as child:
+    with running(module, [sys.executable, "-m", module, str(given), str(result)], folder, environ) as child:
         while child.status is None:
             check()
             time.sleep(POLL_S)

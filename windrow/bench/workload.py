@@ -8,9 +8,9 @@ from pathlib import Path
 
 import orjson
 
-from scheduler.settings import DEFAULT_MODELS, ModelSettings
-from scheduler.tokens import load_text_limit
-from windrow.demo.texts import mixed_texts
+from windrow.lab.sample_texts import mixed_texts
+from windrow.scheduler.config.settings import DEFAULT_MODELS, ModelSettings
+from windrow.scheduler.models.token_counts import load_text_limit
 
 MODEL = "minilm"
 #: Requests in a row, and clients that keep them coming.

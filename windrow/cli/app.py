@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from windrow.bench.cli import bench_app
-from windrow.bench.compare_cli import compare
-from windrow.bench.serving_cli import serve as bench_serve
-from windrow.bench.serving_cli import sweep
+from windrow.cli.bench import bench_app
 from windrow.cli.dead import dead_app
 from windrow.cli.keys import key_app
 from windrow.cli.plan import plan
@@ -25,9 +22,6 @@ app = typer.Typer(
 )
 for command in (serve, demo, predict, get, cancel, models, tune, simulate, plan):
     app.command()(command)
-bench_app.command()(compare)
-bench_app.command()(bench_serve)
-bench_app.command()(sweep)
 app.add_typer(bench_app)
 app.add_typer(key_app)
 app.add_typer(dead_app)

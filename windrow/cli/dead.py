@@ -14,7 +14,7 @@ from windrow.cli.output import FAILED, UNREACHABLE, errors_reported, fail, print
 from windrow.cli.requests import Json
 
 if TYPE_CHECKING:
-    from scheduler.queue import DeadLetter, RedisQueue
+    from windrow.scheduler.queue import DeadLetter, RedisQueue
 
 dead_app = typer.Typer(
     name="dead", help="Look at requests that were given up, send them again, drop them.", no_args_is_help=True
@@ -137,10 +137,10 @@ def _queues(model: str | None, as_json: bool) -> Iterator[list[RedisQueue]]:
     """The queues of the models asked for, on the Redis of the settings."""
     from redis.exceptions import RedisError
 
-    from scheduler.core.errors import UnknownModel
-    from scheduler.queue import RedisQueue
-    from scheduler.queue.connection import connect
-    from scheduler.settings import load_settings
+    from windrow.errors import UnknownModel
+    from windrow.scheduler.config.settings import load_settings
+    from windrow.scheduler.connection.connect import connect
+    from windrow.scheduler.queue import RedisQueue
 
     with errors_reported(as_json):
         settings = load_settings()

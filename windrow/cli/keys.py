@@ -19,8 +19,8 @@ def new(
     as_json: Json = False,
 ) -> None:
     """Print a new key, this once, and the lines of windrow.toml that let it in."""
-    from api.keys import hash_key, make_key
-    from scheduler.settings import check_tenant_name
+    from windrow.api.auth.keys import hash_key, make_key
+    from windrow.scheduler.config.settings import check_tenant_name
 
     with errors_reported(as_json):
         check_tenant_name(tenant)
@@ -41,7 +41,7 @@ def new(
 @key_app.command("hash")
 def hash_(as_json: Json = False) -> None:
     """Read a key from stdin and print its hash for windrow.toml."""
-    from api.keys import hash_key
+    from windrow.api.auth.keys import hash_key
 
     with errors_reported(as_json):
         hashed = hash_key(read_stdin().rstrip("\r\n"))

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scheduler.core.fairness import PRIORITY_WEIGHTS
-from scheduler.core.planning import PLANNERS, BatchLimits
+from windrow.scheduler.core.fairness import PRIORITY_WEIGHTS
+from windrow.scheduler.core.planning import PLANNERS, BatchLimits
 
 if TYPE_CHECKING:
-    from scheduler.lab.device import Policy
-    from scheduler.lab.simulation import Failure
-    from scheduler.lab.workload import Flow
+    from windrow.lab.simulate.device import Policy
+    from windrow.lab.simulate.simulation import Failure
+    from windrow.lab.simulate.workload import Flow
 
 #: Packaged costs, of the default model on two cores.
 DEFAULT_COST = Path(__file__).parents[1] / "lab" / "minilm-cpu.json"
@@ -73,7 +73,7 @@ def read_wait_s(text: str) -> float | None:
 
 def read_flows(texts: list[str] | None) -> tuple[Flow, ...]:
     """``--tenant`` options as flows; one of the default tenant where there are none."""
-    from scheduler.lab.workload import Flow
+    from windrow.lab.simulate.workload import Flow
 
     flows = tuple(_flow(text) for text in texts) if texts else (Flow(),)
     names = [flow.name for flow in flows]
@@ -86,7 +86,7 @@ def read_flows(texts: list[str] | None) -> tuple[Flow, ...]:
 
 
 def _flow(text: str) -> Flow:
-    from scheduler.lab.workload import Flow
+    from windrow.lab.simulate.workload import Flow
 
     tenant, priority, share, weight = (*text.split(":"), "", "", "")[:4]
     try:
@@ -108,7 +108,7 @@ def read_failures(texts: list[str] | None) -> tuple[Failure, ...]:
 
 
 def _failure(text: str) -> Failure:
-    from scheduler.lab.simulation import Failure
+    from windrow.lab.simulate.simulation import Failure
 
     parts = text.split(":")
     if len(parts) != 3 or not parts[1].isdecimal():
@@ -120,8 +120,8 @@ def policy_of(
     strategy: str, max_batch_size: int, max_batch_tokens: int, max_wait_s: float | None, longest_tokens: int
 ) -> Policy:
     """As the worker would make it of the same settings; ``static`` pads to the longest input."""
-    from scheduler.lab.device import Policy
-    from scheduler.settings import ModelSettings
+    from windrow.lab.simulate.device import Policy
+    from windrow.scheduler.config.settings import ModelSettings
 
     buckets = ModelSettings.model_fields["buckets"].default
     limits = BatchLimits(max_batch_size, max_batch_tokens, buckets, static_length=longest_tokens)
@@ -130,7 +130,7 @@ def policy_of(
 
 def strategies(names: list[str] | None, generates: bool = False) -> list[str]:
     """``--strategy`` options; the best one's name where there are none, and every name for ``all``."""
-    from scheduler.lab.generation import GENERATION
+    from windrow.lab.simulate.generation import GENERATION
 
     known = GENERATION if generates else PLANNERS
     for name in names or ():
@@ -163,7 +163,7 @@ def require_writable(path: Path, name: str) -> None:
 @contextmanager
 def many_objects(report: Path | None) -> Iterator[None]:
     """Let nobody look for cycles in millions of small objects that have none; first look whether ``report`` can be."""
-    from windrow.lab.page import check_report
+    from windrow.lab.report.page import check_report
 
     if report is not None:
         check_report(report)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from windrow.prediction import Prediction
-    from windrow.streaming import StreamEvent
+    from windrow.client.event_stream import StreamEvent
+    from windrow.client.prediction import Prediction
 
 FAILED, USAGE, UNREACHABLE = 1, 2, 3
 #: Numbers of a vector that are shown to people.
@@ -22,8 +22,7 @@ SHOWN_NUMBERS = 4
 @contextmanager
 def errors_reported(as_json: bool) -> Iterator[None]:
     """Turn the errors that a user can cause into one line on stderr and an exit code."""
-    from scheduler.core.errors import WindrowError
-    from windrow.errors import ClientError, ServerUnreachable
+    from windrow.errors import ClientError, ServerUnreachable, WindrowError
 
     try:
         yield
@@ -67,7 +66,7 @@ def show_prediction(prediction: Prediction, as_json: bool) -> None:
 
 def show_stream(events: Iterable[StreamEvent], as_json: bool) -> None:
     """Print the text of the first answer as it comes, or the whole prediction as JSON; 1 where it did not succeed."""
-    from windrow.streaming import LAST
+    from windrow.client.event_stream import LAST
 
     for event in events:
         if event.type == "restart":

@@ -14,8 +14,8 @@ from windrow.cli import lab_options as options
 from windrow.cli.output import FAILED, errors_reported, fail, print_json
 
 if TYPE_CHECKING:
-    from scheduler.lab.planner import Plan
-    from scheduler.lab.trials import Slo
+    from windrow.lab.plan.planner import Plan
+    from windrow.lab.plan.trials import Slo
 
 #: Requests of a simulated run where --requests does not say; those that generate take hundreds of steps each.
 REQUESTS, GENERATED_REQUESTS = 10_000, 1000
@@ -60,8 +60,8 @@ def plan(
     Ends with 1 where no number of devices meets the SLO, or not so many as there are, and says what the best reachable
     is.
     """
-    from windrow.lab.planning import Asked, search
-    from windrow.lab.workloads import Traffic
+    from windrow.lab.plan.plans import Asked, search
+    from windrow.lab.simulate.workload_options import Traffic
 
     with errors_reported(as_json), options.many_objects(report):
         _refuse_idle(context)
@@ -78,8 +78,8 @@ def plan(
         about = {"workload": traffic.describe(), "slo": _describe(found.slos)}
         print_json({**about, **_as_json(found)}) if as_json else _show(found, about)
         if report is not None and found.best is not None:
-            from windrow.lab.page import write_report
-            from windrow.lab.planning import panels, rows
+            from windrow.lab.plan.plans import panels, rows
+            from windrow.lab.report.page import write_report
 
             _say(*write_report(report, "Plan", about, [rows(found)], panels(found, devices is not None)))
     if found.best is None:
@@ -100,7 +100,7 @@ def _refuse_idle(context: typer.Context) -> None:
 
 
 def _read_slos(by_end: dict[str, str | None], ttft_p99: str | None, itl_p99: str | None) -> list[Slo]:
-    from scheduler.lab.trials import Slo
+    from windrow.lab.plan.trials import Slo
 
     named = {name: text for name, text in by_end.items() if text is not None}
     slos = [Slo(options.seconds(text, f"--{name}"), int(name[1:]) / 100) for name, text in named.items()]
@@ -128,7 +128,7 @@ def _why_not(found: Plan[Any]) -> str:
             f"no number of devices meets {_describe(found.slos)}: alone on an idle device the requests take "
             f"{figures} at that percentile, which is the best reachable"
         )
-    from windrow.lab.tables import number
+    from windrow.lab.report.tables import number
 
     near = found.nearest
     reached = zip(found.slos, near.figures_s, strict=True)
@@ -141,13 +141,13 @@ def _why_not(found: Plan[Any]) -> str:
 
 
 def _settings(policy: Any) -> str:
-    from windrow.lab.planning import settings_of
+    from windrow.lab.plan.plans import settings_of
 
     return ", ".join(f"{name} = {value}" for name, value in settings_of(policy).items())
 
 
 def _as_json(found: Plan[Any]) -> dict[str, Any]:
-    from windrow.lab.planning import as_json
+    from windrow.lab.plan.plans import as_json
 
     return as_json(found)
 
@@ -155,8 +155,8 @@ def _as_json(found: Plan[Any]) -> dict[str, Any]:
 def _show(found: Plan[Any], about: dict[str, str]) -> None:
     from rich.console import Console
 
-    from windrow.lab.planning import rows
-    from windrow.lab.tables import show
+    from windrow.lab.plan.plans import rows
+    from windrow.lab.report.tables import show
 
     console = Console()
     for name, value in about.items():

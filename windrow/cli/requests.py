@@ -11,7 +11,7 @@ import typer
 from windrow.cli.output import FAILED, errors_reported, fail, print_json, show_prediction, show_stream
 
 if TYPE_CHECKING:
-    from windrow.client import Client
+    from windrow.client.sync_client import Client
 
 Url = Annotated[
     str, typer.Option("--url", envvar="WINDROW_URL", help="The server.", show_default="http://127.0.0.1:8000")
@@ -127,8 +127,8 @@ def read_input(text: str, is_json: bool) -> Any:
 
 def connect(url: str, timeout_s: float) -> Client:
     """A client of ``url``, or of the default server."""
-    from windrow.client import Client
-    from windrow.transport import DEFAULT_URL
+    from windrow.client.sync_client import Client
+    from windrow.client.transport import DEFAULT_URL
 
     return Client(url or DEFAULT_URL, timeout_s=timeout_s)
 

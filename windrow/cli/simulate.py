@@ -17,9 +17,9 @@ from windrow.cli.output import errors_reported, print_json
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from scheduler.lab.cost import CostModel
-    from scheduler.lab.simulation import Outcome
-    from windrow.lab.workloads import Traffic
+    from windrow.lab.measure.cost import CostModel
+    from windrow.lab.simulate.simulation import Outcome
+    from windrow.lab.simulate.workload_options import Traffic
 
 
 def simulate(
@@ -71,12 +71,12 @@ def simulate(
 
     What passes take comes from a cost file of `windrow tune`; without one, from the default model on two CPU cores.
     """
-    from scheduler.lab.cost import decode_cost, read_cost
-    from scheduler.lab.generation import GenerationPolicy, simulate_generation
-    from scheduler.lab.measure import summarise
-    from scheduler.lab.simulation import Fleet
-    from scheduler.lab.simulation import simulate as run
-    from windrow.lab.workloads import Traffic
+    from windrow.lab.measure.cost import decode_cost, read_cost
+    from windrow.lab.measure.figures import summarise
+    from windrow.lab.simulate.generation import GenerationPolicy, simulate_generation
+    from windrow.lab.simulate.simulation import Fleet
+    from windrow.lab.simulate.simulation import simulate as run
+    from windrow.lab.simulate.workload_options import Traffic
 
     with errors_reported(as_json), options.many_objects(report):
         _refuse_idle(context)
@@ -124,9 +124,9 @@ def simulate(
             about["slo"] = ", ".join([*([slo] if slo else []), *([f"{slo_itl} between tokens"] if slo_itl else [])])
         show_runs("Simulation", about, runs, as_json)
         if report is not None:
-            from windrow.lab.charts import run_panels
-            from windrow.lab.page import write_report
-            from windrow.lab.tables import answer_rows, flow_rows, run_rows, work_rows
+            from windrow.lab.report.charts import run_panels
+            from windrow.lab.report.page import write_report
+            from windrow.lab.report.tables import answer_rows, flow_rows, run_rows, work_rows
 
             tables = [rows(runs) for rows in (run_rows, answer_rows, work_rows, flow_rows)]
             _say(*write_report(report, "Simulation", about, tables, run_panels(outcomes)))
@@ -170,9 +170,9 @@ def _lay_over(run: Path, cost: Path, report: Path | None, as_json: bool) -> None
     """The arrivals, lengths and settings of a recorded run, simulated; and both beside each other."""
     from rich.console import Console
 
-    from scheduler.lab.cost import read_cost
-    from windrow.lab.overlay import compare, distributions, overlay_rows, simulate_again
-    from windrow.lab.tables import show
+    from windrow.lab.measure.cost import read_cost
+    from windrow.lab.report.overlay import compare, distributions, overlay_rows, simulate_again
+    from windrow.lab.report.tables import show
 
     recording, outcomes = simulate_again(run, read_cost(cost), cost)
     compared = compare(recording, outcomes)
@@ -181,8 +181,8 @@ def _lay_over(run: Path, cost: Path, report: Path | None, as_json: bool) -> None
     else:
         show(Console(), f"{run.name}: {len(recording.requests):,} requests", overlay_rows(compared))
     if report is not None:
-        from windrow.lab.charts import distribution_panel
-        from windrow.lab.page import write_report
+        from windrow.lab.report.charts import distribution_panel
+        from windrow.lab.report.page import write_report
 
         about = {"run": run.name, "strategy": recording.about["strategy"], "requests": f"{len(recording.requests):,}"}
         panel = distribution_panel(distributions(recording, outcomes))
@@ -202,7 +202,7 @@ def show_runs(title: str, about: Mapping[str, str], runs: Mapping[str, Any], as_
         return print_json({**about, "runs": runs})
     from rich.console import Console
 
-    from windrow.lab.tables import answer_rows, flow_rows, run_rows, show, work_rows
+    from windrow.lab.report.tables import answer_rows, flow_rows, run_rows, show, work_rows
 
     console = Console()
     for name, value in about.items():

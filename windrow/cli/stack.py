@@ -11,7 +11,7 @@ import typer
 from windrow.cli.output import errors_reported, print_json
 
 if TYPE_CHECKING:
-    from windrow.serve import Stack
+    from windrow.stack.serve import Stack
 
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, everything else on stderr.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the logs of all programs here too.")]
@@ -27,8 +27,8 @@ def serve(
     Settings come from windrow.toml and WINDROW_*; PORT is the port (8000), CELERY_BROKER_URL a Redis to use instead of
     one of our own.
     """
-    from scheduler.redis_url import without_password
-    from windrow.serve import serve as run
+    from windrow.scheduler.connection.redis_url import without_password
+    from windrow.stack.serve import serve as run
 
     def say(text: str) -> None:
         print(text, file=sys.stderr if as_json else sys.stdout, flush=True)

@@ -16,9 +16,9 @@ from windrow.cli.output import errors_reported, print_json
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from scheduler.lab.cost import CostModel
-    from scheduler.lab.fitting import FitError
-    from scheduler.settings import ModelSettings
+    from windrow.lab.measure.cost import CostModel
+    from windrow.lab.measure.fitting import FitError
+    from windrow.scheduler.config.settings import ModelSettings
 
 #: The kind of timings that a model which generates has.
 GENERATION = "steps"
@@ -46,7 +46,7 @@ def tune(
         require_writable(out, "--out")
         report = _fit_runs(from_run) if from_run else _time_model(model, seconds, max_batch_size)
         cost: CostModel = report.pop("cost")
-        from scheduler.lab.cost import write_cost
+        from windrow.lab.measure.cost import write_cost
 
         write_cost(out, cost)
         report = {**report, "cost": asdict(cost), "file": str(out)}
@@ -56,8 +56,8 @@ def tune(
 
 
 def _time_model(model: str | None, seconds: float, max_batch_size: int) -> dict[str, Any]:
-    from scheduler.core.errors import UnknownModel
-    from scheduler.settings import load_settings
+    from windrow.errors import UnknownModel
+    from windrow.scheduler.config.settings import load_settings
 
     models = load_settings().models
     name = model or next(iter(models))
@@ -71,9 +71,9 @@ def _time_model(model: str | None, seconds: float, max_batch_size: int) -> dict[
 
 
 def _time_passes(name: str, settings: ModelSettings, seconds: float, max_batch_size: int) -> dict[str, Any]:
-    from scheduler.lab.cost import CostModel
-    from scheduler.lab.fitting import fit_passes
-    from windrow.lab.tuning import recommend, tune_model
+    from windrow.lab.measure.cost import CostModel
+    from windrow.lab.measure.fitting import fit_passes
+    from windrow.lab.tune.passes import recommend, tune_model
 
     info, timings, lanes = tune_model(name, settings, seconds, max_batch_size, _say)
     fits = {kind: fit_passes(timed.passes, lanes) for kind, timed in timings.items()}
@@ -101,10 +101,10 @@ def _time_passes(name: str, settings: ModelSettings, seconds: float, max_batch_s
 
 
 def _time_steps(name: str, settings: ModelSettings, seconds: float, max_batch_size: int) -> dict[str, Any]:
-    from scheduler.lab.cost import CostModel
-    from scheduler.lab.fitting import fit_steps
-    from windrow.lab.step_timing import runs_of
-    from windrow.lab.step_tuning import recommend_steps, tune_generation
+    from windrow.lab.measure.cost import CostModel
+    from windrow.lab.measure.fitting import fit_steps
+    from windrow.lab.tune.step_timing import runs_of
+    from windrow.lab.tune.steps import recommend_steps, tune_generation
 
     info, timings = tune_generation(name, settings, seconds, max_batch_size, _say)
     cost, error = fit_steps(timings.steps, runs_of(info))
@@ -132,7 +132,7 @@ def _too_little_time(timed: str, seconds: float) -> str:
 
 
 def _fit_runs(paths: list[Path]) -> dict[str, Any]:
-    from scheduler.lab.recording import generates
+    from windrow.lab.measure.recording import generates
 
     kinds = {generates(path) for path in paths}
     if len(kinds) > 1:
@@ -141,9 +141,9 @@ def _fit_runs(paths: list[Path]) -> dict[str, Any]:
 
 
 def _fit_run_steps(paths: list[Path]) -> dict[str, Any]:
-    from scheduler.lab.cost import CostModel
-    from scheduler.lab.fitting import fit_steps
-    from scheduler.lab.step_recording import read_generation
+    from windrow.lab.measure.cost import CostModel
+    from windrow.lab.measure.fitting import fit_steps
+    from windrow.lab.measure.step_recording import read_generation
 
     runs = [read_generation(path) for path in paths]
     steps = [step for run in runs for step in run.typical_steps()]
@@ -158,9 +158,9 @@ def _fit_run_steps(paths: list[Path]) -> dict[str, Any]:
 
 
 def _fit_run_passes(paths: list[Path]) -> dict[str, Any]:
-    from scheduler.lab.cost import CostModel
-    from scheduler.lab.fitting import TimedPass, fit_passes
-    from scheduler.lab.recording import read_recording
+    from windrow.lab.measure.cost import CostModel
+    from windrow.lab.measure.fitting import TimedPass, fit_passes
+    from windrow.lab.measure.recording import read_recording
 
     passes: dict[str, list[TimedPass]] = {}
     runs = [read_recording(path) for path in paths]
@@ -198,8 +198,8 @@ def _errors(errors: dict[str, FitError]) -> dict[str, Any]:
 def _show(report: dict[str, Any]) -> None:
     from rich.console import Console
 
-    from windrow.lab.tables import show
-    from windrow.lab.tune_tables import curve_rows, pass_rows, step_rows
+    from windrow.lab.report.tables import show
+    from windrow.lab.tune.tables import curve_rows, pass_rows, step_rows
 
     console = Console()
     for kind, points in report.get("curve", {}).items():

@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 
-from windrow.client_async import AsyncClient
+from windrow.client.async_client import AsyncClient
 from windrow.demo import report, scenes, show, streams
-from windrow.demo.texts import SHORT_TEXTS, mixed_texts
-from windrow.serve import NotReady, Stack
-from windrow.supervise import POLL_S, Interrupted, Interrupts, ProgramEnded
+from windrow.lab.sample_texts import SHORT_TEXTS, mixed_texts
+from windrow.stack.serve import NotReady, Stack
+from windrow.stack.supervisor import POLL_S, Interrupted, Interrupts, ProgramEnded
 
 T = TypeVar("T")
 #: A shell's number for a program that INT ended.

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from windrow.client_async import AsyncClient
+from windrow.client.async_client import AsyncClient
+from windrow.client.prediction import Prediction
 from windrow.errors import ClientError
-from windrow.prediction import Prediction
 
 WINDOW_MODEL = "minilm-window"
 STRATEGIES = ("none", "static", "dynamic", "bucket", "packed")

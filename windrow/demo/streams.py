@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from scheduler.builtin import builtin_cache
-from windrow.client_async import AsyncClient
+from windrow.client.async_client import AsyncClient
 from windrow.errors import ClientError
-from windrow.supervise import POLL_S, Interrupted, Interrupts
+from windrow.scheduler.models.builtin import builtin_cache
+from windrow.stack.supervisor import POLL_S, Interrupted, Interrupts
 
 MODEL = "tiny-llama"
 #: Answers of different lengths, so that short ones leave while long ones go on.
@@ -75,7 +75,7 @@ def make_model(interrupts: Interrupts, say: Callable[[str], None]) -> None:
     if builtin_cache(MODEL).is_dir():
         return
     say("training a small Llama from a page of text, once on this machine: about a minute on two cores")
-    with subprocess.Popen([sys.executable, "-m", "worker.tiny_llama"], stdout=subprocess.DEVNULL) as training:
+    with subprocess.Popen([sys.executable, "-m", "windrow.worker.tiny_llama"], stdout=subprocess.DEVNULL) as training:
         try:
             while training.poll() is None:
                 if interrupts.count:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from scheduler.core.adaptive import MAX_WAIT_S
-from scheduler.core.errors import InvalidSetting
-from scheduler.core.planning import BatchLimits
-from scheduler.core.window import WindowLimits
-from scheduler.settings import MOST_WAIT_MS
+from windrow.errors import InvalidSetting
+from windrow.scheduler.config.settings import MOST_WAIT_MS
+from windrow.scheduler.core.learned_window import MAX_WAIT_S
+from windrow.scheduler.core.planning import BatchLimits
+from windrow.scheduler.core.window import WindowLimits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

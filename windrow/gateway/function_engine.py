@@ -6,10 +6,10 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from scheduler.core.errors import InvalidInput, ModelFailed
-from scheduler.core.outcomes import Done, Failed, Outcome
-from scheduler.core.planning import Batch
-from worker.engines.base import EngineInfo, Prepared
+from windrow.errors import InvalidInput, ModelFailed
+from windrow.scheduler.core.outcomes import Done, Failed, Outcome
+from windrow.scheduler.core.planning import Batch
+from windrow.worker.engines.base import EngineInfo, Prepared
 
 #: ``list[input] -> list[output]``, in the same order.
 BatchFunction = Callable[[list[Any]], Sequence[Any]]

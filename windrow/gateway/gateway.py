@@ -7,19 +7,20 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, cast
 
-from windrow.client_async import AsyncClient
+from windrow.client.async_client import AsyncClient
 from windrow.gateway.config import InferenceConfig
 from windrow.gateway.function_engine import BatchFunction, FunctionEngine
 from windrow.gateway.in_process import InProcess
 from windrow.gateway.loaded import load, plain
 from windrow.gateway.through_server import ThroughServer
-from worker.engines.base import Engine
+from windrow.worker.engines.base import Engine
 
 
 class InferenceGateway:
     """One call, `infer`, whether requests are batched or not, in this process or by a server.
 
-    ``backend`` is an engine (`worker.engines.base.Engine`), a function of a list of inputs that returns a list of as
+    ``backend`` is an engine (`windrow.worker.engines.base.Engine`), a function of a list of inputs that returns a list
+    of as
     many outputs, or the URL of a Windrow server. Without one, ``model`` of windrow.toml is loaded into this process;
     with no such file that is ``minilm``. Many tasks may call it at once, and so may event loops in several threads.
     """
@@ -44,7 +45,7 @@ class InferenceGateway:
     async def initialize(self) -> None:
         """Load the model, or prepare to call the server; once it is done, again does nothing.
 
-        Raises `ModelUnusable`, `UnknownModel` or `InvalidSetting` of `scheduler.core.errors`, `ValueError` for a URL
+        Raises `ModelUnusable`, `UnknownModel` or `InvalidSetting` of `windrow.errors`, `ValueError` for a URL
         that is none, `TypeError` for a backend that is none of the three, and `RuntimeError` after `close`.
         """
         async with self._changing:

@@ -12,18 +12,25 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from scheduler.core.errors import Canceled, InvalidInput, ModelFailed, WindrowError
-from scheduler.core.faults import describe_fault
-from scheduler.core.outcomes import Done, Failed, Outcome
-from scheduler.core.planning import BatchLimits
-from scheduler.core.window import WindowLimits
-from scheduler.queue import Claimed
-from windrow.errors import ClientError, PredictionFailed, RequestRefused
+from windrow.errors import (
+    Canceled,
+    ClientError,
+    InvalidInput,
+    ModelFailed,
+    PredictionFailed,
+    RequestRefused,
+    WindrowError,
+)
 from windrow.gateway.inbox import Inbox, Ticket
 from windrow.gateway.tally import Tally
-from worker.engines.base import Engine
-from worker.passes import Budget, Pass, collect_pass, prepare_inputs, run_row
-from worker.rows import Rows, Waiting
+from windrow.scheduler.core.exception_text import describe_fault
+from windrow.scheduler.core.outcomes import Done, Failed, Outcome
+from windrow.scheduler.core.planning import BatchLimits
+from windrow.scheduler.core.window import WindowLimits
+from windrow.scheduler.queue import Claimed
+from windrow.worker.batches.batch_buffer import Rows, Waiting
+from windrow.worker.batches.forward import Budget, Pass, collect_pass, prepare_inputs, run_row
+from windrow.worker.engines.base import Engine
 
 log = logging.getLogger(__name__)
 #: How long the first thread waits for room before it looks whether it has to stop, in seconds.

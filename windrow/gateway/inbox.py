@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from scheduler.core.errors import QueueFull, WindrowError
+from windrow.errors import QueueFull, WindrowError
 
 
 @dataclass(eq=False, slots=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from scheduler.core.errors import UnknownModel
-from scheduler.core.planning import BatchLimits
-from scheduler.settings import load_settings
+from windrow.errors import UnknownModel
 from windrow.gateway.config import InferenceConfig
-from worker.engines.base import Engine
+from windrow.scheduler.config.settings import load_settings
+from windrow.scheduler.core.planning import BatchLimits
+from windrow.worker.engines.base import Engine
 
 
 def load(model: str, config: InferenceConfig) -> tuple[Engine, BatchLimits]:
@@ -19,7 +19,7 @@ def load(model: str, config: InferenceConfig) -> tuple[Engine, BatchLimits]:
     models = load_settings().models
     if model not in models:
         raise UnknownModel(f"no model {model!r} is configured; there are {', '.join(models)}")
-    from worker.engines.loading import batch_limits, load_row_engine  # which loads torch
+    from windrow.worker.engines.loading import batch_limits, load_row_engine  # which loads torch
 
     window = config.window
     limits = {"max_batch_size": window.max_batch_size, "max_batch_tokens": window.max_batch_tokens}

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
 
-from windrow.client_async import AsyncClient
+from windrow.client.async_client import AsyncClient
+from windrow.client.prediction import Prediction
 from windrow.errors import ClientError, PredictionFailed
 from windrow.gateway.tally import Tally
-from windrow.prediction import Prediction
 
 #: Batches that are remembered so that each is counted once.
 REMEMBERED = 4096

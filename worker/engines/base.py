@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from scheduler.core.outcomes import Failed, Outcome
-from scheduler.core.planning import Batch, Size
+from windrow.scheduler.core.outcomes import Failed, Outcome
+from windrow.scheduler.core.planning import Batch, Size
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class EngineInfo:
     device: str
     dtype: str
     max_input_tokens: int
-    #: Passes are captured graphs, of the sizes that `worker.engines.loading.batch_limits` has them planned in.
+    #: Passes are captured graphs, of the sizes that `windrow.worker.engines.loading.batch_limits` has them planned in.
     is_captured: bool = False
     #: Of its rows, against the same texts one by one in float32; None where it was not measured.
     relative_error: float | None = None

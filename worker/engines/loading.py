@@ -5,24 +5,24 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from scheduler.core.errors import ModelUnusable
-from scheduler.core.planning import BatchLimits, token_rungs
-from scheduler.settings import ModelSettings
-from worker.engines.base import Engine, EngineInfo, StepEngine
-from worker.engines.captured_sizes import captured_rectangles
+from windrow.errors import ModelUnusable
+from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.core.planning import BatchLimits, token_rungs
+from windrow.worker.engines.base import Engine, EngineInfo, StepEngine
+from windrow.worker.engines.device.captured_sizes import captured_rectangles
 
 #: Task -> the class of its engine, which is imported with torch when a model of it is loaded.
 ENGINES: dict[str, str] = {
-    "embed": "worker.engines.embed:EmbedEngine",
-    "classify": "worker.engines.classify:ClassifyEngine",
-    "token-classify": "worker.engines.token_classify:TokenClassifyEngine",
-    "rerank": "worker.engines.rerank:RerankEngine",
-    "zero-shot": "worker.engines.zero_shot:ZeroShotEngine",
-    "generate": "worker.generation.engine:GenerateEngine",
-    "upstream": "worker.upstream.engine:UpstreamEngine",
+    "embed": "windrow.worker.engines.text.embed:EmbedEngine",
+    "classify": "windrow.worker.engines.text.classify:ClassifyEngine",
+    "token-classify": "windrow.worker.engines.text.token_classify:TokenClassifyEngine",
+    "rerank": "windrow.worker.engines.text.rerank:RerankEngine",
+    "zero-shot": "windrow.worker.engines.text.zero_shot:ZeroShotEngine",
+    "generate": "windrow.worker.engines.generation.engine:GenerateEngine",
+    "upstream": "windrow.worker.engines.upstream.engine:UpstreamEngine",
 }
 #: Source -> what makes its weights, where nobody has on this machine.
-MAKERS: dict[str, str] = {"builtin:tiny-llama": "worker.tiny_llama:make_tiny_llama"}
+MAKERS: dict[str, str] = {"builtin:tiny-llama": "windrow.worker.tiny_llama:make_tiny_llama"}
 
 
 def load_engine(name: str, settings: ModelSettings) -> Engine | StepEngine:
@@ -45,7 +45,10 @@ def load_anew(name: str, settings: ModelSettings) -> Engine | StepEngine:
     What runs in float32 on a CPU may go on meanwhile. Elsewhere nothing may: the default type of this process's tensors
     is the model's while it is read, and graphs are captured by themselves.
     """
-    for shared in ("worker.engines.weights:load_weights", "worker.engines.int8:load_int8"):
+    for shared in (
+        "windrow.worker.engines.device.weights:load_weights",
+        "windrow.worker.engines.device.int8:load_int8",
+    ):
         _named(shared).cache_clear()
     return load_engine(name, settings)
 

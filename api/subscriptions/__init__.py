@@ -1,0 +1,1 @@
+"""One Redis subscription per process, shared by every client that waits or follows a stream."""

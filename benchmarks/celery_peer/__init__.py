@@ -1,0 +1,1 @@
+"""The peer in comparisons: plain Celery, one task per text."""

@@ -1,0 +1,51 @@
+"""What people have before Windrow: one Celery task a text, one forward pass a task. The peer in the benchmarks."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from typing import Any
+
+from celery import Celery
+
+from windrow.bench.workload import model_settings
+from windrow.scheduler.models.sources import resolve_source
+
+#: Where the Redis of the benchmark is.
+URL_VARIABLE = "BENCH_REDIS_URL"
+#: Texts longer than this are cut, as the model's sentence-transformers files say.
+MAX_TOKENS = 256
+
+url = os.environ.get(URL_VARIABLE, "redis://127.0.0.1:6379/0")
+app = Celery("bench", broker=url, backend=url)
+app.conf.update(broker_connection_retry_on_startup=True)
+
+
+@cache
+def load_model() -> tuple[Any, Any]:
+    """Tokenizer and model, loaded at the first task of a pool process."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    folder = resolve_source(model_settings().source)
+    return AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+
+
+@app.task(name="bench.embed")
+def embed(text: str) -> list[float]:
+    """The embedding of one text: mean of the last hidden states, normalised."""
+    import torch
+
+    tokenizer, model = load_model()
+    encoded = tokenizer(text, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
+    with torch.inference_mode():
+        pooled = model(**encoded).last_hidden_state[0].mean(0)
+        vector: list[float] = torch.nn.functional.normalize(pooled, dim=0).tolist()
+    return vector
+
+
+@app.task(name="bench.nothing")
+def nothing(payload: str) -> int:
+    """No work: what is left is Celery's own."""
+    return len(payload)

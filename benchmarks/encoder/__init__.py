@@ -1,0 +1,1 @@
+"""Encoders through the queue beside the device alone."""

@@ -1,0 +1,194 @@
+"""Remembers what was accepted and what the answer has to be, and compares sets at the end."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import orjson
+from redis import Redis
+from redis.exceptions import RedisError
+
+from benchmarks.faults.engine import known_answer
+from benchmarks.faults.report import Report
+from windrow.scheduler.connection.connect import connect
+from windrow.scheduler.core.fairness import PRIORITY_WEIGHTS, flow_name
+from windrow.scheduler.queue import Prediction, RedisQueue, Submission, result_key
+from windrow.scheduler.queue.lookup import find_predictions
+
+MODEL = "stub"
+PLENTY = 1 << 40
+LOOKED_UP_AT_ONCE = 500
+LISTEN_S, RECONNECT_S, DRAIN_S = 0.1, 0.02, 10.0
+Wait = Callable[[str, Callable[[], object], float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """How a request has to end."""
+
+    status: str
+    #: Of a request that succeeds.
+    output: Any = None
+    #: Of a request that fails: one of these.
+    codes: tuple[str, ...] = ()
+
+    def fits(self, found: Prediction) -> bool:
+        """Whether it ended so."""
+        code = None if found.error is None else found.error["code"]
+        return found.status == self.status and found.output == self.output and (not self.codes or code in self.codes)
+
+
+class Checker:
+    """Counts for the time of a ``with`` block how often each result is announced.
+
+    A broken connection to Redis is made again; what was announced meanwhile is not counted.
+    """
+
+    def __init__(self, url: str, model: str = MODEL) -> None:
+        self.redis = connect(url)
+        self.queue = RedisQueue(self.redis, model)
+        self.expected: dict[str, Expected] = {}
+        self.announced: Counter[str] = Counter()
+        #: Times that the subscription was lost.
+        self.gaps = 0
+        self._url = url
+        self._stops = threading.Event()
+        self._listens = threading.Event()
+        self._thread = threading.Thread(target=self._listen, name="checker", daemon=True)
+
+    def __enter__(self) -> Checker:
+        self._thread.start()
+        if not self._listens.wait(DRAIN_S):
+            raise TimeoutError("the checker could not subscribe")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stops.set()
+        self._thread.join()
+        self.redis.close()
+
+    def submit(
+        self,
+        texts: Sequence[str],
+        *,
+        tenant: str = "faults",
+        priority: str = "normal",
+        deadline_s: float | None = None,
+        max_depth: int = 1 << 30,
+    ) -> list[str]:
+        """Queue ``texts`` in one call and remember them once Redis has said yes; return their ids."""
+        made = [(secrets.token_hex(8), text) for text in texts]
+        submissions = [Submission(id, payload_of(self.queue.model, text), 1, deadline_s) for id, text in made]
+        self.queue.submit(
+            submissions, flow=flow_name(tenant, priority), weight=PRIORITY_WEIGHTS[priority], max_depth=max_depth,
+            max_bytes=PLENTY,
+        )  # fmt: skip
+        for id, text in made:
+            self.accept(id, text)
+        return [id for id, _ in made]
+
+    def accept(self, id: str, text: str) -> None:
+        """Remember that ``text`` was accepted under ``id`` and has to succeed."""
+        self.expected[id] = Expected("succeeded", known_answer(text))
+
+    def expect(self, ids: Iterable[str], status: str, *codes: str) -> None:
+        """Remember another end for ``ids``."""
+        for id in ids:
+            self.expected[id] = Expected(status, None, codes)
+
+    def found(self, ids: Sequence[str] | None = None) -> dict[str, Prediction | None]:
+        """What Redis knows of ``ids``, or of everything accepted."""
+        ids = list(self.expected) if ids is None else ids
+        known: dict[str, Prediction | None] = {}
+        for start in range(0, len(ids), LOOKED_UP_AT_ONCE):
+            some = ids[start : start + LOOKED_UP_AT_ONCE]
+            known |= zip(some, find_predictions(self.redis, self.queue.model, some), strict=True)
+        return known
+
+    def all_ended(self, ids: Sequence[str] | None = None) -> Callable[[], bool]:
+        """A condition to wait for; each request is looked up until it has ended, and then no more."""
+        left = list(self.expected) if ids is None else list(ids)
+
+        def have_ended() -> bool:
+            while left:
+                some = left[-LOOKED_UP_AT_ONCE:]
+                try:
+                    known = self.found(some)
+                except RedisError:
+                    return False
+                open_ids = [id for id, one in known.items() if one is None or not one.is_ended]
+                left[-LOOKED_UP_AT_ONCE:] = open_ids
+                if open_ids:
+                    return False
+            return True
+
+        return have_ended
+
+    def settle(self, report: Report, wait: Wait, limit_s: float) -> None:
+        """Wait for every end, for at most ``limit_s``, and put into ``report`` what is missing, double or wrong."""
+        began_s = time.monotonic()
+        try:
+            wait("everything accepted has ended", self.all_ended(), limit_s)
+        except TimeoutError:
+            report.broken.append(f"not everything had ended after {limit_s:g} s")
+        took_s = time.monotonic() - began_s
+        self._drain()
+        known = self.found()
+        report.figure("accepted", len(known), "requests", digits=0)
+        report.count("lost", [id for id, one in known.items() if one is None or not one.is_ended])
+        report.count("with two results", [id for id in known if self.announced[id] > 1])
+        if not self.gaps:
+            report.count("never announced", [id for id in known if not self.announced[id]])
+        wrong = [
+            id for id, one in known.items() if one is not None and one.is_ended and not self.expected[id].fits(one)
+        ]
+        report.count("with a wrong answer", wrong)
+        for id in wrong[:2]:
+            one = known[id]
+            report.broken.append(f"{id} ended as {one and (one.status, one.error, one.output)}")
+        report.figure("until the last had ended", took_s, "s")
+
+    def _drain(self) -> None:
+        """Wait until everything that was announced so far has been counted."""
+        mark = secrets.token_hex(8)
+        end_s = time.monotonic() + DRAIN_S
+        while not self.announced[mark] and time.monotonic() < end_s:
+            self.redis.publish(result_key(mark), b"")
+            time.sleep(RECONNECT_S)
+
+    def _listen(self) -> None:
+        prefix = len(result_key(""))
+        while not self._stops.is_set():
+            try:
+                with Redis.from_url(self._url) as redis, redis.pubsub() as messages:
+                    messages.psubscribe(result_key("*"))
+                    while not self._stops.is_set():
+                        message: Any = messages.get_message(timeout=LISTEN_S)
+                        if message is None:
+                            continue
+                        if message["type"] == "psubscribe":
+                            self._listens.set()
+                        elif message["type"] == "pmessage":
+                            self.announced[message["channel"].decode()[prefix:]] += 1
+            except (RedisError, OSError):
+                self.gaps += 1
+                self._stops.wait(RECONNECT_S)
+
+
+def payload_of(model: str, text: str) -> bytes:
+    """The call as the API would write it."""
+    return orjson.dumps({"model": model, "input": text, "parameters": {}})
+
+
+def texts_of(count: int, word: str = "text") -> list[str]:
+    """So many different texts."""
+    return [f"{word} {number} {secrets.token_hex(3)}" for number in range(count)]

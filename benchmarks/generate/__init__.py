@@ -1,0 +1,1 @@
+"""Generation: every strategy, and through the queue."""

@@ -1,0 +1,234 @@
+"""``windrow bench generate-queue``: what the queue costs generation, and how long tokens take at several loads.
+
+The same engine answers the same load, driven directly and behind the queue, in turn. Then requests come at random
+times, at shares of the rate that it held when there was always enough to do.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from redis import Redis
+
+from benchmarks.generate.worker import DIRECT, DONE_KEY, END, MODEL, SERVE, STOP_KEY, TODO_KEY, hear
+from benchmarks.result_listener import Ears
+from windrow.bench.compare.queue_users import NO_LIMIT, SECRET
+from windrow.bench.generate_model import SHAPES, Ask, make_load
+from windrow.bench.programs import BenchFailed, check_interrupts, own_redis, run_part
+from windrow.bench.stats import median, percentile
+from windrow.bench.workload import bench_environ
+from windrow.scheduler.queue import RedisQueue, Submission
+from windrow.scheduler.queue.ids import make_id
+from windrow.scheduler.queue.keys import MAX_REQUESTS_PER_CALL
+from windrow.scheduler.queue.records import encode_call
+from windrow.stack.supervisor import Interrupts
+
+Say = Callable[[str], None]
+#: Of the rate without the queue.
+LEAST_RATIO = 0.95
+#: Of the capacity.
+SHARES = (0.25, 0.5, 0.75, 0.9)
+#: The capacity is measured on so many requests for each place in the batch.
+CAPACITY_TURNS = 4
+START_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One load that went through the queue, `time.monotonic`."""
+
+    from_s: float
+    #: When each request ended, in no order.
+    ended_s: list[float]
+    tokens: int
+    #: Of each request, as its result has them.
+    metrics: list[dict[str, Any]]
+    #: When each step was collected, and how many sequences decoded in it.
+    steps: list[tuple[float, int]]
+
+    @property
+    def tokens_per_s(self) -> float:
+        """From the first submit to the last announcement."""
+        return self.tokens / (max(self.ended_s) - self.from_s)
+
+    def middle_requests_per_s(self) -> float:
+        """Of the middle eight tenths."""
+        ended = sorted(self.ended_s)
+        middle = ended[len(ended) // 10 : len(ended) * 9 // 10]
+        return (len(middle) - 1) / (middle[-1] - middle[0])
+
+    def gap_ms(self, share: float) -> float:
+        """That percentile of all the times from one token to the next of a sequence, without those that it waited
+        between its prompt and its second token.
+        """
+        steps = sorted(self.steps)
+        gaps = [((at - before) * 1e3, rows) for (before, _), (at, rows) in pairwise(steps) if rows]
+        values, weights = np.array([gap for gap, _ in gaps]), np.array([rows for _, rows in gaps])
+        order = values.argsort()
+        return float(values[order][np.searchsorted(weights[order].cumsum(), share * weights.sum())])
+
+
+def run_generate_queue(
+    requests: int, shape: str | None, batch_size: int, scale: float, rounds: int, seconds: float, say: Say
+) -> dict[str, Any]:  # fmt: skip
+    """Measure; ``figures`` are rows of ``name, value, unit, target``. Raises `BenchFailed`."""
+    import torch
+
+    shape = shape or ("1b" if torch.cuda.is_available() else "small")
+    if shape not in SHAPES:
+        raise BenchFailed(f"no shape {shape!r}; there are {', '.join(SHAPES)}")
+    with (
+        Interrupts() as interrupts,
+        tempfile.TemporaryDirectory(prefix="windrow-bench-") as name,
+        own_redis(Path(name), interrupts, durable=False) as url,
+        Redis.from_url(url) as redis,
+    ):
+        spec = {
+            "url": url, "folder": str(Path(name) / "llama"), "shape": shape, "requests": requests, "scale": scale,
+            "model": {"task": "generate", "max_batch_size": batch_size},
+        }  # fmt: skip
+        made: dict[str, Any] = {}
+        client = Client(redis, shape, scale, say)
+        asking = threading.Thread(target=client.run, args=(requests, batch_size, rounds, seconds, made), daemon=True)
+        asking.start()
+        run_part(
+            "benchmarks.generate.worker",
+            spec,
+            Path(name),
+            bench_environ(Path(name)),
+            lambda: check_interrupts(interrupts),
+        )
+        asking.join()
+    if "error" in made:
+        raise made["error"]
+    return {"requests": requests, "shape": shape, **made, "figures": _figures(made)}
+
+
+class Client:
+    """Asks the worker what to do, and sends requests while it serves."""
+
+    def __init__(self, redis: Redis, shape: str, scale: float, say: Say) -> None:
+        self._redis, self._scale, self._say = redis, scale, say
+        self._vocabulary = SHAPES[shape]["vocab_size"]
+        self._queue = RedisQueue(redis, MODEL)
+        self._seed = 0
+
+    def run(self, requests: int, batch_size: int, rounds: int, seconds: float, made: dict[str, Any]) -> None:
+        """All of it; ``made`` gets what was measured, or the ``error``."""
+        try:
+            made["device"] = hear(self._redis, DONE_KEY, START_S)
+            self._say("model loaded, checked and captured")
+            rates = made["tokens_per_s"] = {"direct": [], "queue": [], "streamed": []}
+            for _ in range(rounds):
+                rates["direct"].append(self._ask(DIRECT, seed=self._next_seed())["tokens_per_s"])
+                rates["queue"].append(self._serve(self._load(requests), streamed=False).tokens_per_s)
+                rates["streamed"].append(self._serve(self._load(requests)).tokens_per_s)
+                self._say("tokens/s: " + ", ".join(f"{name} {each[-1]:,.0f}" for name, each in rates.items()))
+            full = self._serve(self._load(CAPACITY_TURNS * batch_size))
+            made["capacity_per_s"] = full.middle_requests_per_s()
+            made["full_tokens_per_s"] = full.tokens_per_s
+            made["loads"] = [self._at_share(share, made["capacity_per_s"], seconds) for share in SHARES]
+        except Exception as error:  # Told by the thread that waits for this one.
+            made["error"] = error
+        finally:
+            self._redis.set(STOP_KEY, 1)
+            self._redis.rpush(TODO_KEY, orjson.dumps({"do": END}))
+
+    def _at_share(self, share: float, capacity_per_s: float, seconds: float) -> dict[str, float]:
+        rate = share * capacity_per_s
+        count = max(8, int(rate * seconds))
+        due_s = np.cumsum(np.random.default_rng(count).exponential(1 / rate, count))
+        served = self._serve(self._load(count), due_s)
+        first_ms = [one["time_to_first_token_ms"] for one in served.metrics]
+        load = {
+            "share": share, "requests_per_s": rate, "requests": count,
+            "ttft_p50_ms": percentile(first_ms, 0.5), "ttft_p99_ms": percentile(first_ms, 0.99),
+            "itl_p50_ms": served.gap_ms(0.5), "itl_p99_ms": served.gap_ms(0.99),
+        }  # fmt: skip
+        self._say(", ".join(f"{name} {value:,.2f}" for name, value in load.items()))
+        return load
+
+    def _serve(self, load: Sequence[Ask], due_s: Any = None, *, streamed: bool = True) -> Served:
+        """Send ``load`` through the queue, all at once or each when it is due, in seconds from the start.
+
+        Where ``streamed``, what comes of each is written to its event stream.
+        """
+        payloads = [_payload(ask, streamed) for ask in load]
+        self._ask(SERVE)
+        with Ears(self._redis, MODEL) as ears:
+            from_s = time.monotonic()
+            # Ears keep the time of `perf_counter`.
+            behind_s = time.perf_counter() - from_s
+            ids: list[str] = []
+            if due_s is None:
+                for start in range(0, len(payloads), MAX_REQUESTS_PER_CALL):
+                    ids += self._submit(payloads[start : start + MAX_REQUESTS_PER_CALL])
+            else:
+                for payload, at_s in zip(payloads, due_s, strict=True):
+                    time.sleep(max(0.0, from_s + at_s - time.monotonic()))
+                    ids += self._submit([payload])
+            ended_s = [ears.wait_for(id) - behind_s for id in ids]
+        self._redis.set(STOP_KEY, 1)
+        steps = [(at_s, rows) for at_s, rows in hear(self._redis, DONE_KEY, START_S)]
+        return Served(from_s, ended_s, sum(ask.tokens for ask in load), [self._metrics(id) for id in ids], steps)
+
+    def _submit(self, payloads: Sequence[bytes]) -> list[str]:
+        submissions = [Submission(make_id(SECRET, "bench"), payload) for payload in payloads]
+        return self._queue.submit(submissions, flow="bench:normal", weight=4.0, max_depth=NO_LIMIT, max_bytes=NO_LIMIT)
+
+    def _metrics(self, id: str) -> dict[str, Any]:
+        found = self._queue.lookup(id)
+        if found is None or found.error is not None:
+            raise BenchFailed(f"{id}: {'it is not there' if found is None else found.error}")
+        return dict(found.metrics or {})
+
+    def _load(self, requests: int) -> list[Ask]:
+        return make_load(requests, self._vocabulary, self._scale, self._next_seed())
+
+    def _next_seed(self) -> int:
+        # Nobody's prompt begins as an earlier one did, which the cache may still have.
+        self._seed += 1
+        return self._seed
+
+    def _ask(self, what: str, **more: Any) -> Any:
+        self._redis.rpush(TODO_KEY, orjson.dumps({"do": what, **more}))
+        return hear(self._redis, DONE_KEY, START_S)
+
+
+def _payload(ask: Ask, streamed: bool) -> bytes:
+    wishes = {"max_tokens": ask.tokens, "ignore_eos": True}
+    return encode_call(MODEL, {"prompt_ids": ask.ids}, wishes, is_followed=streamed)
+
+
+def _figures(made: dict[str, Any]) -> list[dict[str, Any]]:
+    rates = made["tokens_per_s"]
+    rows: list[tuple[str, float, str, str | None]] = [
+        ("engine driven directly", median(rates["direct"]), "tokens/s", None)
+    ]
+    for name, key in (("through the queue", "queue"), ("through the queue, streamed", "streamed")):
+        ratios = [one / direct for one, direct in zip(rates[key], rates["direct"], strict=True)]
+        rows.append((f"the same load {name}", median(rates[key]), "tokens/s", None))
+        rows.append(("ratio", median(ratios), "x", f">= {LEAST_RATIO}"))
+    rows += [
+        ("streamed, always enough to do", made["full_tokens_per_s"], "tokens/s", None),
+        ("capacity", made["capacity_per_s"], "requests/s", None),
+    ]
+    for load in made["loads"]:
+        for name, key in (("TTFT", "ttft"), ("ITL", "itl")):
+            for part in ("p50", "p99"):
+                at = f"at {load['share']:.0%} of it ({load['requests_per_s']:.0f}/s), {name} {part}"
+                rows.append((at, load[f"{key}_{part}_ms"], "ms", None))
+    digits = {"tokens/s": 0, "requests/s": 1, "x": 3}
+    return [
+        {"name": name, "value": value, "unit": unit, "target": target, "digits": digits.get(unit, 2)}
+        for name, value, unit, target in rows
+    ]

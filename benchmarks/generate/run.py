@@ -1,0 +1,211 @@
+"""``windrow bench generate``: one load through every strategy and through transformers' own continuous batching."""
+
+from __future__ import annotations
+
+import gc
+import queue
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from windrow.bench.generate_model import SHAPES, Ask, make_llama, make_load
+from windrow.bench.programs import BenchFailed
+from windrow.bench.stats import percentile
+
+Say = Callable[[str], None]
+CONTENDERS = ("continuous", "static", "none", "transformers")
+#: Requests that ``none`` runs: one at a time, each takes as long as ever, so that the rate of a few is the rate of all.
+NONE_REQUESTS = 8
+#: Bytes a second that the memory of a device gives, by the start of its name; None where no floor is stated.
+BANDWIDTHS = {"NVIDIA H200": 4.8e12, "NVIDIA H100": 3.35e12}
+
+
+@dataclass(slots=True)
+class Timed:
+    """When a request got its first and its last token, in seconds from the start."""
+
+    tokens: int
+    first_s: float = 0.0
+    ended_s: float = 0.0
+
+
+def run_generate(
+    requests: int, shape: str | None, batch_size: int, static_size: int, scale: float, only: Sequence[str], say: Say
+) -> dict[str, Any]:
+    """Measure; ``contenders`` maps each of ``only`` (all when empty) to its figures. Raises `BenchFailed`."""
+    import torch
+
+    shape = shape or ("1b" if torch.cuda.is_available() else "small")
+    if shape not in SHAPES:
+        raise BenchFailed(f"no shape {shape!r}; there are {', '.join(SHAPES)}")
+    if unknown := [name for name in only if name not in CONTENDERS]:
+        raise BenchFailed(f"no contender {unknown[0]!r}; there are {', '.join(CONTENDERS)}")
+    contenders = only or CONTENDERS
+    report: dict[str, Any] = {"requests": requests, "shape": shape, "contenders": {}}
+    with tempfile.TemporaryDirectory(prefix="windrow-bench-") as name:
+        folder = make_llama(Path(name), shape)
+        load = make_load(requests, SHAPES[shape]["vocab_size"], scale)
+        say(f"{requests} requests, {sum(len(ask.ids) for ask in load)} prompt and "
+            f"{sum(ask.tokens for ask in load)} answer tokens")  # fmt: skip
+        report |= _ours(folder, load, batch_size, static_size, contenders, report["contenders"], say)
+        if "transformers" in contenders:
+            report["contenders"]["transformers"] = _transformers(folder, load, say)
+    return report | _compared(report)
+
+
+def _compared(report: dict[str, Any]) -> dict[str, Any]:
+    """Ratios, and what a continuous step takes beside the time to read weights and cache once."""
+    made = report["contenders"]
+    ratios = {}
+    if "continuous" in made:
+        best = made["continuous"]
+        for name in ("static", "none", "transformers"):
+            if name in made:
+                ratios[f"continuous over {name}, tokens/s"] = best["tokens_per_s"] / made[name]["tokens_per_s"]
+        if "static" in made:
+            ratios["static over continuous, mean latency"] = made["static"]["mean_latency_s"] / best["mean_latency_s"]
+    bandwidth = next((rate for name, rate in BANDWIDTHS.items() if report["device"].startswith(name)), None)
+    step_s = floor_s = None
+    if bandwidth is not None and "continuous" in made:
+        step_s = made["continuous"]["busy_s"] / made["continuous"]["steps"]
+        read = report["weight_bytes"] + made["continuous"]["mean_cached_tokens"] * report["token_bytes"]
+        floor_s = read / bandwidth
+    return {"ratios": ratios, "step_s": step_s, "floor_step_s": floor_s}
+
+
+def _ours(
+    folder: Path, load: list[Ask], batch_size: int, static_size: int, contenders: Sequence[str],
+    made: dict[str, Any], say: Say,
+) -> dict[str, Any]:  # fmt: skip
+    import torch
+
+    from windrow.scheduler.config.settings import ModelSettings
+    from windrow.worker.engines.generation.engine import GenerateEngine
+    from windrow.worker.engines.generation.loading import load_model
+
+    base: dict[str, Any] = {"task": "generate", "source": str(folder), "max_batch_size": batch_size}
+    began_s = time.perf_counter()
+    model = load_model("bench", ModelSettings(**base))
+    load_s = time.perf_counter() - began_s
+    say(f"model loaded, checked and captured in {load_s:.1f} s")
+    engine: GenerateEngine | None = None
+    for strategy in ("continuous", "static", "none"):
+        if strategy not in contenders:
+            continue
+        size = static_size if strategy == "static" else batch_size
+        engine = GenerateEngine("bench", ModelSettings(**base | {"strategy": strategy, "max_batch_size": size}), model)
+        drive(engine, load[:2])  # what is done at the first call only
+        engine.busy_s = 0.0
+        chosen = load[:NONE_REQUESTS] if strategy == "none" else load
+        made[strategy] = drive(engine, chosen)
+        say(f"{strategy}: {made[strategy]}")
+    weights = sum(one.numel() * one.element_size() for one in model.slots.module.parameters())
+    cache = model.slots.cache
+    token_bytes = cache.keys[:, :, 0, 0].numel() * cache.keys.element_size() * 2
+    # What transformers is to have is let go of: the cache takes most of a device.
+    engine = None
+    del cache, model
+    gc.collect()
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return {"load_s": load_s, "device": name, "weight_bytes": weights, "token_bytes": token_bytes}
+
+
+def drive(engine: Any, load: Sequence[Ask]) -> dict[str, float]:
+    """All requests at once, as the resident loop runs them: one thread steps, another collects."""
+    timed = {str(number): Timed(ask.tokens) for number, ask in enumerate(load)}
+    prepared = [
+        engine.prepare([{"prompt_ids": ask.ids}], [{"max_tokens": ask.tokens, "ignore_eos": True}])[0] for ask in load
+    ]
+    handles: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    steps = rows = cached_tokens = 0
+    began_s = time.perf_counter()
+
+    def collect() -> None:
+        while (handle := handles.get()) is not None:
+            deltas = engine.collect(handle)
+            now_s = time.perf_counter() - began_s
+            for delta in deltas:
+                if delta.first:
+                    timed[delta.id].first_s = now_s
+                if delta.outcome is not None:
+                    timed[delta.id].ended_s = now_s
+
+    collector = threading.Thread(target=collect)
+    collector.start()
+    for id, one in zip(timed, prepared, strict=True):
+        engine.add(id, one)
+    while not all(one.ended_s for one in timed.values()):
+        handle = engine.step()
+        if handle is None:
+            engine.wait(0.01)
+            continue
+        steps += 1
+        rows += handle.plan.rows
+        page_tokens = engine.info.page_tokens
+        cached_tokens += sum(len(choice.sequence.pages) for choice in handle.decoded) * page_tokens
+        handles.put(handle)
+    handles.put(None)
+    collector.join()
+    while (handle := engine.step()) is not None:
+        engine.collect(handle)
+    took_s = max(one.ended_s for one in timed.values())
+    return _figures(list(timed.values()), took_s) | {
+        "steps": steps, "mean_rows": rows / max(1, steps), "busy_s": engine.busy_s,
+        "mean_cached_tokens": cached_tokens / max(1, steps),
+    }  # fmt: skip
+
+
+def _figures(timed: Sequence[Timed], took_s: float) -> dict[str, float]:
+    gaps_s = [(one.ended_s - one.first_s) / (one.tokens - 1) for one in timed if one.tokens > 1]
+    firsts_s = [one.first_s for one in timed]
+    return {
+        "tokens_per_s": sum(one.tokens for one in timed) / took_s,
+        "took_s": took_s,
+        "mean_latency_s": sum(one.ended_s for one in timed) / len(timed),
+        "ttft_p50_s": percentile(firsts_s, 0.5),
+        "ttft_p99_s": percentile(firsts_s, 0.99),
+        "itl_p50_s": percentile(gaps_s, 0.5),
+        "itl_p99_s": percentile(gaps_s, 0.99),
+    }
+
+
+def _transformers(folder: Path, load: Sequence[Ask], say: Say) -> dict[str, float]:
+    """transformers' ContinuousBatchingManager as it comes."""
+    import torch
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    cuda = torch.cuda.is_available()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16 if cuda else torch.float32)
+    model = model.to("cuda" if cuda else "cpu").eval()
+    wishes = GenerationConfig(max_new_tokens=1024, do_sample=False, eos_token_id=-1, pad_token_id=0)
+    manager = model.init_continuous_batching(generation_config=wishes)
+    manager.start()
+    timed: dict[str, Timed] = {}
+    began_s = time.perf_counter()
+    for ask in load:
+        id = manager.add_request(ask.ids, max_new_tokens=ask.tokens)
+        timed[id] = Timed(ask.tokens)
+    left = len(load)
+    while left:
+        made = manager.get_result(timeout=60)
+        now_s = time.perf_counter() - began_s
+        if made is None:
+            raise TimeoutError("transformers' continuous batching gave nothing for a minute")
+        if made.is_finished():
+            # Without a stream, it tells of the end only.
+            timed[made.request_id].ended_s = timed[made.request_id].first_s = now_s
+            timed[made.request_id].tokens = len(made.generated_tokens)
+            left -= 1
+    took_s = time.perf_counter() - began_s
+    manager.stop(block=True)
+    figures = _figures(list(timed.values()), took_s)
+    unknown = ("ttft_p50_s", "ttft_p99_s", "itl_p50_s", "itl_p99_s")
+    made_figures = {name: value for name, value in figures.items() if name not in unknown}
+    say(f"transformers: {made_figures}")
+    return made_figures

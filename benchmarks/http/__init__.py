@@ -1,0 +1,1 @@
+"""Windrow over HTTP: throughput, a lone client, and waiting clients."""

@@ -1,0 +1,88 @@
+"""The reports as tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def show_http(console: Console, report: dict[str, Any]) -> None:
+    """The report of `benchmarks.http.run.summarise`."""
+    table = _table(
+        "HTTP, closed loop", "contender", "texts/s", "tokens/s", "p50 ms", "p99 ms", "failed", "CPU ms a request"
+    )
+    for name, one in report["contenders"].items():
+        table.add_row(
+            name, f"{one['texts_per_s']:.1f}", f"{one['tokens_per_s']:.0f}", _number(one["p50_ms"]),
+            _number(one["p99_ms"]), str(one["failed"]),
+            ", ".join(f"{label} {used_ms:.2f}" for label, used_ms in one["cpu_ms_per_request"].items()) or "-",
+        )  # fmt: skip
+    console.print(table)
+    targets = report["targets"]
+    console.print(f"Windrow / engine alone: {report['ratio_to_bound']:.3f} (target {targets['ratio_to_bound']})")
+    console.print(f"Windrow / plain Celery: {report['ratio_to_celery']:.2f} (target {targets['ratio_to_celery']})")
+    for number, device in enumerate(report["device"], 1):
+        console.print(
+            f"round {number}: device busy {device['busy_ratio']:.1%}, {device['batches']} passes of "
+            f"{device['mean_size']:.1f} texts, gaps p50 {device['gap_p50_ms']:.1f} p90 {device['gap_p90_ms']:.1f} ms, "
+            f"{device['tokens_per_busy_s']:.0f} tokens/s while busy"
+        )
+
+
+def show_figures(console: Console, title: str, rows: list[dict[str, Any]]) -> None:
+    """Rows of ``name, value, unit, target``."""
+    table = _table(title, "figure", "value", "unit", "target")
+    for row in rows:
+        table.add_row(row["name"], f"{row['value']:,.{row.get('digits', 2)}f}", row["unit"], row.get("target") or "-")
+    console.print(table)
+
+
+def show_generation(console: Console, report: dict[str, Any]) -> None:
+    """The report of `benchmarks.generate.run.run_generate`."""
+    table = _table(
+        f"{report['requests']} requests on {report['device']}", "contender", "tokens/s", "mean latency s",
+        "TTFT p50 s", "p99 s", "ITL p50 ms", "p99 ms", "steps", "step ms", "rows",
+    )  # fmt: skip
+    for name, one in report["contenders"].items():
+        step_ms = one["busy_s"] / one["steps"] * 1e3 if one.get("steps") else None
+        table.add_row(
+            name, f"{one['tokens_per_s']:,.0f}", f"{one['mean_latency_s']:.2f}",
+            *(_scaled(one.get(key), by) for key, by in (
+                ("ttft_p50_s", 1), ("ttft_p99_s", 1), ("itl_p50_s", 1e3), ("itl_p99_s", 1e3), ("steps", 1),
+            )),
+            _scaled(step_ms, 1), _scaled(one.get("mean_rows"), 1),
+        )  # fmt: skip
+    console.print(table)
+    for name, value in report["ratios"].items():
+        console.print(f"{name}: {value:.2f} times")
+    if report["floor_step_s"] is not None:
+        console.print(
+            f"a continuous step takes {report['step_s'] * 1e3:.2f} ms; reading weights and cache alone "
+            f"{report['floor_step_s'] * 1e3:.2f} ms"
+        )
+
+
+def show_faults(console: Console, report: dict[str, Any]) -> None:
+    """The report of `benchmarks.faults.scenarios.run_faults`."""
+    for one in report["scenarios"].values():
+        show_figures(console, one["scenario"], one["figures"])
+        for promise in one["broken"]:
+            console.print(f"BROKEN: {promise}", style="bold", markup=False)
+
+
+def _table(title: str, first: str, *others: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column(first)
+    for name in others:
+        table.add_column(name, justify="right" if not name.startswith("CPU") else "left", overflow="fold")
+    return table
+
+
+def _scaled(value: float | None, by: float) -> str:
+    return "-" if value is None else f"{value * by:,.2f}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}"

@@ -1,0 +1,1 @@
+"""Settings: ``windrow.toml`` overridden by ``WINDROW_*``."""

@@ -1,0 +1,1 @@
+"""Connections to Redis: plain, over TLS, or through Sentinel."""

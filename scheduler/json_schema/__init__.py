@@ -1,0 +1,1 @@
+"""JSON schemas that a generated answer can be held to."""

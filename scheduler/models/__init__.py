@@ -1,0 +1,1 @@
+"""Files of a model: their sources, and token counts without torch."""

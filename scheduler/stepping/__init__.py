@@ -1,0 +1,1 @@
+"""Pure decisions about a decode step: admit, preempt, plan; pages of the KV cache."""

@@ -1,0 +1,1 @@
+"""``windrow bench compare``: one workload through every strategy."""

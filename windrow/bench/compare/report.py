@@ -1,0 +1,143 @@
+"""What `windrow bench compare` makes of its rounds: figures, a table and plots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from windrow.bench.compare.queue_users import Turn
+from windrow.bench.compare.run import SERIAL, Contender, Plan
+from windrow.bench.latency_parts import STAGES, milliseconds, summarise_stages
+from windrow.bench.programs import BenchFailed
+from windrow.bench.stats import median, median_ratio
+from windrow.lab.report.charts import Panel, distribution_panel
+from windrow.lab.report.tables import Rows, number
+
+#: Key of the report -> what the table calls it.
+HEADS = {"queue_ms": "queue", "batch_wait_ms": "batch wait", "compute_ms": "service", "response_ms": "response"}
+
+#: Where answers are generated: to the first token, and from one to the next.
+FIRST_HEADS = {"ttft_ms": "TTFT", "itl_ms": "ITL"}
+
+
+def summarise(
+    plan: Plan, turns: Mapping[str, Sequence[Turn]], engines: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The report: rates are medians over rounds, times are those of all rounds, speedups are taken round by round.
+
+    Raises `BenchFailed` where no request of a contender succeeded.
+    """
+    serial_per_s = _rates(turns[SERIAL])
+    return {
+        "engine": dict(plan.engine),
+        "device": engines[SERIAL]["device"],
+        "max_wait_ms": plan.max_wait_ms,
+        "users": plan.users,
+        "rounds": plan.rounds,
+        "contenders": {
+            one.name: _contender(one, turns[one.name], serial_per_s, engines[one.name]) for one in plan.contenders
+        },
+    }
+
+
+def _contender(
+    contender: Contender, turns: Sequence[Turn], serial_per_s: Sequence[float], engine: Mapping[str, Any]
+) -> dict[str, Any]:
+    metrics = [one for turn in turns for one in turn.metrics]
+    errors = [error for turn in turns for error in turn.errors]
+    if not metrics:
+        raise BenchFailed(f"{contender.name}: no request succeeded; the first: {errors[0]}")
+    stages = summarise_stages(metrics)
+    tokens, took_s = stages.pop("tokens"), sum(turn.took_s for turn in turns)
+    return {
+        **{name: value for name, value in asdict(contender).items() if name != "name"},
+        "strategy_note": engine["strategy_note"],
+        "requests_per_s": median(_rates(turns)),
+        "rounds_requests_per_s": _rates(turns),
+        "speedup": median_ratio(_rates(turns), serial_per_s),
+        "tokens_per_s": None if tokens is None else tokens / took_s,
+        "response_ms": milliseconds([taken_s * 1e3 for turn in turns for taken_s in turn.response_s]),
+        **stages,
+        "failed": len(errors),
+        "first_error": errors[0] if errors else None,
+    }
+
+
+def _rates(turns: Sequence[Turn]) -> list[float]:
+    return [len(turn.metrics) / turn.took_s for turn in turns]
+
+
+def one_line(report: Mapping[str, Any]) -> str:
+    """``serial 1.0x, batch-8 7.9x, batch-16 15.6x``."""
+    return ", ".join(f"{name} {one['speedup']:.1f}x" for name, one in report["contenders"].items())
+
+
+def tables(report: Mapping[str, Any]) -> list[Rows]:
+    """How fast each contender was, and where its requests spent their time, in milliseconds."""
+    contenders = report["contenders"].items()
+    rates = [["contender", "speedup", "requests/s", "tokens/s", "batch", "padding", "failed"]]
+    rates += [
+        [
+            name, f"{one['speedup']:.1f}x", number(one["requests_per_s"]), _number(one["tokens_per_s"]),
+            _number(one["mean_batch_size"]), _percent(one["padding_ratio"]), str(one["failed"]),
+        ]
+        for name, one in contenders
+    ]  # fmt: skip
+    heads = HEADS | (FIRST_HEADS if any(one.get("ttft_ms") for _, one in contenders) else {})
+    times = [["mean ms", *heads.values(), "p50", "p99"]]
+    times += [
+        [
+            name,
+            *("-" if one[key] is None else number(one[key]["mean"]) for key in heads),
+            *(number(one["response_ms"][share]) for share in ("p50", "p99")),
+        ]
+        for name, one in contenders
+    ]
+    return [rates, times]
+
+
+def notes(report: Mapping[str, Any]) -> list[str]:
+    """What has to be said beside the table: strategies that were replaced, and what failed."""
+    said = []
+    for name, one in report["contenders"].items():
+        if one["strategy_note"]:
+            said.append(f"{name}: {one['strategy_note']}")
+        if one["failed"]:
+            said.append(f"{name}: {one['failed']} failed; the first: {one['first_error']}")
+    return list(dict.fromkeys(said))
+
+
+def panels(report: Mapping[str, Any], turns: Mapping[str, Sequence[Turn]]) -> list[Panel]:
+    """Throughput and response over the batch size, where the time goes, and the response times beside each other."""
+    contenders = report["contenders"]
+    parts = {HEADS[stage]: {name: one[stage]["mean"] for name, one in contenders.items()} for stage in STAGES}
+    response_s = {name: [taken_s for turn in rounds for taken_s in turn.response_s] for name, rounds in turns.items()}
+    return [
+        Panel(
+            "Speedup over one by one", "", "times", {}, bars={"": {n: one["speedup"] for n, one in contenders.items()}}
+        ),
+        Panel("Throughput", "requests in a row, at most", "requests/s", _over_size(contenders, "requests_per_s")),
+        Panel("Where the time goes, on average", "", "ms", {}, bars=parts),
+        distribution_panel(response_s),
+    ]
+
+
+def _over_size(contenders: Mapping[str, Mapping[str, Any]], key: str) -> dict[str, tuple[list[float], list[float]]]:
+    """A line a strategy, each from the one-by-one figure."""
+    lines: dict[str, tuple[list[float], list[float]]] = {}
+    serial = contenders[SERIAL]
+    for name, one in contenders.items():
+        if name != SERIAL:
+            x, y = lines.setdefault(one["strategy"], ([1.0], [serial[key]]))
+            x.append(one["max_batch_size"])
+            y.append(one[key])
+    return lines
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else number(value)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"

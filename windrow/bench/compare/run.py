@@ -1,0 +1,114 @@
+"""``windrow bench compare``: one workload through every strategy and batch size, beside one request a pass.
+
+One worker process serves all contenders, each from a queue of its own, by the resident loop of production. They take
+turns round by round, so that a machine that slows down slows all of them. The load is many users in this process.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+from redis import Redis
+
+from windrow.bench.compare.queue_users import QueueUsers, Turn
+from windrow.bench.dataset import Item
+from windrow.bench.programs import Check, check_interrupts, own_redis, require, running, wait_until
+from windrow.bench.workload import bench_environ
+from windrow.scheduler.queue import RedisQueue
+from windrow.stack.supervisor import Interrupts
+
+SERIAL = "serial"
+#: A worker that was heard of so lately is there, in seconds.
+HEARD_WITHIN_S = 60.0
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One way to run the workload; its name is that of its queue too."""
+
+    name: str
+    strategy: str
+    max_batch_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is compared on what."""
+
+    contenders: Sequence[Contender]
+    #: What `windrow.bench.compare.worker` loads.
+    engine: Mapping[str, Any]
+    #: None where it is learnt.
+    max_wait_ms: float | None
+    users: int
+    rounds: int
+
+
+def make_contenders(strategies: Sequence[str], batch_sizes: Sequence[int]) -> list[Contender]:
+    """One request a pass, then every strategy with every size; a strategy without rivals is called ``batch``."""
+    return [
+        Contender(SERIAL, "none", 1),
+        *(
+            Contender(f"{'batch' if len(strategies) == 1 else strategy}-{size}", strategy, size)
+            for strategy in strategies
+            for size in batch_sizes
+        ),
+    ]
+
+
+def run_compare(plan: Plan, items: Sequence[Item], say: Say) -> tuple[dict[str, list[Turn]], dict[str, Any]]:
+    """The rounds of each contender, and what its engine says of itself. Raises `BenchFailed`."""
+    with tempfile.TemporaryDirectory(prefix="windrow-bench-") as name, Interrupts() as interrupts:
+        folder = Path(name)
+        with (
+            own_redis(folder, interrupts, durable=False) as url,
+            Redis.from_url(url) as redis,
+            worker(plan, url, folder, interrupts) as check,
+        ):
+            engines = {one.name: _engine(redis, one.name) for one in plan.contenders}
+            return measure(plan, items, redis, check, say), engines
+
+
+@contextmanager
+def worker(plan: Plan, url: str, folder: Path, interrupts: Interrupts) -> Iterator[Check]:
+    """The worker process, ready; yields what raises where it ended or somebody asked us to stop."""
+    given = folder / "compare.json"
+    given.write_bytes(orjson.dumps(asdict(plan) | {"url": url}))
+    command = [sys.executable, "-m", "windrow.bench.compare.worker", str(given)]
+    with running("worker", command, folder, bench_environ(folder)) as child, Redis.from_url(url) as redis:
+        wait_until(lambda: all(_engine(redis, one.name) for one in plan.contenders), child, interrupts)
+
+        def check() -> None:
+            check_interrupts(interrupts)
+            require(child)
+
+        yield check
+
+
+def measure(plan: Plan, items: Sequence[Item], redis: Redis, check: Check, say: Say) -> dict[str, list[Turn]]:
+    """All rounds of all contenders; each has had as many requests as it has users before its first is measured."""
+    turns: dict[str, list[Turn]] = {one.name: [] for one in plan.contenders}
+    names = list(turns)
+    for number in range(plan.rounds):
+        start = number % len(names)
+        for name in names[start:] + names[:start]:
+            with QueueUsers(redis, name, plan.users, check) as users:
+                if not turns[name]:
+                    users.send(items[: plan.users])
+                turns[name].append(users.send(items))
+            say(f"round {number + 1} of {plan.rounds}: {name}: {len(items) / turns[name][-1].took_s:.1f} requests/s")
+    return turns
+
+
+def _engine(redis: Redis, name: str) -> dict[str, Any]:
+    """What the worker's heartbeat says; empty before the first."""
+    infos = list(RedisQueue(redis, name).workers(within_s=HEARD_WITHIN_S).values())
+    return orjson.loads(infos[0]) if infos else {}

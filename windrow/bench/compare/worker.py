@@ -1,0 +1,157 @@
+"""Worker of `windrow bench compare`: serves every contender from one batch loop until it is stopped."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+from redis import Redis
+
+from windrow.bench.record.paced import PacedEngine
+from windrow.lab.measure.cost import PassCost
+from windrow.lab.simulate.device import Policy
+from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.connection.connect import connect
+from windrow.scheduler.core.outcomes import Failed, Outcome
+from windrow.scheduler.core.planning import Batch, BatchLimits
+from windrow.scheduler.queue import RedisQueue
+from windrow.worker.batches.batch_loop import Resident
+from windrow.worker.batches.batch_model import Lane
+from windrow.worker.engines.base import Engine, Prepared, StepEngine
+from windrow.worker.engines.loading import batch_limits, load_engine, load_row_engine
+from windrow.worker.process.pool_process import take_share
+from windrow.worker.steps.step_model import StepLane
+
+LEASE_S = 60.0
+#: Of the cache, for each sequence that runs at once, where the settings say nothing: contenders share the device.
+SEQUENCE_TOKENS = 1024
+#: Strategies whose engines are made for them: packed passes have other kernels, and both are captured on CUDA.
+OWN = frozenset({"packed", "bucket"})
+#: Queue, strategy and batch size -> the lane of a contender.
+Opens = Callable[[RedisQueue, str, int], Lane | StepLane]
+
+
+class Planned:
+    """A loaded `Engine` whose passes are planned by another strategy that pads."""
+
+    def __init__(self, engine: Engine, strategy: str) -> None:
+        self.engine, self.info = engine, replace(engine.info, strategy=strategy)
+        self.busy_s = 0.0
+
+    def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
+        """As the engine does it."""
+        return self.engine.prepare(inputs, parameters)
+
+    def forward(self, prepared: Sequence[Prepared], batch: Batch) -> Any:
+        """As the engine does it."""
+        return self.engine.forward(prepared, batch)
+
+    def collect(self, handle: Any) -> list[Outcome]:
+        """As the engine does it."""
+        outcomes = self.engine.collect(handle)
+        self.busy_s = self.engine.busy_s
+        return outcomes
+
+
+def serve(spec: Mapping[str, Any]) -> None:
+    """Serve all contenders of ``spec``, which is a `windrow.bench.compare.run.Plan` with the URL of Redis."""
+    take_share(0, 1)
+    redis = connect(spec["url"])
+    open_lane = OPENERS[spec["engine"]["kind"]](redis, spec)
+    Resident(
+        {
+            one["name"]: open_lane(RedisQueue(redis, one["name"]), one["strategy"], one["max_batch_size"])
+            for one in spec["contenders"]
+        },
+        stopping=lambda: 0,
+    ).run()
+
+
+def fixed_lanes(redis: Redis, spec: Mapping[str, Any]) -> Opens:
+    """Devices that sleep for ``pass_ms`` a pass and ``token_us`` a token, padding included."""
+    given, max_wait_s = spec["engine"], _max_wait_s(spec)
+    cost = PassCost(given["pass_ms"] / 1e3, given["token_us"] / 1e6)
+
+    def open_lane(queue: RedisQueue, strategy: str, max_batch_size: int) -> Lane:
+        limits = BatchLimits(max_batch_size, given["max_batch_tokens"], static_length=given["longest_tokens"])
+        engine = PacedEngine(Policy(strategy, limits, max_wait_s), cost)
+        return Lane(queue, engine, limits, max_wait_s, LEASE_S, "bench")
+
+    return open_lane
+
+
+def row_lanes(redis: Redis, spec: Mapping[str, Any]) -> Opens:
+    """A model that answers in one pass: loaded once for each of `OWN`, and once for all others."""
+    settings = ModelSettings.model_validate(spec["engine"]["settings"])
+    largest = max(one["max_batch_size"] for one in spec["contenders"])
+    loaded: dict[str, tuple[Engine, BatchLimits]] = {}
+
+    def open_lane(queue: RedisQueue, strategy: str, max_batch_size: int) -> Lane:
+        key = strategy if strategy in OWN else "dynamic"
+        if key not in loaded:
+            asked = settings.model_copy(update={"strategy": key, "max_batch_size": largest})
+            engine = load_row_engine(spec["engine"]["name"], asked)
+            loaded[key] = engine, batch_limits(asked, engine.info)
+        engine, limits = loaded[key]
+        return Lane(
+            queue,
+            engine if strategy == key else Planned(engine, strategy),
+            # All sizes that were captured for the largest rows do for smaller ones.
+            replace(limits, max_batch_size=max_batch_size),
+            _max_wait_s(spec),
+            LEASE_S,
+            "bench",
+        )
+
+    return open_lane
+
+
+def _max_wait_s(spec: Mapping[str, Any]) -> float | None:
+    return None if spec["max_wait_ms"] is None else spec["max_wait_ms"] / 1e3
+
+
+def step_lanes(redis: Redis, spec: Mapping[str, Any]) -> Opens:
+    """A model that generates: loaded once for each contender, with a cache of its own.
+
+    Where the spec names a file for ``steps``, what each took is written there.
+    """
+    settings, steps = ModelSettings.model_validate(spec["engine"]["settings"]), spec["engine"].get("steps")
+
+    def open_lane(queue: RedisQueue, strategy: str, max_batch_size: int) -> StepLane:
+        cache_tokens = settings.cache_tokens or SEQUENCE_TOKENS * max_batch_size
+        asked = {"strategy": strategy, "max_batch_size": max_batch_size, "cache_tokens": cache_tokens}
+        engine = load_engine(spec["engine"]["name"], settings.model_copy(update=asked))
+        assert isinstance(engine, StepEngine)
+        if steps is not None:
+            engine = _noted(engine, Path(steps))
+        return StepLane(redis, queue, engine, LEASE_S, "bench")
+
+    return open_lane
+
+
+def _noted(engine: StepEngine, steps: Path) -> StepEngine:
+    from windrow.lab.tune.step_timing import TimedSteps
+    from windrow.worker.engines.generation.engine import GenerateEngine
+
+    assert isinstance(engine, GenerateEngine)
+    # A line at a time: nobody says when the last one was.
+    file = steps.open("wb", buffering=0)
+    return TimedSteps(engine, lambda step: file.write(orjson.dumps(astuple(step)) + b"\n"))
+
+
+#: ``kind`` of the engine -> what opens its lanes.
+OPENERS: Mapping[str, Callable[[Redis, Mapping[str, Any]], Opens]] = {
+    "fixed": fixed_lanes,
+    "rows": row_lanes,
+    "steps": step_lanes,
+}
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    serve(orjson.loads(Path(sys.argv[1]).read_bytes()))

@@ -1,0 +1,1 @@
+"""``windrow bench record``: a run recorded request by request."""

@@ -1,0 +1,175 @@
+"""``windrow bench record --pretend``: the real queue and the real resident loop over a device that sleeps.
+
+What a pass takes is then known exactly, whatever else the machine does, so that a run shows what the simulator makes
+of the scheduler, apart from what a line makes of a device.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from windrow.bench.programs import BenchFailed, check_interrupts, own_redis
+from windrow.bench.workload import MODEL, counted_texts
+from windrow.lab.measure.cost import CostModel, PassCost
+from windrow.lab.measure.recording import Recorded, Recording, rebased
+from windrow.lab.simulate.device import Policy
+from windrow.lab.simulate.passes import Passes
+from windrow.lab.simulate.workload import PATTERNS, draw_arrivals
+from windrow.scheduler.connection.connect import connect
+from windrow.scheduler.core.outcomes import Done, Failed, Outcome
+from windrow.scheduler.core.planning import Batch
+from windrow.scheduler.queue import Ending, RedisQueue, Submission
+from windrow.scheduler.queue.ids import make_id
+from windrow.stack.supervisor import Interrupts
+from windrow.worker.batches.batch_loop import Resident
+from windrow.worker.batches.batch_model import Lane
+from windrow.worker.engines.base import EngineInfo, Prepared
+
+SECRET = b"of a benchmark"
+#: Sent before the clock starts, so that the worker knows its pace.
+WARM = 40
+#: How long the last request may take, in seconds.
+END_S = 60.0
+Say = Callable[[str], None]
+
+
+class PacedEngine:
+    """An `Engine` whose inputs are lengths, and whose passes sleep for what they cost."""
+
+    def __init__(self, policy: Policy, cost: PassCost) -> None:
+        self.info = EngineInfo(MODEL, "embed", policy.strategy, None, "pretended", "none", policy.limits.static_length)
+        self.busy_s = 0.0
+        self._cost, self._passes = cost, Passes(0, cost)
+        self._begun = self._over = 0
+        self._lock = threading.Lock()
+
+    def expect(self, arrival_s: Sequence[float]) -> None:
+        """Requests will come then, `time.monotonic`, with their chores; to be called while nothing runs."""
+        with self._lock:
+            self._passes = Passes(0, self._cost, chores_at_s=arrival_s)
+
+    def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
+        """The input says how long it is."""
+        return [Prepared(tokens, None) for tokens in inputs]
+
+    def forward(self, prepared: Sequence[Prepared], batch: Batch) -> tuple[int, int]:
+        """Sleep until the next pass may begin; returns which one this is, and how many requests are in it."""
+        members = range(len(prepared))
+        with self._lock:
+            self._go_on()
+            self._passes.begin(
+                replace(batch, indices=tuple(members)), members, [one.tokens for one in prepared], time.monotonic()
+            )
+            self._begun += 1
+            number = self._begun
+        self._sleep_until(lambda: self._passes.has_room)
+        return number, len(prepared)
+
+    def collect(self, handle: tuple[int, int]) -> list[Outcome]:
+        """Sleep to the end of the pass; nothing, as often as asked."""
+        number, count = handle
+        self._sleep_until(lambda: self._over >= number)
+        return [Done({})] * count
+
+    def _sleep_until(self, is_due: Callable[[], bool]) -> None:
+        while True:
+            with self._lock:
+                self._go_on()
+                if is_due():
+                    return
+                over_s = self._passes.over_s
+            time.sleep(max(0.0, over_s - time.monotonic()))
+
+    def _go_on(self) -> None:
+        while self._passes.over_s <= time.monotonic():
+            self._over += len(self._passes.end(self._passes.over_s))
+
+
+class NotingQueue(RedisQueue):
+    """Remembers the ends that it stored."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.ended: list[Ending] = []
+
+    def finish(self, endings: Sequence[Ending], **more: Any) -> Any:
+        """Store and note them."""
+        self.ended += endings
+        return super().finish(endings, **more)
+
+
+def record_paced(
+    policy: Policy, cost: CostModel, pattern: str, rate_per_s: float, requests: int, seed: int, say: Say
+) -> Recording:
+    """Send requests to a worker that pretends, and give the run."""
+    _, tokens = counted_texts(requests)
+    arrival_s = draw_arrivals(PATTERNS[pattern], rate_per_s, requests, np.random.default_rng(seed))
+    line = cost.of_strategy(policy.strategy)
+    engine = PacedEngine(policy, replace(line, spread=()))
+    with (
+        tempfile.TemporaryDirectory(prefix="windrow-bench-") as name,
+        Interrupts() as interrupts,
+        own_redis(Path(name), interrupts, durable=False) as url,
+    ):
+        queue = NotingQueue(connect(url), MODEL)
+        lane = Lane(queue, engine, policy.limits, policy.max_wait_s, 15.0, "bench")
+        stop = threading.Event()
+        worker = threading.Thread(target=Resident({MODEL: lane}, lambda: int(stop.is_set())).run)
+        worker.start()
+        try:
+            for length in tokens[:WARM]:
+                _submit(queue, length)
+            _wait_for(queue, WARM)
+            say(f"{requests} requests, {pattern}, {rate_per_s:g} a second")
+            from_s = time.monotonic()
+            engine.expect([from_s + at_s for at_s in arrival_s])
+            ids = []
+            for length, at_s in zip(tokens, arrival_s, strict=True):
+                check_interrupts(interrupts)
+                time.sleep(max(0.0, from_s + at_s - time.monotonic()))
+                ids.append(_submit(queue, length))
+            _wait_for(queue, WARM + requests)
+        finally:
+            stop.set()
+            worker.join()
+    about = {"model": "pretended", "pattern": pattern, "rate_per_s": rate_per_s, "seed": seed, "lanes": line.lanes}
+    ended = {ending.request.id: ending for ending in queue.ended}
+    return Recording(policy, 1, about, _recorded([ended[id] for id in ids], tokens))
+
+
+def _submit(queue: RedisQueue, tokens: int) -> str:
+    payload = b'{"model": "%s", "input": %d}' % (MODEL.encode(), tokens)
+    submission = Submission(make_id(SECRET, "bench"), payload, cost_tokens=tokens)
+    return queue.submit([submission], flow="bench:normal", weight=4.0, max_depth=1 << 40, max_bytes=1 << 50)[0]
+
+
+def _wait_for(queue: NotingQueue, count: int) -> None:
+    end_s = time.monotonic() + END_S
+    while len(queue.ended) < count:
+        if time.monotonic() > end_s:
+            raise BenchFailed(f"{count - len(queue.ended)} requests did not end")
+        time.sleep(0.02)
+
+
+def _recorded(ended: Sequence[Ending], tokens: Sequence[int]) -> list[Recorded]:
+    rows = []
+    for ending, length in zip(ended, tokens, strict=True):
+        metrics, started_s = ending.metrics or {}, ending.started_s
+        if started_s is None or not isinstance(ending.outcome, Done):
+            raise BenchFailed(f"request {ending.request.id} did not succeed")
+        queue_s = (metrics["queue_ms"] + metrics["batch_wait_ms"]) / 1e3
+        rows.append(
+            Recorded(
+                started_s - queue_s, length, queue_s, metrics["total_ms"] / 1e3, metrics["batch_id"],
+                metrics["compute_ms"] / 1e3, metrics["batch_size"], metrics["batch_tokens"],
+            )
+        )  # fmt: skip
+    return rebased(rows)

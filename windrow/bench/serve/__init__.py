@@ -1,0 +1,1 @@
+"""``windrow bench serve`` and ``sweep``: load on a running server."""

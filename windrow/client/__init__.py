@@ -1,0 +1,8 @@
+"""The HTTP clients, `Client` and `AsyncClient`. They need httpx only."""
+
+from windrow.client.async_client import AsyncClient
+from windrow.client.event_stream import StreamEvent
+from windrow.client.prediction import Prediction
+from windrow.client.sync_client import Client
+
+__all__ = ["AsyncClient", "Client", "Prediction", "StreamEvent"]

@@ -1,0 +1,1 @@
+"""Recorded runs, fitted costs, and the figures of a report."""

@@ -1,0 +1,52 @@
+"""What else ran on the lanes of a CPU while a measured pass did, and when that pass is over."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Times are seconds from the start of the pass."""
+
+    #: Until when lanes were taken by passes before it, one for each of them.
+    busy_s: tuple[float, ...] = ()
+    #: When the next one began, from where on all lanes had something to do.
+    next_s: float = math.inf
+    #: When requests came, in rising order; those that came shortly before it too.
+    came_s: tuple[float, ...] = ()
+
+
+#: No other pass ran.
+ALONE = Shared()
+
+
+def pass_end_s(work_s: Sequence[float], shared: Shared, lanes: int, chore_s: float) -> float:
+    """When the last piece of a pass is over whose pieces, in this order, are of ``work_s`` on a lane that runs alone.
+
+    As in `windrow.lab.simulate.cpu_cores.Lanes`, but that the times of the other passes are known.
+    """
+    taken_s = sorted(shared.busy_s)[-max(1, lanes - 1) :]
+    line, left_s, chores_s = deque(work_s), list[float](), list[float]()
+    coming = deque(shared.came_s if chore_s else ())
+    now_s = min(0.0, coming[0]) if coming else 0.0
+    while line or left_s:
+        taken_s = [end_s for end_s in taken_s if end_s > now_s]
+        while coming and coming[0] <= now_s:
+            coming.popleft()
+            chores_s.append(chore_s)
+        while now_s >= 0 and line and len(left_s) + len(taken_s) < lanes:
+            left_s.append(line.popleft())
+        busy = lanes if now_s >= shared.next_s else len(left_s) + len(taken_s)
+        speed = min(1.0, lanes / max(1, busy + len(chores_s)))
+        changes = [*taken_s, *list(coming)[:1], *(at_s for at_s in (0.0, shared.next_s) if at_s > now_s)]
+        working_s = left_s + chores_s
+        next_s = min([*changes, *([now_s + min(working_s) / speed] if working_s else [])])
+        done_s = min(working_s) if working_s and next_s not in changes else (next_s - now_s) * speed
+        left_s = [seconds - done_s for seconds in left_s if seconds > done_s]
+        chores_s = [seconds - done_s for seconds in chores_s if seconds > done_s]
+        now_s = next_s
+    return now_s

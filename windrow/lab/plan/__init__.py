@@ -1,0 +1,1 @@
+"""The capacity planner: searches settings and device counts with the simulator."""

@@ -1,0 +1,1 @@
+"""Batching primitives for study, on the standard library only."""

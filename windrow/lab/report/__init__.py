@@ -1,0 +1,1 @@
+"""Reports of the laboratory as tables, charts and pages."""

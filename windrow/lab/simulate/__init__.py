@@ -1,0 +1,1 @@
+"""The simulator: the decisions of the worker on a virtual clock."""

@@ -1,0 +1,174 @@
+"""Traces of real traffic that others have published, and runs of our own, read as workloads.
+
+| format | a file that | arrivals |
+|---|---|---|
+| ``azure`` | CSV ``TIMESTAMP, ContextTokens, GeneratedTokens`` (Azure LLM inference 2023 and 2024) | dates |
+| ``burstgpt`` | CSV ``Timestamp, Model, Request tokens, Response tokens, Total tokens, Log Type`` | seconds |
+| ``mooncake`` | JSON lines ``timestamp, input_length, output_length, hash_ids`` | milliseconds |
+| ``vidur`` | CSV ``arrived_at, num_prefill_tokens, num_decode_tokens`` | seconds |
+| ``windrow`` | JSON lines of ``windrow bench record``; see `windrow.lab.measure.recording` | seconds |
+
+Further columns are ignored. The first arrival becomes 0.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import chain
+from pathlib import Path
+from typing import Any, TextIO
+
+from windrow.lab.simulate.workload import MOST_TOKENS, Workload
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """Where a trace keeps what a workload needs."""
+
+    arrival: str
+    tokens: str
+    #: None where nothing is generated.
+    output_tokens: str | None
+    #: A value of ``arrival`` -> seconds.
+    seconds: Callable[[Any], float]
+    #: Rows that generated nothing are requests that failed, and left out.
+    drops_failures: bool = False
+    #: Arrivals are dates, not numbers.
+    dates: bool = False
+
+
+def _date_s(text: str) -> float:
+    date = datetime.fromisoformat(text)
+    # A date without a zone is taken as UTC: of local ones, an hour comes twice a year.
+    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+
+
+FORMATS: dict[str, Format] = {
+    "azure": Format("TIMESTAMP", "ContextTokens", "GeneratedTokens", _date_s, dates=True),
+    "burstgpt": Format("Timestamp", "Request tokens", "Response tokens", float, drops_failures=True),
+    "mooncake": Format("timestamp", "input_length", "output_length", lambda value: float(value) / 1e3),
+    "vidur": Format("arrived_at", "num_prefill_tokens", "num_decode_tokens", float),
+    "windrow": Format("arrival_s", "tokens", None, float),
+}
+
+
+def read_trace(path: Path, limit: int | None = None) -> Workload:
+    """Read the first ``limit`` requests of a trace (None: all), whose format its first line tells.
+
+    Raises `ValueError` with the file and the line for a format that is not known, a row that cannot be read, a number
+    that is not one, and an arrival that is negative or before the one ahead of it.
+    """
+    arrival_s: list[float] = []
+    tokens: list[int] = []
+    output_tokens: list[int] = []
+    with path.open(encoding="utf-8-sig", newline="") as file, _readable(path):
+        form, rows = _open(file, path)
+        first_s: float | None = None
+        for line, row in rows:
+            try:
+                at_s, length, output = _read_row(form, row)
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                raise ValueError(f"{path}, line {line}: {_say(error)}") from None
+            if form.drops_failures and not output:
+                continue
+            first_s = at_s if first_s is None else first_s
+            if arrival_s and at_s - first_s < arrival_s[-1]:
+                raise ValueError(f"{path}, line {line}: it arrives before the one ahead of it; traces are in order")
+            arrival_s.append(at_s - first_s)
+            tokens.append(length)
+            output_tokens.append(output)
+            if len(arrival_s) == limit:
+                break
+    if not arrival_s:
+        raise ValueError(f"{path}: the trace has no requests")
+    return Workload(arrival_s, tokens, output_tokens if form.output_tokens else ())
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """What is no text, or no table of it, has no line that could be named."""
+    known = f"there are {', '.join(FORMATS)}"
+    try:
+        yield
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not a trace: it is no text in UTF-8; {known}") from None
+    except csv.Error as error:
+        raise ValueError(f"{path}: not a trace: {error}; {known}") from None
+
+
+def _open(file: TextIO, path: Path) -> tuple[Format, Iterator[tuple[int, Row]]]:
+    head = file.readline()
+    if head.lstrip().startswith("{"):
+        names = {str(name) for name in _object(head, path)}
+        if "windrow_run" in names:
+            return FORMATS["windrow"], _json_rows(enumerate(file, 2), path)
+        rows: Iterator[tuple[int, Row]] = _json_rows(chain([(1, head)], enumerate(file, 2)), path)
+    else:
+        columns = [name.strip() for name in next(csv.reader([head]), [])]
+        names = set(columns)
+        rows = _csv_rows(file, columns)
+    for form in FORMATS.values():
+        if {form.arrival, form.tokens, form.output_tokens} <= names:
+            return form, rows
+    raise ValueError(f"{path}, line 1: not a trace that is known; there are {', '.join(FORMATS)}")
+
+
+def _csv_rows(file: TextIO, columns: list[str]) -> Iterator[tuple[int, Row]]:
+    reader = csv.reader(file)
+    for values in reader:
+        if values:
+            yield reader.line_num + 1, dict(zip(columns, values, strict=False))
+
+
+def _json_rows(lines: Iterator[tuple[int, str]], path: Path) -> Iterator[tuple[int, Row]]:
+    for line, text in lines:
+        if text.strip():
+            yield line, _object(text, path, line)
+
+
+def _object(text: str, path: Path, line: int = 1) -> Row:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path}, line {line}: not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}, line {line}: takes one object a line")
+    return value
+
+
+def _read_row(form: Format, row: Row) -> tuple[float, int, int]:
+    given = row[form.arrival]
+    try:
+        at_s = form.seconds(given)
+    except (ValueError, TypeError):
+        at_s = math.nan
+    if not 0 <= at_s < math.inf:
+        raise ValueError(f"{form.arrival} is {given!r}; it takes {'a date' if form.dates else 'a time of 0 or more'}")
+    least = 0 if form.drops_failures else 1
+    length = _count(row, form.tokens, least)
+    return at_s, max(1, length), 1 if form.output_tokens is None else _count(row, form.output_tokens, least)
+
+
+def _count(row: Row, name: str, least: int) -> int:
+    given = row[name]
+    try:
+        value = float(given)
+    except (ValueError, TypeError):
+        value = math.nan
+    if not (least <= value <= MOST_TOKENS and value.is_integer()):
+        raise ValueError(f"{name} is {given!r}; it takes a whole number of tokens from {least} to {MOST_TOKENS:g}")
+    return int(value)
+
+
+def _say(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"there is no {error.args[0]}"
+    return str(error)

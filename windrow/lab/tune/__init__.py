@@ -1,0 +1,1 @@
+"""Measures forward passes and decode steps on a device, and recommends settings."""

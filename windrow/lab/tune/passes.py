@@ -1,0 +1,148 @@
+"""Timing forward passes of a loaded model, and what follows for its settings."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from windrow.lab.measure.fitting import TimedPass
+from windrow.lab.sample_texts import mixed_texts
+from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.core.planning import BatchLimits, plan_batches
+from windrow.worker.engines.base import Engine, EngineInfo, Prepared
+
+#: Calls of one pass: the first is not counted, and of the others the median is taken.
+CALLS = 4
+#: Different rows of each size.
+ROWS = 4
+#: Of the best throughput: the smallest batch that reaches this share is recommended.
+ENOUGH = 0.95
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """Rows of one size, lengths mixed."""
+
+    batch_size: int
+    throughput_per_s: float
+    tokens_per_s: float
+    latency_ms: float
+    #: Of the largest row of this size.
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """What was timed before memory or time was over."""
+
+    passes: list[TimedPass]
+    curve: list[CurvePoint]
+    #: Tokens of the pass that did not fit; None where all did.
+    ran_out_tokens: int | None
+    #: The time was over before the largest rows.
+    is_cut: bool = False
+
+
+def time_passes(
+    engine: Engine, prepared: Sequence[Prepared], strategy: str, limits: BatchLimits, seconds: float, say: Say
+) -> Timings:
+    """Time rows of 1, 2, 4, ... ``max_batch_size`` of mixed and of equal lengths; stop cleanly where memory is out.
+
+    Passes are of the sizes that were captured, as ``limits`` have them. No new size is begun once ``seconds`` are over.
+    """
+    numbers = random.Random(1)
+    by_length = sorted(prepared, key=lambda one: one.tokens)
+    passes: list[TimedPass] = []
+    curve: list[CurvePoint] = []
+    end_s = time.monotonic() + seconds
+    size = 1
+    while size <= limits.max_batch_size:
+        if curve and time.monotonic() > end_s:
+            return Timings(passes, curve, None, is_cut=True)
+        mixed: list[TimedPass] = []
+        for row in _rows(by_length, size, numbers):
+            is_mixed = len(mixed) < ROWS
+            try:
+                timed = _time_row(engine, row, strategy, limits)
+            except Exception as error:
+                if not _is_out_of_memory(error):
+                    raise
+                say(f"{strategy}: a pass of {size} requests does not fit the memory: stopping there")
+                return Timings(passes, curve, sum(one.tokens for one in row))
+            passes.append(timed)
+            if is_mixed:
+                mixed.append(timed)
+        curve.append(_point(size, mixed))
+        say(f"{strategy}: {size} at once: {curve[-1].throughput_per_s:.1f}/s, {curve[-1].latency_ms:.1f} ms")
+        size *= 2
+    return Timings(passes, curve, None)
+
+
+def recommend(curve: Sequence[CurvePoint]) -> CurvePoint:
+    """The smallest batch with about the best throughput: more only adds latency."""
+    best = max(point.throughput_per_s for point in curve)
+    return next(point for point in curve if point.throughput_per_s >= ENOUGH * best)
+
+
+def _rows(by_length: Sequence[Prepared], size: int, numbers: random.Random) -> Iterator[list[Prepared]]:
+    """Mixed rows first, then rows of short, of middling and of long requests, so that the line knows both ends."""
+    for _ in range(ROWS):
+        yield numbers.choices(by_length, k=size)
+    for share in (0.1, 0.5, 0.9, 1.0):
+        end = max(size, int(share * len(by_length)))
+        yield list(by_length[max(0, end - size) : end])
+
+
+def _time_row(engine: Engine, row: Sequence[Prepared], strategy: str, limits: BatchLimits) -> TimedPass:
+    lengths = [one.tokens for one in row]
+    # All of it in one pass, whatever it takes: the limits are what is looked for.
+    unbounded = replace(limits, max_batch_size=len(row), max_batch_tokens=1 << 40, static_length=max(lengths))
+    (batch,) = plan_batches(strategy, lengths, unbounded)
+    took_s = []
+    for _ in range(CALLS):
+        began_s = time.perf_counter()
+        engine.collect(engine.forward(row, batch))
+        took_s.append(time.perf_counter() - began_s)
+    median_s = sorted(took_s[1:])[(CALLS - 1) // 2]
+    computed = lengths if batch.padded_length is None else [batch.padded_length] * len(row)
+    return TimedPass(batch.tokens, tuple(computed), median_s)
+
+
+def _point(size: int, timed: Sequence[TimedPass]) -> CurvePoint:
+    total_s = sum(one.seconds for one in timed)
+    return CurvePoint(
+        batch_size=size,
+        throughput_per_s=size * len(timed) / total_s,
+        tokens_per_s=sum(one.tokens for one in timed) / total_s,
+        latency_ms=total_s / len(timed) * 1e3,
+        tokens=max(one.tokens for one in timed),
+    )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
+def tune_model(
+    name: str, settings: ModelSettings, seconds: float, max_batch_size: int, say: Say
+) -> tuple[EngineInfo, dict[str, Timings], int]:
+    """Load the model and time it; returns what its engine says, timings of padded and packed passes, and its lanes."""
+    import torch
+
+    from windrow.worker.engines.loading import batch_limits, load_row_engine
+
+    cores = len(os.sched_getaffinity(0))
+    torch.set_num_threads(cores)
+    asked = settings.model_copy(update={"max_batch_size": max_batch_size})
+    engine = load_row_engine(name, asked)
+    limits = batch_limits(asked, engine.info)
+    texts = mixed_texts(512)
+    ready = engine.prepare(texts, [{"truncate": True}] * len(texts))
+    prepared = [one for one in ready if isinstance(one, Prepared)]
+    kinds = ["dynamic", *(["packed"] if engine.info.strategy == "packed" else [])]
+    timings = {kind: time_passes(engine, prepared, kind, limits, seconds / len(kinds), say) for kind in kinds}
+    return engine.info, timings, cores if engine.info.device == "cpu" else 1

@@ -1,0 +1,108 @@
+"""What the steps of an engine that generates take, one after the other, while it serves whatever it serves."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from windrow.lab.measure.cost import StepRuns
+from windrow.lab.measure.fitting import TimedStep
+from windrow.lab.simulate.kv_tokens import CachedTokens
+from windrow.scheduler.core.outcomes import Failed
+from windrow.scheduler.stepping.sequences import StepPlan
+from windrow.worker.engines.base import Delta, EngineInfo, Prepared
+from windrow.worker.engines.generation.cache_metrics import CacheUse
+from windrow.worker.engines.generation.engine import GenerateEngine
+
+
+@dataclass(frozen=True, slots=True)
+class _Launched:
+    """A step on its way: when it was begun, and what the cache holds with it."""
+
+    began_s: float
+    plan: StepPlan
+    cached_tokens: int
+
+
+def runs_of(info: EngineInfo) -> StepRuns:
+    """How an engine runs its steps: on a CPU, one is over when it has been started."""
+    ahead = 0 if info.device == "cpu" else 1
+    if not info.is_captured:
+        return StepRuns(ahead)
+    # Imported here: builds of torch without CUDA have no Triton.
+    from windrow.worker.engines.generation.cuda import READ_RUNGS, decode_rungs
+
+    return StepRuns(ahead, decode_rungs(info.max_sequences or 1), READ_RUNGS)
+
+
+class TimedSteps:
+    """A `StepEngine` that tells of each step that ran.
+
+    A step lasts from the end of the one before it, or where that was over already from its own beginning, until its
+    tokens were collected: so steps add up to the time in which the engine had work.
+    """
+
+    def __init__(self, engine: GenerateEngine, tell: Callable[[TimedStep], object]) -> None:
+        self.engine, self.info = engine, engine.info
+        self.busy_s = 0.0
+        self._tell, self._runs = tell, runs_of(engine.info)
+        self._cached = CachedTokens()
+        self._launched: deque[_Launched] = deque()
+        self._ended_s = 0.0
+
+    def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
+        """As the engine does it."""
+        return self.engine.prepare(inputs, parameters)
+
+    def room(self) -> int:
+        """As the engine has it."""
+        return self.engine.room()
+
+    def cache_use(self) -> CacheUse:
+        """As the engine has it."""
+        return self.engine.cache_use()
+
+    def add(self, id: str, prepared: Prepared, *, stream: bool = False, priority: int = 0) -> None:
+        """As the engine does it."""
+        self.engine.add(id, prepared, stream=stream, priority=priority)
+
+    def cancel(self, id: str) -> None:
+        """As the engine does it; what the cache held of it is counted on until `forget`."""
+        self.engine.cancel(id)
+
+    def wait(self, timeout_s: float) -> None:
+        """As the engine does it."""
+        self.engine.wait(timeout_s)
+
+    def step(self) -> Any | None:
+        """As the engine does it, and note when."""
+        began_s = time.perf_counter()
+        handle = self.engine.step()
+        if handle is not None:
+            plan: StepPlan = handle.plan
+            if plan.released:
+                self._cached.clear()
+            self._launched.append(_Launched(began_s, plan, self._cached.follow(plan)))
+            if self.info.strategy == "continuous":
+                self._cached.left(plan.ended, plan.number)
+        return handle
+
+    def collect(self, handle: Any) -> list[Delta]:
+        """As the engine does it, and tell what the step took."""
+        deltas = self.engine.collect(handle)
+        self.busy_s = self.engine.busy_s
+        ended_s, one = time.perf_counter(), self._launched.popleft()
+        since_s, self._ended_s = max(self._ended_s, one.began_s), ended_s
+        plan = one.plan
+        if plan.runs:
+            rows, prompt_tokens = self._runs.computed(plan.rows, plan.prompt_tokens)
+            sizes = rows + prompt_tokens, rows + len(plan.chunks), one.cached_tokens
+            self._tell(TimedStep(*sizes, bool(plan.chunks), ended_s - since_s))
+        return deltas
+
+    def forget(self) -> None:
+        """The engine is empty: nobody has anything in the cache."""
+        self._cached.clear()

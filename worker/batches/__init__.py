@@ -1,0 +1,1 @@
+"""The batch loop: claim, prepare, plan, forward, finish."""

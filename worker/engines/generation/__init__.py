@@ -1,0 +1,1 @@
+"""Text generation: an engine whose batch changes at every decode step."""

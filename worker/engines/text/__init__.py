@@ -1,0 +1,1 @@
+"""Engines for models that read a whole text in one forward pass."""

@@ -1,1 +1,0 @@
-"""Generation: the engine whose rows change at every step. `engine` holds it; `scheduler.core.continuous` decides."""

@@ -1,0 +1,1 @@
+"""Leases of claimed requests: acquire, renew, release, retry."""

@@ -1,0 +1,1 @@
+"""The life of one pool process: start, stop, progress, model changes."""

@@ -1,0 +1,44 @@
+"""What a worker process says of models that it could not load."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from windrow.scheduler.queue.load_failures import tell_failure
+from windrow.worker.leases.renewal import HEARTBEAT_TICKS, TICK_S
+from windrow.worker.process.threads import start_stage
+
+log = logging.getLogger(__name__)
+
+
+class Failures:
+    """Tells each failure when it comes, and from then on as often as a heartbeat, until the process ends."""
+
+    def __init__(self, redis: Redis, worker: str) -> None:
+        self._redis = redis
+        self._worker = worker
+        self._reasons: dict[str, str] = {}
+
+    def add(self, model: str, reason: str) -> None:
+        """This process does not serve ``model``."""
+        is_first = not self._reasons
+        self._reasons[model] = reason
+        self._tell(model, reason)
+        if is_first:
+            start_stage(self._tell_on)
+
+    def _tell_on(self) -> None:
+        while True:
+            time.sleep(HEARTBEAT_TICKS * TICK_S)
+            for model, reason in list(self._reasons.items()):
+                self._tell(model, reason)
+
+    def _tell(self, model: str, reason: str) -> None:
+        try:
+            tell_failure(self._redis, model, self._worker, reason)
+        except RedisError as error:
+            log.warning("model %s: telling that it is not served failed: %s", model, error)

@@ -1,0 +1,1 @@
+"""The decode loop of models that generate text step by step."""

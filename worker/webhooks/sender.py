@@ -1,0 +1,222 @@
+"""Sending webhooks: what is due is claimed from Redis and posted, each in a thread of its own.
+
+At least once: a process killed between a receiver's answer and Redis sends it again, under the same ``webhook-id``.
+"""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+
+import orjson
+from redis import Redis
+from redis.exceptions import RedisError
+
+from windrow.errors import InvalidInput
+from windrow.scheduler.config.settings import Settings
+from windrow.scheduler.core.addresses import Address
+from windrow.scheduler.core.webhooks import (
+    MAX_TRIES,
+    Again,
+    Delivered,
+    Drop,
+    decide_next,
+    parse_url,
+    refused_address,
+    signature,
+)
+from windrow.scheduler.queue import Prediction, result_key
+from windrow.scheduler.queue.lookup import find_prediction
+from windrow.scheduler.queue.prediction_view import prediction_json
+from windrow.scheduler.queue.webhooks import DueWebhook, Outbox
+from windrow.worker.webhooks.pinned_post import Reply, post, resolve
+
+log = logging.getLogger(__name__)
+#: Sent at a time, and how many of them may be one tenant's: its slow receivers hold up nobody else.
+THREADS, THREADS_PER_TENANT = 32, 8
+#: When it is looked at again whether a tenant with too many has room, in seconds.
+NO_ROOM_S = 1.0
+TIMEOUT_S = 10.0
+#: Due again if nobody is done with it by then, in seconds: longer than a slow resolver and `TIMEOUT_S` together.
+VISIBILITY_S = 60.0
+#: How often it is looked for what is due, and for how long after a hint. In seconds.
+LOOK_EVERY_S, AWAKE_S = 0.5, 20.0
+
+Resolve = Callable[[str, int], list[Address]]
+
+
+class Courier:
+    """Sends what is due for every model, for `AWAKE_S` after each hint; one per process."""
+
+    def __init__(
+        self, settings: Settings, redis: Redis, *, resolve: Resolve = resolve, visibility_s: float = VISIBILITY_S
+    ) -> None:
+        self._settings = settings
+        self._redis = redis
+        self._resolve = resolve
+        self._visibility_s = visibility_s
+        self._outboxes = [Outbox(redis, model) for model in settings.models]
+        self._threads = ThreadPoolExecutor(THREADS, "webhook")
+        self._lock = threading.Lock()
+        self._running = 0
+        self._by_tenant: Counter[str] = Counter()
+        self._ended = threading.Event()
+        self._awake_until_s = 0.0
+        self._looker: threading.Thread | None = None
+
+    def hint(self) -> None:
+        """Look for what is due from now on, for a while; returns at once."""
+        with self._lock:
+            self._awake_until_s = time.monotonic() + AWAKE_S
+            if self._looker is None:
+                self._looker = threading.Thread(target=self._look, name="webhooks", daemon=True)
+                self._looker.start()
+
+    def close(self) -> None:
+        """Look no more, and wait for what is being sent."""
+        with self._lock:
+            self._awake_until_s = 0.0
+            looker = self._looker
+        if looker is not None:
+            looker.join()
+        if self._running:
+            log.info("waiting for %d webhooks that are being sent", self._running)
+        self._threads.shutdown()
+
+    def send_due(self) -> int:
+        """Start to send what is due, as much as there are threads free; return how many were started."""
+        started = 0
+        for outbox in self._outboxes:
+            free = THREADS - self._running
+            for due in outbox.claim(free, visibility_s=self._visibility_s) if free > 0 else ():
+                with self._lock:
+                    self._running += 1
+                self._threads.submit(self._run, outbox, due)
+                started += 1
+        return started
+
+    def _look(self) -> None:
+        while True:
+            with self._lock:
+                if time.monotonic() >= self._awake_until_s:
+                    self._looker = None
+                    return
+            started = 0
+            try:
+                started = self.send_due()
+            except RedisError as error:
+                log.warning("webhooks wait for Redis: %s", type(error).__name__)
+            except Exception:
+                log.exception("webhooks could not be looked for")
+            if not started:
+                self._ended.wait(LOOK_EVERY_S)
+                self._ended.clear()
+
+    def _run(self, outbox: Outbox, due: DueWebhook) -> None:
+        try:
+            self._handle(outbox, due)
+        except RedisError as error:
+            log.warning("webhook of %s: Redis failed (%s); it comes again", due.id, type(error).__name__)
+        except Exception:  # it comes again, so many times
+            log.exception("webhook of %s failed", due.id)
+        finally:
+            with self._lock:
+                self._running -= 1
+            self._ended.set()
+
+    def _handle(self, outbox: Outbox, due: DueWebhook) -> None:
+        claimed_s = time.monotonic()
+        prediction = find_prediction(self._redis, [outbox.model], due.id)
+        kept_until_s = time.monotonic() + max(0, int(self._redis.pttl(result_key(due.id)))) / 1e3
+        if prediction is None or not prediction.is_ended:
+            return self._drop(outbox, due, "its result is no longer kept")
+        if due.tries > MAX_TRIES:
+            return self._drop(outbox, due, f"{MAX_TRIES} tries ended without an answer")
+        if not self._enter(prediction.tenant):
+            outbox.later(due.id, NO_ROOM_S * random.uniform(0.5, 1.5), tries=due.tries - 1)
+            return
+        try:
+            verdict = self._send(due, prediction, claimed_s, kept_until_s)
+        finally:
+            with self._lock:
+                self._by_tenant[prediction.tenant] -= 1
+        if isinstance(verdict, Again):
+            outbox.later(due.id, verdict.after_s, tries=due.tries)
+        elif isinstance(verdict, Drop):
+            self._drop(outbox, due, verdict.reason)
+        else:
+            outbox.done(due.id)
+
+    def _enter(self, tenant: str) -> bool:
+        with self._lock:
+            if self._by_tenant[tenant] >= THREADS_PER_TENANT:
+                return False
+            self._by_tenant[tenant] += 1
+            return True
+
+    def _send(
+        self, due: DueWebhook, prediction: Prediction, claimed_s: float, kept_until_s: float
+    ) -> Delivered | Again | Drop:
+        """One try, and what follows it."""
+        networks = self._settings.webhook_networks
+        key = self._settings.webhook_key(prediction.tenant)
+        if key is None:
+            return Drop("its tenant has no webhook_secret any more")
+        try:
+            endpoint = parse_url(due.url, networks)
+        except InvalidInput as error:
+            return Drop(error.detail)
+        body = orjson.dumps(prediction_json(prediction, self._settings.public_url or ""))
+        reply: Reply | None = None
+        try:
+            addresses = self._resolve(endpoint.host, endpoint.port)
+            refused = refused_address(addresses, networks)
+            if refused is not None:
+                said = f"{refused} is not a public address"
+            else:
+                # Redis time, which is nobody's clock that is wrong by minutes.
+                timestamp_s = round(due.now_s + time.monotonic() - claimed_s)
+                reply = post(endpoint, addresses, headers(key, due.id, timestamp_s, body), body, timeout_s=TIMEOUT_S)
+                said = f"answered {reply.status}"
+        except (OSError, http.client.HTTPException, UnicodeError) as error:
+            said = type(error).__name__
+        verdict = decide_next(
+            None if reply is None else reply.status, due.tries, left_s=kept_until_s - time.monotonic(),
+            jitter=random.random(), retry_after_s=None if reply is None else reply.retry_after_s,
+        )  # fmt: skip
+        level = logging.INFO if isinstance(verdict, Delivered) else logging.WARNING
+        then = f"; again in {verdict.after_s:.0f} s" if isinstance(verdict, Again) else ""
+        log.log(level, "webhook of %s to %s, try %d: %s%s", due.id, endpoint.host, due.tries, said, then)
+        return verdict
+
+    def _drop(self, outbox: Outbox, due: DueWebhook, reason: str) -> None:
+        log.warning("webhook of %s is given up: %s", due.id, reason)
+        outbox.done(due.id)
+
+
+def headers(key: bytes, id: str, timestamp_s: int, body: bytes) -> dict[str, str]:
+    """The headers of Standard Webhooks 1.0.0, and who sends."""
+    return {
+        "Content-Type": "application/json",
+        "User-Agent": _user_agent(),
+        "webhook-id": id,
+        "webhook-timestamp": str(timestamp_s),
+        "webhook-signature": signature(key, id, timestamp_s, body),
+    }
+
+
+@cache
+def _user_agent() -> str:
+    number = "0"
+    with suppress(PackageNotFoundError):
+        number = version("windrow")
+    return f"windrow-webhook/{number}"
