@@ -27,7 +27,7 @@ if _soft != resource.RLIM_INFINITY and _soft < _wanted:
 
 bind = bind_address(_settings)
 workers = _settings.web_concurrency
-worker_class = "windrow.api.http.gunicorn_worker.Worker"
+worker_class = "windrow.api.http.gunicorn_worker.JsonGeventWorker"
 #: Connections of one process, waiting clients included.
 worker_connections = 4096
 backlog = 2048

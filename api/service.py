@@ -52,7 +52,7 @@ SECRET_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class SubmitCall:
     """One submit, checked: inputs for one model and what applies to all of them."""
 
     model: str
@@ -78,7 +78,7 @@ class Call:
 
 
 @dataclass(slots=True)
-class _Pulse:
+class _ModelState:
     """When a model was last looked at, and what was seen."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -102,7 +102,7 @@ class Service:
         self.waiters = Waiters(redis, [finished_channel(name) for name in settings.models])
         self.followers = Followers(redis, list(settings.models), self.waiters)
         self._checks = {name: InputCheck(model) for name, model in settings.models.items()}
-        self._pulses = {name: _Pulse() for name in settings.models}
+        self._pulses = {name: _ModelState() for name in settings.models}
         self._secret = b""
         self._secret_at_s = float("-inf")
 
@@ -116,7 +116,7 @@ class Service:
         """The parameters that ``model`` takes; raises `UnknownModel`, or `InvalidInput` naming what is accepted."""
         return self._check_of(model).read_parameters(value)
 
-    def check(self, call: Call) -> list[int]:
+    def check(self, call: SubmitCall) -> list[int]:
         """Return what each input costs in tokens, or raise what is wrong with the first that cannot be served."""
         check = self._check_of(call.model)
         names = (f"inputs.{at}" for at in range(len(call.inputs))) if call.is_batch else ("input",)
@@ -134,7 +134,7 @@ class Service:
         secret = self._shared_secret()
         return [make_id(secret, tenant) for _ in range(count)]
 
-    def submit(self, call: Call, tenant: str, ids: Sequence[str], costs: Sequence[int]) -> list[str]:
+    def submit(self, call: SubmitCall, tenant: str, ids: Sequence[str], costs: Sequence[int]) -> list[str]:
         """Queue every input under its id, or none, in one round trip; an idempotent repeat returns the first ids.
 
         Raises `QueueFull`, `QuotaExceeded`, `NoWorker` or `IdempotencyConflict`, `InvalidInput` for a webhook that
@@ -179,7 +179,7 @@ class Service:
             idempotency=idempotency,
         )
 
-    def accepted(self, call: Call, tenant: str, ids: Sequence[str]) -> list[Prediction]:
+    def accepted(self, call: SubmitCall, tenant: str, ids: Sequence[str]) -> list[Prediction]:
         """The predictions of a submit that was taken in.
 
         Where Redis cannot be asked any more they are told from the call: they were taken in, and the client needs ids.
@@ -271,7 +271,7 @@ class Service:
             return None
         return partial(NoWorker, f"no worker has served model {model!r} in the last {grace_s:g} s")
 
-    def _pulse(self, model: str) -> _Pulse:
+    def _pulse(self, model: str) -> _ModelState:
         """Workers and depth of ``model``, looked up by one request at a time while others use what was seen last."""
         pulse = self._pulses[model]
         if time.monotonic() - pulse.seen_at_s < FRESH_S:
@@ -295,7 +295,7 @@ class Service:
         return self._secret
 
 
-def _as_submitted(call: Call, tenant: str, id: str, at: int) -> Prediction:
+def _as_submitted(call: SubmitCall, tenant: str, id: str, at: int) -> Prediction:
     return Prediction(
         id=id, model=call.model, status="queued", tenant=tenant, priority=call.priority, input=call.inputs[at],
         parameters={}, output=None, error=None, metrics={}, created_s=time.time(), started_s=None, completed_s=None,

@@ -12,7 +12,7 @@ from windrow.scheduler.queue import finished_channel
 from windrow.scheduler.queue.keys import read_announcement
 
 
-class Ears:
+class ResultListener:
     """Notes when each result of ``model`` is announced."""
 
     def __init__(self, redis: Redis, model: str) -> None:
@@ -22,7 +22,7 @@ class Ears:
         self._changed = threading.Condition()
         self._stops = False
 
-    def __enter__(self) -> Ears:
+    def __enter__(self) -> ResultListener:
         self._messages.subscribe(self._channel)
         threading.Thread(target=self._listen, daemon=True).start()
         return self

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import count, islice
 from typing import NamedTuple
 
-from windrow.scheduler.core.learned_window import MAX_WAIT_S, AdaptiveWindow
+from windrow.scheduler.core.learned_window import MAX_WAIT_S, LearnedWindow
 from windrow.scheduler.core.window import Close, JoinRate, Wait, WindowLimits, decide_window, take_count
 
 #: The fixed windows, in seconds.
@@ -151,7 +151,7 @@ class Learnt(Policy):
     """``max_wait_ms = "auto"``."""
 
     def __init__(self, limits: WindowLimits) -> None:
-        self._window = AdaptiveWindow(replace(limits, max_wait_s=MAX_WAIT_S))
+        self._window = LearnedWindow(replace(limits, max_wait_s=MAX_WAIT_S))
         super().__init__(self._window.limits)
 
     def arrived(self, request: Request) -> None:

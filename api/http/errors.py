@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException
 
 from windrow import errors as core
 from windrow.api.openai.errors import SHOULD_RETRY, is_openai_path, openai_json, openai_status
-from windrow.scheduler.core.exception_text import describe_fault
+from windrow.scheduler.core.exception_text import describe_exception
 from windrow.scheduler.queue.refusals import is_full
 
 log = logging.getLogger("windrow.api")
@@ -25,7 +25,7 @@ CLOSE = "windrow.close"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ErrorRow:
     """How one class of error leaves."""
 
     status: int
@@ -34,38 +34,38 @@ class Row:
     retry_after_s: int | None = None
 
 
-TABLE: dict[type[core.WindrowError], Row] = {
-    core.WindrowError: Row(500, "Internal error"),
-    core.MalformedRequest: Row(400, "Malformed request"),
-    core.Unauthorized: Row(401, "Unauthorized"),
-    core.UnknownModel: Row(404, "Unknown model"),
-    core.UnknownPrediction: Row(404, "Unknown prediction"),
-    core.Canceled: Row(409, "Canceled"),
-    core.PredictionGone: Row(410, "Prediction gone"),
-    core.PayloadTooLarge: Row(413, "Body too large"),
-    core.InvalidInput: Row(422, "Invalid input"),
-    core.InputTooLong: Row(422, "Input too long"),
-    core.IdempotencyConflict: Row(422, "Idempotency key used before"),
-    core.QueueFull: Row(429, "Queue full", 1),
-    core.QuotaExceeded: Row(429, "Quota exceeded", 1),
-    core.ModelFailed: Row(500, "Model failed"),
-    core.OutOfMemory: Row(500, "Out of device memory"),
-    core.AttemptsExhausted: Row(500, "Attempts exhausted"),
-    core.ModelUnusable: Row(500, "Model unusable"),
-    core.InvalidSetting: Row(500, "Invalid setting"),
-    core.UpstreamFailed: Row(502, "Upstream failed"),
-    core.NoWorker: Row(503, "No worker", 5),
-    core.NewerRecord: Row(503, "Newer record", 2),
-    core.Stopping: Row(503, "Stopping", 1),
-    core.RedisUnavailable: Row(503, "Redis unavailable", 2),
-    core.DeadlineExceeded: Row(504, "Deadline exceeded"),
+TABLE: dict[type[core.WindrowError], ErrorRow] = {
+    core.WindrowError: ErrorRow(500, "Internal error"),
+    core.MalformedRequest: ErrorRow(400, "Malformed request"),
+    core.Unauthorized: ErrorRow(401, "Unauthorized"),
+    core.UnknownModel: ErrorRow(404, "Unknown model"),
+    core.UnknownPrediction: ErrorRow(404, "Unknown prediction"),
+    core.Canceled: ErrorRow(409, "Canceled"),
+    core.PredictionGone: ErrorRow(410, "Prediction gone"),
+    core.PayloadTooLarge: ErrorRow(413, "Body too large"),
+    core.InvalidInput: ErrorRow(422, "Invalid input"),
+    core.InputTooLong: ErrorRow(422, "Input too long"),
+    core.IdempotencyConflict: ErrorRow(422, "Idempotency key used before"),
+    core.QueueFull: ErrorRow(429, "Queue full", 1),
+    core.QuotaExceeded: ErrorRow(429, "Quota exceeded", 1),
+    core.ModelFailed: ErrorRow(500, "Model failed"),
+    core.OutOfMemory: ErrorRow(500, "Out of device memory"),
+    core.AttemptsExhausted: ErrorRow(500, "Attempts exhausted"),
+    core.ModelUnusable: ErrorRow(500, "Model unusable"),
+    core.InvalidSetting: ErrorRow(500, "Invalid setting"),
+    core.UpstreamFailed: ErrorRow(502, "Upstream failed"),
+    core.NoWorker: ErrorRow(503, "No worker", 5),
+    core.NewerRecord: ErrorRow(503, "Newer record", 2),
+    core.Stopping: ErrorRow(503, "Stopping", 1),
+    core.RedisUnavailable: ErrorRow(503, "Redis unavailable", 2),
+    core.DeadlineExceeded: ErrorRow(504, "Deadline exceeded"),
 }
 
 #: HTTP's own errors, which are no class of ours; anything else is named after its status.
 HTTP_CODES = {400: "malformed_request", 404: "unknown_route", 405: "method_not_allowed", 406: "not_acceptable"}
 
 
-def describe(error: core.WindrowError) -> Row:
+def describe(error: core.WindrowError) -> ErrorRow:
     """The row of ``error``'s class, or of the nearest class above it."""
     return next(TABLE[kind] for kind in type(error).__mro__ if kind in TABLE)
 
@@ -123,7 +123,7 @@ def answer_http(error: HTTPException) -> Response:
 
 def answer_unexpected(error: Exception) -> Response:
     """A fault of ours: what raised and where goes to the log, the client gets none of it."""
-    log.error("%s %s failed: %s", request.method, request.url_rule, describe_fault(error))
+    log.error("%s %s failed: %s", request.method, request.url_rule, describe_exception(error))
     return answer_windrow(core.WindrowError("the server failed on this request; its log has the details"))
 
 

@@ -16,7 +16,7 @@ from gunicorn.workers.ggevent import GeventWorker  # type: ignore[import-untyped
 
 from windrow.api.http.bind import check_bind, hosts_of
 from windrow.errors import InvalidSetting
-from windrow.scheduler.core.exception_text import describe_fault
+from windrow.scheduler.core.exception_text import describe_exception
 
 #: How long a connection that is given up is still read, so that the client gets to read the answer. In seconds.
 LINGER_S = 2.0
@@ -42,7 +42,7 @@ StartResponse = Callable[..., Any]
 Application = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
 
 
-class Worker(GeventWorker):
+class JsonGeventWorker(GeventWorker):
     """The worker class of ``windrow.api.gunicorn_conf``."""
 
     def load_wsgi(self) -> None:
@@ -79,7 +79,7 @@ class Worker(GeventWorker):
 
         status, reason, code = next(STATUSES[kind] for kind in type(exc).__mro__ if kind in STATUSES)
         if status == 500:
-            self.log.error("a request failed outside the application: %s", describe_fault(exc))
+            self.log.error("a request failed outside the application: %s", describe_exception(exc))
             detail = "the server failed on this request; its log has the details"
         else:
             # Its text would quote the request: a header with a key, or a body that was taken for a head.

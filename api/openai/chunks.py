@@ -20,7 +20,7 @@ Json = dict[str, Any]
 
 
 @dataclass(slots=True)
-class _Choice:
+class _StreamedChoice:
     """What was sent of one choice, and how much of that came again since its request began anew."""
 
     sent: str = ""
@@ -61,10 +61,10 @@ class Chunks:
     place: str = BEGINNING
     #: Pieces were lost; the rest comes with the end.
     is_behind: bool = False
-    choices: list[_Choice] = field(default_factory=list)
+    choices: list[_StreamedChoice] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.choices = [_Choice() for _ in range(self.count)]
+        self.choices = [_StreamedChoice() for _ in range(self.count)]
 
     def of(self, event: Event) -> list[Json]:
         """The chunks of the next event. Raises `AttemptsExhausted` where the stream cannot go on."""

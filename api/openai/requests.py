@@ -9,7 +9,7 @@ from functools import cache
 
 from redis.exceptions import RedisError
 
-from windrow.api.service import LOOK_S, Call, Service
+from windrow.api.service import LOOK_S, Service, SubmitCall
 from windrow.api.subscriptions.waiters import Waiter
 from windrow.errors import Canceled, Stopping, WindrowError
 from windrow.scheduler.queue import Prediction
@@ -17,7 +17,7 @@ from windrow.scheduler.queue import Prediction
 log = logging.getLogger("windrow.api")
 
 
-def run_all(service: Service, call: Call, tenant: str, has_hung_up: Callable[[], bool]) -> list[Prediction]:
+def run_all(service: Service, call: SubmitCall, tenant: str, has_hung_up: Callable[[], bool]) -> list[Prediction]:
     """Submit every input of ``call``, all or none, and return their predictions once all have succeeded.
 
     Raises what became of the first that did not. Then, and where the client hangs up or the server stops, the others

@@ -23,7 +23,7 @@ from windrow.api.openai.names import FieldNames
 from windrow.api.openai.requests import run_all
 from windrow.api.openai.schemas import ChatRequest, CompletionRequest, EmbeddingsRequest
 from windrow.api.openai.streaming import AnswerStream, StreamShape
-from windrow.api.service import Call, Service
+from windrow.api.service import Service, SubmitCall
 from windrow.errors import InvalidInput
 from windrow.scheduler.queue import Prediction
 from windrow.scheduler.tasks import TASKS
@@ -97,11 +97,11 @@ def _require_task(service: Service, model: str, tasks: Collection[str]) -> None:
         raise InvalidInput(f"model: {model!r} is of task {task}; this route takes models of task {' or '.join(tasks)}")
 
 
-def _call(service: Service, body: EmbeddingsRequest | CompletionRequest | ChatRequest) -> Call:
+def _call(service: Service, body: EmbeddingsRequest | CompletionRequest | ChatRequest) -> SubmitCall:
     inputs, most = body.inputs(), service.settings.max_batch_inputs
     if len(inputs) > most:
         raise InvalidInput(f"inputs: {len(inputs)} came; at most {most} in one call")
-    return Call(
+    return SubmitCall(
         model=body.model,
         inputs=inputs,
         parameters=service.read_parameters(body.model, body.parameters()),

@@ -18,7 +18,7 @@ from windrow.api.openai.chunks import Chunks, usage_chunk
 from windrow.api.openai.errors import openai_error, openai_status
 from windrow.api.openai.names import FieldNames
 from windrow.api.openai.requests import cancel_all, require_running, succeeded
-from windrow.api.service import LOOK_S, Call, Service
+from windrow.api.service import LOOK_S, Service, SubmitCall
 from windrow.api.subscriptions.event_followers import Follower
 from windrow.api.subscriptions.waiters import Waiter
 from windrow.errors import WindrowError
@@ -55,7 +55,7 @@ class AnswerStream:
     def __init__(
         self,
         service: Service,
-        call: Call,
+        call: SubmitCall,
         tenant: str,
         ids: Sequence[str],
         shape: StreamShape,

@@ -26,7 +26,7 @@ from windrow.api.http.headers import (
 )
 from windrow.api.routes.events import parse_last_event_id, stream
 from windrow.api.routes.schemas import BatchRequest, PredictionRequest
-from windrow.api.service import Call, Service
+from windrow.api.service import Service, SubmitCall
 from windrow.errors import InvalidInput
 from windrow.scheduler.queue import Prediction
 from windrow.scheduler.queue.prediction_view import prediction_json
@@ -82,7 +82,7 @@ def register(app: Flask, service: Service) -> None:
     app.add_url_rule("/v1/predictions/<id>/cancel", "cancel", cancel, methods=["POST"])
 
 
-def _create(service: Service, call: Call, wait_s: float) -> Prediction:
+def _create(service: Service, call: SubmitCall, wait_s: float) -> Prediction:
     """Submit the one input of ``call`` and wait for its end as long as that is asked for."""
     tenant = current_tenant()
     costs = service.check(call)
@@ -108,10 +108,10 @@ def _hangup_check() -> Callable[[], bool] | None:
 
 def _call(
     service: Service, body: PredictionRequest | BatchRequest, inputs: Sequence[object], *, is_batch: bool
-) -> Call:
+) -> SubmitCall:
     after_s = parse_cancel_after(request.headers.get("Cancel-After"))
     deadlines = [after_s, None if body.deadline_ms is None else body.deadline_ms / 1000]
-    return Call(
+    return SubmitCall(
         model=body.model,
         inputs=inputs,
         parameters=service.read_parameters(body.model, body.parameters),

@@ -17,7 +17,7 @@ from redis import Redis
 
 from benchmarks.encoder.device_use import DeviceUse
 from benchmarks.encoder.worker import DEVICES_KEY, MODEL, READY_KEY, STOP_KEY
-from benchmarks.result_listener import Ears
+from benchmarks.result_listener import ResultListener
 from windrow.bench.programs import BenchFailed, check_interrupts, own_redis, run_part
 from windrow.bench.stats import median, percentile
 from windrow.bench.workload import bench_environ
@@ -212,7 +212,7 @@ class Asking:
                 for devices in range(1, self._sizes.devices + 1):
                     self._empty(devices)
             self._redis.set(DEVICES_KEY, 1)
-            with Ears(self._redis, MODEL) as ears:
+            with ResultListener(self._redis, MODEL) as ears:
                 self._one_by_one(ears)
                 self._open_loop(ears)
         finally:
@@ -236,7 +236,7 @@ class Asking:
         info: Any = self._redis.info("cpu")
         return float(info["used_cpu_user"] + info["used_cpu_sys"])
 
-    def _one_by_one(self, ears: Ears) -> None:
+    def _one_by_one(self, ears: ResultListener) -> None:
         for text in self._texts[:20]:
             ears.wait_for(_submit(self._queue, [text])[0])
         lone_s = []
@@ -247,7 +247,7 @@ class Asking:
         self.lone_ms = median(lone_s) * 1e3
         self._say("asked one by one")
 
-    def _open_loop(self, ears: Ears) -> None:
+    def _open_loop(self, ears: ResultListener) -> None:
         rate, due_s = self._sizes.rate, dict[str, float]()
         from_s = time.perf_counter()
         for number in range(int(rate * self._sizes.seconds)):

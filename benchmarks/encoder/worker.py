@@ -18,11 +18,11 @@ from windrow.scheduler.connection.connect import connect
 from windrow.scheduler.core.outcomes import Failed, Outcome
 from windrow.scheduler.core.planning import Batch, BatchLimits, plan_batches
 from windrow.scheduler.queue import RedisQueue
-from windrow.worker.batches.batch_loop import Resident
-from windrow.worker.batches.batch_model import Lane
+from windrow.worker.batches.batch_loop import BatchLoop
+from windrow.worker.batches.batch_model import BatchModel
 from windrow.worker.engines.base import Engine, Prepared
 from windrow.worker.engines.loading import batch_limits, load_row_engine
-from windrow.worker.process.garbage_collector import spare_what_is_loaded
+from windrow.worker.process.garbage_collector import freeze_loaded_objects
 from windrow.worker.process.pool_process import take_share
 
 MODEL = "bert"
@@ -84,11 +84,11 @@ def serve(spec: dict[str, Any]) -> dict[str, Any]:
         redis.set(READY_KEY, 1)
     _wait_for(redis, READY_KEY, 1)
     counted = Counted(engine)
-    spare_what_is_loaded()
+    freeze_loaded_objects()
     max_wait_s, is_spare = settings.max_wait_s, rank >= devices
-    lane = Lane(RedisQueue(redis, MODEL), counted, limits, max_wait_s, 15.0, f"bench/{rank}", is_spare)
+    lane = BatchModel(RedisQueue(redis, MODEL), counted, limits, max_wait_s, 15.0, f"bench/{rank}", is_spare)
     stop, active = Number(redis, STOP_KEY), Number(redis, DEVICES_KEY)
-    Resident({MODEL: lane}, stop, drained=lambda: rank % devices >= active()).run()
+    BatchLoop({MODEL: lane}, stop, drained=lambda: rank % devices >= active()).run()
     redis.decr(LOADED_KEY)
     if rank == 0:
         _wait_for(redis, LOADED_KEY, 0)

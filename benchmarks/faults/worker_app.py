@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.faults.barriers import stop_at
 from benchmarks.faults.engine import KnownEngine
-from windrow.worker.batches.batch_model import Lane
+from windrow.worker.batches.batch_model import BatchModel
 from windrow.worker.celery.app import app
 
 __all__ = ["app"]
@@ -61,4 +61,4 @@ def put_barriers(lane: Any) -> None:
 #: `kill -USR2` of a pool process that does not move shows in its log where it stands.
 faulthandler.register(signal.SIGUSR2)
 replace_models()
-put_barriers(Lane)
+put_barriers(BatchModel)

@@ -19,8 +19,8 @@ import numpy as np
 import orjson
 from redis import Redis
 
-from benchmarks.generate.worker import DIRECT, DONE_KEY, END, MODEL, SERVE, STOP_KEY, TODO_KEY, hear
-from benchmarks.result_listener import Ears
+from benchmarks.generate.worker import DIRECT, DONE_KEY, END, MODEL, SERVE, STOP_KEY, TODO_KEY, read_events
+from benchmarks.result_listener import ResultListener
 from windrow.bench.compare.queue_users import NO_LIMIT, SECRET
 from windrow.bench.generate_model import SHAPES, Ask, make_load
 from windrow.bench.programs import BenchFailed, check_interrupts, own_redis, run_part
@@ -125,7 +125,7 @@ class Client:
     def run(self, requests: int, batch_size: int, rounds: int, seconds: float, made: dict[str, Any]) -> None:
         """All of it; ``made`` gets what was measured, or the ``error``."""
         try:
-            made["device"] = hear(self._redis, DONE_KEY, START_S)
+            made["device"] = read_events(self._redis, DONE_KEY, START_S)
             self._say("model loaded, checked and captured")
             rates = made["tokens_per_s"] = {"direct": [], "queue": [], "streamed": []}
             for _ in range(rounds):
@@ -164,7 +164,7 @@ class Client:
         """
         payloads = [_payload(ask, streamed) for ask in load]
         self._ask(SERVE)
-        with Ears(self._redis, MODEL) as ears:
+        with ResultListener(self._redis, MODEL) as ears:
             from_s = time.monotonic()
             # Ears keep the time of `perf_counter`.
             behind_s = time.perf_counter() - from_s
@@ -178,7 +178,7 @@ class Client:
                     ids += self._submit([payload])
             ended_s = [ears.wait_for(id) - behind_s for id in ids]
         self._redis.set(STOP_KEY, 1)
-        steps = [(at_s, rows) for at_s, rows in hear(self._redis, DONE_KEY, START_S)]
+        steps = [(at_s, rows) for at_s, rows in read_events(self._redis, DONE_KEY, START_S)]
         return Served(from_s, ended_s, sum(ask.tokens for ask in load), [self._metrics(id) for id in ids], steps)
 
     def _submit(self, payloads: Sequence[bytes]) -> list[str]:
@@ -201,7 +201,7 @@ class Client:
 
     def _ask(self, what: str, **more: Any) -> Any:
         self._redis.rpush(TODO_KEY, orjson.dumps({"do": what, **more}))
-        return hear(self._redis, DONE_KEY, START_S)
+        return read_events(self._redis, DONE_KEY, START_S)
 
 
 def _payload(ask: Ask, streamed: bool) -> bytes:

@@ -16,13 +16,13 @@ from windrow.bench.programs import part
 from windrow.scheduler.config.settings import ModelSettings
 from windrow.scheduler.connection.connect import connect
 from windrow.scheduler.queue import RedisQueue
-from windrow.worker.batches.batch_loop import Resident
+from windrow.worker.batches.batch_loop import BatchLoop
 from windrow.worker.engines.base import Delta
-from windrow.worker.engines.generation.collecting import Handle
+from windrow.worker.engines.generation.collecting import StepHandle
 from windrow.worker.engines.generation.engine import GenerateEngine
-from windrow.worker.process.garbage_collector import spare_what_is_loaded
+from windrow.worker.process.garbage_collector import freeze_loaded_objects
 from windrow.worker.process.pool_process import take_share
-from windrow.worker.steps.step_model import StepLane
+from windrow.worker.steps.step_model import StepModel
 
 MODEL = "llama"
 #: Lists: what is asked of the worker, and its answers; set when it is to serve no longer.
@@ -40,7 +40,7 @@ class Noting(GenerateEngine):
 
     steps: list[tuple[float, int]]
 
-    def collect(self, handle: Handle) -> list[Delta]:
+    def collect(self, handle: StepHandle) -> list[Delta]:
         """As any."""
         deltas = super().collect(handle)
         self.steps.append((time.monotonic(), len(handle.decoded)))
@@ -56,21 +56,21 @@ def serve(spec: dict[str, Any]) -> None:
     engine.steps = []
     vocabulary = SHAPES[spec["shape"]]["vocab_size"]
     drive(engine, make_load(2, vocabulary, spec["scale"]))  # what is done at the first call only
-    spare_what_is_loaded()
+    freeze_loaded_objects()
     _answer(redis, engine.info.device)
-    while (todo := hear(redis, TODO_KEY, DEAF_S))["do"] != END:
+    while (todo := read_events(redis, TODO_KEY, DEAF_S))["do"] != END:
         if todo["do"] == DIRECT:
             _answer(redis, drive(engine, make_load(spec["requests"], vocabulary, spec["scale"], todo["seed"])))
             continue
         engine.steps.clear()
         redis.delete(STOP_KEY)
-        lane = StepLane(redis, RedisQueue(redis, MODEL), engine, 15.0, "bench")
+        lane = StepModel(redis, RedisQueue(redis, MODEL), engine, 15.0, "bench")
         _answer(redis, None)
-        Resident({MODEL: lane}, Number(redis, STOP_KEY)).run()
+        BatchLoop({MODEL: lane}, Number(redis, STOP_KEY)).run()
         _answer(redis, engine.steps)
 
 
-def hear(redis: Redis, key: str, within_s: float) -> Any:
+def read_events(redis: Redis, key: str, within_s: float) -> Any:
     """The next that comes on list ``key``. Raises `TimeoutError`."""
     end_s = time.monotonic() + within_s
     while time.monotonic() < end_s:

@@ -11,8 +11,8 @@ from windrow.scheduler.connection.connect import connect
 from windrow.scheduler.core.outcomes import Done, Failed, Outcome
 from windrow.scheduler.core.planning import Batch, BatchLimits
 from windrow.scheduler.queue import RedisQueue
-from windrow.worker.batches.batch_loop import Resident
-from windrow.worker.batches.batch_model import Lane
+from windrow.worker.batches.batch_loop import BatchLoop
+from windrow.worker.batches.batch_model import BatchModel
 from windrow.worker.engines.base import EngineInfo, Prepared
 
 MODEL = "noop"
@@ -55,8 +55,8 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     engine = NoopEngine()
     queue = RedisQueue(connect(spec["url"]), MODEL)
     limits = BatchLimits(max_batch_size=spec["batch_size"], max_batch_tokens=1 << 30)
-    lane = Lane(queue, engine, limits, max_wait_s=0.005, lease_s=15.0, worker="bench")
-    Resident({MODEL: lane}, lambda: engine.done >= spec["items"]).run()
+    lane = BatchModel(queue, engine, limits, max_wait_s=0.005, lease_s=15.0, worker="bench")
+    BatchLoop({MODEL: lane}, lambda: engine.done >= spec["items"]).run()
     assert engine.first_s is not None
     took_s, used_s = engine.last_s - engine.first_s, engine.last_cpu_s - engine.first_cpu_s
     return {"took_s": took_s, "done": engine.done, "cpu_s": used_s}

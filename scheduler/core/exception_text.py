@@ -7,7 +7,7 @@ import traceback
 FRAMES = 8
 
 
-def describe_fault(error: BaseException) -> str:
+def describe_exception(error: BaseException) -> str:
     """Its type and where it was raised, innermost first, on one line, and not its message, which may quote an input."""
     frames = traceback.extract_tb(error.__traceback__)[-FRAMES:]
     places = (f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in reversed(frames))

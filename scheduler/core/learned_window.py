@@ -36,7 +36,7 @@ KEEP = 0.98
 
 
 @dataclass(frozen=True, slots=True)
-class RowCost:
+class WindowCost:
     """Seconds of a row as ``fixed_s + token_s * tokens``: least squares over the last rows, older ones fading.
 
     The sums are kept, so a row costs a few additions, whatever came before. Where all rows were alike, nothing says
@@ -50,9 +50,9 @@ class RowCost:
     tokens_squared: float = 0.0
     tokens_seconds: float = 0.0
 
-    def ran(self, tokens: int, seconds: float) -> RowCost:
+    def ran(self, tokens: int, seconds: float) -> WindowCost:
         """Learn from a row of ``tokens`` that ran for ``seconds``."""
-        return RowCost(
+        return WindowCost(
             self.rows * KEEP + 1.0,
             self.tokens * KEEP + tokens,
             self.seconds * KEEP + seconds,
@@ -78,7 +78,7 @@ def mean_latency_s(
 ) -> float:
     """Mean seconds from arrival to the end of the row, had each row waited for ``wait_s`` from its first request.
 
-    ``arrived_s`` is in order, with ``tokens`` beside it; ``cost`` is that of `RowCost.fit`. Rows close as
+    ``arrived_s`` is in order, with ``tokens`` beside it; ``cost`` is that of `WindowCost.fit`. Rows close as
     `windrow.scheduler.core.window.decide_window` and `take_count` close them.
     """
     fixed_s, token_s = cost
@@ -100,14 +100,14 @@ def mean_latency_s(
     return (sum_ended_s - sum(arrived_s)) / count
 
 
-class AdaptiveWindow:
+class LearnedWindow:
     """The wait of one model, learnt. Told of each arrival and of each row; asked for limits that say the wait."""
 
     def __init__(self, limits: WindowLimits) -> None:
         """``limits.max_wait_s`` is the longest wait that may be chosen."""
         self._waits_s = [wait_s for wait_s in WAITS_S if wait_s < limits.max_wait_s] + [limits.max_wait_s]
         self.limits = replace(limits, max_wait_s=min(FIRST_WAIT_S, limits.max_wait_s))
-        self.cost = RowCost()
+        self.cost = WindowCost()
         self._arrivals: deque[tuple[float, int]] = deque(maxlen=MEMORY)
         self._new = 0
         self._row_size = 1.0

@@ -28,7 +28,7 @@ PROMPT_SIZES = 24
 
 
 @dataclass(frozen=True, slots=True)
-class Concurrency:
+class ConcurrencyLimit:
     """What was learnt so far; begins at 1, where nobody waits for anybody, and stays within that and ``most``."""
 
     most: int
@@ -46,7 +46,7 @@ class Concurrency:
         """Requests that may run at a time."""
         return max(1, min(self.most, math.floor(self.limit)))
 
-    def answered(self, first_s: float, prompt_tokens: int, running: int, now_s: float) -> Concurrency:
+    def answered(self, first_s: float, prompt_tokens: int, running: int, now_s: float) -> ConcurrencyLimit:
         """Learn from an answer that began ``first_s`` seconds after its request was sent.
 
         ``running`` requests ran, it among them.
@@ -66,10 +66,10 @@ class Concurrency:
         more = 1.0 if self.cut_s == -math.inf else 1.0 / math.sqrt(self.limit)
         return replace(learnt, limit=min(float(self.most), self.limit + more))
 
-    def refused(self, started_s: float, now_s: float) -> Concurrency:
+    def refused(self, started_s: float, now_s: float) -> ConcurrencyLimit:
         """Learn that a request which was sent at ``started_s`` was turned away, or found nobody there, at ``now_s``."""
         return self if started_s < self.cut_s else self._cut(now_s)
 
-    def _cut(self, now_s: float) -> Concurrency:
+    def _cut(self, now_s: float) -> ConcurrencyLimit:
         soonest_s = tuple(seconds * (1 + FORGET) for seconds in self.soonest_s)
         return replace(self, limit=max(1.0, self.limit * CUT), soonest_s=soonest_s, lateness=1.0, cut_s=now_s)

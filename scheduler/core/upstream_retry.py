@@ -7,9 +7,7 @@ FIRST_S, LONGEST_S = 0.25, 15.0
 PASSING = frozenset({408, 425, 429, 502, 503, 504})
 
 
-def resend_pause_s(
-    tries: int, spent_s: float, give_up_s: float, fraction: float, after_s: float | None
-) -> float | None:
+def retry_pause_s(tries: int, spent_s: float, give_up_s: float, fraction: float, after_s: float | None) -> float | None:
     """Seconds to wait after ``tries`` tries that took ``spent_s``; None where it is to be given up after ``give_up_s``.
 
     ``after_s`` is what the server asked for (``Retry-After``), which is waited for at least. ``fraction`` in [0, 1] is

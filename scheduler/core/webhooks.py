@@ -47,14 +47,14 @@ class Delivered:
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class RetryAt:
     """Try once more, so many seconds from now."""
 
     after_s: float
 
 
 @dataclass(frozen=True, slots=True)
-class Drop:
+class GiveUp:
     """Never try again."""
 
     reason: str
@@ -130,7 +130,7 @@ def signature(key: bytes, id: str, timestamp_s: int, body: bytes) -> str:
 
 def decide_next(
     status: int | None, tries: int, *, left_s: float, jitter: float, retry_after_s: float | None = None
-) -> Delivered | Again | Drop:
+) -> Delivered | RetryAt | GiveUp:
     """What follows a try that was answered with ``status``, or None for no answer.
 
     ``tries`` counts it; ``left_s`` is how long the result is still kept; ``jitter`` is uniform over 0 to 1.
@@ -139,13 +139,13 @@ def decide_next(
     if status is not None and 200 <= status <= 299:
         return Delivered()
     if status == 410:
-        return Drop("the receiver answered 410 Gone")
+        return GiveUp("the receiver answered 410 Gone")
     if tries >= MAX_TRIES:
-        return Drop(f"{tries} tries failed")
+        return GiveUp(f"{tries} tries failed")
     latest_s = left_s - LAST_TRY_S
     if latest_s < FIRST_PAUSE_S * (1 - JITTER):
-        return Drop(f"{tries} tries failed and the result is no longer kept")
+        return GiveUp(f"{tries} tries failed and the result is no longer kept")
     pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * PAUSE_FACTOR ** (tries - 1))
     pause_s *= 1 - JITTER + 2 * JITTER * jitter
     pause_s = max(pause_s, min(retry_after_s or 0.0, LONGEST_PAUSE_S))
-    return Again(min(pause_s, latest_s))
+    return RetryAt(min(pause_s, latest_s))

@@ -48,14 +48,14 @@ ENFORCED = frozenset(LEADING) | {"type"} | frozenset().union(*KEYWORDS_OF.values
 def require_enforced(schema: Mapping[str, Any], where: str = "parameters.schema") -> None:
     """Raise `InvalidInput` for what would not be enforced in a schema within `require_bounded`, and where it stands."""
     try:
-        _Walk(schema).run()
+        _SchemaCheck(schema).run()
     except Refused as refused:
         at = refused.at if len(refused.at) <= MAX_PLACE else f"...{refused.at[-MAX_PLACE:]}"
         raise InvalidInput(f"{where}{at}: {refused}") from None
 
 
 @dataclass
-class _Walk:
+class _SchemaCheck:
     """Every schema that an answer may come through, by identity: the whole is held meanwhile."""
 
     root: Mapping[str, Any]

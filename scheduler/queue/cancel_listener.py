@@ -10,7 +10,7 @@ from redis.client import PubSub
 from windrow.scheduler.queue.keys import canceled_channel
 
 
-class CancelInbox:
+class CancelListener:
     """Subscribes at the first `poll`, and anew after an error. For one thread."""
 
     def __init__(self, redis: Redis, model: str) -> None:

@@ -29,7 +29,7 @@ class LoadFailure:
     told_s: float
 
 
-def tell_failure(redis: Redis, model: str, worker: str, reason: str) -> None:
+def report_load_failure(redis: Redis, model: str, worker: str, reason: str) -> None:
     """Say that ``worker`` could not load ``model``, and why."""
     key, now_s = queue_key(model, "failures"), redis_now_s(redis)
     stale = [name for name, one in _read(redis, model).items() if one.told_s < now_s - FORGET_AFTER_S]

@@ -35,8 +35,8 @@ class Submission:
     webhook: str | None = None
 
 
-class Claimed(NamedTuple):
-    """One request held by a worker. A tuple, as `Ending` is: thousands a second are made."""
+class ClaimedRequest(NamedTuple):
+    """One request held by a worker. A tuple, as `FinishedRequest` is: thousands a second are made."""
 
     id: str
     #: Proves which claim holds it; `RedisQueue.finish` asks for it back.
@@ -73,16 +73,16 @@ class Claim:
 
     #: Redis time of the claim, in seconds since the epoch.
     now_s: float
-    requests: list[Claimed]
+    requests: list[ClaimedRequest]
     #: Requests wait that are only given to a process that holds nothing else; see `RedisQueue.claim`.
     suspects_wait: bool = False
 
 
-class Ending(NamedTuple):
+class FinishedRequest(NamedTuple):
     """The end of one request, as `RedisQueue.finish` stores it."""
 
     #: As it was claimed: its token proves who held it, and the result document repeats what was asked.
-    request: Claimed
+    request: ClaimedRequest
     outcome: Outcome
     #: Redis time at which a worker started on it, in seconds since the epoch; None when it never ran.
     started_s: float | None = None
@@ -147,7 +147,7 @@ def encode_call(model: str, input: Any, parameters: Mapping[str, Any], *, is_fol
 def encode_outcome(
     outcome: Outcome, started_s: float | None = None, metrics: Mapping[str, Any] | None = None
 ) -> tuple[str, bytes]:
-    """How a request ended, and the part of its result document that says so; see `Ending`."""
+    """How a request ended, and the part of its result document that says so; see `FinishedRequest`."""
     if isinstance(outcome, Done):
         result, error = orjson.dumps(outcome.output, option=orjson.OPT_SERIALIZE_NUMPY), None
         celery_status, status = b"SUCCESS", "succeeded"
@@ -169,7 +169,7 @@ def encode_outcome(
     return status, head
 
 
-def encode_document(ending: Ending, completed_us: int, date_done: bytes) -> tuple[str, bytes]:
+def encode_document(ending: FinishedRequest, completed_us: int, date_done: bytes) -> tuple[str, bytes]:
     """Return the status of ``ending`` and its whole result document; schema.lua writes the same for other ends.
 
     ``date_done`` is ``completed_us`` in ISO 8601, which all of a batch share.

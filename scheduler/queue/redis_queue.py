@@ -34,7 +34,7 @@ from windrow.scheduler.queue.observations import store_observations
 from windrow.scheduler.queue.records import (
     Claim,
     DeadLetter,
-    Ending,
+    FinishedRequest,
     Prediction,
     Submission,
     describe,
@@ -42,8 +42,8 @@ from windrow.scheduler.queue.records import (
     parse_dead_letter,
 )
 from windrow.scheduler.queue.refusals import quota_arguments, refusal
-from windrow.scheduler.queue.script_calls import Calls
-from windrow.scheduler.queue.wire import ClaimReply, encode_endings, encode_submissions
+from windrow.scheduler.queue.script_calls import ScriptCalls
+from windrow.scheduler.queue.wire import ClaimReply, encode_finished, encode_submissions
 
 T = TypeVar("T")
 REAPED_PER_CALL = 500
@@ -65,7 +65,7 @@ class RedisQueue:
         self._max_attempts = max_attempts
         self._key = {name: queue_key(model, name) for name in KEY_NAMES}
         self._channel = finished_channel(model)
-        self._calls = Calls(redis, model)
+        self._calls = ScriptCalls(redis, model)
         #: Learns from every claim.
         self.clock = RedisClock()
         #: Tokens of claims whose answer did not come.
@@ -163,7 +163,9 @@ class RedisQueue:
         reply = self._calls.run("renew", [], [round(lease_s * 1e6), *_flat(held)])
         return [id.decode() for id in reply]
 
-    def finish(self, endings: Sequence[Ending], *, busy_s: float = 0.0, may_stream: bool = False) -> list[bool]:
+    def finish(
+        self, endings: Sequence[FinishedRequest], *, busy_s: float = 0.0, may_stream: bool = False
+    ) -> list[bool]:
         """Store and announce the ends of a batch in one round trip; False where another end had come first.
 
         ``busy_s`` is the device time the batch took, from which the queue estimates waits. With ``may_stream``, the
@@ -171,7 +173,7 @@ class RedisQueue:
         """
         if not endings:
             return []
-        said, documents = encode_endings(_bounded(endings), self._now_us())
+        said, documents = encode_finished(_bounded(endings), self._now_us())
         arguments = [self._result_ttl_s, round(busy_s * 1e6), self._channel, int(may_stream), *said]
         ids = [ending.request.id for ending in endings]
         by_key = {result_key(id): document for id, document in zip(ids, documents, strict=True)}

@@ -14,7 +14,7 @@ from windrow.scheduler.queue.keys import KEY_NAMES, queue_key
 from windrow.scheduler.queue.scripts import load_scripts
 
 
-class Calls:
+class ScriptCalls:
     """Safe to share between threads. Redis errors pass through as `redis.exceptions.RedisError`."""
 
     def __init__(self, redis: Redis, model: str) -> None:

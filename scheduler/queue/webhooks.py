@@ -27,7 +27,7 @@ class DueWebhook:
     now_s: float
 
 
-class Outbox:
+class WebhookQueue:
     """Claims due webhooks and strikes them off; a request gets here through the script that ends it.
 
     Safe to share between threads. Redis errors pass through as `redis.exceptions.RedisError`.

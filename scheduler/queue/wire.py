@@ -11,8 +11,8 @@ from typing import Any
 from windrow.scheduler.queue.records import (
     FOLLOWED,
     Claim,
-    Claimed,
-    Ending,
+    ClaimedRequest,
+    FinishedRequest,
     Submission,
     encode_document,
     is_ours,
@@ -33,7 +33,7 @@ def encode_submissions(submissions: Sequence[Submission]) -> list[Any]:
     return arguments + some
 
 
-def encode_endings(endings: Sequence[Ending], now_us: int) -> tuple[list[Any], list[bytes]]:
+def encode_finished(endings: Sequence[FinishedRequest], now_us: int) -> tuple[list[Any], list[bytes]]:
     """Arguments of finish.lua, and the result documents; ``now_us`` is Redis' time."""
     seconds, micros = divmod(now_us, 1_000_000)
     done = datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=micros)
@@ -89,6 +89,6 @@ class ClaimReply:
                 created_s, deadline_s, cost, flow, size = parse_record(record)
                 attempt = int(attempts or 0) + 1
                 requests.append(
-                    Claimed(id.decode(), token, attempt, created_s, deadline_s, flow, payload, cost, size, place)
+                    ClaimedRequest(id.decode(), token, attempt, created_s, deadline_s, flow, payload, cost, size, place)
                 )
         return Claim(self.now_s, requests, self._suspects_wait)

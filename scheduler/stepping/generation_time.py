@@ -15,7 +15,7 @@ HALF_LIFE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class TokenPace:
+class GenerationTime:
     """Averages over the answers that ended here; nothing is known at first."""
 
     answers: int = 0
@@ -29,7 +29,7 @@ class TokenPace:
     #: Of an answer.
     tokens: float = 0.0
 
-    def ended(self, now_s: float, running: int, tokens: int, first_s: float | None, rest_s: float) -> TokenPace:
+    def ended(self, now_s: float, running: int, tokens: int, first_s: float | None, rest_s: float) -> GenerationTime:
         """Learn from an answer of ``tokens``, one of ``running``: the first came after ``first_s``, the others within
         ``rest_s`` more. ``first_s`` is None where it had to wait for room, which says nothing of one that need not.
         """
@@ -39,7 +39,7 @@ class TokenPace:
         token_s, beside = self.token_s, self.running
         if tokens > 1:
             token_s, beside = _mix(token_s, rest_s / (tokens - 1), weight), _mix(beside, running, weight)
-        return TokenPace(self.answers + 1, now_s, first_s, token_s, beside, _mix(self.tokens, tokens, weight))
+        return GenerationTime(self.answers + 1, now_s, first_s, token_s, beside, _mix(self.tokens, tokens, weight))
 
     def expected_s(self, now_s: float, running: int, at_least: int, at_most: int) -> float:
         """Seconds until an answer of so many tokens would have ended, started now beside ``running`` others; 0 while

@@ -9,7 +9,7 @@ from redis import Redis
 from tests.support.queue_calls import MODEL, NO_LEASE_S, PLENTY, claim, finish, held, reap_until, submit
 from windrow.errors import ModelFailed
 from windrow.scheduler.core.outcomes import Done, Failed
-from windrow.scheduler.queue import Claimed, Ending, RedisQueue, Submission
+from windrow.scheduler.queue import ClaimedRequest, FinishedRequest, RedisQueue, Submission
 from windrow.scheduler.queue.events import BEGINNING, Entry, Event, EventStreams, is_gap, next_place, read_events
 from windrow.scheduler.queue.keys import canceled_channel, events_channel, events_key
 
@@ -20,18 +20,18 @@ def submit_streaming(queue: RedisQueue, *ids: str, deadline_s: float | None = No
     queue.submit(submissions, flow="acme:normal", weight=1.0, max_depth=PLENTY, max_bytes=PLENTY)
 
 
-def done(one: Claimed) -> Ending:
-    return Ending(one, Done({"text": "Make hay"}))
+def done(one: ClaimedRequest) -> FinishedRequest:
+    return FinishedRequest(one, Done({"text": "Make hay"}))
 
 
-def begin(streams: EventStreams, one: Claimed) -> str:
+def begin(streams: EventStreams, one: ClaimedRequest) -> str:
     """Tell of the start of an attempt; return its place."""
     (place,) = streams.tell([Entry(one.id, one.token, "", "start", b"{}")])
     assert place is not None
     return place
 
 
-def say(streams: EventStreams, one: Claimed, after: str, *texts: bytes) -> str:
+def say(streams: EventStreams, one: ClaimedRequest, after: str, *texts: bytes) -> str:
     """Tell so many outputs after ``after``; return the place of the last."""
     entries = []
     for text in texts:

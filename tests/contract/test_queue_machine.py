@@ -21,7 +21,7 @@ from windrow.errors import ModelFailed
 from windrow.scheduler.core.fairness import PRIORITY_WEIGHTS, finish_tag, flow_name
 from windrow.scheduler.core.outcomes import Done, Failed
 from windrow.scheduler.core.retry import SUSPECT_AFTER
-from windrow.scheduler.queue import Claimed, Ending, RedisQueue, redis_queue
+from windrow.scheduler.queue import ClaimedRequest, FinishedRequest, RedisQueue, redis_queue
 from windrow.scheduler.queue.redis_queue import FEW_ENDINGS
 
 MAX_ATTEMPTS = 4
@@ -38,7 +38,7 @@ class Request:
     state: str = "queued"
     lost_attempts: int = 0
     #: The claim that holds it, while it is held.
-    claimed: Claimed | None = None
+    claimed: ClaimedRequest | None = None
 
 
 @dataclass
@@ -87,7 +87,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.redis = redis
         self.queue = RedisQueue(redis, MODEL, max_attempts=MAX_ATTEMPTS)
         self.model = Model()
-        self.old_claims: list[Claimed] = []
+        self.old_claims: list[ClaimedRequest] = []
         self.number = 0
 
     @rule(flow=st.sampled_from(FLOWS), count=st.integers(1, 5), cost=st.integers(1, 40))
@@ -139,7 +139,7 @@ class QueueMachine(RuleBasedStateMachine):
     def finish(self, data: st.DataObject, is_good: bool) -> None:
         picked = self._some_claims(data)
         outcome = Done(1) if is_good else Failed(ModelFailed("no"))
-        stored = self.queue.finish([Ending(one, outcome) for one in picked])
+        stored = self.queue.finish([FinishedRequest(one, outcome) for one in picked])
         assert stored == [self._is_held_by(one) for one in picked]
         for one in picked:
             if self._is_held_by(one):
@@ -199,7 +199,7 @@ class QueueMachine(RuleBasedStateMachine):
         while self.model.waiting() or self.model.held():
             for one in self.model.held():
                 assert one.claimed is not None
-                self.queue.finish([Ending(one.claimed, Done(1))])
+                self.queue.finish([FinishedRequest(one.claimed, Done(1))])
                 self.model.end(one.id, "succeeded")
             self.claim(1000, is_lost=False, is_alone=True)
         self.everything_is_in_the_one_state_it_should_be_in()
@@ -208,11 +208,11 @@ class QueueMachine(RuleBasedStateMachine):
         assert left <= {"state", "wake", "backlog", "dead", "dead_letters"}
         assert self.queue.depth().cost_tokens == 0
 
-    def _is_held_by(self, claimed: Claimed) -> bool:
+    def _is_held_by(self, claimed: ClaimedRequest) -> bool:
         now = self.model.requests[claimed.id].claimed
         return now is not None and now.token == claimed.token
 
-    def _some_claims(self, data: st.DataObject) -> list[Claimed]:
+    def _some_claims(self, data: st.DataObject) -> list[ClaimedRequest]:
         """Some of all claims that were ever made, the latest first, each request at most once."""
         latest = {one.id: one for one in self.old_claims}
         every = sorted(latest.values(), key=lambda one: one.id)

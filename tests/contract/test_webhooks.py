@@ -9,7 +9,7 @@ from redis import Redis
 
 from tests.support.queue_calls import MODEL, NO_LEASE_S, PLENTY, claim, finish, reap_until, request, status_of
 from windrow.scheduler.queue import RedisQueue
-from windrow.scheduler.queue.webhooks import Outbox
+from windrow.scheduler.queue.webhooks import WebhookQueue
 
 URL = "https://receiver.example/hook"
 VISIBLE_S = 60.0
@@ -18,8 +18,8 @@ AT_ONCE_S = 0.0
 
 
 @pytest.fixture
-def outbox(redis: Redis) -> Outbox:
-    return Outbox(redis, MODEL)
+def outbox(redis: Redis) -> WebhookQueue:
+    return WebhookQueue(redis, MODEL)
 
 
 def submit(queue: RedisQueue, *ids: str, webhook: str | None = URL, deadline_s: float | None = None) -> None:
@@ -27,7 +27,7 @@ def submit(queue: RedisQueue, *ids: str, webhook: str | None = URL, deadline_s: 
     queue.submit(submissions, flow="acme:normal", weight=4.0, max_depth=PLENTY, max_bytes=PLENTY)
 
 
-def due(outbox: Outbox, *, visibility_s: float = VISIBLE_S, count: int = 100) -> list[tuple[str, str, int]]:
+def due(outbox: WebhookQueue, *, visibility_s: float = VISIBLE_S, count: int = 100) -> list[tuple[str, str, int]]:
     return [(one.id, one.url, one.tries) for one in outbox.claim(count, visibility_s=visibility_s)]
 
 
@@ -35,7 +35,7 @@ def webhook_keys(redis: Redis) -> set[bytes]:
     return {key for key in redis.keys("*") if b"webhook" in key}
 
 
-def test_nothing_is_due_before_the_request_has_ended(queue: RedisQueue, outbox: Outbox) -> None:
+def test_nothing_is_due_before_the_request_has_ended(queue: RedisQueue, outbox: WebhookQueue) -> None:
     submit(queue, "a")
     assert due(outbox) == []
     held = claim(queue)
@@ -44,19 +44,19 @@ def test_nothing_is_due_before_the_request_has_ended(queue: RedisQueue, outbox: 
     assert due(outbox) == [("a", URL, 1)]
 
 
-def test_a_canceled_request_is_told_too(queue: RedisQueue, outbox: Outbox) -> None:
+def test_a_canceled_request_is_told_too(queue: RedisQueue, outbox: WebhookQueue) -> None:
     submit(queue, "a")
     queue.cancel("a")
     assert due(outbox) == [("a", URL, 1)]
 
 
-def test_a_request_past_its_deadline_is_told_too(queue: RedisQueue, outbox: Outbox) -> None:
+def test_a_request_past_its_deadline_is_told_too(queue: RedisQueue, outbox: WebhookQueue) -> None:
     submit(queue, "a", deadline_s=1e-6)
     reap_until(queue, lambda: status_of(queue, "a") == "expired")
     assert due(outbox) == [("a", URL, 1)]
 
 
-def test_a_request_out_of_attempts_is_told_too(redis: Redis, outbox: Outbox) -> None:
+def test_a_request_out_of_attempts_is_told_too(redis: Redis, outbox: WebhookQueue) -> None:
     queue = RedisQueue(redis, MODEL, max_attempts=1)
     submit(queue, "a")
     claim(queue, lease_s=NO_LEASE_S)
@@ -64,14 +64,14 @@ def test_a_request_out_of_attempts_is_told_too(redis: Redis, outbox: Outbox) -> 
     assert due(outbox) == [("a", URL, 1)]
 
 
-def test_a_request_without_a_webhook_is_never_due(redis: Redis, queue: RedisQueue, outbox: Outbox) -> None:
+def test_a_request_without_a_webhook_is_never_due(redis: Redis, queue: RedisQueue, outbox: WebhookQueue) -> None:
     submit(queue, "a", webhook=None)
     finish(queue, claim(queue))
     assert due(outbox) == []
     assert webhook_keys(redis) == set()
 
 
-def test_what_one_is_telling_nobody_else_is_given(queue: RedisQueue, outbox: Outbox) -> None:
+def test_what_one_is_telling_nobody_else_is_given(queue: RedisQueue, outbox: WebhookQueue) -> None:
     submit(queue, *"abc")
     finish(queue, claim(queue))
     first, rest = due(outbox, count=2), due(outbox)
@@ -80,7 +80,7 @@ def test_what_one_is_telling_nobody_else_is_given(queue: RedisQueue, outbox: Out
 
 
 def test_what_was_claimed_and_never_struck_off_comes_again_with_its_tries_counted(
-    queue: RedisQueue, outbox: Outbox
+    queue: RedisQueue, outbox: WebhookQueue
 ) -> None:
     submit(queue, "a")
     finish(queue, claim(queue))
@@ -88,7 +88,7 @@ def test_what_was_claimed_and_never_struck_off_comes_again_with_its_tries_counte
     assert due(outbox, visibility_s=AT_ONCE_S) == [("a", URL, 2)]
 
 
-def test_what_is_done_leaves_nothing_in_redis(redis: Redis, queue: RedisQueue, outbox: Outbox) -> None:
+def test_what_is_done_leaves_nothing_in_redis(redis: Redis, queue: RedisQueue, outbox: WebhookQueue) -> None:
     submit(queue, "a")
     finish(queue, claim(queue))
     due(outbox, visibility_s=AT_ONCE_S)
@@ -98,7 +98,7 @@ def test_what_is_done_leaves_nothing_in_redis(redis: Redis, queue: RedisQueue, o
     assert not outbox.done("a")
 
 
-def test_later_is_not_now(queue: RedisQueue, outbox: Outbox) -> None:
+def test_later_is_not_now(queue: RedisQueue, outbox: WebhookQueue) -> None:
     submit(queue, "a")
     finish(queue, claim(queue))
     due(outbox, visibility_s=AT_ONCE_S)
@@ -106,7 +106,7 @@ def test_later_is_not_now(queue: RedisQueue, outbox: Outbox) -> None:
     assert due(outbox) == []
 
 
-def test_later_says_how_many_tries_count(queue: RedisQueue, outbox: Outbox) -> None:
+def test_later_says_how_many_tries_count(queue: RedisQueue, outbox: WebhookQueue) -> None:
     submit(queue, "a")
     finish(queue, claim(queue))
     due(outbox)
@@ -114,7 +114,7 @@ def test_later_says_how_many_tries_count(queue: RedisQueue, outbox: Outbox) -> N
     assert due(outbox) == [("a", URL, 1)]
 
 
-def test_what_another_was_done_with_does_not_come_back(redis: Redis, queue: RedisQueue, outbox: Outbox) -> None:
+def test_what_another_was_done_with_does_not_come_back(redis: Redis, queue: RedisQueue, outbox: WebhookQueue) -> None:
     submit(queue, "a")
     finish(queue, claim(queue))
     due(outbox, visibility_s=AT_ONCE_S)
@@ -125,7 +125,7 @@ def test_what_another_was_done_with_does_not_come_back(redis: Redis, queue: Redi
 
 
 def test_a_full_redis_still_lets_webhooks_be_told(real_redis: Redis) -> None:
-    queue, outbox = RedisQueue(real_redis, MODEL), Outbox(real_redis, MODEL)
+    queue, outbox = RedisQueue(real_redis, MODEL), WebhookQueue(real_redis, MODEL)
     submit(queue, "a", "b")
     held = claim(queue)
     real_redis.config_set("maxmemory", 1)

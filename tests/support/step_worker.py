@@ -11,10 +11,10 @@ from redis import Redis
 from tests.support.word_engine import WordEngine
 from windrow.scheduler.queue import RedisQueue
 from windrow.scheduler.queue.keys import queue_key
-from windrow.worker.batches.batch_loop import Resident
+from windrow.worker.batches.batch_loop import BatchLoop
 from windrow.worker.engines.base import StepEngine
 from windrow.worker.process.stopping import GRACEFULLY
-from windrow.worker.steps.step_model import StepLane
+from windrow.worker.steps.step_model import StepModel
 
 
 class StepWorker:
@@ -34,9 +34,9 @@ class StepWorker:
         self.gate = threading.Semaphore(0) if is_gated else None
         self.engine: Any = engine or WordEngine(model, size=size, gate=self.gate, step_s=step_s)
         self.queue = RedisQueue(redis, model)
-        self.lane = StepLane(redis, self.queue, self.engine, 60.0, "worker@test/0")
+        self.lane = StepModel(redis, self.queue, self.engine, 60.0, "worker@test/0")
         self._stop = threading.Event()
-        resident = Resident({model: self.lane}, lambda: GRACEFULLY * self._stop.is_set())
+        resident = BatchLoop({model: self.lane}, lambda: GRACEFULLY * self._stop.is_set())
         self._thread = threading.Thread(target=resident.run)
 
     def let(self, steps: int) -> None:

@@ -20,7 +20,7 @@ from windrow.scheduler.connection.connect import connect
 from windrow.scheduler.core.outcomes import Done, Failed, Outcome
 from windrow.scheduler.core.planning import Batch, BatchLimits
 from windrow.scheduler.queue import RedisQueue
-from windrow.worker.batches.batch_model import Lane
+from windrow.worker.batches.batch_model import BatchModel
 from windrow.worker.celery.app import app
 from windrow.worker.engines import loading
 from windrow.worker.engines.base import EngineInfo, Prepared
@@ -60,11 +60,11 @@ class StubEngine:
         return [Done({"name": name}) for name in handle]
 
 
-def open_stub_lanes(settings: Settings, worker: str, *, is_spare: bool = False) -> dict[str, Lane]:
+def open_stub_lanes(settings: Settings, worker: str, *, is_spare: bool = False) -> dict[str, BatchModel]:
     """A lane with a stub for every model of the settings."""
     redis = connect(settings.redis_url)
     return {
-        name: Lane(
+        name: BatchModel(
             RedisQueue(redis, name, result_ttl_s=settings.result_ttl_s, max_attempts=settings.max_attempts),
             StubEngine(name),
             BatchLimits(model.max_batch_size, model.max_batch_tokens),
@@ -85,5 +85,5 @@ def load_stub(model: str, settings: ModelSettings) -> StubEngine:
 
 
 process.take_share = lambda *_: None  # type: ignore[assignment]
-process.open_lanes = open_stub_lanes
+process.open_models = open_stub_lanes
 loading.load_anew = load_stub  # type: ignore[assignment]

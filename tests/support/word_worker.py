@@ -6,24 +6,24 @@ from tests.support.word_engine import WordEngine
 from windrow.scheduler.config.settings import Settings
 from windrow.scheduler.connection.connect import connect
 from windrow.scheduler.queue import RedisQueue
-from windrow.worker.batches.batch_model import Lane
+from windrow.worker.batches.batch_model import BatchModel
 from windrow.worker.celery.app import app
 from windrow.worker.process import pool_process as process
-from windrow.worker.steps.step_model import StepLane
+from windrow.worker.steps.step_model import StepModel
 
 __all__ = ["app"]
 
 STEP_S = 0.02
 
 
-def open_word_lanes(settings: Settings, worker: str, *, is_spare: bool = False) -> dict[str, Lane | StepLane]:
+def open_word_lanes(settings: Settings, worker: str, *, is_spare: bool = False) -> dict[str, BatchModel | StepModel]:
     """A lane for every model of the settings."""
     redis = connect(settings.redis_url)
     return {
-        name: StepLane(redis, RedisQueue(redis, name), WordEngine(name, step_s=STEP_S), settings.lease_s, worker)
+        name: StepModel(redis, RedisQueue(redis, name), WordEngine(name, step_s=STEP_S), settings.lease_s, worker)
         for name in settings.models
     }
 
 
 process.take_share = lambda *_: None  # type: ignore[assignment]
-process.open_lanes = open_word_lanes
+process.open_models = open_word_lanes

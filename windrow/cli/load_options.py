@@ -15,7 +15,7 @@ from windrow.cli.output import FAILED, errors_reported, fail
 
 if TYPE_CHECKING:
     from windrow.lab.report.charts import Panel
-    from windrow.lab.report.tables import Rows
+    from windrow.lab.report.tables import TableRows
 
 #: A shell's number for a program that INT ended.
 INTERRUPTED = 130
@@ -81,7 +81,7 @@ def say(*parts: object) -> None:
 def publish(
     title: str,
     about: Mapping[str, str],
-    tables: Sequence[Rows],
+    tables: Sequence[TableRows],
     notes: Sequence[str],
     report: Mapping[str, Any],
     json_file: Path | None,

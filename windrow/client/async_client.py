@@ -12,7 +12,7 @@ import httpx
 
 from windrow.client.event_stream import Stream, StreamEvent
 from windrow.client.prediction import Prediction
-from windrow.client.protocol import Call, Flow, Flows, NoReply, Pause, Reply, build_request
+from windrow.client.protocol import Flow, Flows, HttpCall, NoReply, Reply, Sleep, build_request
 from windrow.client.transport import DEFAULT_URL, client_options, request_options, to_no_reply, to_reply
 
 T = TypeVar("T")
@@ -159,8 +159,8 @@ class AsyncClient:
                 return end.value
             answer = await self._do(step)
 
-    async def _do(self, step: Call | Pause) -> Reply | NoReply | None:
-        if isinstance(step, Pause):
+    async def _do(self, step: HttpCall | Sleep) -> Reply | NoReply | None:
+        if isinstance(step, Sleep):
             await asyncio.sleep(step.seconds)
             return None
         try:

@@ -11,7 +11,7 @@ from uuid import uuid4
 import orjson
 
 from windrow.client.prediction import Prediction
-from windrow.client.protocol import Call, NoReply, Reply, backoff_s, may_retry, read_error, read_prediction
+from windrow.client.protocol import HttpCall, NoReply, Reply, backoff_s, may_retry, read_error, read_prediction
 from windrow.errors import ClientError, RequestRefused
 
 #: The events that end a stream; their data is the prediction.
@@ -90,14 +90,14 @@ class Stream:
         self._parser = EventParser()
         self._failures = 0
 
-    def call(self) -> Call:
+    def call(self) -> HttpCall:
         """The next request: the submit, until it was answered once."""
         headers = {"Accept": "text/event-stream"}
         if self._after is not None:
             headers["Last-Event-ID"] = self._after
         if self._id is not None:
-            return Call("GET", f"/v1/predictions/{quote(self._id, safe='')}/events", headers=headers)
-        return Call("POST", "/v1/predictions", self._request, headers | {"Idempotency-Key": self._key})
+            return HttpCall("GET", f"/v1/predictions/{quote(self._id, safe='')}/events", headers=headers)
+        return HttpCall("POST", "/v1/predictions", self._request, headers | {"Idempotency-Key": self._key})
 
     def opened(self, location: str | None) -> None:
         """The stream begins; ``location`` is the header of that name."""

@@ -1,6 +1,7 @@
 """The client's side of the REST contract with no I/O in it: both clients drive the same generators.
 
-A *flow* is a generator that yields what to do next, a `Call` to send or a `Pause` to make, is sent what came of it, and
+A *flow* is a generator that yields what to do next, a `HttpCall` to send or a `Sleep` to make, is sent what came of
+it, and
 returns the result. Retries, polling and the reading of answers live here once; a driver is a loop of a few lines.
 """
 
@@ -35,7 +36,7 @@ REFUSED_FOR_NOW = frozenset({429, 502, 503, 504})
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class HttpCall:
     """One HTTP request to send."""
 
     method: str
@@ -50,7 +51,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Pause:
+class Sleep:
     """Seconds to let pass."""
 
     seconds: float
@@ -74,7 +75,7 @@ class NoReply:
     was_sent: bool
 
 
-Flow = Generator[Call | Pause, Reply | NoReply | None, T]
+Flow = Generator[HttpCall | Sleep, Reply | NoReply | None, T]
 
 
 class Flows:
@@ -90,12 +91,12 @@ class Flows:
         hold_s = _whole_seconds(wait_s)
         if hold_s:
             headers["Prefer"] = f"wait={hold_s}"
-        body = yield from self._exchange(Call("POST", "/v1/predictions", request, headers, hold_s=hold_s))
+        body = yield from self._exchange(HttpCall("POST", "/v1/predictions", request, headers, hold_s=hold_s))
         return read_prediction(body)
 
     def submit_many(self, request: Mapping[str, Any]) -> Flow[list[Prediction]]:
         """Queue many inputs, all or none. Not sent again where the first try may have been queued."""
-        body = yield from self._exchange(Call("POST", "/v1/predictions:batch", request, is_safe=False))
+        body = yield from self._exchange(HttpCall("POST", "/v1/predictions:batch", request, is_safe=False))
         return read_list(body, "predictions", read_prediction)
 
     def predict(self, request: Mapping[str, Any], idempotency_key: str | None, wait_s: float) -> Flow[Prediction]:
@@ -114,26 +115,26 @@ class Flows:
         """Ask for ``id``; the server holds the answer for up to ``wait_s`` while it has not ended."""
         hold_s = _whole_seconds(wait_s or 0.0)
         params = {"wait": str(hold_s)} if hold_s else {}
-        body = yield from self._exchange(Call("GET", _path(id), params=params, hold_s=hold_s))
+        body = yield from self._exchange(HttpCall("GET", _path(id), params=params, hold_s=hold_s))
         return read_prediction(body)
 
     def cancel(self, id: str) -> Flow[Prediction]:
         """Cancel ``id``; one that has ended stays as it is."""
-        return read_prediction((yield from self._exchange(Call("POST", f"{_path(id)}/cancel"))))
+        return read_prediction((yield from self._exchange(HttpCall("POST", f"{_path(id)}/cancel"))))
 
     def models(self) -> Flow[list[dict[str, Any]]]:
         """List the models."""
-        return read_list((yield from self._exchange(Call("GET", "/v1/models"))), "data", dict)
+        return read_list((yield from self._exchange(HttpCall("GET", "/v1/models"))), "data", dict)
 
     def _follow(self, prediction: Prediction, end_s: float) -> Flow[Prediction]:
         while not prediction.is_ended and (left_s := end_s - self._clock()) > 0:
             asked_s = self._clock()
             prediction = yield from self.get(prediction.id, left_s)
             if not prediction.is_ended and self._clock() - asked_s < POLL_PAUSE_S:
-                yield Pause(min(POLL_PAUSE_S, left_s))
+                yield Sleep(min(POLL_PAUSE_S, left_s))
         return prediction
 
-    def _exchange(self, call: Call) -> Flow[Any]:
+    def _exchange(self, call: HttpCall) -> Flow[Any]:
         """Send ``call`` until it is answered, retrying what may be retried within the timeout."""
         end_s = self._clock() + self._timeout_s + call.hold_s
         for attempt in count(1):
@@ -148,7 +149,7 @@ class Flows:
             pause_s = backoff_s(attempt) if error.retry_after_s is None else error.retry_after_s
             if self._clock() + pause_s > end_s:
                 raise error
-            yield Pause(pause_s)
+            yield Sleep(pause_s)
         raise AssertionError("unreachable")
 
 
@@ -172,7 +173,7 @@ def build_request(
     return request
 
 
-def may_retry(call: Call, reply: Reply | NoReply, attempt: int) -> bool:
+def may_retry(call: HttpCall, reply: Reply | NoReply, attempt: int) -> bool:
     """Whether sending ``call`` again can neither do its work twice nor is hopeless."""
     if isinstance(reply, NoReply):
         return attempt < CONNECTION_ATTEMPTS and (call.is_safe or not reply.was_sent)

@@ -11,7 +11,7 @@ import httpx
 
 from windrow.client.event_stream import Stream, StreamEvent
 from windrow.client.prediction import Prediction
-from windrow.client.protocol import Call, Flow, Flows, NoReply, Pause, Reply, build_request
+from windrow.client.protocol import Flow, Flows, HttpCall, NoReply, Reply, Sleep, build_request
 from windrow.client.transport import DEFAULT_URL, client_options, request_options, to_no_reply, to_reply
 
 T = TypeVar("T")
@@ -161,8 +161,8 @@ class Client:
                 return end.value
             answer = self._do(step)
 
-    def _do(self, step: Call | Pause) -> Reply | NoReply | None:
-        if isinstance(step, Pause):
+    def _do(self, step: HttpCall | Sleep) -> Reply | NoReply | None:
+        if isinstance(step, Sleep):
             time.sleep(step.seconds)
             return None
         try:

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import orjson
 
-from windrow.client.protocol import Call, NoReply, Reply
+from windrow.client.protocol import HttpCall, NoReply, Reply
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 API_KEY_VARIABLE = "WINDROW_API_KEY"
@@ -49,7 +49,7 @@ def client_options(base_url: str, timeout_s: float, api_key: str | None) -> dict
     }
 
 
-def request_options(call: Call, timeout_s: float) -> dict[str, Any]:
+def request_options(call: HttpCall, timeout_s: float) -> dict[str, Any]:
     """Keyword arguments for ``httpx.Client.build_request``."""
     headers: Mapping[str, str] = call.headers
     content = None

@@ -21,15 +21,15 @@ from windrow.errors import (
     RequestRefused,
     WindrowError,
 )
-from windrow.gateway.inbox import Inbox, Ticket
-from windrow.gateway.tally import Tally
-from windrow.scheduler.core.exception_text import describe_fault
+from windrow.gateway.inbox import PendingRequests, Ticket
+from windrow.gateway.tally import GatewayStats
+from windrow.scheduler.core.exception_text import describe_exception
 from windrow.scheduler.core.outcomes import Done, Failed, Outcome
 from windrow.scheduler.core.planning import BatchLimits
 from windrow.scheduler.core.window import WindowLimits
-from windrow.scheduler.queue import Claimed
-from windrow.worker.batches.batch_buffer import Rows, Waiting
-from windrow.worker.batches.forward import Budget, Pass, collect_pass, prepare_inputs, run_row
+from windrow.scheduler.queue import ClaimedRequest
+from windrow.worker.batches.batch_buffer import BatchBuffer, PreparedRequest
+from windrow.worker.batches.forward import BatchBudget, RunningBatch, collect_batch, prepare_inputs, run_window
 from windrow.worker.engines.base import Engine
 
 log = logging.getLogger(__name__)
@@ -52,10 +52,10 @@ class InProcess:
         self._engine = engine
         self._convert = convert
         self._model = engine.info.model
-        self._budget = Budget(passes)
-        self._rows = Rows({self._model: window})
-        self._inbox = Inbox(max_queue_size)
-        self._tally = Tally()
+        self._budget = BatchBudget(passes)
+        self._rows = BatchBuffer({self._model: window})
+        self._inbox = PendingRequests(max_queue_size)
+        self._tally = GatewayStats()
         self._numbers = itertools.count(1)
         #: Why nothing runs any more; None while it does.
         self._ended: WindrowError | None = None
@@ -103,7 +103,7 @@ class InProcess:
             work()
         except BaseException as error:
             self._end(_stopped(error))
-            log.critical("the gateway stopped: %s", describe_fault(error))
+            log.critical("the gateway stopped: %s", describe_exception(error))
 
     def _prepare(self) -> None:
         while self._ended is None:
@@ -112,7 +112,7 @@ class InProcess:
             began_s = time.monotonic()
             self._rows.add(self._model, self._ready(tickets, began_s), room, time.monotonic() - began_s)
 
-    def _ready(self, tickets: list[Ticket], claimed_s: float) -> list[Waiting]:
+    def _ready(self, tickets: list[Ticket], claimed_s: float) -> list[PreparedRequest]:
         """Check and tokenise; what is refused ends here."""
         if not tickets:
             return []
@@ -122,8 +122,8 @@ class InProcess:
             if isinstance(ready, Failed):
                 refused.append((ticket.id, ready))
             else:
-                claimed = Claimed(ticket.id, "", 1, ticket.arrived_s, None, "", b"", 0, 0)
-                waiting.append(Waiting(claimed, ready, ticket.arrived_s, claimed_s))
+                claimed = ClaimedRequest(ticket.id, "", 1, ticket.arrived_s, None, "", b"", 0, 0)
+                waiting.append(PreparedRequest(claimed, ready, ticket.arrived_s, claimed_s))
         self._answer((asked, ready) for id, ready in refused if (asked := self._inbox.start(id)))
         return waiting
 
@@ -132,7 +132,7 @@ class InProcess:
             started = {one.request.id: ticket for one in row.waiting if (ticket := self._inbox.start(one.request.id))}
             try:
                 waiting = [one for one in row.waiting if one.request.id in started]
-                for done in run_row(self._engine, waiting, self._budget):
+                for done in run_window(self._engine, waiting, self._budget):
                     outcomes = self._collect(done)
                     self._tally.add(len(done.members), time.monotonic() - done.started_s)
                     ended = [started.pop(one.request.id) for one in done.members]
@@ -144,12 +144,12 @@ class InProcess:
                 self._answer((ticket, lost) for ticket in started.values())
                 raise
 
-    def _collect(self, done: Pass) -> list[Outcome]:
+    def _collect(self, done: RunningBatch) -> list[Outcome]:
         try:
-            outcomes = collect_pass(done, self._budget)
+            outcomes = collect_batch(done, self._budget)
             return [Done(self._convert(one.output)) if isinstance(one, Done) else one for one in outcomes]
         except Exception as error:
-            log.warning("collecting a pass raised %s", describe_fault(error))
+            log.warning("collecting a pass raised %s", describe_exception(error))
             wrong = f"collecting the outputs of a pass of {len(done.members)} raised {type(error).__name__}"
             return [Failed(ModelFailed(wrong))] * len(done.members)
 

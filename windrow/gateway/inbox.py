@@ -24,7 +24,7 @@ class Ticket:
     loop: asyncio.AbstractEventLoop
 
 
-class Inbox:
+class PendingRequests:
     """A bounded queue from event loops to a thread. Counted is what has not been started, taken out or not."""
 
     def __init__(self, max_size: int) -> None:

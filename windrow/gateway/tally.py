@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(slots=True)
-class Tally:
+class GatewayStats:
     """Sums over passes."""
 
     batches: int = 0

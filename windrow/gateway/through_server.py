@@ -11,7 +11,7 @@ from uuid import uuid4
 from windrow.client.async_client import AsyncClient
 from windrow.client.prediction import Prediction
 from windrow.errors import ClientError, PredictionFailed
-from windrow.gateway.tally import Tally
+from windrow.gateway.tally import GatewayStats
 
 #: Batches that are remembered so that each is counted once.
 REMEMBERED = 4096
@@ -23,7 +23,7 @@ class ThroughServer:
     def __init__(self, client: AsyncClient, model: str) -> None:
         self._client = client
         self._model = model
-        self._tally = Tally()
+        self._tally = GatewayStats()
         self._waiting = 0
         self._counted: OrderedDict[str, None] = OrderedDict()
         self._canceling: set[asyncio.Task[None]] = set()

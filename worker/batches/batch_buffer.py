@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from windrow.scheduler.core.claim_ahead import Pace
-from windrow.scheduler.core.learned_window import AdaptiveWindow
+from windrow.scheduler.core.learned_window import LearnedWindow
 from windrow.scheduler.core.window import Close, JoinRate, Wait, WindowLimits, decide_window, take_count
-from windrow.scheduler.queue import Claimed
+from windrow.scheduler.queue import ClaimedRequest
 from windrow.worker.engines.base import Prepared
 
 #: Rows that wait or are being prepared while short ones run.
@@ -22,10 +22,10 @@ ROWS_AHEAD = 2
 FULLER = 1.5
 
 
-class Waiting(NamedTuple):
+class PreparedRequest(NamedTuple):
     """One request ready for the device."""
 
-    request: Claimed
+    request: ClaimedRequest
     prepared: Prepared
     #: When it was submitted, as `time.monotonic` would have read here.
     arrived_s: float
@@ -34,16 +34,16 @@ class Waiting(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ClosedWindow:
     """What the device takes in one go."""
 
     model: str
-    waiting: list[Waiting]
+    waiting: list[PreparedRequest]
     #: ``size``, ``tokens``, ``wait`` or ``idle``
     closed_by: str
 
 
-class Rows:
+class BatchBuffer:
     """One row per model, filled by the claim threads and taken by the device thread.
 
     Bounded: no more than one row of ``max_batch_size`` requests waits or is being prepared, nor half as much again as
@@ -60,9 +60,9 @@ class Rows:
         #: Requests that claim threads may yet bring.
         self._reserved = dict.fromkeys(limits, 0)
         self._clock = clock
-        self._rows: dict[str, deque[Waiting]] = {model: deque() for model in limits}
+        self._rows: dict[str, deque[PreparedRequest]] = {model: deque() for model in limits}
         self._rates = {model: JoinRate.unknown(limit.max_wait_s) for model, limit in limits.items()}
-        self._learnt = {model: AdaptiveWindow(limit) for model, limit in limits.items() if limit.is_learnt}
+        self._learnt = {model: LearnedWindow(limit) for model, limit in limits.items() if limit.is_learnt}
         self._joins = dict.fromkeys(limits, 0)
         #: Since when each model has had something waiting or running; None while it has neither.
         self._exposed_s: dict[str, float | None] = dict.fromkeys(limits)
@@ -98,7 +98,7 @@ class Rows:
         """How many requests like those of the last row fill one, at most ``room``."""
         return max(1, int(min(room, self._filling[model])))
 
-    def add(self, model: str, waiting: Sequence[Waiting], reserved: int, prepare_s: float = 0.0) -> None:
+    def add(self, model: str, waiting: Sequence[PreparedRequest], reserved: int, prepare_s: float = 0.0) -> None:
         """Add requests to the row in the order of the claims, and let go of what was ``reserved`` for them.
 
         ``prepare_s`` is how long it took to claim them and to make them ready.
@@ -125,7 +125,7 @@ class Rows:
             self._filled.notify()
             self._wake_claimers(model)
 
-    def take(self) -> Row | None:
+    def take(self) -> ClosedWindow | None:
         """Block until a window closes and return its row; None once `close` was called.
 
         The caller is the device: calling again says that the last row is done.
@@ -151,7 +151,7 @@ class Rows:
             self._rates[model] = JoinRate.unknown(limits.max_wait_s)
             self._learnt.pop(model, None)
             if limits.is_learnt:
-                self._learnt[model] = AdaptiveWindow(limits)
+                self._learnt[model] = LearnedWindow(limits)
             self._joins[model] = 0
             self._exposed_s[model] = self._clock() if self._rows[model] else None
             self._filled.notify()
@@ -169,7 +169,7 @@ class Rows:
             self._filled.notify_all()
             self._room_made.notify_all()
 
-    def empty(self) -> dict[str, list[Waiting]]:
+    def empty(self) -> dict[str, list[PreparedRequest]]:
         """Take out everything that no row took, by model."""
         with self._filled:
             left = {model: list(row) for model, row in self._rows.items() if row}
@@ -204,13 +204,13 @@ class Rows:
         rate = None if learnt else self._observed(model, now_s)
         return decide_window(now_s, min(one.arrived_s for one in row), len(row), tokens, limits, rate)
 
-    def _take(self, model: str, closed_by: str, now_s: float) -> Row:
+    def _take(self, model: str, closed_by: str, now_s: float) -> ClosedWindow:
         row, limits = self._rows[model], self._limits[model]
         tokens = [waiting.prepared.tokens for waiting in row]
         count = take_count(tokens, limits)
         self._running = model, count, sum(tokens[:count]), now_s
         self._filling[model] = limits.max_batch_tokens * count / max(1, sum(tokens[:count]))
-        taken = Row(model, [row.popleft() for _ in range(count)], closed_by)
+        taken = ClosedWindow(model, [row.popleft() for _ in range(count)], closed_by)
         self._wake_claimers(model)
         return taken
 

@@ -18,19 +18,19 @@ from functools import partial
 
 from redis.exceptions import RedisError
 
-from windrow.scheduler.queue import Ending
-from windrow.worker.batches.batch_buffer import Rows
-from windrow.worker.batches.batch_model import Lane
-from windrow.worker.batches.forward import Pass, run_row
-from windrow.worker.batches.isolation import Quarantine, Turn
-from windrow.worker.leases.leases import CLAIM_BLOCK_S, Holder
-from windrow.worker.leases.redis_retry import keep_trying
-from windrow.worker.leases.renewal import Keeper
-from windrow.worker.process.progress import Vitals
+from windrow.scheduler.queue import FinishedRequest
+from windrow.worker.batches.batch_buffer import BatchBuffer
+from windrow.worker.batches.batch_model import BatchModel
+from windrow.worker.batches.forward import RunningBatch, run_window
+from windrow.worker.batches.isolation import ClaimTurn, PoisonIsolation
+from windrow.worker.leases.leases import CLAIM_BLOCK_S, Leases
+from windrow.worker.leases.redis_retry import retry_redis
+from windrow.worker.leases.renewal import LeaseRenewal
+from windrow.worker.process.progress import Progress
 from windrow.worker.process.stopping import AT_ONCE
-from windrow.worker.process.threads import start_stage
-from windrow.worker.steps.step_loop import Generation
-from windrow.worker.steps.step_model import StepLane
+from windrow.worker.process.threads import start_thread
+from windrow.worker.steps.step_loop import StepLoop
+from windrow.worker.steps.step_model import StepModel
 
 log = logging.getLogger(__name__)
 #: Passes that wait behind the one that is being finished: enough to keep a device busy, and few enough for the next
@@ -48,7 +48,7 @@ LEAVE_S = 3.0
 ATTEND_EVERY_S = 0.1
 
 
-class Resident:
+class BatchLoop:
     """Runs until ``stopping()`` gives a level of `windrow.worker.process.stopping`.
 
     Gracefully: it ends the row that runs, and answers that have begun as far as that is soon, and gives back the rest.
@@ -58,26 +58,26 @@ class Resident:
 
     def __init__(
         self,
-        lanes: Mapping[str, Lane | StepLane],
+        lanes: Mapping[str, BatchModel | StepModel],
         stopping: Callable[[], int],
-        vitals: Vitals | None = None,
+        vitals: Progress | None = None,
         drained: Callable[[], object] = lambda: False,
     ) -> None:
-        self.lanes = {model: lane for model, lane in lanes.items() if isinstance(lane, Lane)}
-        self._holders: list[Holder] = list(lanes.values())
+        self.lanes = {model: lane for model, lane in lanes.items() if isinstance(lane, BatchModel)}
+        self._holders: list[Leases] = list(lanes.values())
         self._stopping = stopping
         self._drained = drained
-        self._vitals = vitals or Vitals()
+        self._vitals = vitals or Progress()
         #: Called whenever the loop looks around.
         self.on_look: Callable[[], None] = lambda: None
-        self.rows = Rows({model: lane.window for model, lane in self.lanes.items()})
-        self._quarantine = Quarantine()
+        self.rows = BatchBuffer({model: lane.window for model, lane in self.lanes.items()})
+        self._quarantine = PoisonIsolation()
         self._generations = [
-            Generation(lane, self._quarantine, self._vitals, stopping, drained, self._is_out_of_time)
+            StepLoop(lane, self._quarantine, self._vitals, stopping, drained, self._is_out_of_time)
             for lane in lanes.values()
-            if isinstance(lane, StepLane)
+            if isinstance(lane, StepModel)
         ]
-        self._started: queue.Queue[tuple[Lane, Pass, str] | None] = queue.Queue(STARTED_AHEAD)
+        self._started: queue.Queue[tuple[BatchModel, RunningBatch, str] | None] = queue.Queue(STARTED_AHEAD)
         self._collecting = threading.Lock()
         #: When the last pass was collected, `time.monotonic`.
         self._collected_s = 0.0
@@ -87,10 +87,10 @@ class Resident:
     def run(self) -> None:
         """Claim, prepare, plan, forward, finish; return once stopped and nothing is held."""
         self._vitals.tick()  # from here on, standing still is noticed
-        claimers = [start_stage(self._claim, lane) for lane in self.lanes.values() for _ in range(CLAIMERS)]
-        finishers = [start_stage(self._finish) for _ in range(FINISHERS)]
-        attendant = start_stage(self._attend)
-        with Keeper(self._holders, self._vitals):
+        claimers = [start_thread(self._claim, lane) for lane in self.lanes.values() for _ in range(CLAIMERS)]
+        finishers = [start_thread(self._finish) for _ in range(FINISHERS)]
+        attendant = start_thread(self._attend)
+        with LeaseRenewal(self._holders, self._vitals):
             for generation in self._generations:
                 generation.start()
             self._forward()
@@ -104,7 +104,7 @@ class Resident:
             self._ended.set()
             attendant.join()
 
-    def _claim(self, lane: Lane) -> None:
+    def _claim(self, lane: BatchModel) -> None:
         """Stage one: claim, prepare. After a claim that filled the row, more is likely to wait: no need to block."""
         stage, full = self._vitals.stage(), False
         while not self._stopping():
@@ -116,10 +116,10 @@ class Resident:
             if turn is None:
                 self.rows.add(lane.model, [], room)
                 continue
-            alone = turn is Turn.ALONE
+            alone = turn is ClaimTurn.ALONE
             blocking, asked_s = not full and not alone, time.monotonic()
             claim_enough = partial(lane.claim, enough=self.rows.enough(lane.model, room))
-            claim = keep_trying(claim_enough, room, blocking, alone, give_up=self._is_stopping)
+            claim = retry_redis(claim_enough, room, blocking, alone, give_up=self._is_stopping)
             requests = claim.requests if claim else []
             self._quarantine.claimed(lane.model, requests, claim is not None and claim.suspects_wait)
             full = len(requests) == room
@@ -137,7 +137,7 @@ class Resident:
         while (row := self.rows.take()) is not None:
             lane = self.lanes[row.model]
             waiting, late = lane.split_late(row.waiting)
-            for started in stage.timed(run_row(lane.engine, waiting, lane.budget)):
+            for started in stage.timed(run_window(lane.engine, waiting, lane.budget)):
                 self._started.put((lane, started, row.closed_by))
             self._store(lane, late)
             self._quarantine.ended(len(row.waiting) - len(waiting))
@@ -161,9 +161,9 @@ class Resident:
             self._store(lane, endings, busy_s)
             self._quarantine.ended(len(endings))
 
-    def _store(self, lane: Lane, endings: list[Ending], busy_s: float = 0.0) -> None:
+    def _store(self, lane: BatchModel, endings: list[FinishedRequest], busy_s: float = 0.0) -> None:
         if endings:
-            keep_trying(lane.finish, endings, busy_s, give_up=self._is_out_of_time)
+            retry_redis(lane.finish, endings, busy_s, give_up=self._is_out_of_time)
 
     def _attend(self) -> None:
         """Beside the stages: show signs of life, and see to it that the loop stops when it has to."""
@@ -183,11 +183,11 @@ class Resident:
         for model, waiting in self.rows.empty().items():
             held = {one.request.id: one.request.token for one in waiting}
             log.info("model %s: %d requests go back unstarted", model, len(held))
-            keep_trying(self.lanes[model].release, held, give_up=self._is_out_of_time)
+            retry_redis(self.lanes[model].release, held, give_up=self._is_out_of_time)
 
     def _leave(self) -> None:
         """End this process within `LEAVE_S`. What still runs is refused when it ends: its token is no longer good."""
-        start_stage(self._give_back_all).join(LEAVE_S)
+        start_thread(self._give_back_all).join(LEAVE_S)
         os._exit(0)
 
     def _give_back_all(self) -> None:

@@ -10,15 +10,15 @@ from typing import Any
 from windrow.scheduler.core.learned_window import FIRST_WAIT_S, MAX_WAIT_S
 from windrow.scheduler.core.planning import BatchLimits
 from windrow.scheduler.core.window import WindowLimits
-from windrow.scheduler.queue import Ending, RedisQueue
-from windrow.worker.batches.forward import Budget, Pass, collect_pass
+from windrow.scheduler.queue import FinishedRequest, RedisQueue
+from windrow.worker.batches.forward import BatchBudget, RunningBatch, collect_batch
 from windrow.worker.engines.base import Engine
-from windrow.worker.leases.leases import Holder, milliseconds
+from windrow.worker.leases.leases import Leases, milliseconds
 from windrow.worker.process.model_requests import Batching
 
 
-class Lane(Holder):
-    """A `Holder` whose requests are planned into passes."""
+class BatchModel(Leases):
+    """A `Leases` whose requests are planned into passes."""
 
     engine: Engine
 
@@ -39,7 +39,7 @@ class Lane(Holder):
         #: The window in use, as the resident last said.
         self.wait_s = FIRST_WAIT_S if max_wait_s is None else max_wait_s
         #: What its passes may hold, which may turn out to be less than ``limits``.
-        self.budget = Budget(limits)
+        self.budget = BatchBudget(limits)
 
     @property
     def window(self) -> WindowLimits:
@@ -70,13 +70,13 @@ class Lane(Holder):
         To be called while nothing is held: what one engine prepared the other does not understand.
         """
         self.limits = replace(limits, max_batch_size=self.limits.max_batch_size)
-        self.budget = Budget(self.limits)
+        self.budget = BatchBudget(self.limits)
         self.engine = engine
         self._forget_engine_times()
 
-    def endings(self, done: Pass, closed_by: str) -> list[Ending]:
+    def endings(self, done: RunningBatch, closed_by: str) -> list[FinishedRequest]:
         """Wait for the pass and say how each of its requests ended."""
-        outcomes = collect_pass(done, self.budget)
+        outcomes = collect_batch(done, self.budget)
         ended_s = time.monotonic()
         self._observe(done, ended_s, closed_by)
         started_s = done.started_s + self.redis_offset_s
@@ -90,7 +90,7 @@ class Lane(Holder):
             "batch_id": f"{self.worker}-{self.started}-{done.number}",
         }
         return [
-            Ending(
+            FinishedRequest(
                 one.request,
                 outcome,
                 started_s,
@@ -106,7 +106,7 @@ class Lane(Holder):
             for one, outcome in zip(done.members, outcomes, strict=True)
         ]
 
-    def _observe(self, done: Pass, ended_s: float, closed_by: str) -> None:
+    def _observe(self, done: RunningBatch, ended_s: float, closed_by: str) -> None:
         """Once a pass: with 30,000 requests a second, each is worth a fraction of a microsecond."""
         members, observed = done.members, self.observed
         observed.observe_each("queue", [one.claimed_s - one.arrived_s for one in members])

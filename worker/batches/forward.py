@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from windrow.errors import ModelFailed, OutOfMemory
-from windrow.scheduler.core.exception_text import describe_fault
+from windrow.scheduler.core.exception_text import describe_exception
 from windrow.scheduler.core.outcomes import Failed, Outcome
 from windrow.scheduler.core.planning import Batch, BatchLimits, plan_batches
-from windrow.worker.batches.batch_buffer import Waiting
-from windrow.worker.engines.base import Engine, PassRaised, Prepared, Preparer
+from windrow.worker.batches.batch_buffer import PreparedRequest
+from windrow.worker.engines.base import BatchRaised, Engine, Prepared, Preparer
 
 log = logging.getLogger(__name__)
 _numbers = itertools.count(1)
@@ -23,13 +23,13 @@ KEPT_AFTER_OUT_OF_MEMORY = 0.75
 
 
 @dataclass(frozen=True, slots=True)
-class Pass:
+class RunningBatch:
     """One forward pass that was started, or one request that failed alone."""
 
     #: Which was given the pass, and has its outcomes.
     engine: Engine
     batch: Batch
-    members: list[Waiting]
+    members: list[PreparedRequest]
     #: For `Engine.collect`; None where ``error`` is set.
     handle: Any
     error: Failed | None
@@ -39,7 +39,7 @@ class Pass:
     number: int
 
 
-class Budget:
+class BatchBudget:
     """What a pass of one model may hold: the limits that were set, less what the device turned out not to hold."""
 
     def __init__(self, limits: BatchLimits) -> None:
@@ -61,7 +61,9 @@ def prepare_inputs(
     try:
         return engine.prepare(inputs, parameters)
     except Exception as error:
-        log.warning("model %s: preparing %d inputs raised %s", engine.info.model, len(inputs), describe_fault(error))
+        log.warning(
+            "model %s: preparing %d inputs raised %s", engine.info.model, len(inputs), describe_exception(error)
+        )
         if len(inputs) == 1:
             return [Failed(ModelFailed(f"preparing this input raised {type(error).__name__}"))]
     return [
@@ -71,7 +73,7 @@ def prepare_inputs(
     ]
 
 
-def run_row(engine: Engine, waiting: Sequence[Waiting], budget: Budget) -> Iterator[Pass]:
+def run_window(engine: Engine, waiting: Sequence[PreparedRequest], budget: BatchBudget) -> Iterator[RunningBatch]:
     """Plan ``waiting`` by the engine's strategy and run it, yielding each pass as soon as it was started.
 
     A pass that raises is run again as two halves, so that one bad request costs its neighbours time and nothing else.
@@ -82,13 +84,13 @@ def run_row(engine: Engine, waiting: Sequence[Waiting], budget: Budget) -> Itera
         started_s = time.monotonic()
         handle, failed = _forward(engine, members, batch)
         if failed is None or len(members) == 1:
-            yield Pass(engine, batch, members, handle, failed, started_s, next(_numbers))
+            yield RunningBatch(engine, batch, members, handle, failed, started_s, next(_numbers))
         else:
             log.warning("a batch of %d (%d tokens) failed: running its halves", len(members), batch.tokens)
             middle = len(members) // 2
             was_size = isinstance(failed.error, OutOfMemory)
             for half in (members[:middle], members[middle:]):
-                for one in run_row(engine, half, budget):
+                for one in run_window(engine, half, budget):
                     # One that is too much by itself says nothing of batches.
                     was_size = was_size and one.error is None
                     yield one
@@ -96,16 +98,16 @@ def run_row(engine: Engine, waiting: Sequence[Waiting], budget: Budget) -> Itera
                 budget.ran_out(batch.tokens)
 
 
-def collect_pass(done: Pass, budget: Budget) -> list[Outcome]:
+def collect_batch(done: RunningBatch, budget: BatchBudget) -> list[Outcome]:
     """Wait for the pass; what became of each of its members, in their order.
 
-    One that raised only now is run again as two halves, as in `run_row`.
+    One that raised only now is run again as two halves, as in `run_window`.
     """
     if done.error:
         return [done.error]
     try:
         outcomes = done.engine.collect(done.handle)
-    except PassRaised as raised:
+    except BatchRaised as raised:
         return _collect_halves(done, budget, raised.cause)
     if len(outcomes) == len(done.members):
         return outcomes
@@ -113,27 +115,27 @@ def collect_pass(done: Pass, budget: Budget) -> list[Outcome]:
     return [Failed(ModelFailed(wrong))] * len(done.members)
 
 
-def _collect_halves(done: Pass, budget: Budget, cause: Exception) -> list[Outcome]:
-    log.warning("a batch of %d (%d tokens) raised %s", len(done.members), done.batch.tokens, describe_fault(cause))
+def _collect_halves(done: RunningBatch, budget: BatchBudget, cause: Exception) -> list[Outcome]:
+    log.warning("a batch of %d (%d tokens) raised %s", len(done.members), done.batch.tokens, describe_exception(cause))
     if len(done.members) == 1:
         return [failure_of(cause)]
     middle = len(done.members) // 2
     outcomes: dict[str, Outcome] = {}
     for half in (done.members[:middle], done.members[middle:]):
-        for one in run_row(done.engine, half, budget):
+        for one in run_window(done.engine, half, budget):
             ids = [member.request.id for member in one.members]
-            outcomes.update(zip(ids, collect_pass(one, budget), strict=True))
+            outcomes.update(zip(ids, collect_batch(one, budget), strict=True))
     return [outcomes[member.request.id] for member in done.members]
 
 
-def _forward(engine: Engine, members: Sequence[Waiting], batch: Batch) -> tuple[Any, Failed | None]:
+def _forward(engine: Engine, members: Sequence[PreparedRequest], batch: Batch) -> tuple[Any, Failed | None]:
     """Start one pass; what it raised becomes a `Failed`, and what it had in memory is let go on return."""
     try:
         return engine.forward([one.prepared for one in members], batch), None
     except Exception as error:
         if is_sticky(error):
             raise
-        log.warning("a forward pass raised %s", describe_fault(error))
+        log.warning("a forward pass raised %s", describe_exception(error))
         return None, failure_of(error)
 
 

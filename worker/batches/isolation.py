@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from enum import Enum
 
 from windrow.scheduler.core.retry import SUSPECT_AFTER
-from windrow.scheduler.queue import Claimed
+from windrow.scheduler.queue import ClaimedRequest
 
 
-class Turn(Enum):
+class ClaimTurn(Enum):
     """How a lane may claim now."""
 
     #: Beside the other lanes, whatever this process holds.
@@ -19,7 +19,7 @@ class Turn(Enum):
     ALONE = "alone"
 
 
-class Quarantine:
+class PoisonIsolation:
     """One per process, shared by the claim threads of all its lanes.
 
     Once a claim says that suspects wait, nobody claims until everything held has ended; then the lane of the suspect
@@ -37,7 +37,7 @@ class Quarantine:
         #: The claim under way is that lane's own, and alone.
         self._is_alone = False
 
-    def take_turn(self, model: str, timeout_s: float) -> Turn | None:
+    def take_turn(self, model: str, timeout_s: float) -> ClaimTurn | None:
         """Return how ``model`` may claim, or None if it may not within ``timeout_s``. `claimed` ends the turn."""
         with self._changed:
             # Asked first without waiting: this is in the path of every claim.
@@ -45,9 +45,9 @@ class Quarantine:
                 return None
             self._claims += 1
             self._is_alone = self._model is not None
-            return Turn.ALONE if self._is_alone else Turn.TOGETHER
+            return ClaimTurn.ALONE if self._is_alone else ClaimTurn.TOGETHER
 
-    def claimed(self, model: str, requests: Sequence[Claimed], suspects_wait: bool) -> None:
+    def claimed(self, model: str, requests: Sequence[ClaimedRequest], suspects_wait: bool) -> None:
         """Say what the claim of this turn got; a claim that failed got nothing."""
         with self._changed:
             self._claims -= 1

@@ -17,7 +17,7 @@ from windrow.worker.celery import control  # noqa: F401  (registers its commands
 from windrow.worker.celery.broker import celery_connection
 from windrow.worker.celery.log_redaction import keep_bodies_out_of_the_log
 from windrow.worker.celery.redis_check import CheckRedis
-from windrow.worker.celery.supervision import PREDICT_QUEUE, Residents, StopResidents
+from windrow.worker.celery.supervision import PREDICT_QUEUE, PoolProcesses, StopPoolProcesses
 from windrow.worker.process.pool_process import visible_devices
 
 HOUSEKEEPING_QUEUE = "windrow.housekeeping"
@@ -49,8 +49,8 @@ app.conf.update(
 )
 keep_bodies_out_of_the_log()
 app.steps["consumer"].add(CheckRedis)
-app.steps["consumer"].add(Residents)
-app.steps["worker"].add(StopResidents)
+app.steps["consumer"].add(PoolProcesses)
+app.steps["worker"].add(StopPoolProcesses)
 
 
 @beat_embedded_init.connect

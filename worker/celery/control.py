@@ -21,7 +21,7 @@ from windrow.scheduler.queue.load_failures import read_failures
 from windrow.scheduler.tasks import TASKS
 from windrow.worker.celery.supervision import serves_predictions
 from windrow.worker.process import model_requests as orders
-from windrow.worker.process.model_requests import Batching, read_orders
+from windrow.worker.process.model_requests import Batching, read_model_requests
 from windrow.worker.process.progress import read_slot
 from windrow.worker.process.stopping import DRAINED
 
@@ -68,7 +68,7 @@ def batching(state: Any, **_: Any) -> dict[str, Any]:
     from windrow.worker.celery.app import settings
 
     shown = {"strategy", "max_batch_size", "max_batch_tokens", "max_wait_ms", "buckets"}
-    said, asked = _said(settings, state.hostname), read_orders().batching
+    said, asked = _said(settings, state.hostname), read_model_requests().batching
     return {
         name: model.model_dump(mode="json", include=shown)
         | _shown(asked.get(name))
@@ -129,7 +129,7 @@ def reload_model(state: Any, model: str | None = None, **_: Any) -> dict[str, st
             )
     except (InvalidInput, RedisError) as error:
         return {"error": f"reload_model: {error}"}
-    orders.order_reload(str(model))
+    orders.request_reload(str(model))
     return {"ok": f"{model} is being loaded anew; reload_note of `inspect models` says what became of it"}
 
 

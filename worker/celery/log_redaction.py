@@ -15,7 +15,7 @@ INSTEAD = {
 }
 
 
-class WithoutBodies(logging.Filter):
+class RedactBodies(logging.Filter):
     """Rewrites what the consumer says of messages that it drops."""
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -32,5 +32,5 @@ class WithoutBodies(logging.Filter):
 
 def keep_bodies_out_of_the_log() -> None:
     """Do so for this process and those that it forks."""
-    if not any(isinstance(one, WithoutBodies) for one in consumer.logger.filters):
-        consumer.logger.addFilter(WithoutBodies())
+    if not any(isinstance(one, RedactBodies) for one in consumer.logger.filters):
+        consumer.logger.addFilter(RedactBodies())

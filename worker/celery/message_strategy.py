@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 from windrow.errors import InvalidInput, ModelUnusable, UnknownModel, WindrowError
 from windrow.scheduler.config.settings import Settings
 from windrow.scheduler.connection.connect import connect
-from windrow.scheduler.core.exception_text import describe_fault
+from windrow.scheduler.core.exception_text import describe_exception
 from windrow.scheduler.core.fairness import PRIORITY_WEIGHTS, flow_name
 from windrow.scheduler.core.heartbeats import HEARD_WITHIN_S, describe_failures
 from windrow.scheduler.queue import RedisQueue, Submission, result_key
@@ -53,7 +53,7 @@ class PredictCall(BaseModel):
     deadline_ms: float | None = Field(None, gt=0, le=LONGEST_DEADLINE_MS)
 
 
-class Queues:
+class ModelQueues:
     """The queues that calls may go to, by model."""
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
@@ -92,7 +92,7 @@ def put_on_the_queue(task: Any, app: Any, consumer: Any, **_: Any) -> Callable[.
     from windrow.worker.celery.app import settings
 
     redis = connect(settings.redis_url)
-    queues = Queues(redis, settings)
+    queues = ModelQueues(redis, settings)
 
     def on_message(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **_: Any) -> None:
         id = message.headers.get("id")
@@ -116,7 +116,7 @@ def put_on_the_queue(task: Any, app: Any, consumer: Any, **_: Any) -> Callable[.
                 log.warning("prediction %s has to wait: %s", id, error.detail)
                 consumer.timer.call_after(RETRY_S, on_message, (message, body, ack, reject, callbacks))
                 return
-            said = error.detail if isinstance(error, WindrowError) else describe_fault(error)
+            said = error.detail if isinstance(error, WindrowError) else describe_exception(error)
             log.warning("prediction %s is refused: %s", id, said)
             app.backend.mark_as_failure(id, error if isinstance(error, WindrowError) else InvalidInput(str(error)))
         ack(log, consumer.connection_errors)
@@ -125,7 +125,7 @@ def put_on_the_queue(task: Any, app: Any, consumer: Any, **_: Any) -> Callable[.
 
 
 def submit_call(
-    queues: Queues,
+    queues: ModelQueues,
     settings: Settings,
     id: str,
     headers: Mapping[str, Any],

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from windrow.worker.process.progress import Reading, clear_slot, read_slot
+from windrow.worker.process.progress import ProgressReading, clear_slot, read_slot
 from windrow.worker.process.stopping import AT_ONCE, STOP
 
 log = logging.getLogger(__name__)
@@ -43,10 +43,10 @@ class Watch:
         self._stall_s = stall_s
         self._looked_s: float | None = None
         #: slot -> what it showed last, and for how many seconds it has shown the same.
-        self._quiet: dict[int, tuple[Reading, float]] = {}
+        self._quiet: dict[int, tuple[ProgressReading, float]] = {}
         self._leaving_s = 0.0
 
-    def look(self, now_s: float, readings: Sequence[Reading], stop_level: int = 0) -> list[Stall]:
+    def look(self, now_s: float, readings: Sequence[ProgressReading], stop_level: int = 0) -> list[Stall]:
         """Return what has to be killed. A process that loads its models (no beat yet) is left in peace."""
         passed_s = 0.0 if self._looked_s is None else min(now_s - self._looked_s, LONGEST_LOOK_S)
         self._looked_s = now_s
@@ -54,7 +54,7 @@ class Watch:
         found = [self._judge(slot, reading, passed_s) for slot, reading in enumerate(readings)]
         return [stall for stall in found if stall is not None]
 
-    def _judge(self, slot: int, reading: Reading, passed_s: float) -> Stall | None:
+    def _judge(self, slot: int, reading: ProgressReading, passed_s: float) -> Stall | None:
         before, quiet_s = self._quiet.get(slot, (reading, 0.0))
         is_same = (before.pid, before.beats) == (reading.pid, reading.beats)
         quiet_s = quiet_s + passed_s if is_same and reading.beats else 0.0

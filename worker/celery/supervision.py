@@ -10,7 +10,7 @@ from typing import Any, cast
 from celery import bootsteps
 
 from windrow.worker.celery.stall_watch import start_watch
-from windrow.worker.process.pool_process import run_resident
+from windrow.worker.process.pool_process import run_pool_process
 from windrow.worker.process.progress import MAX_SLOTS, clear_slot, read_slot
 from windrow.worker.process.stopping import GRACEFULLY, STOP, Handler, StopSignals, ask_to_stop
 
@@ -20,7 +20,7 @@ PREDICT_QUEUE = "windrow"
 SHORT_LIFE_S = 5.0
 
 
-class Residents(bootsteps.StartStopStep):
+class PoolProcesses(bootsteps.StartStopStep):
     """Fills the pool with resident loops, on workers that consume the predict queue."""
 
     requires = {"celery.worker.consumer.tasks:Tasks"}  # noqa: RUF012
@@ -71,7 +71,7 @@ class Residents(bootsteps.StartStopStep):
                 self._launch(consumer, hub, slot)
 
         consumer.pool.apply_async(
-            run_resident,
+            run_pool_process,
             args=(slot, consumer.controller.concurrency, consumer.hostname),
             callback=ended,
             error_callback=ended,
@@ -80,7 +80,7 @@ class Residents(bootsteps.StartStopStep):
         )
 
 
-class StopResidents(bootsteps.StartStopStep):
+class StopPoolProcesses(bootsteps.StartStopStep):
     """Watches the loops, and tells them to stop whatever made the worker stop."""
 
     requires = {"celery.worker.components:Pool"}  # noqa: RUF012

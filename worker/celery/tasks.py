@@ -10,7 +10,7 @@ from celery.signals import worker_process_shutdown
 from windrow.scheduler.connection.connect import connect
 from windrow.scheduler.queue import RedisQueue
 from windrow.worker.celery.app import app, settings
-from windrow.worker.webhooks.sender import Courier
+from windrow.worker.webhooks.sender import WebhookSender
 
 
 @app.task(
@@ -47,8 +47,8 @@ def webhook() -> None:
 
 
 @cache
-def _courier() -> Courier:
-    return Courier(settings, connect(settings.redis_url))
+def _courier() -> WebhookSender:
+    return WebhookSender(settings, connect(settings.redis_url))
 
 
 @worker_process_shutdown.connect

@@ -56,7 +56,7 @@ class Prepared:
         )
 
 
-class PassRaised(Exception):
+class BatchRaised(Exception):
     """Raised by `Engine.collect` where the model raised ``cause`` after `Engine.forward` had returned.
 
     An engine that raises it lets any thread call `forward`.
@@ -92,7 +92,7 @@ class Engine(Preparer, Protocol):
     def collect(self, handle: Any) -> list[Outcome]:
         """Wait for the device if need be, and turn the handle into outputs, in the order of the pass.
 
-        Raises `PassRaised`; the caller bisects.
+        Raises `BatchRaised`; the caller bisects.
         """
         ...
 
@@ -103,14 +103,14 @@ PIECE_S = 0.02
 MOST_PIECES_PER_S = 10_000
 
 
-def piece_every_s(streams: int) -> float:
+def output_every_s(streams: int) -> float:
     """How long the tokens of one of so many ``streams`` are gathered before they are told, in seconds."""
     return max(PIECE_S, streams / MOST_PIECES_PER_S)
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What steps gave one sequence of one request: of streams every `piece_every_s`, of others when there is news."""
+    """What steps gave one sequence of one request: of streams every `output_every_s`, of others when there is news."""
 
     #: The request's.
     id: str
@@ -168,7 +168,7 @@ class StepEngine(Preparer, Protocol):
 
 
 @runtime_checkable
-class MakesRoom(Protocol):
+class Preempts(Protocol):
     """A `StepEngine` in which the less important give way to the more important."""
 
     def room_over_others(self, priority: int) -> int:

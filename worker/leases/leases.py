@@ -14,11 +14,11 @@ import orjson
 from redis.exceptions import RedisError
 
 from windrow.scheduler.core.outcomes import Failed
-from windrow.scheduler.queue import Claim, Claimed, Ending, RedisQueue
+from windrow.scheduler.queue import Claim, ClaimedRequest, FinishedRequest, RedisQueue
 from windrow.scheduler.queue.keys import MAX_REQUESTS_PER_CALL
 from windrow.scheduler.queue.observations import Observations
 from windrow.scheduler.queue.redis_queue import expired
-from windrow.worker.batches.batch_buffer import Waiting
+from windrow.worker.batches.batch_buffer import PreparedRequest
 from windrow.worker.batches.forward import prepare_inputs
 from windrow.worker.engines.base import Preparer
 from windrow.worker.process.stopping import DRAINED
@@ -32,7 +32,7 @@ SPARE_PATIENCE_S = 1.0
 FORGET_AFTER_S = 60.0
 
 
-class Holder:
+class Leases:
     """Claims, prepares, renews and finishes for one model. Its methods are called by different threads."""
 
     def __init__(
@@ -120,7 +120,7 @@ class Holder:
         with self._claims:
             return not (self._claiming or self.held)
 
-    def prepare(self, requests: Sequence[Claimed]) -> tuple[list[Waiting], list[Ending]]:
+    def prepare(self, requests: Sequence[ClaimedRequest]) -> tuple[list[PreparedRequest], list[FinishedRequest]]:
         """Decode and tokenise; return what can run, and the ends of what cannot."""
         if not requests:
             return [], []
@@ -131,19 +131,19 @@ class Holder:
         waiting, ended = [], []
         for request, ready in zip(requests, prepared, strict=True):
             if isinstance(ready, Failed):
-                ended.append(Ending(request, ready, self.redis_now_s()))
+                ended.append(FinishedRequest(request, ready, self.redis_now_s()))
             else:
-                waiting.append(Waiting(request, ready, request.created_s - self.redis_offset_s, claimed_s))
+                waiting.append(PreparedRequest(request, ready, request.created_s - self.redis_offset_s, claimed_s))
         return waiting, ended
 
-    def split_late(self, waiting: Sequence[Waiting]) -> tuple[list[Waiting], list[Ending]]:
+    def split_late(self, waiting: Sequence[PreparedRequest]) -> tuple[list[PreparedRequest], list[FinishedRequest]]:
         """Part what may still start from what is past its deadline; what was canceled or lost is in neither."""
         now_s = self.redis_now_s()
         waiting = [one for one in waiting if self.held.get(one.request.id) == one.request.token]
         late = {
             one.request.id for one in waiting if one.request.deadline_s is not None and one.request.deadline_s <= now_s
         }
-        ends = [Ending(one.request, expired()) for one in waiting if one.request.id in late]
+        ends = [FinishedRequest(one.request, expired()) for one in waiting if one.request.id in late]
         return [one for one in waiting if one.request.id not in late] if late else waiting, ends
 
     def describe(self) -> Mapping[str, Any]:
@@ -208,7 +208,7 @@ class Holder:
         if self.held.get(id) == token:
             self.held.pop(id, None)
 
-    def finish(self, endings: Sequence[Ending], busy_s: float = 0.0) -> None:
+    def finish(self, endings: Sequence[FinishedRequest], busy_s: float = 0.0) -> None:
         """Store the ends, and let go of the requests."""
         self.queue.finish(endings, busy_s=busy_s)
         for ending in endings:

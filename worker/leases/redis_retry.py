@@ -24,7 +24,7 @@ def pause_s(failures: int, fraction: float) -> float:
     return longest_s * (0.5 + 0.5 * fraction)
 
 
-def keep_trying(
+def retry_redis(
     call: Callable[..., T],
     *args: object,
     give_up: Callable[[], bool] = lambda: False,

@@ -9,29 +9,29 @@ from types import TracebackType
 
 from redis.exceptions import RedisError
 
-from windrow.worker.leases.leases import Holder
-from windrow.worker.process.progress import Vitals
-from windrow.worker.process.threads import start_stage
+from windrow.worker.leases.leases import Leases
+from windrow.worker.process.progress import Progress
+from windrow.worker.process.threads import start_thread
 
 log = logging.getLogger(__name__)
 TICK_S = 1.0
 HEARTBEAT_TICKS = 5
 
 
-class Keeper:
+class LeaseRenewal:
     """A thread of its own for the time of a ``with`` block; each lane is tended every second.
 
     A device at work does not block it, nor does a C call that lets go of the interpreter's lock. One that keeps the
     lock for longer than a lease loses its requests to another worker, and its results are refused: raise ``lease_s``.
     """
 
-    def __init__(self, lanes: Sequence[Holder], vitals: Vitals) -> None:
+    def __init__(self, lanes: Sequence[Leases], vitals: Progress) -> None:
         self._lanes = lanes
         self._vitals = vitals
         self._stop = threading.Event()
 
-    def __enter__(self) -> Keeper:
-        self._thread = start_stage(self._run)
+    def __enter__(self) -> LeaseRenewal:
+        self._thread = start_thread(self._run)
         return self
 
     def __exit__(
@@ -58,7 +58,7 @@ class Keeper:
             if self._stop.wait(TICK_S):
                 return
 
-    def _tend(self, lane: Holder, what: Callable[..., object], *arguments: object) -> bool:
+    def _tend(self, lane: Leases, what: Callable[..., object], *arguments: object) -> bool:
         try:
             what(*arguments)
         except RedisError as error:

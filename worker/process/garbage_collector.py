@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 
 
-def spare_what_is_loaded() -> None:
+def freeze_loaded_objects() -> None:
     """Collect what is left over, and let the collector pass over everything else from now on.
 
     To be called when models have been loaded. Modules and models are 400,000 objects, or a million where torch has

@@ -8,14 +8,14 @@ import time
 from redis import Redis
 from redis.exceptions import RedisError
 
-from windrow.scheduler.queue.load_failures import tell_failure
+from windrow.scheduler.queue.load_failures import report_load_failure
 from windrow.worker.leases.renewal import HEARTBEAT_TICKS, TICK_S
-from windrow.worker.process.threads import start_stage
+from windrow.worker.process.threads import start_thread
 
 log = logging.getLogger(__name__)
 
 
-class Failures:
+class LoadFailures:
     """Tells each failure when it comes, and from then on as often as a heartbeat, until the process ends."""
 
     def __init__(self, redis: Redis, worker: str) -> None:
@@ -29,7 +29,7 @@ class Failures:
         self._reasons[model] = reason
         self._tell(model, reason)
         if is_first:
-            start_stage(self._tell_on)
+            start_thread(self._tell_on)
 
     def _tell_on(self) -> None:
         while True:
@@ -39,6 +39,6 @@ class Failures:
 
     def _tell(self, model: str, reason: str) -> None:
         try:
-            tell_failure(self._redis, model, self._worker, reason)
+            report_load_failure(self._redis, model, self._worker, reason)
         except RedisError as error:
             log.warning("model %s: telling that it is not served failed: %s", model, error)

@@ -12,14 +12,14 @@ from redis.exceptions import RedisError
 
 from windrow.errors import ModelUnusable
 from windrow.scheduler.core.planning import BatchLimits
-from windrow.worker.batches.batch_buffer import Rows
-from windrow.worker.batches.batch_model import Lane
+from windrow.worker.batches.batch_buffer import BatchBuffer
+from windrow.worker.batches.batch_model import BatchModel
 from windrow.worker.engines.base import Engine, EngineInfo, StepEngine
-from windrow.worker.leases.leases import Holder
-from windrow.worker.process.garbage_collector import spare_what_is_loaded
-from windrow.worker.process.model_requests import Orders, read_orders, version
-from windrow.worker.process.threads import start_stage
-from windrow.worker.steps.step_model import StepLane
+from windrow.worker.leases.leases import Leases
+from windrow.worker.process.garbage_collector import freeze_loaded_objects
+from windrow.worker.process.model_requests import ModelRequests, read_model_requests, version
+from windrow.worker.process.threads import start_thread
+from windrow.worker.steps.step_model import StepModel
 
 log = logging.getLogger(__name__)
 LOOK_S = 0.01
@@ -29,16 +29,16 @@ Load = Callable[[str], Engine | StepEngine]
 Limits = Callable[[str, EngineInfo], BatchLimits]
 
 
-class Changes:
+class ModelChanges:
     """To be asked again and again to `look`; ``before`` is what had been asked when the models began to be loaded."""
 
     def __init__(
         self,
-        lanes: Mapping[str, Lane | StepLane],
-        rows: Rows,
+        lanes: Mapping[str, BatchModel | StepModel],
+        rows: BatchBuffer,
         load: Load,
         limits: Limits,
-        before: Orders,
+        before: ModelRequests,
         stopping: Callable[[], object],
     ) -> None:
         self._lanes = lanes
@@ -57,18 +57,18 @@ class Changes:
         if seen == self._version:
             return
         self._version = seen
-        orders = read_orders()
+        orders = read_model_requests()
         for model, batching in orders.batching.items():
             lane = self._lanes.get(model)
-            if isinstance(lane, Lane) and lane.batching != batching:
+            if isinstance(lane, BatchModel) and lane.batching != batching:
                 lane.set_batching(batching)
                 self._rows.set_limits(model, lane.window)
         for model, count in orders.reloads.items():
             if count != self._reloads.get(model, 0) and model in self._lanes:
-                start_stage(self._reload, self._lanes[model])
+                start_thread(self._reload, self._lanes[model])
         self._reloads = dict(orders.reloads)
 
-    def _reload(self, lane: Lane | StepLane) -> None:
+    def _reload(self, lane: BatchModel | StepModel) -> None:
         with self._loading:
             _note(lane, "it is being loaded anew")
             try:
@@ -81,15 +81,15 @@ class Changes:
                 log.info("model %s was loaded anew: %s", lane.model, lane.engine.info)
                 _note(lane, f"it was loaded anew at {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}")
 
-    def _keep(self, lane: Holder, reason: str) -> None:
+    def _keep(self, lane: Leases, reason: str) -> None:
         log.error("model %s goes on as it was, and was not loaded anew: %s", lane.model, reason)
         _note(lane, f"it could not be loaded anew, and goes on as it was: {reason}")
 
-    def _replace(self, lane: Lane | StepLane) -> None:
+    def _replace(self, lane: BatchModel | StepModel) -> None:
         """Load it beside the old one, which ends what it holds before the new one takes its place."""
         model, info = lane.model, lane.engine.info
         is_on_cuda = info.device == "cuda"
-        if is_on_cuda and isinstance(lane, StepLane):
+        if is_on_cuda and isinstance(lane, StepModel):
             raise ModelUnusable("its cache takes the device's memory; restart the worker")
         # See `windrow.worker.engines.loading.load_anew`.
         may_go_on = not is_on_cuda and info.dtype in ("float32", "int8")
@@ -98,21 +98,21 @@ class Changes:
         with self._paused([lane]):
             if self._stopping():
                 raise ModelUnusable("the worker stops")
-            if isinstance(lane, StepLane):
+            if isinstance(lane, StepModel):
                 assert isinstance(engine, StepEngine)
                 lane.replace_engine(engine)
             else:
                 assert not isinstance(engine, StepEngine)
                 lane.replace_engine(engine, self._limits(model, engine.info))
                 self._rows.set_limits(model, lane.window)
-        spare_what_is_loaded()
+        freeze_loaded_objects()
         if is_on_cuda:
             import torch
 
             torch.cuda.empty_cache()
 
     @contextmanager
-    def _paused(self, lanes: Sequence[Holder]) -> Iterator[None]:
+    def _paused(self, lanes: Sequence[Leases]) -> Iterator[None]:
         """While entered, ``lanes`` hold nothing; their requests wait in Redis, for this worker or another."""
         for lane in lanes:
             lane.pause()
@@ -125,7 +125,7 @@ class Changes:
                 lane.resume()
 
 
-def _note(lane: Holder, note: str) -> None:
+def _note(lane: Leases, note: str) -> None:
     lane.reload_note = note
     try:
         lane.heartbeat()

@@ -24,7 +24,7 @@ class Batching:
 
 
 @dataclass(frozen=True, slots=True)
-class Orders:
+class ModelRequests:
     """All that was asked since the worker began."""
 
     #: By model; those that are not in it are as their settings say.
@@ -44,28 +44,28 @@ def version() -> int:
     return int(_VERSION.value)
 
 
-def read_orders() -> Orders:
+def read_model_requests() -> ModelRequests:
     """What was asked so far."""
     while True:
         before, text = version(), bytes(_TEXT.value)
         if before % 2 == 0 and before == version():
             said = orjson.loads(text) if text else {"batching": {}, "reloads": {}}
-            return Orders({model: Batching(**one) for model, one in said["batching"].items()}, said["reloads"])
+            return ModelRequests({model: Batching(**one) for model, one in said["batching"].items()}, said["reloads"])
 
 
 def set_batching(model: str, batching: Batching) -> None:
     """Ask for it. For the parent's one thread that answers remote control."""
-    orders = read_orders()
-    _write(Orders(orders.batching | {model: batching}, orders.reloads))
+    orders = read_model_requests()
+    _write(ModelRequests(orders.batching | {model: batching}, orders.reloads))
 
 
-def order_reload(model: str) -> None:
+def request_reload(model: str) -> None:
     """Ask that ``model`` be loaded anew; see `set_batching`."""
-    orders = read_orders()
-    _write(Orders(orders.batching, orders.reloads | {model: orders.reloads.get(model, 0) + 1}))
+    orders = read_model_requests()
+    _write(ModelRequests(orders.batching, orders.reloads | {model: orders.reloads.get(model, 0) + 1}))
 
 
-def _write(orders: Orders) -> None:
+def _write(orders: ModelRequests) -> None:
     text = orjson.dumps(asdict(orders))
     if len(text) >= ROOM_BYTES:
         raise ValueError(f"the orders for all models take {len(text)} bytes; there is room for {ROOM_BYTES}")

@@ -15,22 +15,22 @@ from windrow.errors import ModelUnusable
 from windrow.scheduler.config.settings import Settings, load_settings
 from windrow.scheduler.connection.connect import connect
 from windrow.scheduler.queue import RedisQueue
-from windrow.worker.batches.batch_loop import ATTEND_EVERY_S, Resident
-from windrow.worker.batches.batch_model import Lane
+from windrow.worker.batches.batch_loop import ATTEND_EVERY_S, BatchLoop
+from windrow.worker.batches.batch_model import BatchModel
 from windrow.worker.engines.base import StepEngine
-from windrow.worker.process.garbage_collector import spare_what_is_loaded
-from windrow.worker.process.load_failures import Failures
-from windrow.worker.process.model_changes import Changes
-from windrow.worker.process.model_requests import Orders, read_orders
-from windrow.worker.process.progress import Reading, Vitals, write_slot
+from windrow.worker.process.garbage_collector import freeze_loaded_objects
+from windrow.worker.process.load_failures import LoadFailures
+from windrow.worker.process.model_changes import ModelChanges
+from windrow.worker.process.model_requests import ModelRequests, read_model_requests
+from windrow.worker.process.progress import Progress, ProgressReading, write_slot
 from windrow.worker.process.stopping import DRAINED, GRACEFULLY, STOP
-from windrow.worker.process.threads import start_stage
-from windrow.worker.steps.step_model import StepLane
+from windrow.worker.process.threads import start_thread
+from windrow.worker.steps.step_model import StepModel
 
 log = logging.getLogger(__name__)
 
 
-def run_resident(slot: int, slots: int, worker: str) -> None:
+def run_pool_process(slot: int, slots: int, worker: str) -> None:
     """Serve every configured model on device ``slot`` of ``slots`` until the worker stops or is gone.
 
     Ends the process where anything fails: the pool starts a clean one.
@@ -39,22 +39,22 @@ def run_resident(slot: int, slots: int, worker: str) -> None:
     for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     parent = os.getppid()
-    write_slot(slot, Reading(os.getpid(), 0, 0, 0))
+    write_slot(slot, ProgressReading(os.getpid(), 0, 0, 0))
 
     def stopping() -> int:
         return STOP.value or (GRACEFULLY if os.getppid() != parent else 0)
 
     try:
         loaded = threading.Event()
-        start_stage(_leave_while_loading, loaded, stopping)
+        start_thread(_leave_while_loading, loaded, stopping)
         spare = is_spare(slot)  # before it is given one device
         take_share(slot, slots)
-        settings, before = load_settings(), read_orders()
-        lanes = open_lanes(settings, f"{worker}/{slot}", is_spare=spare)
-        spare_what_is_loaded()
+        settings, before = load_settings(), read_model_requests()
+        lanes = open_models(settings, f"{worker}/{slot}", is_spare=spare)
+        freeze_loaded_objects()
         loaded.set()
         log.info("slot %d serves %s", slot, ", ".join(lanes))
-        resident = Resident(lanes, stopping, Vitals(slot, settings.stall_s), lambda: DRAINED.value)
+        resident = BatchLoop(lanes, stopping, Progress(slot, settings.stall_s), lambda: DRAINED.value)
         resident.on_look = changes_of(settings, lanes, resident, before, stopping).look
         resident.run()
     except BaseException:
@@ -107,15 +107,15 @@ def is_spare(slot: int, environ: Mapping[str, str] = os.environ) -> bool:
 
 def changes_of(
     settings: Settings,
-    lanes: Mapping[str, Lane | StepLane],
-    resident: Resident,
-    before: Orders,
+    lanes: Mapping[str, BatchModel | StepModel],
+    resident: BatchLoop,
+    before: ModelRequests,
     stopping: Callable[[], object],
-) -> Changes:
+) -> ModelChanges:
     """What carries out the orders of remote control in this process."""
     from windrow.worker.engines.loading import batch_limits, load_anew
 
-    return Changes(
+    return ModelChanges(
         lanes,
         resident.rows,
         load=lambda model: load_anew(model, settings.models[model]),
@@ -125,13 +125,13 @@ def changes_of(
     )
 
 
-def open_lanes(settings: Settings, worker: str, *, is_spare: bool = False) -> dict[str, Lane | StepLane]:
+def open_models(settings: Settings, worker: str, *, is_spare: bool = False) -> dict[str, BatchModel | StepModel]:
     """Load every model that loads, and tell of those that do not; raise `ModelUnusable` where none does."""
     from windrow.worker.engines.loading import batch_limits, load_engine
 
     redis = connect(settings.redis_url)
-    failures = Failures(redis, worker)
-    lanes: dict[str, Lane | StepLane] = {}
+    failures = LoadFailures(redis, worker)
+    lanes: dict[str, BatchModel | StepModel] = {}
     for name, model in settings.models.items():
         if is_spare and model.task == "generate":
             continue  # its cache takes what memory there is, once
@@ -149,10 +149,10 @@ def open_lanes(settings: Settings, worker: str, *, is_spare: bool = False) -> di
         log.info("model %s loaded in %.1f s: %s", name, time.monotonic() - began_s, engine.info)
         queue = RedisQueue(redis, name, result_ttl_s=settings.result_ttl_s, max_attempts=settings.max_attempts)
         if isinstance(engine, StepEngine):
-            lanes[name] = StepLane(redis, queue, engine, settings.lease_s, worker, is_spare=is_spare)
+            lanes[name] = StepModel(redis, queue, engine, settings.lease_s, worker, is_spare=is_spare)
         else:
             limits = batch_limits(model, engine.info)
-            lanes[name] = Lane(queue, engine, limits, model.max_wait_s, settings.lease_s, worker, is_spare)
+            lanes[name] = BatchModel(queue, engine, limits, model.max_wait_s, settings.lease_s, worker, is_spare)
     if not lanes:
         raise ModelUnusable("none of the configured models could be loaded")
     return lanes

@@ -21,7 +21,7 @@ LONGEST_TICK_S = 1.0
 MAX_SLOTS = 1024
 
 
-class Reading(NamedTuple):
+class ProgressReading(NamedTuple):
     """What one pool process last showed. All numbers are floats, as the shared memory has it."""
 
     pid: float
@@ -33,22 +33,22 @@ class Reading(NamedTuple):
     held: float
 
 
-_WIDTH = len(Reading._fields)
+_WIDTH = len(ProgressReading._fields)
 #: Made before the fork. Each slot is written by one process.
 _SHARED = billiard.RawArray("d", _WIDTH * MAX_SLOTS)
 
 
-def read_slot(slot: int) -> Reading:
+def read_slot(slot: int) -> ProgressReading:
     """What the process of ``slot`` last showed; all 0 where there is none."""
-    return Reading(*_SHARED[slot * _WIDTH : (slot + 1) * _WIDTH])
+    return ProgressReading(*_SHARED[slot * _WIDTH : (slot + 1) * _WIDTH])
 
 
 def clear_slot(slot: int) -> None:
     """Forget the process of ``slot``."""
-    write_slot(slot, Reading(0, 0, 0, 0))
+    write_slot(slot, ProgressReading(0, 0, 0, 0))
 
 
-def write_slot(slot: int, reading: Reading) -> None:
+def write_slot(slot: int, reading: ProgressReading) -> None:
     """Show ``reading`` as that of ``slot``."""
     _SHARED[slot * _WIDTH : (slot + 1) * _WIDTH] = reading
 
@@ -58,7 +58,7 @@ class Stage:
 
     __slots__ = ("_vitals", "since_s")
 
-    def __init__(self, vitals: Vitals) -> None:
+    def __init__(self, vitals: Progress) -> None:
         self._vitals = vitals
         self.since_s: float | None = None
 
@@ -81,7 +81,7 @@ class Stage:
             yield step
 
 
-class Vitals:
+class Progress:
     """The stages of one resident loop, and the clock they go by."""
 
     def __init__(
@@ -119,4 +119,4 @@ class Vitals:
         self._ticked_s = now_s
         self._beats += 1
         if self._slot is not None:
-            write_slot(self._slot, Reading(os.getpid(), self._beats, self.busy_s, held))
+            write_slot(self._slot, ProgressReading(os.getpid(), self._beats, self.busy_s, held))

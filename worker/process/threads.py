@@ -7,12 +7,12 @@ import os
 import threading
 from collections.abc import Callable
 
-from windrow.scheduler.core.exception_text import describe_fault
+from windrow.scheduler.core.exception_text import describe_exception
 
 log = logging.getLogger(__name__)
 
 
-def start_stage(target: Callable[..., None], *args: object) -> threading.Thread:
+def start_thread(target: Callable[..., None], *args: object) -> threading.Thread:
     """Start a thread whose failure ends the process: a half-dead resident would hold its device and answer nobody.
 
     The pool replaces the process, and the leases bring its requests back.
@@ -22,7 +22,7 @@ def start_stage(target: Callable[..., None], *args: object) -> threading.Thread:
         try:
             target(*args)
         except BaseException as error:
-            name, said = target.__name__, describe_fault(error)
+            name, said = target.__name__, describe_exception(error)
             log.critical("the %s stage failed: this process ends and the pool starts another: %s", name, said)
             os._exit(70)
 

@@ -6,22 +6,22 @@ import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 
-from windrow.scheduler.queue import Claimed
+from windrow.scheduler.queue import ClaimedRequest
 from windrow.worker.process.progress import Stage
-from windrow.worker.steps.step_model import StepLane
+from windrow.worker.steps.step_model import StepModel
 
 
-class SlowPreparing:
+class SlowPrepare:
     """Prepares such requests one after the other, in a thread of its own, while those without go on."""
 
-    def __init__(self, lane: StepLane) -> None:
+    def __init__(self, lane: StepModel) -> None:
         self._lane = lane
         self._changed = threading.Condition()
-        self._waiting: deque[Claimed] = deque()
+        self._waiting: deque[ClaimedRequest] = deque()
         self._is_at_work = False
         self._is_over = False
 
-    def take(self, requests: Sequence[Claimed]) -> list[Claimed]:
+    def take(self, requests: Sequence[ClaimedRequest]) -> list[ClaimedRequest]:
         """Take those that may take long; return the others."""
         slow = [request for request in requests if has_schema(request)]
         if not slow:
@@ -35,7 +35,7 @@ class SlowPreparing:
     def wait_for_room(self, timeout_s: float) -> tuple[int, tuple[str, ...]]:
         """What the engine has room for beside what it will get from here, and of which priorities.
 
-        Waits while that is nothing; see `StepLane.wait_for_any_room`.
+        Waits while that is nothing; see `StepModel.wait_for_any_room`.
         """
         room, priorities = self._lane.wait_for_any_room(timeout_s)
         with self._changed:
@@ -56,7 +56,7 @@ class SlowPreparing:
             self._changed.notify_all()
         return {request.id: request.token for request in left}
 
-    def _next(self) -> Claimed | None:
+    def _next(self) -> ClaimedRequest | None:
         with self._changed:
             self._is_at_work = False
             self._changed.notify_all()
@@ -70,7 +70,7 @@ class SlowPreparing:
         return len(self._waiting) + self._is_at_work
 
 
-def has_schema(request: Claimed) -> bool:
+def has_schema(request: ClaimedRequest) -> bool:
     """Whether its answer is to meet one."""
     # Most have none, which their bytes tell sooner.
     return b'"schema"' in request.payload and "schema" in (request.call().get("parameters") or {})

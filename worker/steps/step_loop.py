@@ -13,13 +13,13 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from windrow.worker.batches.isolation import Quarantine, Turn
+from windrow.worker.batches.isolation import ClaimTurn, PoisonIsolation
 from windrow.worker.engines.base import StepEngine
-from windrow.worker.leases.redis_retry import keep_trying
-from windrow.worker.process.progress import Vitals
-from windrow.worker.process.threads import start_stage
-from windrow.worker.steps.slow_prepare import SlowPreparing
-from windrow.worker.steps.step_model import StepLane
+from windrow.worker.leases.redis_retry import retry_redis
+from windrow.worker.process.progress import Progress
+from windrow.worker.process.threads import start_thread
+from windrow.worker.steps.slow_prepare import SlowPrepare
+from windrow.worker.steps.step_model import StepModel
 
 log = logging.getLogger(__name__)
 #: Steps launched behind the one that is being read.
@@ -32,14 +32,14 @@ LOOK_S = 0.2
 TELL_EVERY_S = 0.005
 
 
-class Generation:
+class StepLoop:
     """Runs from `start` until ``stopping()`` and everything held has ended or was given back; see `join`."""
 
     def __init__(
         self,
-        lane: StepLane,
-        quarantine: Quarantine,
-        vitals: Vitals,
+        lane: StepModel,
+        quarantine: PoisonIsolation,
+        vitals: Progress,
         stopping: Callable[[], int],
         drained: Callable[[], object],
         is_out_of_time: Callable[[], bool],
@@ -52,7 +52,7 @@ class Generation:
         self._drained = drained
         self._is_out_of_time = is_out_of_time
         self._run_on_s = run_on_s
-        self._slow = SlowPreparing(lane)
+        self._slow = SlowPrepare(lane)
         self._launched: queue.Queue[tuple[StepEngine, Any] | None] = queue.Queue(STEPS_AHEAD)
         #: Nothing runs any more, and nothing will.
         self._is_over = threading.Event()
@@ -62,9 +62,9 @@ class Generation:
 
     def start(self) -> None:
         """Begin."""
-        self._preparing = start_stage(self._prepare_slow)
+        self._preparing = start_thread(self._prepare_slow)
         stages = (self._claim, self._step, self._collect, self._tell, self._hear)
-        self._threads = [self._preparing, *(start_stage(stage) for stage in stages)]
+        self._threads = [self._preparing, *(start_thread(stage) for stage in stages)]
 
     def join(self) -> None:
         """Return once everything has ended or was given back."""
@@ -82,9 +82,9 @@ class Generation:
             turn = self._quarantine.take_turn(lane.model, LOOK_S) if room else None
             if turn is None:
                 continue
-            alone = turn is Turn.ALONE
+            alone = turn is ClaimTurn.ALONE
             is_blocking = not (alone or priorities)
-            claim = keep_trying(
+            claim = retry_redis(
                 lane.claim, room, is_blocking, alone, priorities, give_up=lambda: bool(self._stopping())
             )
             requests = claim.requests if claim else []
@@ -111,7 +111,7 @@ class Generation:
     def _give_back(self, held: Mapping[str, str], state: str) -> None:
         if held:
             log.info("model %s: %d requests go back %s", self._lane.model, len(held), state)
-            keep_trying(self._lane.release, held, give_up=self._is_out_of_time)
+            retry_redis(self._lane.release, held, give_up=self._is_out_of_time)
             self._lane.on_left(len(held))
 
     def _step(self) -> None:
@@ -144,7 +144,7 @@ class Generation:
         while True:
             is_last = self._is_collected.is_set()
             lane.urgent.clear()
-            wait_s = keep_trying(lane.tell, give_up=self._is_out_of_time)
+            wait_s = retry_redis(lane.tell, give_up=self._is_out_of_time)
             if wait_s is None and is_last:
                 return
             lane.urgent.wait(LOOK_S if wait_s is None else max(TELL_EVERY_S, wait_s))
@@ -152,5 +152,5 @@ class Generation:
     def _hear(self) -> None:
         """Requests that are canceled leave the engine at once."""
         while not self._is_over.is_set():
-            keep_trying(self._lane.hear_canceled, LOOK_S, give_up=self._is_over.is_set)
+            retry_redis(self._lane.hear_canceled, LOOK_S, give_up=self._is_over.is_set)
         self._lane.cancels.close()

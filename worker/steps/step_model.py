@@ -15,20 +15,20 @@ from redis.exceptions import ResponseError
 
 from windrow.errors import DeadlineExceeded
 from windrow.scheduler.core.outcomes import Done, Failed, Outcome
-from windrow.scheduler.queue import Claim, Ending, RedisQueue
-from windrow.scheduler.queue.cancel_listener import CancelInbox
+from windrow.scheduler.queue import Claim, FinishedRequest, RedisQueue
+from windrow.scheduler.queue.cancel_listener import CancelListener
 from windrow.scheduler.queue.events import Entry, EventStreams
 from windrow.scheduler.queue.keys import MAX_REQUESTS_PER_CALL
 from windrow.scheduler.queue.observations import TIMES
 from windrow.scheduler.queue.redis_queue import expired
 from windrow.scheduler.queue.refusals import is_full
-from windrow.scheduler.stepping.generation_time import TokenPace
+from windrow.scheduler.stepping.generation_time import GenerationTime
 from windrow.scheduler.tasks.generate import read_parameters
-from windrow.worker.batches.batch_buffer import Waiting
-from windrow.worker.engines.base import Delta, MakesRoom, StepEngine
+from windrow.worker.batches.batch_buffer import PreparedRequest
+from windrow.worker.engines.base import Delta, Preempts, StepEngine
 from windrow.worker.engines.generation.cache_metrics import HasCache
-from windrow.worker.leases.leases import Holder, milliseconds
-from windrow.worker.steps.stream_buffer import Gatherer
+from windrow.worker.leases.leases import Leases, milliseconds
+from windrow.worker.steps.stream_buffer import StreamBuffer
 
 log = logging.getLogger(__name__)
 #: Among the metrics of a prediction, and told in its event stream.
@@ -40,10 +40,10 @@ ROOM_LOOK_S = 0.02
 
 
 @dataclass(slots=True)
-class Running:
+class RunningRequest:
     """One request that the engine has."""
 
-    waiting: Waiting
+    waiting: PreparedRequest
     #: `time.monotonic` when the engine got it, and when it told of its first and of its last tokens.
     added_s: float
     #: Requests that the engine had, this one included: as it came or as it ended, whichever were more.
@@ -54,8 +54,8 @@ class Running:
     last_s: float = 0.0
 
 
-class StepLane(Holder):
-    """A `Holder` whose requests join and leave an engine that steps. Safe for several threads.
+class StepModel(Leases):
+    """A `Leases` whose requests join and leave an engine that steps. Safe for several threads.
 
     ``on_left`` is told how many requests are no longer held, whatever became of them; each counts once.
     """
@@ -75,21 +75,21 @@ class StepLane(Holder):
         super().__init__(queue, engine, lease_s, worker, is_spare=is_spare)
         self._redis = redis
         self.streams = EventStreams(redis, queue.model)
-        self.cancels = CancelInbox(redis, queue.model)
+        self.cancels = CancelListener(redis, queue.model)
         self.on_lost = self.lose
         self.on_left: Callable[[int], None] = lambda count: None
         #: Held for whatever is changed here; notified when a request has left the engine.
         self.left = threading.Condition()
         #: Set when something came that `tell` is not to wait with.
         self.urgent = threading.Event()
-        self._running: dict[str, Running] = {}
-        self._gatherer = Gatherer()
+        self._running: dict[str, RunningRequest] = {}
+        self._gatherer = StreamBuffer()
         #: What has ended, by the engine's name for it, and what of it is being stored.
-        self._endings: list[tuple[str, Ending]] = []
-        self._storing: list[tuple[str, Ending]] = []
+        self._endings: list[tuple[str, FinishedRequest]] = []
+        self._storing: list[tuple[str, FinishedRequest]] = []
         #: What is being told.
         self._telling: list[tuple[str, Entry]] = []
-        self._pace = TokenPace()
+        self._pace = GenerationTime()
         self._busy_told_s = 0.0
         self._preemptions_told = 0
 
@@ -99,7 +99,7 @@ class StepLane(Holder):
         return len(self._running)
 
     def describe(self) -> Mapping[str, Any]:
-        """See `Holder.describe`."""
+        """See `Leases.describe`."""
         return asdict(self.engine.cache_use()) if isinstance(self.engine, HasCache) else {}
 
     def replace_engine(self, engine: StepEngine) -> None:
@@ -108,11 +108,11 @@ class StepLane(Holder):
         self.engine = engine
         self._busy_told_s = engine.busy_s
         self._preemptions_told = 0
-        self._pace = TokenPace()
+        self._pace = GenerationTime()
         self._forget_engine_times()
 
     def store_observations(self) -> None:
-        """See `Holder.store_observations`; what the engine counts by itself is among it."""
+        """See `Leases.store_observations`; what the engine counts by itself is among it."""
         self._count_preemptions()
         super().store_observations()
 
@@ -135,7 +135,7 @@ class StepLane(Holder):
         """As `wait_for_room`; where it stays none, how many the engine lets in over others, and of which priorities."""
         if room := self.wait_for_room(timeout_s):
             return room, ()
-        if isinstance(self.engine, MakesRoom):
+        if isinstance(self.engine, Preempts):
             for least in ("normal", "high"):
                 if room := self.engine.room_over_others(PRIORITIES[least]):
                     return room, tuple(name for name, number in PRIORITIES.items() if number <= PRIORITIES[least])
@@ -152,7 +152,7 @@ class StepLane(Holder):
                 self.lose(request.id, before[request.id])
         return claim
 
-    def add(self, waiting: Sequence[Waiting], ended: Sequence[Ending] = ()) -> None:
+    def add(self, waiting: Sequence[PreparedRequest], ended: Sequence[FinishedRequest] = ()) -> None:
         """Let the engine have what can still be answered; ``ended`` are those whose end is known already."""
         lost = 0
         with self.left:
@@ -162,12 +162,12 @@ class StepLane(Holder):
                 if self.held.get(request.id) != request.token:
                     lost += 1
                 elif (refused := self._refuse_late(one)) is not None:
-                    self._endings.append(("", Ending(request, refused)))
+                    self._endings.append(("", FinishedRequest(request, refused)))
                 else:
                     key = _key(request.id, request.token)
                     beside, most = len(self._running) + 1, self.engine.info.max_sequences
                     had_room = most is None or beside <= most
-                    self._running[key] = Running(one, time.monotonic(), beside, had_room)
+                    self._running[key] = RunningRequest(one, time.monotonic(), beside, had_room)
                     if request.is_followed:
                         self._gatherer.begin(key, request)
                     priority = PRIORITIES.get(request.flow.rpartition(":")[2], 1)
@@ -227,7 +227,7 @@ class StepLane(Holder):
         with self.left:
             return 0.0 if self._endings else self._gatherer.wait_s(time.monotonic())
 
-    def finish(self, endings: Sequence[Ending], busy_s: float = 0.0) -> None:
+    def finish(self, endings: Sequence[FinishedRequest], busy_s: float = 0.0) -> None:
         """Store the ends, and those of event streams too, and let go of the requests."""
         self.queue.finish(endings, busy_s=busy_s, may_stream=True)
         for ending in endings:
@@ -280,18 +280,18 @@ class StepLane(Holder):
             self._telling = self._telling or self._gatherer.due(time.monotonic())
             return self._telling
 
-    def _storable(self) -> list[tuple[str, Ending]]:
+    def _storable(self) -> list[tuple[str, FinishedRequest]]:
         """Ends before which nothing is left to tell; the others have to wait for that."""
         with self.left:
             if not self._storing:
-                waiting: list[tuple[str, Ending]] = []
+                waiting: list[tuple[str, FinishedRequest]] = []
                 for pair in self._endings:
                     is_free = len(self._storing) < MAX_REQUESTS_PER_CALL and not self._gatherer.is_pending(pair[0])
                     (self._storing if is_free else waiting).append(pair)
                 self._endings = waiting
             return self._storing
 
-    def _refuse_late(self, one: Waiting) -> Failed | None:
+    def _refuse_late(self, one: PreparedRequest) -> Failed | None:
         """Why an answer would come too late to be worth starting; None where it is."""
         if one.request.deadline_s is None:
             return None
@@ -307,14 +307,14 @@ class StepLane(Holder):
             DeadlineExceeded(f"it takes about {needed_s:.1f} s, and the deadline was {left_s:.1f} s away: not started")
         )
 
-    def _begun(self, key: str, running: Running, now_s: float) -> None:
+    def _begun(self, key: str, running: RunningRequest, now_s: float) -> None:
         running.first_s = running.last_s = now_s
         first_s = now_s - running.waiting.arrived_s
         self._gatherer.measure(key, TIME_TO_FIRST_TOKEN, milliseconds(first_s))
         self.observed.observe("first_token", max(0.0, first_s))
         self.observed.count_tokens("prompt", running.waiting.prepared.tokens)
 
-    def _ending(self, running: Running, outcome: Outcome, now_s: float) -> Ending:
+    def _ending(self, running: RunningRequest, outcome: Outcome, now_s: float) -> FinishedRequest:
         one, first_s = running.waiting, running.first_s
         times_s = (
             one.claimed_s - one.arrived_s, running.added_s - one.claimed_s,
@@ -341,7 +341,7 @@ class StepLane(Holder):
             metrics[TIME_TO_FIRST_TOKEN] = milliseconds(first_s - one.arrived_s)
             if tokens > 1:
                 metrics["inter_token_ms"] = milliseconds(rest_s / (tokens - 1))
-        return Ending(one.request, outcome, running.added_s + self.redis_offset_s, metrics)
+        return FinishedRequest(one.request, outcome, running.added_s + self.redis_offset_s, metrics)
 
 
 def _key(id: str, token: str) -> str:

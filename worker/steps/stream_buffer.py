@@ -8,16 +8,16 @@ from typing import Any
 
 import orjson
 
-from windrow.scheduler.queue import Claimed
+from windrow.scheduler.queue import ClaimedRequest
 from windrow.scheduler.queue.events import METRIC, OUTPUT, START, Entry, next_place
-from windrow.worker.engines.base import Delta, piece_every_s
+from windrow.worker.engines.base import Delta, output_every_s
 
 #: In one call, about.
 MOST_ENTRIES = 500
 
 
 @dataclass(slots=True)
-class _Piece:
+class _Pending:
     """What one of the answers of a request brought since it was last told."""
 
     texts: list[str] = field(default_factory=list)
@@ -29,17 +29,17 @@ class _Piece:
 class _Followed:
     """One request that somebody follows."""
 
-    request: Claimed
+    request: ClaimedRequest
     #: Of the last entry; None until the start was told.
     place: str | None = None
     #: `time.monotonic` of the last output that was told.
     told_s: float = float("-inf")
-    pieces: dict[int, _Piece] = field(default_factory=dict)
+    pieces: dict[int, _Pending] = field(default_factory=dict)
     metrics: list[tuple[str, float]] = field(default_factory=list)
     has_ended: bool = False
 
 
-class Gatherer:
+class StreamBuffer:
     """What is to be told of the requests of one lane. Time comes from the caller, who also sees to the locking."""
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class Gatherer:
         #: Those of them that have something to tell; in this order.
         self._pending: dict[str, _Followed] = {}
 
-    def begin(self, key: str, request: Claimed) -> None:
+    def begin(self, key: str, request: ClaimedRequest) -> None:
         """An attempt begins; ``key`` is the engine's name for it."""
         self._followed[key] = self._pending[key] = _Followed(request)
 
@@ -57,7 +57,7 @@ class Gatherer:
         if followed is None:
             return
         if delta.tokens or delta.text:
-            piece = followed.pieces.setdefault(delta.index, _Piece())
+            piece = followed.pieces.setdefault(delta.index, _Pending())
             piece.texts.append(delta.text)
             piece.tokens += delta.tokens
             piece.logprobs += delta.logprobs or ()
@@ -90,9 +90,9 @@ class Gatherer:
                 del self._pending[key]
         return entries
 
-    def told(self, entries: Sequence[tuple[str, Entry]], places: Sequence[str | None]) -> list[Claimed]:
+    def told(self, entries: Sequence[tuple[str, Entry]], places: Sequence[str | None]) -> list[ClaimedRequest]:
         """Learn where the entries of `due` went; return the requests that turned out to be another's."""
-        lost: dict[str, Claimed] = {}
+        lost: dict[str, ClaimedRequest] = {}
         for (key, entry), place in zip(entries, places, strict=True):
             followed = self._followed.get(key)
             if followed is None:
@@ -121,7 +121,7 @@ class Gatherer:
     def _wait_s(self, followed: _Followed, now_s: float) -> float:
         if followed.place is None or followed.has_ended:
             return 0.0
-        return max(0.0, followed.told_s + piece_every_s(len(self._followed)) - now_s)
+        return max(0.0, followed.told_s + output_every_s(len(self._followed)) - now_s)
 
 
 def _entries(followed: _Followed) -> list[Entry]:

@@ -26,9 +26,9 @@ from windrow.scheduler.config.settings import Settings
 from windrow.scheduler.core.addresses import Address
 from windrow.scheduler.core.webhooks import (
     MAX_TRIES,
-    Again,
     Delivered,
-    Drop,
+    GiveUp,
+    RetryAt,
     decide_next,
     parse_url,
     refused_address,
@@ -37,7 +37,7 @@ from windrow.scheduler.core.webhooks import (
 from windrow.scheduler.queue import Prediction, result_key
 from windrow.scheduler.queue.lookup import find_prediction
 from windrow.scheduler.queue.prediction_view import prediction_json
-from windrow.scheduler.queue.webhooks import DueWebhook, Outbox
+from windrow.scheduler.queue.webhooks import DueWebhook, WebhookQueue
 from windrow.worker.webhooks.pinned_post import Reply, post, resolve
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ LOOK_EVERY_S, AWAKE_S = 0.5, 20.0
 Resolve = Callable[[str, int], list[Address]]
 
 
-class Courier:
+class WebhookSender:
     """Sends what is due for every model, for `AWAKE_S` after each hint; one per process."""
 
     def __init__(
@@ -64,7 +64,7 @@ class Courier:
         self._redis = redis
         self._resolve = resolve
         self._visibility_s = visibility_s
-        self._outboxes = [Outbox(redis, model) for model in settings.models]
+        self._outboxes = [WebhookQueue(redis, model) for model in settings.models]
         self._threads = ThreadPoolExecutor(THREADS, "webhook")
         self._lock = threading.Lock()
         self._running = 0
@@ -121,7 +121,7 @@ class Courier:
                 self._ended.wait(LOOK_EVERY_S)
                 self._ended.clear()
 
-    def _run(self, outbox: Outbox, due: DueWebhook) -> None:
+    def _run(self, outbox: WebhookQueue, due: DueWebhook) -> None:
         try:
             self._handle(outbox, due)
         except RedisError as error:
@@ -133,7 +133,7 @@ class Courier:
                 self._running -= 1
             self._ended.set()
 
-    def _handle(self, outbox: Outbox, due: DueWebhook) -> None:
+    def _handle(self, outbox: WebhookQueue, due: DueWebhook) -> None:
         claimed_s = time.monotonic()
         prediction = find_prediction(self._redis, [outbox.model], due.id)
         kept_until_s = time.monotonic() + max(0, int(self._redis.pttl(result_key(due.id)))) / 1e3
@@ -149,9 +149,9 @@ class Courier:
         finally:
             with self._lock:
                 self._by_tenant[prediction.tenant] -= 1
-        if isinstance(verdict, Again):
+        if isinstance(verdict, RetryAt):
             outbox.later(due.id, verdict.after_s, tries=due.tries)
-        elif isinstance(verdict, Drop):
+        elif isinstance(verdict, GiveUp):
             self._drop(outbox, due, verdict.reason)
         else:
             outbox.done(due.id)
@@ -165,16 +165,16 @@ class Courier:
 
     def _send(
         self, due: DueWebhook, prediction: Prediction, claimed_s: float, kept_until_s: float
-    ) -> Delivered | Again | Drop:
+    ) -> Delivered | RetryAt | GiveUp:
         """One try, and what follows it."""
         networks = self._settings.webhook_networks
         key = self._settings.webhook_key(prediction.tenant)
         if key is None:
-            return Drop("its tenant has no webhook_secret any more")
+            return GiveUp("its tenant has no webhook_secret any more")
         try:
             endpoint = parse_url(due.url, networks)
         except InvalidInput as error:
-            return Drop(error.detail)
+            return GiveUp(error.detail)
         body = orjson.dumps(prediction_json(prediction, self._settings.public_url or ""))
         reply: Reply | None = None
         try:
@@ -194,11 +194,11 @@ class Courier:
             jitter=random.random(), retry_after_s=None if reply is None else reply.retry_after_s,
         )  # fmt: skip
         level = logging.INFO if isinstance(verdict, Delivered) else logging.WARNING
-        then = f"; again in {verdict.after_s:.0f} s" if isinstance(verdict, Again) else ""
+        then = f"; again in {verdict.after_s:.0f} s" if isinstance(verdict, RetryAt) else ""
         log.log(level, "webhook of %s to %s, try %d: %s%s", due.id, endpoint.host, due.tries, said, then)
         return verdict
 
-    def _drop(self, outbox: Outbox, due: DueWebhook, reason: str) -> None:
+    def _drop(self, outbox: WebhookQueue, due: DueWebhook, reason: str) -> None:
         log.warning("webhook of %s is given up: %s", due.id, reason)
         outbox.done(due.id)
 

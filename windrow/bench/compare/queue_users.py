@@ -27,7 +27,7 @@ Check = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class UserTurn:
     """What became of the requests that all users sent in one go."""
 
     #: From the first submit to the last answer.
@@ -60,7 +60,7 @@ class QueueUsers:
     ) -> None:
         self._messages.close()
 
-    def send(self, items: Sequence[Item]) -> Turn:
+    def send(self, items: Sequence[Item]) -> UserTurn:
         """Send ``items`` in order and wait for all answers. Raises `BenchFailed` where one is not kept."""
         payloads = iter([_payload(self._model, item) for item in items])
         asked_s: dict[str, float] = {}
@@ -77,7 +77,7 @@ class QueueUsers:
             ended_s.update(dict.fromkeys(ids, now_s))
             self._submit(list(islice(payloads, len(ids))), asked_s)
         response_s = [ended_s[id] - at_s for id, at_s in asked_s.items()]
-        return Turn(max(ended_s.values()) - began_s, response_s, *self._read(list(asked_s)))
+        return UserTurn(max(ended_s.values()) - began_s, response_s, *self._read(list(asked_s)))
 
     def _submit(self, payloads: Sequence[bytes], asked_s: dict[str, float]) -> None:
         for start in range(0, len(payloads), MAX_REQUESTS_PER_CALL):

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from windrow.bench.compare.queue_users import Turn
+from windrow.bench.compare.queue_users import UserTurn
 from windrow.bench.compare.run import SERIAL, Contender, Plan
 from windrow.bench.latency_parts import STAGES, milliseconds, summarise_stages
 from windrow.bench.programs import BenchFailed
 from windrow.bench.stats import median, median_ratio
 from windrow.lab.report.charts import Panel, distribution_panel
-from windrow.lab.report.tables import Rows, number
+from windrow.lab.report.tables import TableRows, number
 
 #: Key of the report -> what the table calls it.
 HEADS = {"queue_ms": "queue", "batch_wait_ms": "batch wait", "compute_ms": "service", "response_ms": "response"}
@@ -22,7 +22,7 @@ FIRST_HEADS = {"ttft_ms": "TTFT", "itl_ms": "ITL"}
 
 
 def summarise(
-    plan: Plan, turns: Mapping[str, Sequence[Turn]], engines: Mapping[str, Mapping[str, Any]]
+    plan: Plan, turns: Mapping[str, Sequence[UserTurn]], engines: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
     """The report: rates are medians over rounds, times are those of all rounds, speedups are taken round by round.
 
@@ -42,7 +42,7 @@ def summarise(
 
 
 def _contender(
-    contender: Contender, turns: Sequence[Turn], serial_per_s: Sequence[float], engine: Mapping[str, Any]
+    contender: Contender, turns: Sequence[UserTurn], serial_per_s: Sequence[float], engine: Mapping[str, Any]
 ) -> dict[str, Any]:
     metrics = [one for turn in turns for one in turn.metrics]
     errors = [error for turn in turns for error in turn.errors]
@@ -64,7 +64,7 @@ def _contender(
     }
 
 
-def _rates(turns: Sequence[Turn]) -> list[float]:
+def _rates(turns: Sequence[UserTurn]) -> list[float]:
     return [len(turn.metrics) / turn.took_s for turn in turns]
 
 
@@ -73,7 +73,7 @@ def one_line(report: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {one['speedup']:.1f}x" for name, one in report["contenders"].items())
 
 
-def tables(report: Mapping[str, Any]) -> list[Rows]:
+def tables(report: Mapping[str, Any]) -> list[TableRows]:
     """How fast each contender was, and where its requests spent their time, in milliseconds."""
     contenders = report["contenders"].items()
     rates = [["contender", "speedup", "requests/s", "tokens/s", "batch", "padding", "failed"]]
@@ -108,7 +108,7 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(said))
 
 
-def panels(report: Mapping[str, Any], turns: Mapping[str, Sequence[Turn]]) -> list[Panel]:
+def panels(report: Mapping[str, Any], turns: Mapping[str, Sequence[UserTurn]]) -> list[Panel]:
     """Throughput and response over the batch size, where the time goes, and the response times beside each other."""
     contenders = report["contenders"]
     parts = {HEADS[stage]: {name: one[stage]["mean"] for name, one in contenders.items()} for stage in STAGES}

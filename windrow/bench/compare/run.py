@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 from redis import Redis
 
-from windrow.bench.compare.queue_users import QueueUsers, Turn
+from windrow.bench.compare.queue_users import QueueUsers, UserTurn
 from windrow.bench.dataset import Item
 from windrow.bench.programs import Check, check_interrupts, own_redis, require, running, wait_until
 from windrow.bench.workload import bench_environ
@@ -64,7 +64,7 @@ def make_contenders(strategies: Sequence[str], batch_sizes: Sequence[int]) -> li
     ]
 
 
-def run_compare(plan: Plan, items: Sequence[Item], say: Say) -> tuple[dict[str, list[Turn]], dict[str, Any]]:
+def run_compare(plan: Plan, items: Sequence[Item], say: Say) -> tuple[dict[str, list[UserTurn]], dict[str, Any]]:
     """The rounds of each contender, and what its engine says of itself. Raises `BenchFailed`."""
     with tempfile.TemporaryDirectory(prefix="windrow-bench-") as name, Interrupts() as interrupts:
         folder = Path(name)
@@ -93,9 +93,9 @@ def worker(plan: Plan, url: str, folder: Path, interrupts: Interrupts) -> Iterat
         yield check
 
 
-def measure(plan: Plan, items: Sequence[Item], redis: Redis, check: Check, say: Say) -> dict[str, list[Turn]]:
+def measure(plan: Plan, items: Sequence[Item], redis: Redis, check: Check, say: Say) -> dict[str, list[UserTurn]]:
     """All rounds of all contenders; each has had as many requests as it has users before its first is measured."""
-    turns: dict[str, list[Turn]] = {one.name: [] for one in plan.contenders}
+    turns: dict[str, list[UserTurn]] = {one.name: [] for one in plan.contenders}
     names = list(turns)
     for number in range(plan.rounds):
         start = number % len(names)

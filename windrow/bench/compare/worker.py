@@ -20,12 +20,12 @@ from windrow.scheduler.connection.connect import connect
 from windrow.scheduler.core.outcomes import Failed, Outcome
 from windrow.scheduler.core.planning import Batch, BatchLimits
 from windrow.scheduler.queue import RedisQueue
-from windrow.worker.batches.batch_loop import Resident
-from windrow.worker.batches.batch_model import Lane
+from windrow.worker.batches.batch_loop import BatchLoop
+from windrow.worker.batches.batch_model import BatchModel
 from windrow.worker.engines.base import Engine, Prepared, StepEngine
 from windrow.worker.engines.loading import batch_limits, load_engine, load_row_engine
 from windrow.worker.process.pool_process import take_share
-from windrow.worker.steps.step_model import StepLane
+from windrow.worker.steps.step_model import StepModel
 
 LEASE_S = 60.0
 #: Of the cache, for each sequence that runs at once, where the settings say nothing: contenders share the device.
@@ -33,7 +33,7 @@ SEQUENCE_TOKENS = 1024
 #: Strategies whose engines are made for them: packed passes have other kernels, and both are captured on CUDA.
 OWN = frozenset({"packed", "bucket"})
 #: Queue, strategy and batch size -> the lane of a contender.
-Opens = Callable[[RedisQueue, str, int], Lane | StepLane]
+Opens = Callable[[RedisQueue, str, int], BatchModel | StepModel]
 
 
 class Planned:
@@ -63,7 +63,7 @@ def serve(spec: Mapping[str, Any]) -> None:
     take_share(0, 1)
     redis = connect(spec["url"])
     open_lane = OPENERS[spec["engine"]["kind"]](redis, spec)
-    Resident(
+    BatchLoop(
         {
             one["name"]: open_lane(RedisQueue(redis, one["name"]), one["strategy"], one["max_batch_size"])
             for one in spec["contenders"]
@@ -77,10 +77,10 @@ def fixed_lanes(redis: Redis, spec: Mapping[str, Any]) -> Opens:
     given, max_wait_s = spec["engine"], _max_wait_s(spec)
     cost = PassCost(given["pass_ms"] / 1e3, given["token_us"] / 1e6)
 
-    def open_lane(queue: RedisQueue, strategy: str, max_batch_size: int) -> Lane:
+    def open_lane(queue: RedisQueue, strategy: str, max_batch_size: int) -> BatchModel:
         limits = BatchLimits(max_batch_size, given["max_batch_tokens"], static_length=given["longest_tokens"])
         engine = PacedEngine(Policy(strategy, limits, max_wait_s), cost)
-        return Lane(queue, engine, limits, max_wait_s, LEASE_S, "bench")
+        return BatchModel(queue, engine, limits, max_wait_s, LEASE_S, "bench")
 
     return open_lane
 
@@ -91,14 +91,14 @@ def row_lanes(redis: Redis, spec: Mapping[str, Any]) -> Opens:
     largest = max(one["max_batch_size"] for one in spec["contenders"])
     loaded: dict[str, tuple[Engine, BatchLimits]] = {}
 
-    def open_lane(queue: RedisQueue, strategy: str, max_batch_size: int) -> Lane:
+    def open_lane(queue: RedisQueue, strategy: str, max_batch_size: int) -> BatchModel:
         key = strategy if strategy in OWN else "dynamic"
         if key not in loaded:
             asked = settings.model_copy(update={"strategy": key, "max_batch_size": largest})
             engine = load_row_engine(spec["engine"]["name"], asked)
             loaded[key] = engine, batch_limits(asked, engine.info)
         engine, limits = loaded[key]
-        return Lane(
+        return BatchModel(
             queue,
             engine if strategy == key else Planned(engine, strategy),
             # All sizes that were captured for the largest rows do for smaller ones.
@@ -122,14 +122,14 @@ def step_lanes(redis: Redis, spec: Mapping[str, Any]) -> Opens:
     """
     settings, steps = ModelSettings.model_validate(spec["engine"]["settings"]), spec["engine"].get("steps")
 
-    def open_lane(queue: RedisQueue, strategy: str, max_batch_size: int) -> StepLane:
+    def open_lane(queue: RedisQueue, strategy: str, max_batch_size: int) -> StepModel:
         cache_tokens = settings.cache_tokens or SEQUENCE_TOKENS * max_batch_size
         asked = {"strategy": strategy, "max_batch_size": max_batch_size, "cache_tokens": cache_tokens}
         engine = load_engine(spec["engine"]["name"], settings.model_copy(update=asked))
         assert isinstance(engine, StepEngine)
         if steps is not None:
             engine = _noted(engine, Path(steps))
-        return StepLane(redis, queue, engine, LEASE_S, "bench")
+        return StepModel(redis, queue, engine, LEASE_S, "bench")
 
     return open_lane
 

@@ -21,16 +21,16 @@ from windrow.bench.workload import MODEL, counted_texts
 from windrow.lab.measure.cost import CostModel, PassCost
 from windrow.lab.measure.recording import Recorded, Recording, rebased
 from windrow.lab.simulate.device import Policy
-from windrow.lab.simulate.passes import Passes
+from windrow.lab.simulate.passes import BatchRunner
 from windrow.lab.simulate.workload import PATTERNS, draw_arrivals
 from windrow.scheduler.connection.connect import connect
 from windrow.scheduler.core.outcomes import Done, Failed, Outcome
 from windrow.scheduler.core.planning import Batch
-from windrow.scheduler.queue import Ending, RedisQueue, Submission
+from windrow.scheduler.queue import FinishedRequest, RedisQueue, Submission
 from windrow.scheduler.queue.ids import make_id
 from windrow.stack.supervisor import Interrupts
-from windrow.worker.batches.batch_loop import Resident
-from windrow.worker.batches.batch_model import Lane
+from windrow.worker.batches.batch_loop import BatchLoop
+from windrow.worker.batches.batch_model import BatchModel
 from windrow.worker.engines.base import EngineInfo, Prepared
 
 SECRET = b"of a benchmark"
@@ -47,14 +47,14 @@ class PacedEngine:
     def __init__(self, policy: Policy, cost: PassCost) -> None:
         self.info = EngineInfo(MODEL, "embed", policy.strategy, None, "pretended", "none", policy.limits.static_length)
         self.busy_s = 0.0
-        self._cost, self._passes = cost, Passes(0, cost)
+        self._cost, self._passes = cost, BatchRunner(0, cost)
         self._begun = self._over = 0
         self._lock = threading.Lock()
 
     def expect(self, arrival_s: Sequence[float]) -> None:
         """Requests will come then, `time.monotonic`, with their chores; to be called while nothing runs."""
         with self._lock:
-            self._passes = Passes(0, self._cost, chores_at_s=arrival_s)
+            self._passes = BatchRunner(0, self._cost, chores_at_s=arrival_s)
 
     def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
         """The input says how long it is."""
@@ -98,9 +98,9 @@ class NotingQueue(RedisQueue):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.ended: list[Ending] = []
+        self.ended: list[FinishedRequest] = []
 
-    def finish(self, endings: Sequence[Ending], **more: Any) -> Any:
+    def finish(self, endings: Sequence[FinishedRequest], **more: Any) -> Any:
         """Store and note them."""
         self.ended += endings
         return super().finish(endings, **more)
@@ -120,9 +120,9 @@ def record_paced(
         own_redis(Path(name), interrupts, durable=False) as url,
     ):
         queue = NotingQueue(connect(url), MODEL)
-        lane = Lane(queue, engine, policy.limits, policy.max_wait_s, 15.0, "bench")
+        lane = BatchModel(queue, engine, policy.limits, policy.max_wait_s, 15.0, "bench")
         stop = threading.Event()
-        worker = threading.Thread(target=Resident({MODEL: lane}, lambda: int(stop.is_set())).run)
+        worker = threading.Thread(target=BatchLoop({MODEL: lane}, lambda: int(stop.is_set())).run)
         worker.start()
         try:
             for length in tokens[:WARM]:
@@ -159,7 +159,7 @@ def _wait_for(queue: NotingQueue, count: int) -> None:
         time.sleep(0.02)
 
 
-def _recorded(ended: Sequence[Ending], tokens: Sequence[int]) -> list[Recorded]:
+def _recorded(ended: Sequence[FinishedRequest], tokens: Sequence[int]) -> list[Recorded]:
     rows = []
     for ending, length in zip(ended, tokens, strict=True):
         metrics, started_s = ending.metrics or {}, ending.started_s

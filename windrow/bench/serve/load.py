@@ -20,7 +20,7 @@ import orjson
 from windrow.bench.dataset import Item
 from windrow.bench.latency_parts import measured
 from windrow.bench.serve.stream import read_stream
-from windrow.client.protocol import MAX_WAIT_S, Call, build_request, read_error, read_prediction
+from windrow.client.protocol import MAX_WAIT_S, HttpCall, build_request, read_error, read_prediction
 from windrow.client.transport import DEFAULT_URL, client_options, request_options, to_no_reply, to_reply
 from windrow.errors import ClientError
 
@@ -99,7 +99,7 @@ class Server:
         body = build_request(
             self._model, input=item.input, parameters=item.parameters or None, priority="normal", deadline_ms=None
         )
-        call = Call("POST", "/v1/predictions", body, headers, hold_s=MAX_WAIT_S)
+        call = HttpCall("POST", "/v1/predictions", body, headers, hold_s=MAX_WAIT_S)
         return self._http.build_request(**request_options(call, TIMEOUT_S))
 
     @contextmanager

@@ -11,7 +11,7 @@ import numpy as np
 from windrow.bench.latency_parts import STAGES, milliseconds, summarise_stages
 from windrow.bench.serve.load import Answer
 from windrow.lab.report.charts import Panel, distribution_panel
-from windrow.lab.report.tables import Rows, number
+from windrow.lab.report.tables import TableRows, number
 
 #: Key of the report -> what tables and plots call it.
 TIMES = {
@@ -84,7 +84,7 @@ def share_kept_up(answers: Sequence[Answer]) -> float:
     return min(1.0, max(0.0, 1.0 - slope)) * len(done) / len(answers)
 
 
-def tables(report: Mapping[str, Any]) -> list[Rows]:
+def tables(report: Mapping[str, Any]) -> list[TableRows]:
     """Counts and rates; and the times, each with its mean and percentiles."""
     has_slo = "goodput_per_s" in report
     slo_heads = ["good/s", "in SLO"] if has_slo else []

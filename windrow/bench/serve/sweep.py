@@ -13,7 +13,7 @@ from windrow.bench.dataset import Item
 from windrow.bench.serve.load import Answer, Ask, at_times, by_users
 from windrow.bench.serve.report import KEPT_UP, share_kept_up, stages_panel, summarise
 from windrow.lab.report.charts import Panel, distribution_panel
-from windrow.lab.report.tables import Rows, number
+from windrow.lab.report.tables import TableRows, number
 from windrow.lab.simulate.workload import PATTERNS, draw_arrivals
 
 #: Rates that are tried, as shares of what users who never pause get out of the server.
@@ -79,7 +79,7 @@ def summarise_sweep(
     return {"knee_per_s": knee, "steps": steps}
 
 
-def sweep_rows(report: Mapping[str, Any]) -> Rows:
+def sweep_rows(report: Mapping[str, Any]) -> TableRows:
     """A row a rate; mean times in milliseconds but for the percentiles of the latency."""
     rows = [["rate", "req/s", "p50", "p99", "queue", "wait", "service", "batch", "failed", "sustained"]]
     for step in report["steps"]:

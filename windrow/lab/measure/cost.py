@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from windrow.lab.simulate.cpu_cores import Lanes
+from windrow.lab.simulate.cpu_cores import CpuCores
 from windrow.scheduler.core.core_split import cut_evenly
 from windrow.scheduler.core.planning import Batch, bucket_length
 
@@ -58,7 +58,7 @@ class PassCost:
 
     def of_batch(self, batch: Batch, lengths: Sequence[int]) -> float:
         """Seconds of ``batch`` on a device, or on lanes, that runs nothing else."""
-        lanes = Lanes(self.lanes)
+        lanes = CpuCores(self.lanes)
         lanes.add(0, self.pieces_s(batch, lengths), 0.0)
         over_s = 0.0
         while lanes.pieces:

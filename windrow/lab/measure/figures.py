@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from windrow.lab.simulate.device import Step
-from windrow.lab.simulate.passes import Pass
+from windrow.lab.simulate.passes import SimulatedBatch
 from windrow.lab.simulate.simulation import Outcome
 
 Seconds = NDArray[np.float64]
@@ -143,7 +143,7 @@ def _of_devices(outcome: Outcome, span_s: float) -> dict[str, Any]:
     }
 
 
-def _busy(passes: Sequence[Pass]) -> Iterator[tuple[float, float, int]]:
+def _busy(passes: Sequence[SimulatedBatch]) -> Iterator[tuple[float, float, int]]:
     """When which device had passes: those of a CPU overlap, and end in the order in which they began."""
     until_s: dict[int, float] = {}
     for one in passes:

@@ -11,7 +11,7 @@ from windrow.lab.measure.cost import decode_cost, read_cost
 from windrow.lab.plan.planner import Plan, Point, find_devices, find_rate
 from windrow.lab.plan.trials import PassTrials, Slo, StepTrials, Trials, generation_policies, policies
 from windrow.lab.report.charts import Panel
-from windrow.lab.report.tables import Rows
+from windrow.lab.report.tables import TableRows
 from windrow.lab.simulate.device import Policy
 from windrow.lab.simulate.generation import GENERATION, GenerationPolicy
 from windrow.lab.simulate.workload_options import Traffic
@@ -86,7 +86,7 @@ def _point(point: Point[Any], slos: Sequence[Slo]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def rows(found: Plan[Any]) -> Rows:
+def rows(found: Plan[Any]) -> TableRows:
     """The best, and the rest of the front."""
     points = [found.best, *(point for point in found.front if point != found.best)] if found.best else []
     if not points:

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 from windrow.lab.report.charts import Panel, check_can_draw, draw_png, draw_svg
-from windrow.lab.report.tables import Rows
+from windrow.lab.report.tables import TableRows
 
 PAGE, PICTURE = "report.html", "report.png"
 STYLE = """
@@ -32,7 +32,7 @@ def write_report(
     folder: Path,
     title: str,
     about: Mapping[str, object],
-    tables: Sequence[Rows],
+    tables: Sequence[TableRows],
     panels: Sequence[Panel],
 ) -> tuple[Path, Path]:
     """Write ``report.html`` and ``report.png`` into ``folder``; each of ``tables`` has its heads first.
@@ -68,7 +68,7 @@ def check_report(folder: Path) -> None:
             raise ValueError(f"--report {folder}: {taken.name} in it is a folder, where the report would be")
 
 
-def render(title: str, about: Mapping[str, object], tables: Sequence[Rows], drawings: Sequence[str]) -> str:
+def render(title: str, about: Mapping[str, object], tables: Sequence[TableRows], drawings: Sequence[str]) -> str:
     """The page; ``drawings`` are SVG elements."""
     facts = "".join(f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>\n" for name, value in about.items())
     wide = "\n".join(f'<div class="wide">{_table(rows)}</div>' for rows in tables if rows)
@@ -81,7 +81,7 @@ def render(title: str, about: Mapping[str, object], tables: Sequence[Rows], draw
     )
 
 
-def _table(rows: Rows) -> str:
+def _table(rows: TableRows) -> str:
     head, *body = rows
     lines = ["<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr>"]
     lines += ["<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in body]

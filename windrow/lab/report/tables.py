@@ -8,10 +8,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-Rows = list[list[str]]
+TableRows = list[list[str]]
 
 
-def run_rows(runs: Mapping[str, Mapping[str, Any]]) -> Rows:
+def run_rows(runs: Mapping[str, Mapping[str, Any]]) -> TableRows:
     """How fast each run was: requests and tokens a second, latencies, and the time in the queue."""
     rows = [["run", "req/s", "tok/s", "p50 ms", "p95 ms", "p99 ms", "queue p99"]]
     for name, report in runs.items():
@@ -21,7 +21,7 @@ def run_rows(runs: Mapping[str, Mapping[str, Any]]) -> Rows:
     return rows
 
 
-def answer_rows(runs: Mapping[str, Mapping[str, Any]]) -> Rows:
+def answer_rows(runs: Mapping[str, Mapping[str, Any]]) -> TableRows:
     """Milliseconds to the first token and between tokens, and how much was good; empty where none of it is known.
 
     A table of its own: beside the others its columns do not fit 80 characters.
@@ -40,7 +40,7 @@ def answer_rows(runs: Mapping[str, Mapping[str, Any]]) -> Rows:
     return rows
 
 
-def work_rows(runs: Mapping[str, Mapping[str, Any]]) -> Rows:
+def work_rows(runs: Mapping[str, Mapping[str, Any]]) -> TableRows:
     """What the devices of each run did."""
     rows = [["run", "busy", "passes", "batch", "padding", "again", "failed", "unserved"]]
     for name, report in runs.items():
@@ -51,7 +51,7 @@ def work_rows(runs: Mapping[str, Mapping[str, Any]]) -> Rows:
     return rows
 
 
-def flow_rows(runs: Mapping[str, Mapping[str, Any]]) -> Rows:
+def flow_rows(runs: Mapping[str, Mapping[str, Any]]) -> TableRows:
     """A row a run and flow; empty where there is one flow."""
     rows = [
         [name, flow, str(one["requests"]), *(_share(one["latency_ms"], share) for share in ("p50", "p95", "p99"))]
@@ -61,7 +61,7 @@ def flow_rows(runs: Mapping[str, Mapping[str, Any]]) -> Rows:
     return [["run", "tenant:priority", "requests", "p50 ms", "p95 ms", "p99 ms"], *rows] if rows else []
 
 
-def show(console: Console, title: str, rows: Rows) -> None:
+def show(console: Console, title: str, rows: TableRows) -> None:
     """Print ``rows``, heads first; nothing where there are none."""
     if not rows:
         return
@@ -72,7 +72,7 @@ def show(console: Console, title: str, rows: Rows) -> None:
     console.print(_table(rows, gap=1) if is_too_wide else table)
 
 
-def _table(rows: Rows, gap: int) -> Table:
+def _table(rows: TableRows, gap: int) -> Table:
     table = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False)
     for column, name in enumerate(rows[0]):
         table.add_column(name, justify="right" if column else "left", overflow="fold", no_wrap=not column)

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 
 
-class Lanes:
+class CpuCores:
     """Pieces wait in one line for the next lane that is free, as in `windrow.worker.engines.device.cores`.
 
     Beside them run chores, begun whenever one comes: all that runs has equal shares of the lanes, and no more than one.

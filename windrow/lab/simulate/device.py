@@ -12,9 +12,9 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from windrow.lab.simulate.passes import Pass, Passes
+from windrow.lab.simulate.passes import BatchRunner, SimulatedBatch
 from windrow.scheduler.core.claim_ahead import Pace
-from windrow.scheduler.core.learned_window import MAX_WAIT_S, AdaptiveWindow
+from windrow.scheduler.core.learned_window import MAX_WAIT_S, LearnedWindow
 from windrow.scheduler.core.planning import Batch, BatchLimits, plan_batches
 from windrow.scheduler.core.window import Close, JoinRate, Wait, WindowLimits, decide_window, take_count
 
@@ -41,7 +41,7 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class Step(Pass):
+class Step(SimulatedBatch):
     """A pass that gives one token to each sequence that decodes."""
 
     decoding: int
@@ -107,7 +107,7 @@ class Device(ABC):
         """Run what is due."""
 
     @abstractmethod
-    def end(self, now_s: float) -> Sequence[Pass]:
+    def end(self, now_s: float) -> Sequence[SimulatedBatch]:
         """A part of what runs is over: go on, learn from what is complete, and give the passes that are."""
 
     @abstractmethod
@@ -115,10 +115,10 @@ class Device(ABC):
         """The requests that are lost, and the seconds spent on what was not over."""
 
 
-class RowDevice(Device):
+class BatchDevice(Device):
     """Fills rows and runs them, for requests that end with their pass."""
 
-    def __init__(self, passes: Passes, policy: Policy, arrival_s: Sequence[float], tokens: Sequence[int]) -> None:
+    def __init__(self, passes: BatchRunner, policy: Policy, arrival_s: Sequence[float], tokens: Sequence[int]) -> None:
         super().__init__(passes.device)
         self._passes, self._policy = passes, policy
         self._arrival_s, self._tokens = arrival_s, tokens
@@ -132,7 +132,7 @@ class RowDevice(Device):
         self._lengths: list[int] = []
         self._planned: deque[Batch] = deque()
         self._running_since_s = 0.0
-        self._learnt = AdaptiveWindow(self._window) if self._window.is_learnt else None
+        self._learnt = LearnedWindow(self._window) if self._window.is_learnt else None
         self._rate = JoinRate.unknown(self._window.max_wait_s)
         self._joins = 0
         #: Since when something waits or runs here; None while nothing does.
@@ -206,7 +206,7 @@ class RowDevice(Device):
         self._planned.extend(plan_batches(self._policy.strategy, self._lengths, self._policy.limits))
         self._begin(now_s)
 
-    def end(self, now_s: float) -> list[Pass]:
+    def end(self, now_s: float) -> list[SimulatedBatch]:
         """A piece of a pass is over: begin the next pass, or let go of the row once a core has nothing to do."""
         done = self._passes.end(now_s)
         self._begin(now_s)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from random import Random
 
 from windrow.lab.measure.cost import PassCost
-from windrow.lab.simulate.cpu_cores import Lanes
+from windrow.lab.simulate.cpu_cores import CpuCores
 from windrow.scheduler.core.planning import Batch
 
 #: Passes that wait behind the one that is being finished, as in the worker.
@@ -20,7 +20,7 @@ STARTED_AHEAD = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Pass:
+class SimulatedBatch:
     """One forward pass on the virtual clock, in seconds."""
 
     start_s: float
@@ -47,7 +47,7 @@ class _Started:
     is_cut: bool
 
 
-class Passes:
+class BatchRunner:
     """The passes that one device has begun, whose results are stored in the order in which they were."""
 
     def __init__(self, device: int, cost: PassCost, draw: int = 0, chores_at_s: Sequence[float] = ()) -> None:
@@ -55,7 +55,7 @@ class Passes:
         self.device, self._cost = device, cost
         # The same factors in every run of one draw, so that runs differ by what was changed.
         self._factors = Random(f"{device} {draw}")
-        self._lanes = Lanes(cost.lanes, chores_at_s, cost.chore_s)
+        self._lanes = CpuCores(cost.lanes, chores_at_s, cost.chore_s)
         self._under_way: deque[_Started] = deque()
         #: The first of those under way, counted from the first of all.
         self._first = 0
@@ -87,7 +87,7 @@ class Passes:
         self._lanes.add(self._first + len(self._under_way), work_s, now_s)
         self._under_way.append(_Started(now_s, batch, requests, len(work_s), len(work_s) > 1))
 
-    def end(self, now_s: float) -> list[Pass]:
+    def end(self, now_s: float) -> list[SimulatedBatch]:
         """Those that are over now, and whose results no other one holds up."""
         for number in self._lanes.end(now_s):
             self._under_way[number - self._first].left -= 1
@@ -97,7 +97,9 @@ class Passes:
             self._first += 1
             batch, requests = one.batch, one.requests
             done.append(
-                Pass(one.start_s, now_s, requests, len(requests), batch.tokens, batch.asked_tokens, self.device)
+                SimulatedBatch(
+                    one.start_s, now_s, requests, len(requests), batch.tokens, batch.asked_tokens, self.device
+                )
             )
         return done
 

@@ -10,7 +10,7 @@ from windrow.scheduler.core.fairness import finish_tag
 from windrow.scheduler.core.retry import SUSPECT_AFTER
 
 
-class Ready:
+class ReadySet:
     """Requests, by their position in the workload, that wait to be claimed."""
 
     def __init__(self, workload: Workload) -> None:

@@ -15,9 +15,9 @@ from functools import partial
 from typing import NamedTuple
 
 from windrow.lab.measure.cost import CostModel
-from windrow.lab.simulate.device import Device, Policy, RowDevice, Step
-from windrow.lab.simulate.passes import Pass, Passes
-from windrow.lab.simulate.ready_set import Ready
+from windrow.lab.simulate.device import BatchDevice, Device, Policy, Step
+from windrow.lab.simulate.passes import BatchRunner, SimulatedBatch
+from windrow.lab.simulate.ready_set import ReadySet
 from windrow.lab.simulate.workload import Workload
 from windrow.scheduler.core.retry import Retry, decide_retry
 from windrow.scheduler.core.window import Close
@@ -73,7 +73,7 @@ class Outcome:
     end_s: list[float]
     #: When the first token was there; empty where nothing is generated.
     first_s: list[float] = field(default_factory=list)
-    passes: list[Pass] = field(default_factory=list)
+    passes: list[SimulatedBatch] = field(default_factory=list)
     closed_by: Counter[str] = field(default_factory=Counter)
     #: Requests that were given up after their last attempt.
     failed: int = 0
@@ -101,7 +101,7 @@ def simulate(
     def make(number: int) -> Device:
         # Whatever serves the requests is on the machines of the devices, an equal part on each.
         chores_at_s = workload.arrival_s[number :: fleet.devices] if line.chore_s else ()
-        return RowDevice(Passes(number, line, draw, chores_at_s), policy, workload.arrival_s, workload.tokens)
+        return BatchDevice(BatchRunner(number, line, draw, chores_at_s), policy, workload.arrival_s, workload.tokens)
 
     return Simulation(workload, make, fleet, give_up, cost.handover_s).run()
 
@@ -120,7 +120,7 @@ class Simulation:
         #: When each request can be had.
         self._ready_s = [at_s + handover_s for at_s in workload.arrival_s] if handover_s else workload.arrival_s
         self._workload, self._make, self._fleet = workload, make, fleet
-        self._ready = Ready(workload)
+        self._ready = ReadySet(workload)
         unknown = [math.nan] * len(workload)
         first_s = unknown.copy() if workload.output_tokens else []
         self._outcome = Outcome(workload, fleet.devices, unknown, unknown.copy(), first_s)
@@ -226,7 +226,7 @@ class Simulation:
         if (was_running and not device.is_running) or device.is_empty:
             self._claim(device, now_s)
 
-    def _record(self, passes: Sequence[Pass]) -> None:
+    def _record(self, passes: Sequence[SimulatedBatch]) -> None:
         outcome, arrival_s = self._outcome, self._workload.arrival_s
         start_s, end_s = outcome.start_s, outcome.end_s
         slo_s, by_first = self._give_up.slo_s, self._give_up.by_first

@@ -14,7 +14,7 @@ from windrow.lab.simulate.kv_tokens import CachedTokens
 from windrow.scheduler.core.outcomes import Failed
 from windrow.scheduler.stepping.sequences import StepPlan
 from windrow.worker.engines.base import Delta, EngineInfo, Prepared
-from windrow.worker.engines.generation.cache_metrics import CacheUse
+from windrow.worker.engines.generation.cache_metrics import CacheMetrics
 from windrow.worker.engines.generation.engine import GenerateEngine
 
 
@@ -61,7 +61,7 @@ class TimedSteps:
         """As the engine has it."""
         return self.engine.room()
 
-    def cache_use(self) -> CacheUse:
+    def cache_use(self) -> CacheMetrics:
         """As the engine has it."""
         return self.engine.cache_use()
 

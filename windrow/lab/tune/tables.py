@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from windrow.lab.report.tables import Rows, number
+from windrow.lab.report.tables import TableRows, number
 
 #: Field of a point of a curve -> its head.
 POINT_HEADS = {
@@ -15,13 +15,13 @@ POINT_HEADS = {
 }  # fmt: skip
 
 
-def curve_rows(points: Sequence[Mapping[str, float]]) -> Rows:
+def curve_rows(points: Sequence[Mapping[str, float]]) -> TableRows:
     """What rows, or steps, of each size gave."""
     names = [name for name in POINT_HEADS if name in points[0]]
     return [[POINT_HEADS[name] for name in names], *([number(one[name]) for name in names] for one in points)]
 
 
-def pass_rows(cost: Mapping[str, Any]) -> Rows:
+def pass_rows(cost: Mapping[str, Any]) -> TableRows:
     """The lines of passes; nothing of a model that generates."""
     rows = []
     for kind in ("padded", "packed"):
@@ -35,7 +35,7 @@ def pass_rows(cost: Mapping[str, Any]) -> Rows:
     return [heads, *rows] if rows else []
 
 
-def step_rows(cost: Mapping[str, Any]) -> Rows:
+def step_rows(cost: Mapping[str, Any]) -> TableRows:
     """The line of steps; nothing of a model that answers in one pass."""
     line = cost["decode"]
     if line is None:

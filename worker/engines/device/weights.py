@@ -116,7 +116,7 @@ def read_labels(config: Any, folder: Path) -> list[str]:
     return [str(config.id2label[index]) for index in range(count)]
 
 
-def tells_texts_apart(module: nn.Module, folder: Path) -> bool:
+def distinguishes_texts(module: nn.Module, folder: Path) -> bool:
     """Whether the model is told which text of a pair each token is of.
 
     It has to have types of tokens, and to take them, and its tokenizer has to be one that transformers asks for them.

@@ -10,35 +10,35 @@ from tokenizers import Tokenizer
 from windrow.scheduler.core.outcomes import Done
 from windrow.scheduler.stepping.sequences import GeneratingSequence
 from windrow.worker.engines.generation.constraints import Constraint
-from windrow.worker.engines.generation.incremental_text import TextStream
+from windrow.worker.engines.generation.incremental_text import IncrementalText
 from windrow.worker.engines.generation.inputs import GenerateInput
-from windrow.worker.engines.generation.sampling import Wishes
+from windrow.worker.engines.generation.sampling import SamplingParameters
 
 
 @dataclass(slots=True, eq=False)
-class Answering:
+class GeneratedAnswer:
     """One request and its choices."""
 
     id: str
     input: GenerateInput
     stream: bool
-    choices: list[Choice] = field(default_factory=list)
+    choices: list[GeneratedChoice] = field(default_factory=list)
     #: Nobody wants to hear of it any more: canceled, or failed.
     is_over: bool = False
     has_begun: bool = False
 
 
 @dataclass(slots=True, eq=False)
-class Choice:
+class GeneratedChoice:
     """One answer of a request."""
 
-    request: Answering
+    request: GeneratedAnswer
     index: int
     sequence: GeneratingSequence
     #: What it needs beside the largest logit.
-    wishes: Wishes | None
+    wishes: SamplingParameters | None
     #: Set where text is made as it comes: for streams, and to find stop strings.
-    text: TextStream | None
+    text: IncrementalText | None
     #: Its tokens so far; after its end some more may follow, which are nobody's.
     ids: list[int]
     logprobs: list[dict[str, Any]] | None
@@ -80,7 +80,7 @@ class Choice:
         return tokenizer.decode(self.ids[: self.text_tokens], skip_special_tokens=True)
 
 
-def output_of(request: Answering, tokenizer: Tokenizer) -> Done:
+def output_of(request: GeneratedAnswer, tokenizer: Tokenizer) -> Done:
     """The output object of a request whose choices have all ended."""
     choices: list[dict[str, Any]] = []
     for choice in request.choices:

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
-class CacheUse:
+class CacheMetrics:
     """In every heartbeat, beside `EngineInfo.pages`."""
 
     #: Pages that some sequence has; the others are free, or kept for prompts that begin alike until they are needed.
@@ -20,6 +20,6 @@ class CacheUse:
 class HasCache(Protocol):
     """An engine that has such a cache."""
 
-    def cache_use(self) -> CacheUse:
+    def cache_use(self) -> CacheMetrics:
         """As it is now. Any thread."""
         ...

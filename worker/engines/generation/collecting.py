@@ -14,28 +14,28 @@ from torch import Tensor
 from windrow.errors import ModelFailed
 from windrow.scheduler.core.outcomes import Failed, Outcome
 from windrow.scheduler.stepping.sequences import StepPlan
-from windrow.worker.engines.base import Delta, piece_every_s
-from windrow.worker.engines.generation.answers import Answering, Choice, logprob_entry, output_of
+from windrow.worker.engines.base import Delta, output_every_s
+from windrow.worker.engines.generation.answers import GeneratedAnswer, GeneratedChoice, logprob_entry, output_of
 from windrow.worker.engines.generation.kv_cache import PagedCache
-from windrow.worker.engines.generation.sampling import Drawn
+from windrow.worker.engines.generation.sampling import SampledTokens
 
 
 @dataclass(slots=True)
-class Handle:
+class StepHandle:
     """One step on its way."""
 
     plan: StepPlan
     #: Who got a token: first those that decoded, then those whose prompt was read to its end.
-    decoded: list[Choice]
-    began: list[Choice]
+    decoded: list[GeneratedChoice]
+    began: list[GeneratedChoice]
     #: (tokens of decoded, then of all pieces), in host memory once ``arrived`` is over.
     tokens: Tensor
     #: Where in ``tokens`` each of ``began`` is.
     began_at: list[int]
     #: Choice, its row in the drawn ones, and what was drawn for it.
-    logprobs: list[tuple[Choice, int, Drawn]]
+    logprobs: list[tuple[GeneratedChoice, int, SampledTokens]]
     #: Whose passes raised when they ran alone.
-    failed: dict[Choice, Failed] = field(default_factory=dict)
+    failed: dict[GeneratedChoice, Failed] = field(default_factory=dict)
     #: On CUDA, when the device began and when the tokens have arrived; None where they are there already.
     span: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
     #: Elsewhere, how long the passes took, in seconds.
@@ -50,9 +50,9 @@ class Collector:
         #: What is looked at among the tokens of a step: ends, and -1 for what is no number.
         self._marks = np.array([-1, *eos_ids], dtype=np.int64)
         #: Everybody who is in and wants to hear of it.
-        self.requests: dict[str, Answering] = {}
+        self.requests: dict[str, GeneratedAnswer] = {}
         #: Choices that ended by content or were canceled, for the scheduler.
-        self.ended: deque[Choice] = deque()
+        self.ended: deque[GeneratedChoice] = deque()
 
     def drop(self, id: str) -> bool:
         """Tell nothing more of a request and end its choices; whether it was in."""
@@ -63,7 +63,7 @@ class Collector:
         self.ended.extend(request.choices)
         return True
 
-    def deltas_of(self, handle: Handle) -> list[Delta]:
+    def deltas_of(self, handle: StepHandle) -> list[Delta]:
         """What a step gave whom, once its tokens have arrived."""
         tokens = handle.tokens.tolist()
         decoded = handle.decoded
@@ -87,13 +87,13 @@ class Collector:
             if choice not in handle.failed and not choice.request.is_over and choice.finish_reason is None:
                 deltas += self._told(choice)
                 if not choice.request.input.parameters.stop:
-                    choice.due_s = now_s + piece_every_s(len(watched))
+                    choice.due_s = now_s + output_every_s(len(watched))
         for choice, failed in handle.failed.items():
             if not choice.request.is_over:
                 deltas.append(self._fail(choice.request, failed))
         return deltas
 
-    def _told(self, choice: Choice) -> list[Delta]:
+    def _told(self, choice: GeneratedChoice) -> list[Delta]:
         """What there is to say of a choice that got a token; ends it where that was its last."""
         request = choice.request
         if choice.ids[-1] < 0:
@@ -118,11 +118,11 @@ class Collector:
         choice.told = told
         return [delta]
 
-    def _fail(self, request: Answering, failed: Failed) -> Delta:
+    def _fail(self, request: GeneratedAnswer, failed: Failed) -> Delta:
         self.drop(request.id)
         return Delta(request.id, 0, "", 0, None, failed, False)
 
-    def _note_logprobs(self, choice: Choice, row: int, drawn: Drawn) -> None:
+    def _note_logprobs(self, choice: GeneratedChoice, row: int, drawn: SampledTokens) -> None:
         assert choice.logprobs is not None
         assert drawn.logprobs is not None
         assert drawn.likeliest is not None

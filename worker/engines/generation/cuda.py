@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from windrow.worker.engines.generation.attention import PAGED, attending
 from windrow.worker.engines.generation.kernels import READ_BLOCK, attend_decoding, attend_reading
 from windrow.worker.engines.generation.kv_cache import PagedCache
-from windrow.worker.engines.generation.slots import Piece, Slots, likeliest
+from windrow.worker.engines.generation.slots import PromptChunk, Slots, likeliest
 
 log = logging.getLogger(__name__)
 #: Sizes of captured passes over prompts, in tokens, and the most pieces that they hold.
@@ -142,7 +142,7 @@ class CudaSlots(Slots):
         captured.graph.replay()
         return captured.logits[:count], captured.tokens[:count]
 
-    def read(self, pieces: Sequence[Piece]) -> tuple[Tensor, Tensor]:
+    def read(self, pieces: Sequence[PromptChunk]) -> tuple[Tensor, Tensor]:
         """See `Slots.read`; what it returns is good until the next step."""
         tokens = sum(len(piece.ids) for piece in pieces)
         if tokens > READ_RUNGS[-1] or len(pieces) > MOST_PIECES:
@@ -231,7 +231,7 @@ class _Packing:
         owners[:] = slots.nobody
         return packed
 
-    def filled(self, slots: CudaSlots, pieces: Sequence[Piece]) -> NDArray[np.int32]:
+    def filled(self, slots: CudaSlots, pieces: Sequence[PromptChunk]) -> NDArray[np.int32]:
         """``pieces`` end to end, and nobody's tokens behind them."""
         packed = self.empty(slots)
         ids, positions, places, blocks, last, owners, ends = self.parts(packed)

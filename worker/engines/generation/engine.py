@@ -22,16 +22,16 @@ from windrow.scheduler.core.outcomes import Failed
 from windrow.scheduler.stepping.sequences import Chunk, GeneratingSequence, StepLimits, StepPlan
 from windrow.scheduler.stepping.step_scheduler import StepScheduler
 from windrow.worker.engines.base import Delta, EngineInfo, Prepared
-from windrow.worker.engines.generation.answers import Answering, Choice
-from windrow.worker.engines.generation.cache_metrics import CacheUse
-from windrow.worker.engines.generation.collecting import Collector, Handle
+from windrow.worker.engines.generation.answers import GeneratedAnswer, GeneratedChoice
+from windrow.worker.engines.generation.cache_metrics import CacheMetrics
+from windrow.worker.engines.generation.collecting import Collector, StepHandle
 from windrow.worker.engines.generation.constraints import Constraint, empty_masks, unpacked
 from windrow.worker.engines.generation.halving import run_halved
-from windrow.worker.engines.generation.incremental_text import TextStream
+from windrow.worker.engines.generation.incremental_text import IncrementalText
 from windrow.worker.engines.generation.inputs import GenerateInput
 from windrow.worker.engines.generation.loading import LoadedModel, load_model
-from windrow.worker.engines.generation.sampling import Drawn, Wishes
-from windrow.worker.engines.generation.slots import Piece
+from windrow.worker.engines.generation.sampling import SampledTokens, SamplingParameters
+from windrow.worker.engines.generation.slots import PromptChunk
 
 log = logging.getLogger(__name__)
 #: Steps that may be started before the first of them was collected: the device has the next one when it ends one.
@@ -64,14 +64,14 @@ class GenerateEngine:
         #: The next ones are at hand when somebody leaves.
         self._ahead = self._size if settings.strategy == "static" else max(1, self._size // 8)
         self._collector = Collector(self._tokenizer, self._model.eos_ids, cache)
-        self._arrived: deque[Answering] = deque()
+        self._arrived: deque[GeneratedAnswer] = deque()
         self._collected_step = 0
         self._news = threading.Event()
         self._handles = threading.Semaphore(AHEAD)
         #: Choices that decode, and where each of them stands there.
-        self._rows: list[Choice] = []
+        self._rows: list[GeneratedChoice] = []
         self._slots_of_rows: list[int] = []
-        self._row_of: dict[Choice, int] = {}
+        self._row_of: dict[GeneratedChoice, int] = {}
         #: Outcomes of a static batch, until all of it has ended.
         self._held: list[Delta] = []
         self.info = EngineInfo(
@@ -118,24 +118,24 @@ class GenerateEngine:
         taken = sum(len(one.choices) for one in requests) - sum(len(one.choices) for one in others)
         return max(0, self._size - taken) if others else 0
 
-    def cache_use(self) -> CacheUse:
+    def cache_use(self) -> CacheMetrics:
         """See `HasCache.cache_use`."""
-        return CacheUse(self._scheduler.pages_taken, self._scheduler.preemptions)
+        return CacheMetrics(self._scheduler.pages_taken, self._scheduler.preemptions)
 
     def add(self, id: str, prepared: Prepared, *, stream: bool = False, priority: int = 0) -> None:
         """Queue a request for the next step. Raises `ValueError` for an id that is in already."""
         if id in self._collector.requests:
             raise ValueError(f"request {id!r} is in already")
         made: GenerateInput = prepared.data
-        request = Answering(id, made, stream)
-        wishes = Wishes.of(made.parameters, len(made.ids))
+        request = GeneratedAnswer(id, made, stream)
+        wishes = SamplingParameters.of(made.parameters, len(made.ids))
         for index in range(made.parameters.n):
             ids: list[int] = []
             watched = stream or made.parameters.stop
             sequence = GeneratingSequence(None, len(made.ids), made.max_tokens, made.page_keys, priority)
-            choice = Choice(
+            choice = GeneratedChoice(
                 request, index, sequence, wishes,
-                text=TextStream(self._tokenizer, ids, made.parameters.stop) if watched else None,
+                text=IncrementalText(self._tokenizer, ids, made.parameters.stop) if watched else None,
                 ids=ids, logprobs=None if made.parameters.logprobs is None else [],
                 constraint=None if made.grammar is None else Constraint(made.grammar),
             )  # fmt: skip
@@ -154,7 +154,7 @@ class GenerateEngine:
         """Return when something was added, ended or canceled since the last `step`, at the latest after that long."""
         self._news.wait(timeout_s)
 
-    def step(self) -> Handle | None:
+    def step(self) -> StepHandle | None:
         """Plan and start the next step; None where there is nothing to do."""
         self._handles.acquire()
         handle = None
@@ -183,12 +183,12 @@ class GenerateEngine:
             if not request.is_over:
                 self._scheduler.add(request.choices[0].sequence)
 
-    def _run(self, plan: StepPlan) -> Handle:
+    def _run(self, plan: StepPlan) -> StepHandle:
         """Bring the rows up to date and start the passes of one step."""
         slots = self._model.slots
         began, began_s = slots.mark(), time.monotonic()
         self._update_rows(plan)
-        handle = Handle(plan, list(self._rows), [], torch.empty(0, dtype=torch.int64), [], [])
+        handle = StepHandle(plan, list(self._rows), [], torch.empty(0, dtype=torch.int64), [], [])
         if not plan.runs:
             return handle
         self._set_pages(plan)
@@ -228,7 +228,7 @@ class GenerateEngine:
             owners += [slot_of(sequence)] * len(sequence.pages)
             places += range(len(sequence.pages))
             pages += sequence.pages
-            choice: Choice = sequence.id
+            choice: GeneratedChoice = sequence.id
             if not choice.ids:
                 choice.cached_tokens = sequence.cached_tokens
             if choice.wishes is not None:
@@ -240,7 +240,7 @@ class GenerateEngine:
         if owners:
             self._model.slots.set_pages([slot_of(one) for one in plan.admitted], owners, places, pages)
 
-    def _decode(self, plan: StepPlan, handle: Handle) -> Tensor:
+    def _decode(self, plan: StepPlan, handle: StepHandle) -> Tensor:
         """Start the decoding pass; (rows,) tokens, and nobody's behind them in a static batch with ended rows."""
         slots = self._model.slots
         rows = self._slots_of_rows + [slots.nobody] * (plan.rows - len(self._rows))
@@ -250,15 +250,17 @@ class GenerateEngine:
         self._draw(logits, tokens, handle.decoded, self._slots_of_rows, handle)
         return tokens
 
-    def _read(self, chunks: Sequence[Chunk], handle: Handle) -> Tensor:
+    def _read(self, chunks: Sequence[Chunk], handle: StepHandle) -> Tensor:
         """Start the pass that reads prompts; (pieces,) tokens, of which those of last pieces count."""
         pieces = []
         for chunk in chunks:
-            choice: Choice = chunk.sequence.id
+            choice: GeneratedChoice = chunk.sequence.id
             ids = choice.request.input.ids
             if chunk.start + chunk.tokens > len(ids):  # it had to make room, and reads what it was given too
                 ids = ids + choice.ids
-            pieces.append(Piece(slot_of(chunk.sequence), ids[chunk.start : chunk.start + chunk.tokens], chunk.start))
+            pieces.append(
+                PromptChunk(slot_of(chunk.sequence), ids[chunk.start : chunk.start + chunk.tokens], chunk.start)
+            )
         logits, tokens = run_halved(
             self._model.slots.read, pieces, lambda at, failed: self._note(chunks[at].sequence.id, failed, handle)
         )
@@ -271,13 +273,13 @@ class GenerateEngine:
         self._draw(logits, tokens, every, [piece.slot for piece in pieces], handle)
         return tokens
 
-    def _add_others(self, request: Answering) -> None:
+    def _add_others(self, request: GeneratedAnswer) -> None:
         """The further choices of a request come when the first has read the prompt, whose pages they share then."""
         for choice in request.choices[1:]:
             if not choice.sequence.order and not request.is_over:
                 self._scheduler.add(choice.sequence)
 
-    def _note(self, choice: Choice, failed: Failed, handle: Handle) -> None:
+    def _note(self, choice: GeneratedChoice, failed: Failed, handle: StepHandle) -> None:
         """The passes of ``choice`` raise whoever else is in them: it ends with the step."""
         log.warning("request %s: %s", choice.request.id, failed.error.detail)
         handle.failed[choice] = failed
@@ -285,7 +287,12 @@ class GenerateEngine:
         self._scheduler.end(choice.sequence)
 
     def _draw(
-        self, logits: Tensor, tokens: Tensor, choices: Sequence[Choice | None], slots: Sequence[int], handle: Handle
+        self,
+        logits: Tensor,
+        tokens: Tensor,
+        choices: Sequence[GeneratedChoice | None],
+        slots: Sequence[int],
+        handle: StepHandle,
     ) -> None:
         """Replace the likeliest tokens, in ``tokens`` and for the next step, where a row asked for something else."""
         picked = [at for at, choice in enumerate(choices) if choice is not None and choice.wishes is not None]
@@ -293,7 +300,7 @@ class GenerateEngine:
             return
         device = self._model.slots
         drawers = [choice for choice in choices if choice is not None and choice.wishes is not None]
-        wishes: list[Wishes] = [choice.wishes for choice in drawers if choice.wishes is not None]
+        wishes: list[SamplingParameters] = [choice.wishes for choice in drawers if choice.wishes is not None]
         rows, owners = device.sent([picked, [slots[at] for at in picked]])
         allowed = self._allowed(drawers, logits.shape[1])
         drawn = self._model.sampling.draw(logits[rows], owners, device.positions[owners], wishes, allowed)
@@ -305,12 +312,12 @@ class GenerateEngine:
                 if choice.constraint is not None:
                     choice.constraint.drew(on_host, row, arrived)
         if drawn.logprobs is not None:
-            host = Drawn(drawn.tokens, *(device.to_host(one) for one in (drawn.logprobs, drawn.likeliest)))
+            host = SampledTokens(drawn.tokens, *(device.to_host(one) for one in (drawn.logprobs, drawn.likeliest)))
             handle.logprobs += [
                 (choice, row, host) for row, choice in enumerate(drawers) if choice.logprobs is not None
             ]
 
-    def _allowed(self, drawers: Sequence[Choice], vocabulary: int) -> Tensor | None:
+    def _allowed(self, drawers: Sequence[GeneratedChoice], vocabulary: int) -> Tensor | None:
         """(rows, vocabulary) tokens that the schemas of ``drawers`` let come; None where nobody has one."""
         if all(choice.constraint is None for choice in drawers):
             return None
@@ -320,7 +327,7 @@ class GenerateEngine:
                 choice.constraint.fill(masks, row)
         return unpacked(self._model.slots.sent(masks).to(torch.int32), vocabulary)
 
-    def collect(self, handle: Handle) -> list[Delta]:
+    def collect(self, handle: StepHandle) -> list[Delta]:
         """Wait for the step and tell what it gave; outcomes of a static batch come when all of it has ended."""
         if handle.span is not None:
             began, arrived = handle.span

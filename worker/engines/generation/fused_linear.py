@@ -44,7 +44,7 @@ class _Next(nn.Module):
         return part
 
 
-def join_linears(module: nn.Module) -> int:
+def fuse_linears(module: nn.Module) -> int:
     """Join what can be joined in ``module``; how many layers became parts of others.
 
     Whether the model calls them as expected shows in its answers only: compare them with those of before.

@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from windrow.scheduler.core.exception_text import describe_fault
+from windrow.scheduler.core.exception_text import describe_exception
 from windrow.scheduler.core.outcomes import Failed
 from windrow.worker.batches.forward import failure_of, is_sticky
 
@@ -49,7 +49,7 @@ def _run(
     except Exception as error:
         if is_sticky(error):
             raise
-        log.warning("a pass over %d sequences raised %s", len(items), describe_fault(error))
+        log.warning("a pass over %d sequences raised %s", len(items), describe_exception(error))
         if len(items) == 1:
             failed(at, failure_of(error))
             done.append(None)

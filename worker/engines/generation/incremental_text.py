@@ -12,7 +12,7 @@ HALF = "\ufffd"
 MOST_BYTES = 4
 
 
-class TextStream:
+class IncrementalText:
     """The text of one sequence that grows. Costs two short calls of the tokenizer, however long the text is."""
 
     __slots__ = ("_held", "_ids", "_read", "_start", "_stops", "_tokenizer", "stopped", "text")

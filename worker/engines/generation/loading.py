@@ -17,12 +17,12 @@ from windrow.scheduler.models.sources import resolve_source
 from windrow.scheduler.models.token_counts import load_text_limit
 from windrow.worker.engines.device.weights import Weights, load_weights, pick_device, pick_dtype
 from windrow.worker.engines.generation.constraints import SchemaCompiler
-from windrow.worker.engines.generation.fused_linear import join_linears
+from windrow.worker.engines.generation.fused_linear import fuse_linears
 from windrow.worker.engines.generation.inputs import PromptPreparer
 from windrow.worker.engines.generation.kv_cache import CacheShape, PagedCache, cache_pages
 from windrow.worker.engines.generation.sampling import SlotSampling
-from windrow.worker.engines.generation.shared_values import keep_rotary
-from windrow.worker.engines.generation.slots import Piece, Slots
+from windrow.worker.engines.generation.shared_values import cache_rotary
+from windrow.worker.engines.generation.slots import PromptChunk, Slots
 from windrow.worker.engines.text.self_check import relative_difference
 
 log = logging.getLogger(__name__)
@@ -97,8 +97,8 @@ def _checked_slots(
         # Imported here: builds of torch without CUDA have no Triton.
         from windrow.worker.engines.generation.cuda import CudaSlots
 
-        join_linears(module)
-        keep_rotary(module)
+        fuse_linears(module)
+        cache_rotary(module)
         for way in [True, False] if compiled else [False]:
             try:
                 captured = CudaSlots(module, cache, size, context_tokens, compiled=way)
@@ -151,8 +151,8 @@ def _check(name: str, slots: Slots, ids: NDArray[np.int64], expected: Tensor) ->
     with torch.inference_mode():
         try:
             slots.set_pages([0], [0] * len(pages), range(len(pages)), pages)
-            made = [slots.read([Piece(0, ids[:first].tolist(), 0)])[0].clone()]
-            made.append(slots.read([Piece(0, ids[first : first + second].tolist(), first)])[0].clone())
+            made = [slots.read([PromptChunk(0, ids[:first].tolist(), 0)])[0].clone()]
+            made.append(slots.read([PromptChunk(0, ids[first : first + second].tolist(), first)])[0].clone())
             places = [first - 1, first + second - 1]
             for place in range(first + second, count):
                 slots.tokens[0] = int(ids[place])

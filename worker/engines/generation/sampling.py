@@ -20,7 +20,7 @@ _LOW_32 = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class SamplingParameters:
     """What a row needs beside the largest logit; decides what a step computes."""
 
     samples: bool
@@ -34,7 +34,7 @@ class Wishes:
     cuts: bool
 
     @classmethod
-    def of(cls, parameters: GenerateParameters, prompt_tokens: int) -> Wishes | None:
+    def of(cls, parameters: GenerateParameters, prompt_tokens: int) -> SamplingParameters | None:
         """None for a row whose token is the largest logit."""
         samples = parameters.temperature > 0
         penalizes = (
@@ -49,7 +49,7 @@ class Wishes:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class SampledTokens:
     """Tokens of some rows, and their log probabilities where asked for."""
 
     #: (rows,), -1 where the logits held NaN or infinity.
@@ -76,7 +76,7 @@ class SlotSampling:
         self._prompted: Tensor | None = None
 
     def set(
-        self, slot: int, parameters: GenerateParameters, wishes: Wishes, seed: int, prompt: Sequence[int],
+        self, slot: int, parameters: GenerateParameters, wishes: SamplingParameters, seed: int, prompt: Sequence[int],
         generated: Sequence[int],
     ) -> None:  # fmt: skip
         """``slot`` is now that of a request; ``generated`` is what it was given before it had to make room."""
@@ -102,8 +102,13 @@ class SlotSampling:
         return values.pin_memory() if self._device.type == "cuda" else values
 
     def draw(
-        self, logits: Tensor, slots: Tensor, positions: Tensor, wishes: Sequence[Wishes], allowed: Tensor | None = None
-    ) -> Drawn:
+        self,
+        logits: Tensor,
+        slots: Tensor,
+        positions: Tensor,
+        wishes: Sequence[SamplingParameters],
+        allowed: Tensor | None = None,
+    ) -> SampledTokens:
         """(rows, vocabulary) logits, (rows,) slots and the positions that the new tokens get in their contexts.
 
         ``allowed`` (rows, vocabulary) is False for tokens that a row's schema does not let come; None where all may.
@@ -136,10 +141,10 @@ class SlotSampling:
             self._generated.index_put_((slots, tokens), torch.ones_like(tokens, dtype=torch.int32), accumulate=True)
         tokens = torch.where(finite, tokens, -1)
         if drawn_logprobs is None:
-            return Drawn(tokens, None, None)
+            return SampledTokens(tokens, None, None)
         chosen = drawn_logprobs.gather(1, tokens.clamp(min=0)[:, None])
         best, likeliest = drawn_logprobs.topk(min(MAX_LOGPROBS, drawn_logprobs.shape[1]), -1)
-        return Drawn(tokens, torch.cat([chosen, best], 1), likeliest)
+        return SampledTokens(tokens, torch.cat([chosen, best], 1), likeliest)
 
     def _penalized(self, scores: Tensor, slots: Tensor, knobs: Tensor) -> Tensor:
         """Repetition as Keskar et al. (2019) define it, over prompt and answer; the others as OpenAI does, over the

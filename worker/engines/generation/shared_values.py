@@ -17,7 +17,7 @@ _kept = torch.library.custom_op("windrow::kept", _keep, mutates_args=())
 _kept.register_fake(torch.empty_like)
 
 
-def keep_rotary(module: nn.Module) -> int:
+def cache_rotary(module: nn.Module) -> int:
     """Keep the sines and cosines of rotary positions, by the name that families give their maker; how many makers."""
     makers = [one for one in module.modules() if type(one).__name__.endswith("RotaryEmbedding")]
     for maker in makers:

@@ -28,7 +28,7 @@ DECODED_AS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class PromptChunk:
     """Tokens of one sequence's context that a pass reads."""
 
     slot: int
@@ -89,7 +89,7 @@ class Slots:
         layout = DecodeLayout(self.cache, self.tables[slots].long(), positions, longest)
         return self.forward(self.tokens[slots].clamp(min=0), positions, layout)
 
-    def read(self, pieces: Sequence[Piece]) -> tuple[Tensor, Tensor]:
+    def read(self, pieces: Sequence[PromptChunk]) -> tuple[Tensor, Tensor]:
         """Read ``pieces``; the token that follows each becomes the last of its slot.
 
         Returns (pieces, vocabulary) logits of the last token of each, and the (pieces,) tokens that follow.
@@ -101,7 +101,7 @@ class Slots:
         self.positions[slots] = self.sent([piece.start + len(piece.ids) for piece in pieces])
         return logits, tokens
 
-    def _read(self, pieces: Sequence[Piece]) -> Tensor:
+    def _read(self, pieces: Sequence[PromptChunk]) -> Tensor:
         lengths = [len(piece.ids) for piece in pieces]
         ends = np.cumsum(lengths)
         ids = np.concatenate([np.asarray(piece.ids, dtype=np.int64) for piece in pieces])

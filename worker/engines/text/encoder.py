@@ -24,7 +24,7 @@ from windrow.scheduler.models.sources import resolve_source
 from windrow.scheduler.models.token_counts import load_text_limit
 from windrow.scheduler.tasks import TASKS
 from windrow.scheduler.tasks.base import require_few_passes
-from windrow.worker.engines.base import EngineInfo, PassRaised, Prepared
+from windrow.worker.engines.base import BatchRaised, EngineInfo, Prepared
 from windrow.worker.engines.device.captured_sizes import captured_rectangles, captured_sequences
 from windrow.worker.engines.device.capturing import capture_packed, capture_rectangles
 from windrow.worker.engines.device.cores import Piece, Started, start_on_cores
@@ -33,16 +33,16 @@ from windrow.worker.engines.device.packed_graphs import PackedGraphs, PackedRun
 from windrow.worker.engines.device.padded_graphs import PaddedRun, RectangleGraphs
 from windrow.worker.engines.device.weights import (
     Weights,
+    distinguishes_texts,
     load_weights,
     pick_device,
     pick_dtype,
     require_positions,
-    tells_texts_apart,
 )
 from windrow.worker.engines.text.encoder_run import EncoderRuns
 from windrow.worker.engines.text.self_check import TOLERANCES, Reference, check_texts, relative_difference
 from windrow.worker.engines.text.sequences import Tokens, starts_of
-from windrow.worker.engines.text.tokenization import Reading, TextPreparer, TextRequest, require_room
+from windrow.worker.engines.text.tokenization import TextPreparer, TextRequest, TokenizedText, require_room
 
 logger = logging.getLogger(__name__)
 
@@ -101,8 +101,8 @@ class EncoderEngine(EncoderRuns):
         self._row_rungs: dict[int, tuple[int, ...]] = {}
         self._use(self._load(dtype))
         require_positions(self._weights, self._max_tokens)
-        types = self._reads_pairs and tells_texts_apart(self._weights.module, self._folder)
-        self._texts = TextPreparer(TASKS[self.task], limit, self._folder, Reading(types, self.rows_per_token))
+        types = self._reads_pairs and distinguishes_texts(self._weights.module, self._folder)
+        self._texts = TextPreparer(TASKS[self.task], limit, self._folder, TokenizedText(types, self.rows_per_token))
         texts = check_texts(limit, self._weights.pad_id, types)
         dtype_note = self._reason_not_to_round(texts) if dtype == torch.int8 else None
         if dtype_note:
@@ -244,7 +244,7 @@ class EncoderEngine(EncoderRuns):
         try:
             rows = started.rows()
         except Exception as error:
-            raise PassRaised(error) from error
+            raise BatchRaised(error) from error
         # Passes overlap where a core is free early.
         self.busy_s += max(0.0, started.ended_s - max(started.began_s, self._busy_until_s))
         self._busy_until_s = started.ended_s
@@ -363,6 +363,6 @@ class EncoderEngine(EncoderRuns):
             return self._run_packed(texts) if self._packs else self._run_padded(texts, 0)
 
 
-def told_types(token_type_ids: Tensor | None) -> dict[str, Tensor]:
+def describe_heads(token_type_ids: Tensor | None) -> dict[str, Tensor]:
     """The argument of models that are told which text of a pair each token is of; none for those that are not."""
     return {} if token_type_ids is None else {"token_type_ids": token_type_ids}

@@ -11,7 +11,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from windrow.worker.engines.device.attention import PackedLayout
 from windrow.worker.engines.device.weights import read_labels
 from windrow.worker.engines.text.embed import PACKED_POOLING
-from windrow.worker.engines.text.encoder import EncoderEngine, told_types
+from windrow.worker.engines.text.encoder import EncoderEngine, describe_heads
 
 
 class LogitsEngine(EncoderEngine):
@@ -31,13 +31,13 @@ class LogitsEngine(EncoderEngine):
     def _padded_rows(
         self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None = None
     ) -> Tensor:
-        types = told_types(token_type_ids)
+        types = describe_heads(token_type_ids)
         return self._weights.module(input_ids=input_ids, attention_mask=attention_mask, **types).logits
 
     def _packed_rows(
         self, input_ids: Tensor, position_ids: Tensor, layout: PackedLayout, token_type_ids: Tensor | None = None
     ) -> Tensor:
-        types = told_types(token_type_ids)
+        types = describe_heads(token_type_ids)
         hidden = self._base(input_ids=input_ids, position_ids=position_ids, packed=layout, **types).last_hidden_state
         summary = self._summary(hidden[0], layout).to(hidden.dtype)
         # To the head, a batch of texts of one token each: its first token and its mean are both the summary.

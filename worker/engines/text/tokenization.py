@@ -50,7 +50,7 @@ class TextRequest(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class TokenizedText:
     """What an engine wants to know of its texts, beside the ids."""
 
     #: Which text of a pair a token is of.
@@ -62,7 +62,7 @@ class Reading:
 class TextPreparer:
     """Checks and tokenises texts for one model. Safe beside a forward pass: the tokenizer lets go of the GIL."""
 
-    def __init__(self, task: Task[Any], limit: TextLimit, folder: Path, reading: Reading) -> None:
+    def __init__(self, task: Task[Any], limit: TextLimit, folder: Path, reading: TokenizedText) -> None:
         """``folder`` holds the model's tokenizer_config.json."""
         self._task = task
         self._reading = reading
@@ -210,7 +210,7 @@ def require_room(limit: TextLimit, text: Text) -> None:
         )
 
 
-def _encode_alike(tokenizer: Tokenizer, texts: Sequence[Text], reading: Reading) -> list[Encoding | str]:
+def _encode_alike(tokenizer: Tokenizer, texts: Sequence[Text], reading: TokenizedText) -> list[Encoding | str]:
     """One call for all; where that raises, one by one, so that the culprit fails alone."""
     try:
         if len(texts) == 1:  # threads are not worth waking for one

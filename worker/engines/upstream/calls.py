@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from windrow.scheduler.core.fairness import estimate_cost_tokens
 from windrow.scheduler.tasks.generate import TOKENS_PER_MESSAGE, GenerateCall, GenerateParameters, Prompt
-from windrow.worker.engines.upstream.chunks import Json, News, Usage, read_choices, read_usage
+from windrow.worker.engines.upstream.chunks import ChunkChoice, Json, Usage, read_choices, read_usage
 
 #: Parameters that go on by their own name where they are not what they are by themselves. The last four are vLLM's,
 #: which llama.cpp knows in part; a server that knows one of them not refuses it or leaves it aside.
@@ -68,7 +68,7 @@ def estimate_tokens(prompt: Prompt) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class OutputDelta:
     """What one chunk brought one choice."""
 
     index: int
@@ -79,7 +79,7 @@ class Piece:
 
 
 @dataclass(slots=True)
-class _Choice:
+class _ChoiceText:
     texts: list[str] = field(default_factory=list)
     logprobs: list[Json] = field(default_factory=list)
     finish_reason: str | None = None
@@ -93,22 +93,22 @@ class _Choice:
 
 
 @dataclass(slots=True)
-class Answer:
+class UpstreamAnswer:
     """An answer as far as it has come."""
 
     call: GenerateCall
-    choices: list[_Choice] = field(default_factory=list)
+    choices: list[_ChoiceText] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
 
     def __post_init__(self) -> None:
-        self.choices = [_Choice() for _ in range(self.call.parameters.n)]
+        self.choices = [_ChoiceText() for _ in range(self.call.parameters.n)]
 
     @property
     def is_whole(self) -> bool:
         """Whether every choice has ended."""
         return all(choice.finish_reason is not None for choice in self.choices)
 
-    def take(self, chunk: Json) -> list[Piece]:
+    def take(self, chunk: Json) -> list[OutputDelta]:
         """Take up a chunk and return what it brought. Raises `ValueError` for one that is not OpenAI's."""
         usage = read_usage(chunk)
         self.usage = usage or self.usage
@@ -117,7 +117,7 @@ class Answer:
         said = read_choices(chunk, len(self.choices), with_logprobs=has_logprobs)
         return [piece for news in said if (piece := self._take(news, so_far)) is not None]
 
-    def _take(self, news: News, so_far: int | None) -> Piece | None:
+    def _take(self, news: ChunkChoice, so_far: int | None) -> OutputDelta | None:
         choice = self.choices[news.index]
         choice.finish_reason = news.finish_reason or choice.finish_reason
         if not news.text and not news.logprobs:
@@ -128,7 +128,7 @@ class Answer:
         choice.told_tokens += tokens
         choice.texts.append(news.text)
         choice.logprobs += news.logprobs
-        return Piece(news.index, news.text, tokens, news.logprobs)
+        return OutputDelta(news.index, news.text, tokens, news.logprobs)
 
     def untold_tokens(self) -> list[int]:
         """Tokens of the whole answer that no piece told of, by choice: whose they are is guessed by chunks."""

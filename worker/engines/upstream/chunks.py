@@ -11,7 +11,7 @@ MOST_TOKENS = 1_000_000_000
 
 
 @dataclass(slots=True)
-class News:
+class ChunkChoice:
     """What one chunk says of one choice."""
 
     index: int
@@ -30,7 +30,7 @@ class Usage:
     cached: int | None = None
 
 
-def read_choices(chunk: Json, choices: int, *, with_logprobs: bool) -> list[News]:
+def read_choices(chunk: Json, choices: int, *, with_logprobs: bool) -> list[ChunkChoice]:
     """What is new of each of so many ``choices``. Raises `ValueError` for what is not OpenAI's."""
     said = [_object(one, "choices[]") for one in _list(chunk.get("choices"), "choices")]
     return [_news(one, choices, with_logprobs) for one in said]
@@ -50,13 +50,13 @@ def read_usage(chunk: Json) -> Usage | None:
     return None if usage == Usage() else usage
 
 
-def _news(said: Json, choices: int, with_logprobs: bool) -> News:
+def _news(said: Json, choices: int, with_logprobs: bool) -> ChunkChoice:
     reason = _text(said.get("finish_reason"), "finish_reason")
     if "delta" in said:
         text = _text(_object(said["delta"], "delta").get("content"), "delta.content")
     else:
         text = _text(said.get("text"), "text")
-    return News(
+    return ChunkChoice(
         index=_count(said, "index", choices - 1) or 0,
         text=text,
         logprobs=_logprobs(_object(said.get("logprobs"), "logprobs")) if with_logprobs else [],

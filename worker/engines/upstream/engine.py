@@ -17,14 +17,21 @@ import httpx
 
 from windrow.errors import ModelFailed, ModelUnusable, UpstreamFailed, WindrowError
 from windrow.scheduler.config.settings import ModelSettings
-from windrow.scheduler.core.exception_text import describe_fault
+from windrow.scheduler.core.exception_text import describe_exception
 from windrow.scheduler.core.outcomes import Done, Failed, Outcome
-from windrow.scheduler.core.upstream_concurrency import Concurrency
+from windrow.scheduler.core.upstream_concurrency import ConcurrencyLimit
 from windrow.scheduler.core.upstream_retry import PASSING
 from windrow.scheduler.tasks.generate import GenerateCall, read_prompt
 from windrow.scheduler.tasks.upstream import UPSTREAM
 from windrow.worker.engines.base import Delta, EngineInfo, Prepared
-from windrow.worker.engines.upstream.calls import Answer, Piece, body_of, can_count_along, estimate_tokens, path_of
+from windrow.worker.engines.upstream.calls import (
+    OutputDelta,
+    UpstreamAnswer,
+    body_of,
+    can_count_along,
+    estimate_tokens,
+    path_of,
+)
 from windrow.worker.engines.upstream.sending import CONNECT_S, SILENCE_S, read_json, stream_chunks
 
 log = logging.getLogger(__name__)
@@ -33,7 +40,7 @@ HEALTHY_LOOK_S, AWAY_LOOK_S = 10.0, 1.0
 
 
 @dataclass(slots=True)
-class _Running:
+class _UpstreamRequest:
     """One request that the server has, or will have."""
 
     prompt_tokens: int
@@ -58,12 +65,12 @@ class UpstreamEngine:
             max_input_tokens=settings.max_input_tokens or 0, max_sequences=settings.max_concurrency,
         )  # fmt: skip
         self._model = settings.upstream_model or name
-        self._concurrency = Concurrency(settings.max_concurrency)
+        self._concurrency = ConcurrencyLimit(settings.max_concurrency)
         self._client = httpx.AsyncClient(
             base_url=f"{settings.url}/", headers=headers, timeout=httpx.Timeout(SILENCE_S, connect=CONNECT_S),
             limits=httpx.Limits(max_connections=settings.max_concurrency + 1),
         )  # fmt: skip
-        self._running: dict[str, _Running] = {}
+        self._running: dict[str, _UpstreamRequest] = {}
         self._deltas: deque[Delta] = deque()
         #: Guards the two above; told of what has come.
         self._news = threading.Condition()
@@ -89,7 +96,7 @@ class UpstreamEngine:
         with self._news:
             if not self._running:
                 self._busy_until_s = time.monotonic()
-            self._running[id] = _Running(prepared.tokens)
+            self._running[id] = _UpstreamRequest(prepared.tokens)
         self._loop.call_soon_threadsafe(self._begin, id, prepared.data)
 
     def cancel(self, id: str) -> None:
@@ -136,8 +143,8 @@ class UpstreamEngine:
             if running is not None:  # else canceled before it began
                 running.task = self._loop.create_task(self._answer(id, running, call))
 
-    async def _answer(self, id: str, running: _Running, call: GenerateCall) -> None:
-        answer = Answer(call)
+    async def _answer(self, id: str, running: _UpstreamRequest, call: GenerateCall) -> None:
+        answer = UpstreamAnswer(call)
         outcome: Outcome
         untold = [0]
         try:
@@ -156,7 +163,7 @@ class UpstreamEngine:
         except ValueError as error:
             outcome = Failed(UpstreamFailed(f"the server behind this model sent {error}"))
         except Exception as error:
-            log.warning("model %s: an answer raised %s", self.info.model, describe_fault(error))
+            log.warning("model %s: an answer raised %s", self.info.model, describe_exception(error))
             outcome = Failed(ModelFailed(f"reading the answer raised {type(error).__name__}"))
         with self._news:
             if self._leave(id) is not None:
@@ -166,14 +173,14 @@ class UpstreamEngine:
                 is_first = not running.has_begun and untold[0] > 0
                 self._tell(Delta(id, 0, "", untold[0], None, outcome, is_first))
 
-    def _sent(self, running: _Running) -> None:
+    def _sent(self, running: _UpstreamRequest) -> None:
         running.sent_s = time.monotonic()
 
-    def _refused(self, running: _Running) -> None:
+    def _refused(self, running: _UpstreamRequest) -> None:
         with self._news:
             self._concurrency = self._concurrency.refused(running.sent_s, time.monotonic())
 
-    def _take(self, id: str, running: _Running, pieces: Sequence[Piece]) -> None:
+    def _take(self, id: str, running: _UpstreamRequest, pieces: Sequence[OutputDelta]) -> None:
         with self._news:
             if id not in self._running:
                 return
@@ -190,7 +197,7 @@ class UpstreamEngine:
         self._deltas.append(delta)
         self._news.notify_all()
 
-    def _leave(self, id: str) -> _Running | None:
+    def _leave(self, id: str) -> _UpstreamRequest | None:
         running = self._running.pop(id, None)
         if not self._running:
             self._count_busy()

@@ -14,7 +14,7 @@ import httpx
 import orjson
 
 from windrow.errors import InputTooLong, InvalidInput, ModelUnusable, UpstreamFailed, WindrowError
-from windrow.scheduler.core.upstream_retry import PASSING, resend_pause_s
+from windrow.scheduler.core.upstream_retry import PASSING, retry_pause_s
 
 #: To connect, and between two pieces of an answer, in seconds. A busy server may let a request wait long for the first.
 CONNECT_S, SILENCE_S = 10.0, 300.0
@@ -33,7 +33,7 @@ MOST_LINE_BYTES = 16 << 20
 Json = dict[str, Any]
 
 
-class Passing(Exception):
+class TransientFailure(Exception):
     """The server did not take the request, and may take it later."""
 
     def __init__(self, said: str, after_s: float | None) -> None:
@@ -62,14 +62,14 @@ async def stream_chunks(
             return
         except httpx.DecodingError as error:  # it is answered, and would be like this again
             raise UpstreamFailed(f"the server behind this model sent what cannot be decoded: {error}") from None
-        except (Passing, httpx.TransportError) as error:
-            said = str(error) if isinstance(error, Passing) else f"{type(error).__name__}"
+        except (TransientFailure, httpx.TransportError) as error:
+            said = str(error) if isinstance(error, TransientFailure) else f"{type(error).__name__}"
             if has_begun:  # it may have been read already, and would come twice
                 raise UpstreamFailed(f"the server behind this model broke off its answer ({said})") from None
             on_refused()
-            after_s = error.after_s if isinstance(error, Passing) else None
+            after_s = error.after_s if isinstance(error, TransientFailure) else None
             spent_s = time.monotonic() - began_s
-            pause_s = resend_pause_s(tries, spent_s, GIVE_UP_S, random.random(), after_s)
+            pause_s = retry_pause_s(tries, spent_s, GIVE_UP_S, random.random(), after_s)
             if pause_s is None:
                 raise UpstreamFailed(
                     f"the server behind this model did not take the request in {tries} tries ({said})"
@@ -119,11 +119,11 @@ def _read(data: bytes) -> Json:
     return chunk
 
 
-def _error(response: httpx.Response, content: bytes) -> Passing | WindrowError:
+def _error(response: httpx.Response, content: bytes) -> TransientFailure | WindrowError:
     said = read_json(content)
     status, words = response.status_code, _message(said)
     if status in PASSING:
-        return Passing(f"status {status}: {words}", retry_after_s(response.headers.get("Retry-After")))
+        return TransientFailure(f"status {status}: {words}", retry_after_s(response.headers.get("Retry-After")))
     if status in UNUSABLE:
         return ModelUnusable(f"the server behind this model refused us with status {status}: {words}")
     if response.next_request is not None:

@@ -1,0 +1,297 @@
+"""What the files that deploy Windrow say about the code, checked against the code."""
+
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import re
+import shlex
+import tomllib
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import click
+import jsonschema
+import pytest
+import yaml
+from celery.bin.celery import celery as celery_command
+from gunicorn.config import Config
+from honcho.environ import parse_procfile
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from windrow.api.http.bind import check_bind
+from windrow.errors import InvalidSetting
+from windrow.scheduler.config.settings import load_settings
+
+ROOT = Path(__file__).parents[3]
+PROCFILE: dict[str, str] = dict(parse_procfile((ROOT / "Procfile").read_text()).processes)
+COMPOSE_TEXT = (ROOT / "docker-compose.yml").read_text()
+DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+LOCKS = ("requirements/lock.txt", "requirements/dev.txt")
+
+#: Variables that are no setting of ours and mean what they mean elsewhere.
+COMMON_VARIABLES = {"CELERY_BROKER_URL", "HF_HOME", "PATH", "PORT", "PYTHONUNBUFFERED", "WEB_CONCURRENCY"}
+#: How long a worker may take to finish its rows, in seconds.
+WORKER_DRAIN_S = 30
+
+
+def interpolated(text: str) -> str:
+    """Replace ``${NAME:-default}`` by the default, then ``$$`` by ``$``, as Compose does in an empty environment."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text).replace("$$", "$")
+
+
+COMPOSE: dict[str, Any] = yaml.safe_load(interpolated(COMPOSE_TEXT))
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OUR_SERVICES = {name: service for name, service in SERVICES.items() if service["image"] == "windrow"}
+
+
+def words(command: str | list[str]) -> list[str]:
+    """Split a command, without ``mkdir ... &&`` and ``exec`` before it."""
+    parts = shlex.split(command) if isinstance(command, str) else command
+    parts = parts[parts.index("&&") + 1 :] if "&&" in parts else parts
+    return parts[1:] if parts[0] == "exec" else parts
+
+
+def docker_variables() -> dict[str, str]:
+    """Variables that the final image sets."""
+    final = DOCKERFILE[DOCKERFILE.rindex("FROM ") :]
+    pairs = (pair for line in re.findall(r"^ENV (.+)$", final, re.M) for pair in shlex.split(line))
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def our_commands() -> dict[str, list[str]]:
+    """Every command line that starts or checks a process of ours, by where it stands."""
+    found = {f"Procfile {name}": words(command) for name, command in PROCFILE.items()}
+    found["Dockerfile CMD"] = json.loads(re.findall(r"^CMD (.+)$", DOCKERFILE, re.M)[-1])
+    for name, service in OUR_SERVICES.items():
+        found[f"compose {name}"] = words(service["command"])
+        kind, *check = service["healthcheck"]["test"]
+        found[f"compose {name} healthcheck"] = words(check[0] if kind == "CMD-SHELL" else check)
+    return found
+
+
+COMMANDS = our_commands()
+
+
+def pins(lock: str) -> dict[str, Version]:
+    """Name and version of each line of a lock."""
+    lines = (line.split("#")[0].strip() for line in (ROOT / lock).read_text().splitlines())
+    return {canonicalize_name(line.split("==")[0]): Version(line.split("==")[1]) for line in lines if line}
+
+
+def test_compose_file_follows_the_compose_specification() -> None:
+    schema = json.loads((ROOT / "tests/fixtures/compose-spec/compose-spec.json").read_text())
+    validator = jsonschema.Draft7Validator(schema)
+    validator.validate(COMPOSE)
+    validator.validate(yaml.safe_load(COMPOSE_TEXT))
+
+
+@pytest.mark.parametrize("where", COMMANDS)
+def test_command_is_one_that_its_program_accepts(where: str) -> None:
+    program, *arguments = COMMANDS[where]
+    if program == "celery":
+        assert arguments[:2] == ["-A", "windrow.worker"]
+        command = celery_command.get_command(click.Context(celery_command), arguments[2])
+        assert command is not None
+        options, rest, _ = command.make_parser(click.Context(command)).parse_args(arguments[3:])
+        assert rest == []
+        assert options.get("command") == ("ping" if arguments[2] == "inspect" else None)
+    elif program == "gunicorn":
+        server = Config().parser().parse_args(arguments)
+        assert server.config == "python:windrow.api.gunicorn_conf"
+        assert server.args == ["windrow.api:create_app()"]
+    elif arguments[0] == "-m":
+        assert program == "python"
+        assert importlib.import_module(arguments[1]).main
+        assert len(arguments) == 3
+    else:
+        assert program == "python"
+        assert arguments[0] == "-c"
+        compile(arguments[1], where, "exec")
+
+
+def test_celery_application_named_in_the_commands_exists() -> None:
+    assert importlib.import_module("windrow.worker.celery.app").app.main
+
+
+def test_api_factory_and_server_settings_named_in_the_commands_exist() -> None:
+    assert callable(importlib.import_module("api").create_app)
+    assert importlib.util.find_spec("windrow.api.gunicorn_conf") is not None
+
+
+def test_compose_starts_what_the_procfile_starts() -> None:
+    def essence(command: list[str]) -> list[str]:
+        return command[: command.index("--schedule")] if "--schedule" in command else command
+
+    for service, line in {
+        "api": "api",
+        "worker-cpu": "worker",
+        "worker-gpu": "worker",
+        "housekeeping": "housekeeping",
+    }.items():
+        assert essence(COMMANDS[f"compose {service}"]) == essence(COMMANDS[f"Procfile {line}"])
+    assert COMMANDS["Dockerfile CMD"] == COMMANDS["Procfile api"]
+
+
+def test_api_is_the_first_line_of_the_procfile_because_the_first_gets_port_itself() -> None:
+    assert list(PROCFILE) == ["api", "worker", "housekeeping"]
+
+
+@pytest.mark.parametrize("name", OUR_SERVICES)
+def test_health_check_of_a_celery_service_asks_the_node_that_the_command_names(name: str) -> None:
+    command, check = COMMANDS[f"compose {name}"], COMMANDS[f"compose {name} healthcheck"]
+    if command[0] == "celery":
+        node = check[check.index("-d") + 1] if check[0] == "celery" else check[-1]
+        assert node == command[command.index("-n") + 1].replace("%h", "$HOSTNAME")
+        # A worker that serves is asked for its loops; housekeeping has none, and is asked for itself.
+        assert (check[:3] == ["python", "-m", "windrow.worker.health"]) == ("windrow" in command)
+
+
+@pytest.mark.parametrize("name", OUR_SERVICES)
+def test_variables_of_a_service_are_settings_or_common_names(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # no windrow.toml
+    variables = docker_variables() | OUR_SERVICES[name]["environment"]
+    assert {key for key in variables if not key.startswith("WINDROW_")} <= COMMON_VARIABLES
+    settings = load_settings(variables)
+    assert settings.redis_url == "redis://redis:6379/0"
+    assert settings.host == "0.0.0.0"
+
+
+def test_every_variable_that_compose_asks_of_the_user_has_a_default() -> None:
+    asked = re.findall(r"(?<!\$)\$(\{?\w+)([^}\s]*)", COMPOSE_TEXT)
+    assert asked
+    assert [name for name, default in asked if not default.startswith(":-")] == []
+
+
+def test_nothing_listens_beyond_this_machine_and_redis_not_even_there() -> None:
+    published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert published == {"api": ["127.0.0.1:8000:8000"]}
+    assert SERVICES["redis"]["networks"] == ["redis"]
+    assert COMPOSE["networks"]["redis"]["internal"] is True
+    port = next(iter(published["api"])).rsplit(":", 1)[1]
+    assert f":{port}/healthz" in str(SERVICES["api"]["healthcheck"]["test"])
+    assert docker_variables()["PORT"] == SERVICES["api"]["environment"]["PORT"] == port
+
+
+def test_compose_serves_without_keys_and_the_image_by_itself_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # no windrow.toml
+    check_bind(load_settings(docker_variables() | SERVICES["api"]["environment"]))
+    with pytest.raises(InvalidSetting, match="no API key is configured"):
+        check_bind(load_settings(docker_variables()))
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_service_is_checked_restarted_unprivileged_and_given_time_to_drain(name: str) -> None:
+    service = SERVICES[name]
+    assert service["healthcheck"]["test"]
+    assert service["restart"] == "unless-stopped"
+    assert int(service["stop_grace_period"].removesuffix("s")) > WORKER_DRAIN_S
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert "user" in service or re.findall(r"^USER (\w+)$", DOCKERFILE, re.M)[-1:] == ["windrow"]
+
+
+def test_cpu_and_gpu_workers_are_chosen_by_profile() -> None:
+    chosen = {name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service}
+    assert chosen == {"worker-cpu": ["cpu"], "worker-gpu": ["gpu"]}
+    (device,) = SERVICES["worker-gpu"]["deploy"]["resources"]["reservations"]["devices"]
+    assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+
+
+def test_files_that_compose_mounts_exist() -> None:
+    sources = {volume.split(":")[0] for service in SERVICES.values() for volume in service.get("volumes", [])}
+    folders = {source for source in sources if source.startswith(".")}
+    assert folders == {"./deploy/redis.conf"}
+    assert all((ROOT / source).is_file() for source in folders)
+    assert sources - folders == set(COMPOSE["volumes"])
+
+
+def test_redis_keeps_what_was_accepted() -> None:
+    lines = (line.split(maxsplit=1) for line in (ROOT / "deploy/redis.conf").read_text().splitlines())
+    directives = {line[0]: line[1] for line in lines if line and line[0] != "#"}
+    assert directives["appendonly"] == "yes"
+    assert directives["appendfsync"] == "everysec"
+    assert directives["maxmemory-policy"] == "noeviction"
+    assert directives["bind"] == "127.0.0.1"
+
+
+def test_files_that_the_image_copies_exist_and_are_not_ignored() -> None:
+    copies = re.findall(r"^COPY (?!--from)(.+)$", DOCKERFILE, re.M)
+    sources = {source for line in copies for source in line.split()[:-1]}
+    assert [source for source in sources if not (ROOT / source).exists()] == []
+    ignore = (ROOT / ".dockerignore").read_text().splitlines()
+    assert {line.removeprefix("!") for line in ignore if line.startswith("!")} == sources
+
+
+def test_make_targets_that_texts_mention_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
+    assert {"run", "demo", "test", "lint", "type", "bench", "lock", "clean", "help"} <= targets
+    texts = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / ".ci/run"]
+    mentioned = {
+        target
+        for text in texts
+        for quoted in re.findall(r"(?:^|`)make ([a-z]+(?: [a-z]+)*)(?=`|$| +#| [A-Z]+=)", text.read_text(), re.M)
+        for target in quoted.split()
+    }
+    assert mentioned <= targets
+
+
+def test_console_script_exists() -> None:
+    module, _, function = PROJECT["project"]["scripts"]["windrow"].partition(":")
+    assert callable(getattr(importlib.import_module(module), function))
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_lock_fits_every_machine(lock: str) -> None:
+    text = (ROOT / lock).read_text()
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    assert [line for line in lines if not re.fullmatch(r"[a-z0-9.-]+==[^\s+]+ +# via .+", line)] == []
+    assert not re.search(r"nvidia|triton|://|--|\s/", text)
+    assert pins(lock)["torch"] == Version("2.13.0")
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_lock_holds_every_requirement_of_the_project(lock: str) -> None:
+    extra = PROJECT["project"]["optional-dependencies"]["dev"] if "dev" in lock else []
+    locked = pins(lock)
+    for requirement in map(Requirement, PROJECT["project"]["dependencies"] + extra):
+        assert requirement.specifier.contains(locked[canonicalize_name(requirement.name)]), requirement
+
+
+def test_tests_run_on_the_versions_that_are_shipped() -> None:
+    runtime, dev = map(pins, LOCKS)
+    assert runtime.items() <= dev.items()
+
+
+def test_the_lock_of_schemas_holds_what_they_need_beyond_the_runtime_and_no_triton() -> None:
+    (xgrammar,) = map(Requirement, PROJECT["project"]["optional-dependencies"]["schema"])
+    locked, runtime = pins("requirements/schema.txt"), pins(LOCKS[0])
+    assert xgrammar.specifier.contains(locked[xgrammar.name])
+    assert not locked.keys() & runtime.keys()
+    needed = {
+        canonicalize_name(one.name)
+        for name in locked
+        for one in map(Requirement, importlib.metadata.requires(name) or ())
+        if one.marker is None or one.marker.evaluate({"extra": ""})
+    }
+    assert needed - locked.keys() - runtime.keys() <= {"triton"}
+    assert {name: importlib.metadata.version(name) for name in locked} == {
+        name: str(one) for name, one in locked.items()
+    }
+
+
+def test_every_direct_dependency_is_explained_with_its_licence() -> None:
+    page = (ROOT / "docs/dependencies.md").read_text()
+    project = PROJECT["project"]
+    direct = map(Requirement, chain(project["dependencies"], *project["optional-dependencies"].values()))
+    rows = re.findall(r"^\| `([\w-]+)` \| (.+) \| (.+) \|$", page, re.M)
+    named = {requirement.name for requirement in direct} - {"windrow-inference"}
+    assert sorted(name for name, _, _ in rows) == sorted(named)

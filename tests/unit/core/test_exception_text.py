@@ -1,0 +1,37 @@
+"""What a log says of an exception: where it came from, and nothing of what it says."""
+
+import re
+
+from windrow.scheduler.core.exception_text import describe_exception
+
+
+def raised(cause: Exception | None = None) -> Exception:
+    try:
+        raise ValueError("cannot read 'my secret'") from cause
+    except ValueError as error:
+        return error
+
+
+def test_it_names_type_and_place_on_one_line() -> None:
+    assert re.fullmatch(r"ValueError at test_exception_text.py:\d+ raised", describe_exception(raised()))
+
+
+def test_a_cause_is_named_by_its_type() -> None:
+    said = describe_exception(raised(KeyError("my secret")))
+    assert said.endswith(", caused by KeyError")
+    assert "secret" not in said
+
+
+def test_the_innermost_place_stands_first() -> None:
+    def inner() -> None:
+        raise KeyError("my secret")
+
+    try:
+        inner()
+    except KeyError as error:
+        said = describe_exception(error)
+    assert re.fullmatch(r"KeyError at test_exception_text.py:\d+ inner < test_exception_text.py:\d+ test_the_inner\w+", said)
+
+
+def test_one_that_was_never_raised_has_no_place() -> None:
+    assert describe_exception(ValueError("my secret")) == "ValueError at no known place"

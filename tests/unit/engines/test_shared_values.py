@@ -1,0 +1,24 @@
+"""Sines and cosines of positions, kept behind what a compiler does not see through."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from tests.support.tiny_llama import save_tiny_llama
+from windrow.worker.engines.generation.shared_values import cache_rotary
+
+
+def test_a_model_answers_as_before_and_its_positions_are_kept_once_a_pass(tmp_path: Path) -> None:
+    module = AutoModelForCausalLM.from_pretrained(save_tiny_llama(tmp_path)).eval()
+    ids = torch.arange(12)[None]
+    with torch.inference_mode():
+        right = module(input_ids=ids).logits
+        assert cache_rotary(module) == 1
+        with torch.profiler.profile() as profile:
+            made = module(input_ids=ids).logits
+    assert torch.equal(made, right)
+    # A sine and a cosine, however many layers read them.
+    assert [event.count for event in profile.key_averages() if event.key == "windrow::kept"] == [2]
