@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from windrow.errors import NO_TOKENS, TOO_LONG_ADVICE, InputTooLong, InvalidInput
-from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.core.fairness import estimate_cost_tokens
 from windrow.scheduler.models.sources import resolve_source
 from windrow.scheduler.models.token_counts import TextLimit, load_text_limit

@@ -26,7 +26,9 @@ from windrow.errors import (
     UnknownModel,
     UnknownPrediction,
 )
-from windrow.scheduler.config.settings import ModelSettings, Settings, TenantSettings
+from windrow.scheduler.config.model_settings import ModelSettings
+from windrow.scheduler.config.settings import Settings
+from windrow.scheduler.config.tenant_settings import TenantSettings
 from windrow.scheduler.connection.server_check import ServerCheck
 from windrow.scheduler.core.fairness import PRIORITY_WEIGHTS, flow_name
 from windrow.scheduler.core.heartbeats import HEARD_WITHIN_S, describe_failures, describe_trouble

@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Mapping
 
 from windrow.errors import Unauthorized
-from windrow.scheduler.config.settings import TenantSettings
+from windrow.scheduler.config.tenant_settings import TenantSettings
 
 PREFIX = "wr_"
 RANDOM_BYTES = 32

@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 from redis import Redis
 
-from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.core.heartbeats import HEARD_WITHIN_S
 from windrow.scheduler.queue import RedisQueue
 from windrow.scheduler.queue.observations import TIMES, TOKEN_KINDS, Histogram, read_observations

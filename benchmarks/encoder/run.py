@@ -22,7 +22,7 @@ from windrow.bench.programs import BenchFailed, check_interrupts, own_redis, run
 from windrow.bench.stats import median, percentile
 from windrow.bench.workload import bench_environ
 from windrow.lab.sample_texts import LOG_SIGMA, mixed_texts
-from windrow.scheduler.config.settings import DEFAULT_MODELS
+from windrow.scheduler.config.values import DEFAULT_MODELS
 from windrow.scheduler.models.sources import resolve_source
 from windrow.scheduler.queue import RedisQueue, Submission
 from windrow.scheduler.queue.ids import make_id

@@ -13,7 +13,7 @@ from redis import Redis
 
 from windrow.bench.programs import part
 from windrow.bench.stats import median
-from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.connection.connect import connect
 from windrow.scheduler.core.outcomes import Failed, Outcome
 from windrow.scheduler.core.planning import Batch, BatchLimits, plan_batches

@@ -83,7 +83,7 @@ def _ours(
 ) -> dict[str, Any]:  # fmt: skip
     import torch
 
-    from windrow.scheduler.config.settings import ModelSettings
+    from windrow.scheduler.config.model_settings import ModelSettings
     from windrow.worker.engines.generation.engine import GenerateEngine
     from windrow.worker.engines.generation.loading import load_model
 

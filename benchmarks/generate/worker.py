@@ -13,7 +13,7 @@ from benchmarks.encoder.worker import Number
 from benchmarks.generate.run import drive
 from windrow.bench.generate_model import SHAPES, make_llama, make_load
 from windrow.bench.programs import part
-from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.connection.connect import connect
 from windrow.scheduler.queue import RedisQueue
 from windrow.worker.batches.batch_loop import BatchLoop

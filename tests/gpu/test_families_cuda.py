@@ -23,7 +23,7 @@ from tests.support.tiny_models import (
     run_tokens,
     token_ids,
 )
-from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.core.planning import Batch, plan_batches
 from windrow.worker.engines.loading import batch_limits, load_engine
 

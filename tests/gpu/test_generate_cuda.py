@@ -11,7 +11,7 @@ import torch
 
 from tests.support.steps import drive, ready
 from tests.support.tiny_llama import save_tiny_llama
-from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.worker.engines.device.weights import load_weights
 from windrow.worker.engines.generation.engine import GenerateEngine
 from windrow.worker.engines.generation.kv_cache import CacheShape, PagedCache

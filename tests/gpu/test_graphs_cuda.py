@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.core.planning import Batch, plan_batches, token_rungs
 from windrow.worker.engines.base import Engine
 from windrow.worker.engines.loading import batch_limits, load_engine

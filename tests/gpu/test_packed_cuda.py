@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.core.planning import plan_batches
 from windrow.worker.engines.base import Engine
 from windrow.worker.engines.loading import batch_limits, load_engine

@@ -9,7 +9,8 @@ import pytest
 from tests.support.api_client import ApiClient
 from tests.support.fake_worker import FakeWorker
 from windrow.api import create_app
-from windrow.scheduler.config.settings import DEFAULT_MODELS, Settings
+from windrow.scheduler.config.settings import Settings
+from windrow.scheduler.config.values import DEFAULT_MODELS
 
 NewClient = Callable[..., ApiClient]
 

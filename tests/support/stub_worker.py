@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from windrow.errors import ModelUnusable
-from windrow.scheduler.config.settings import ModelSettings, Settings
+from windrow.scheduler.config.model_settings import ModelSettings
+from windrow.scheduler.config.settings import Settings
 from windrow.scheduler.connection.connect import connect
 from windrow.scheduler.core.outcomes import Done, Failed, Outcome
 from windrow.scheduler.core.planning import Batch, BatchLimits

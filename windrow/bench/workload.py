@@ -9,7 +9,8 @@ from pathlib import Path
 import orjson
 
 from windrow.lab.sample_texts import mixed_texts
-from windrow.scheduler.config.settings import DEFAULT_MODELS, ModelSettings
+from windrow.scheduler.config.model_settings import ModelSettings
+from windrow.scheduler.config.values import DEFAULT_MODELS
 from windrow.scheduler.models.token_counts import load_text_limit
 
 MODEL = "minilm"

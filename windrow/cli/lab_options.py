@@ -121,7 +121,7 @@ def policy_of(
 ) -> Policy:
     """As the worker would make it of the same settings; ``static`` pads to the longest input."""
     from windrow.lab.simulate.device import Policy
-    from windrow.scheduler.config.settings import ModelSettings
+    from windrow.scheduler.config.model_settings import ModelSettings
 
     buckets = ModelSettings.model_fields["buckets"].default
     limits = BatchLimits(max_batch_size, max_batch_tokens, buckets, static_length=longest_tokens)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from windrow.lab.measure.cost import CostModel
     from windrow.lab.measure.fitting import FitError
-    from windrow.scheduler.config.settings import ModelSettings
+    from windrow.scheduler.config.model_settings import ModelSettings
 
 #: The kind of timings that a model which generates has.
 GENERATION = "steps"

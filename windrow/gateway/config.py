@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from windrow.errors import InvalidSetting
-from windrow.scheduler.config.settings import MOST_WAIT_MS
+from windrow.scheduler.config.fields import MAX_WAIT_MS
 from windrow.scheduler.core.learned_window import MAX_WAIT_S
 from windrow.scheduler.core.planning import BatchLimits
 from windrow.scheduler.core.window import WindowLimits
@@ -34,9 +34,9 @@ class InferenceConfig:
                 raise InvalidSetting(f"{name}: takes a whole number from 1 (got {value!r})")
         wait_ms = self.max_batch_wait_ms
         is_number = isinstance(wait_ms, (int, float)) and not isinstance(wait_ms, bool)
-        if wait_ms != "auto" and not (is_number and 0 <= wait_ms <= MOST_WAIT_MS):
+        if wait_ms != "auto" and not (is_number and 0 <= wait_ms <= MAX_WAIT_MS):
             raise InvalidSetting(
-                f'max_batch_wait_ms: takes milliseconds from 0 to {MOST_WAIT_MS}, or "auto" (got {wait_ms!r})'
+                f'max_batch_wait_ms: takes milliseconds from 0 to {MAX_WAIT_MS}, or "auto" (got {wait_ms!r})'
             )
 
     @classmethod

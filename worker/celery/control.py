@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from redis.exceptions import RedisError
 
 from windrow.errors import InvalidInput
-from windrow.scheduler.config.settings import ModelSettings, Settings
+from windrow.scheduler.config.model_settings import ModelSettings
+from windrow.scheduler.config.settings import Settings
 from windrow.scheduler.connection.connect import connect
 from windrow.scheduler.core.heartbeats import HEARD_WITHIN_S
 from windrow.scheduler.queue import RedisQueue

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from windrow.errors import ModelUnusable
-from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.core.planning import BatchLimits, token_rungs
 from windrow.worker.engines.base import Engine, EngineInfo, StepEngine
 from windrow.worker.engines.device.captured_sizes import captured_rectangles

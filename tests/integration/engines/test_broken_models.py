@@ -9,7 +9,7 @@ from transformers import AutoModelForSequenceClassification
 
 from tests.support.tiny_models import FAMILIES, save_model
 from windrow.errors import ModelUnusable
-from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.worker.engines.loading import load_engine
 
 pytestmark = pytest.mark.integration

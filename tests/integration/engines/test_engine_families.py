@@ -15,7 +15,7 @@ from tests.support.tiny_models import (
     run_tokens,
     token_ids,
 )
-from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.worker.engines.loading import load_engine
 
 

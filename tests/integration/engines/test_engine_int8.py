@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.support.tiny_models import FAMILIES, TinyModels, largest_error, run_tokens, token_ids
-from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.worker.engines.device import int8
 from windrow.worker.engines.device.int8 import INT8_TOLERANCE, Int8Linear, load_int8
 from windrow.worker.engines.loading import load_engine

@@ -37,7 +37,7 @@ from tests.support.tiny_models import (
     save_model,
 )
 from windrow.errors import InputTooLong, InvalidInput, ModelFailed, ModelUnusable
-from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.core.outcomes import Done, Failed
 from windrow.scheduler.core.planning import Batch, plan_batches
 from windrow.scheduler.models.token_counts import load_text_limit

@@ -15,7 +15,7 @@ from tests.support.redis_server import RedisServer
 from tests.support.step_worker import StepWorker
 from tests.support.tiny_llama import save_tiny_llama
 from tests.support.worker_process import until
-from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.queue import Prediction, Submission
 from windrow.scheduler.queue.events import BEGINNING, read_events
 from windrow.scheduler.queue.records import encode_call

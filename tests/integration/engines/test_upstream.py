@@ -11,7 +11,7 @@ import pytest
 from tests.support.scripted_server import Handler, ScriptedServer, hold
 from tests.support.worker_process import until
 from windrow.errors import InputTooLong, InvalidInput, ModelUnusable, UpstreamFailed, WindrowError
-from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.core.outcomes import Done, Failed
 from windrow.worker.engines.base import Delta, Prepared, StepEngine
 from windrow.worker.engines.upstream import engine as upstream

@@ -13,7 +13,7 @@ from tests.support.queue_calls import MODEL, PLENTY
 from tests.support.scripted_server import Answer, Handler, ScriptedServer
 from tests.support.step_worker import StepWorker
 from tests.support.worker_process import until
-from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.queue import Prediction, RedisQueue, Submission
 from windrow.scheduler.queue.events import BEGINNING, OUTPUT, read_events
 from windrow.scheduler.queue.observations import Histogram, read_observations

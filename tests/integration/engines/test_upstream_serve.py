@@ -21,7 +21,7 @@ from transformers.utils.import_utils import is_serve_available
 from tests.support.api_server import start_api
 from tests.support.redis_server import RedisServer, free_port
 from tests.support.worker_process import until
-from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.queue import RedisQueue
 from windrow.scheduler.queue.keys import queue_key
 from windrow.worker.batches.batch_loop import BatchLoop

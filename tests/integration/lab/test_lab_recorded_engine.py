@@ -10,7 +10,7 @@ from tests.support.tiny_llama import save_tiny_llama
 from windrow.cli.app import app
 from windrow.lab.measure.recording import read_recording
 from windrow.lab.measure.step_recording import read_generation
-from windrow.scheduler.config.settings import DEFAULT_MODELS
+from windrow.scheduler.config.values import DEFAULT_MODELS
 
 pytestmark = pytest.mark.integration
 

@@ -17,7 +17,7 @@ from tests.support.tiny_llama import save_tiny_llama
 from tests.support.word_engine import WordEngine
 from tests.support.worker_process import until
 from windrow.errors import ModelUnusable
-from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.core.planning import BatchLimits
 from windrow.scheduler.queue import Prediction, RedisQueue, Submission
 from windrow.worker.batches.batch_loop import BatchLoop

@@ -24,7 +24,8 @@ from tests.support.acl import acl_server, role_url
 from tests.support.queue_calls import PLENTY, claim, finish, request
 from tests.support.webhook_receiver import CA_FILE, NAME, WebhookReceiver
 from tests.support.worker_process import ROOT, until
-from windrow.scheduler.config.settings import DEFAULT_MODELS, Settings
+from windrow.scheduler.config.settings import Settings
+from windrow.scheduler.config.values import DEFAULT_MODELS
 from windrow.scheduler.core.addresses import Address
 from windrow.scheduler.core.webhooks import MAX_TRIES, Endpoint
 from windrow.scheduler.queue import RedisQueue, result_key

@@ -9,7 +9,8 @@ import json, sys
 heavy = {"torch", "transformers", "sentence_transformers", "celery"}
 import api
 after_import = sorted((heavy | {"flask", "redis", "ssl", "gevent"}) & set(sys.modules))
-from windrow.scheduler.config.settings import DEFAULT_MODELS, Settings
+from windrow.scheduler.config.settings import Settings
+from windrow.scheduler.config.values import DEFAULT_MODELS
 app = api.create_app(Settings(models=DEFAULT_MODELS, redis_url="redis://127.0.0.1:1/0"))
 assert app.test_client().get("/healthz").status_code == 200
 assert app.test_client().get("/openapi.json").status_code == 200

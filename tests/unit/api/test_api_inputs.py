@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from windrow.api import inputs
 from windrow.api.inputs import InputCheck, is_surely_within
 from windrow.errors import InputTooLong, InvalidInput
-from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.models.token_counts import COUNTED_CHARACTERS_PER_TOKEN, TextLimit, load_text_limit
 from windrow.scheduler.tasks import Parameters
 from windrow.scheduler.tasks.rerank import RerankParameters

@@ -8,7 +8,7 @@ import pytest
 
 from windrow.api.auth.keys import Keys, hash_key, make_key
 from windrow.errors import Unauthorized
-from windrow.scheduler.config.settings import TenantSettings
+from windrow.scheduler.config.tenant_settings import TenantSettings
 
 
 def tenants(**keys: list[str]) -> dict[str, TenantSettings]:

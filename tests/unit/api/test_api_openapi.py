@@ -10,7 +10,8 @@ from windrow.api import create_app
 from windrow.api.openai.errors import is_openai_path
 from windrow.api.routes.docs import assets_folder
 from windrow.api.routes.openapi import document
-from windrow.scheduler.config.settings import DEFAULT_MODELS, Settings
+from windrow.scheduler.config.settings import Settings
+from windrow.scheduler.config.values import DEFAULT_MODELS
 
 NOT_IN_THE_DOCUMENT = {"/openapi.json", "/docs", "/docs/start.js", "/docs/<path:path>"}
 

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from windrow.api.auth.keys import Keys, hash_key, make_key
 from windrow.cli.app import app
-from windrow.scheduler.config.settings import TenantSettings
+from windrow.scheduler.config.tenant_settings import TenantSettings
 
 runner = CliRunner()
 

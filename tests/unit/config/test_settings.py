@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from windrow.errors import InvalidSetting
-from windrow.scheduler.config.settings import ModelSettings, Settings, load_settings
+from windrow.scheduler.config.model_settings import ModelSettings
+from windrow.scheduler.config.settings import Settings, load_settings
 
 FILE = """
 lease_s = 5.0
@@ -300,10 +301,10 @@ def test_settings_can_be_printed_without_a_password(file: Path) -> None:
 @pytest.mark.parametrize(
     ("task", "setting", "said"),
     [
-        ("generate", {"buckets": [32]}, "buckets: belongs to tasks embed, classify, token-classify, rerank, zero-shot"),
+        ("generate", {"buckets": [32]}, "buckets: is a setting of tasks embed, classify, token-classify, rerank, zero-shot"),
         ("generate", {"max_input_tokens": 1}, "max_input_tokens 1: task generate takes at least 2"),
-        ("embed", {"cache_tokens": 64}, "cache_tokens: belongs to task generate alone"),
-        ("classify", {"page_tokens": 32}, "page_tokens: belongs to task generate alone"),
+        ("embed", {"cache_tokens": 64}, "cache_tokens: is a setting of task generate only"),
+        ("classify", {"page_tokens": 32}, "page_tokens: is a setting of task generate only"),
     ],
 )
 def test_a_setting_that_means_nothing_to_the_task_is_refused(task: str, setting: dict[str, object], said: str) -> None:
@@ -315,7 +316,7 @@ def test_a_setting_for_one_task_from_the_environment_is_refused_for_another(tmp_
     path = tmp_path / "llama.toml"
     path.write_text("[models.llama]\ntask = 'generate'\nsource = 'x'\n", encoding="utf-8")
     detail = refusal(path, WINDROW_MODELS__LLAMA__BUCKETS="32,64")
-    assert "models.llama: buckets: belongs to tasks embed" in detail
+    assert "models.llama: buckets: is a setting of tasks embed" in detail
 
 
 def test_tasks_that_generate_are_planned_by_steps_and_others_by_rows() -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from windrow.scheduler.config.settings import ModelSettings, Settings
+from windrow.scheduler.config.model_settings import ModelSettings
+from windrow.scheduler.config.settings import Settings
 
 PAGES = Path(__file__).parents[3] / "docs"
 EXAMPLES = [
@@ -38,7 +39,7 @@ def test_the_address_stands_for_the_source() -> None:
     ("table", "words"),
     [
         ({"task": "upstream"}, "url: task upstream takes the address of a server"),
-        (GOOD | {"source": "x"}, "source: task upstream takes none"),
+        (GOOD | {"source": "x"}, "source: task upstream takes no source"),
         (GOOD | {"url": "ftp://host"}, "takes http:// or https://"),
         (GOOD | {"url": "http://127.0.0.1:99999/v1"}, "a port from 1 to 65535"),
         (GOOD | {"url": "http://127.0.0.1:0/v1"}, "a port from 1 to 65535"),
@@ -46,12 +47,12 @@ def test_the_address_stands_for_the_source() -> None:
         (GOOD | {"url": "http://[::1/v1"}, "takes a host"),
         (GOOD | {"url": "http://user:pw@h/v1"}, "takes no user and no password"),
         (GOOD | {"url": "http://us[er:pw@h/v1"}, "takes no user and no password"),
-        (GOOD | {"cache_tokens": 64}, "cache_tokens: belongs to task generate alone"),
-        (GOOD | {"dtype": "float32"}, "dtype: belongs to tasks embed, classify"),
-        (GOOD | {"buckets": [32]}, "buckets: belongs to tasks embed, classify"),
+        (GOOD | {"cache_tokens": 64}, "cache_tokens: is a setting of task generate only"),
+        (GOOD | {"dtype": "float32"}, "dtype: is a setting of tasks embed, classify"),
+        (GOOD | {"buckets": [32]}, "buckets: is a setting of tasks embed, classify"),
         (GOOD | {"max_concurrency": 0}, "greater than or equal to 1"),
         (GOOD | {"api_key_env": "sk-1234"}, "api_key_env"),
-        ({"task": "embed", "source": "x", "url": "http://host"}, "url: belongs to task upstream alone"),
+        ({"task": "embed", "source": "x", "url": "http://host"}, "url: is a setting of task upstream only"),
     ],
 )
 def test_what_is_wrong_is_named(table: dict[str, Any], words: str) -> None:

@@ -30,7 +30,9 @@ def test_the_innermost_place_stands_first() -> None:
         inner()
     except KeyError as error:
         said = describe_exception(error)
-    assert re.fullmatch(r"KeyError at test_exception_text.py:\d+ inner < test_exception_text.py:\d+ test_the_inner\w+", said)
+    assert re.fullmatch(
+        r"KeyError at test_exception_text.py:\d+ inner < test_exception_text.py:\d+ test_the_inner\w+", said
+    )
 
 
 def test_one_that_was_never_raised_has_no_place() -> None:

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from tests.support.steps import drive, ready
 from tests.support.tiny_llama import CHAT_TEMPLATE, EOS, VOCABULARY, save_tiny_llama
 from windrow.errors import InputTooLong, InvalidInput, ModelFailed, ModelUnusable
-from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.core.outcomes import Done, Failed, Outcome
 from windrow.scheduler.models.token_counts import load_text_limit
 from windrow.worker.engines import base

@@ -51,7 +51,7 @@ def recorded(runs: StepRuns = AS_THEY_ARE) -> GenerationRecording:
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from windrow.scheduler.config.settings import ModelSettings
+    from windrow.scheduler.config.model_settings import ModelSettings
     from windrow.worker.engines.loading import load_engine
 
     folder = save_tiny_llama(tmp_path_factory.mktemp("llama"), context_tokens=256)

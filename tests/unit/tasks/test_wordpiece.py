@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from windrow.scheduler.config.settings import DEFAULT_MODELS
+from windrow.scheduler.config.values import DEFAULT_MODELS
 from windrow.scheduler.models.token_counts import load_text_limit
 from windrow.scheduler.models.wordpiece import WordPiece, load_wordpiece, random_texts
 

@@ -8,7 +8,7 @@ import billiard
 import pytest
 
 from windrow.errors import InvalidInput
-from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.worker.celery.control import read_batching
 from windrow.worker.process import model_requests as orders
 from windrow.worker.process.model_requests import Batching, ModelRequests, read_model_requests

@@ -15,7 +15,7 @@ from redis import Redis
 from windrow.bench.record.paced import PacedEngine
 from windrow.lab.measure.cost import PassCost
 from windrow.lab.simulate.device import Policy
-from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.connection.connect import connect
 from windrow.scheduler.core.outcomes import Failed, Outcome
 from windrow.scheduler.core.planning import Batch, BatchLimits

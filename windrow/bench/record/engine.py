@@ -31,7 +31,7 @@ from windrow.lab.sample_texts import mixed_texts
 from windrow.lab.simulate.device import Policy
 from windrow.lab.simulate.generation import GenerationPolicy
 from windrow.lab.simulate.workload import PATTERNS, draw_arrivals
-from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.core.planning import BatchLimits
 from windrow.scheduler.models.token_counts import load_text_limit
 from windrow.scheduler.queue import RedisQueue, Submission

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from windrow.lab.measure.fitting import TimedPass
 from windrow.lab.sample_texts import mixed_texts
-from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.core.planning import BatchLimits, plan_batches
 from windrow.worker.engines.base import Engine, EngineInfo, Prepared
 

@@ -19,7 +19,7 @@ from windrow.lab.measure.cost import DecodeCost
 from windrow.lab.measure.fitting import TimedStep
 from windrow.lab.tune.passes import ENOUGH
 from windrow.lab.tune.step_timing import TimedSteps, runs_of
-from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.core.outcomes import Failed
 from windrow.scheduler.models.token_counts import load_text_limit
 from windrow.worker.engines.base import Delta, EngineInfo

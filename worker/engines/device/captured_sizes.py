@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.core.planning import fitting_buckets, rectangle_rungs
 from windrow.scheduler.tasks import TASKS
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.core.planning import bucket_length, token_rungs
 from windrow.worker.engines.device.captured_sizes import captured_rectangles
 from windrow.worker.engines.device.packed_graphs import PackedGraphs, PackedRun

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.core.outcomes import Failed
 from windrow.scheduler.stepping.sequences import Chunk, GeneratingSequence, StepLimits, StepPlan
 from windrow.scheduler.stepping.step_scheduler import StepScheduler

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from windrow.errors import ModelUnusable
-from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.models.sources import resolve_source
 from windrow.scheduler.models.token_counts import load_text_limit
 from windrow.worker.engines.device.weights import Weights, load_weights, pick_device, pick_dtype

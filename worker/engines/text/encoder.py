@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from windrow.errors import InvalidInput, ModelFailed, ModelUnusable
-from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.core.outcomes import Done, Failed, Outcome
 from windrow.scheduler.core.planning import Batch, BatchLimits, plan_batches, token_rungs
 from windrow.scheduler.models.sources import resolve_source

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 from windrow.errors import ModelFailed, ModelUnusable, UpstreamFailed, WindrowError
-from windrow.scheduler.config.settings import ModelSettings
+from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.core.exception_text import describe_exception
 from windrow.scheduler.core.outcomes import Done, Failed, Outcome
 from windrow.scheduler.core.upstream_concurrency import ConcurrencyLimit

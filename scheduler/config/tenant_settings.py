@@ -1,0 +1,58 @@
+"""Settings of one tenant: a ``[tenants.<name>]`` table."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import Field
+
+from windrow.scheduler.config.fields import FrozenSettings, WebhookSecret
+from windrow.scheduler.core.admission import Quota
+
+#: A tenant's name is part of flow names and of idempotency keys, which separate their parts by ':' and '|'.
+TENANT_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+#: The tenants of requests without an API key, and of requests sent through Celery.
+RESERVED_TENANT_NAMES = frozenset({"default", "celery"})
+
+
+class TenantSettings(FrozenSettings):
+    """One ``[tenants.<name>]`` table: API keys and limits. Each limit applies to each model separately."""
+
+    #: ``sha256:<64 hex digits>`` of each API key of this tenant. Several keys let a tenant replace one at a time.
+    keys: tuple[Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")], ...] = ()
+    #: Share of the device relative to other tenants with a backlog.
+    weight: float = Field(1.0, gt=0, le=1000)
+    #: See `windrow.scheduler.core.admission.Quota`.
+    max_in_flight: int | None = Field(None, ge=1)
+    max_bytes: int | None = Field(None, ge=1)
+    requests_per_s: float | None = Field(None, gt=0)
+    burst: int | None = Field(None, ge=1)
+    #: Signs this tenant's webhooks.
+    webhook_secret: WebhookSecret | None = None
+
+    @property
+    def quota(self) -> Quota:
+        """The limits in the form that the queue takes."""
+        return Quota(self.max_in_flight, self.max_bytes, self.requests_per_s, self.burst)
+
+
+def check_tenant_name(name: str) -> None:
+    """Validate a tenant name; raises `ValueError`."""
+    if not TENANT_NAME.fullmatch(name) or name in RESERVED_TENANT_NAMES:
+        raise ValueError(
+            f"tenant name {name[:80]!r}: takes letters, digits, '.', '_' and '-', at most 64, "
+            f"and none of {', '.join(sorted(RESERVED_TENANT_NAMES))}"
+        )
+
+
+def check_tenants(tenants: dict[str, TenantSettings]) -> None:
+    """Validate the names, and that no API key is listed twice; raises `ValueError`."""
+    owners: dict[str, str] = {}
+    for name, tenant in tenants.items():
+        check_tenant_name(name)
+        for key in tenant.keys:
+            if key in owners:
+                both = f"tenants {owners[key]!r} and {name!r}" if owners[key] != name else f"tenant {name!r} twice"
+                raise ValueError(f"the key {key[:15]}... is listed under {both}; each key belongs to one tenant")
+            owners[key] = name
