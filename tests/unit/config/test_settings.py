@@ -301,7 +301,7 @@ def test_settings_can_be_printed_without_a_password(file: Path) -> None:
 @pytest.mark.parametrize(
     ("task", "setting", "said"),
     [
-        ("generate", {"buckets": [32]}, "buckets: is a setting of tasks embed, classify, token-classify, rerank, zero-shot"),
+        ("generate", {"buckets": [32]}, "buckets: is a setting of tasks embed, classify, token-classify, rerank"),
         ("generate", {"max_input_tokens": 1}, "max_input_tokens 1: task generate takes at least 2"),
         ("embed", {"cache_tokens": 64}, "cache_tokens: is a setting of task generate only"),
         ("classify", {"page_tokens": 32}, "page_tokens: is a setting of task generate only"),
