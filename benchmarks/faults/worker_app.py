@@ -21,8 +21,8 @@ from typing import Any
 
 from benchmarks.faults.barriers import stop_at
 from benchmarks.faults.engine import KnownEngine
-from windrow.worker.batches.batch_model import BatchModel
 from windrow.worker.celery.app import app
+from windrow.worker.leases.leases import Leases
 
 __all__ = ["app"]
 
@@ -38,10 +38,10 @@ def replace_models() -> None:
         sys.modules[module.__name__] = module
 
 
-def put_barriers(lane: Any) -> None:
+def put_barriers(leases: Any) -> None:
     """Let claims that got something and finishes stop before they go on."""
-    claim: Callable[..., Any] = lane.claim
-    finish: Callable[..., Any] = lane.finish
+    claim: Callable[..., Any] = leases.claim
+    finish: Callable[..., Any] = leases.finish
 
     def claim_and_stop(*args: Any, **options: Any) -> Any:
         claimed = claim(*args, **options)
@@ -55,10 +55,10 @@ def put_barriers(lane: Any) -> None:
         stop_at("after_finish")
         return finished
 
-    lane.claim, lane.finish = claim_and_stop, stop_and_finish
+    leases.claim, leases.finish = claim_and_stop, stop_and_finish
 
 
 #: `kill -USR2` of a pool process that does not move shows in its log where it stands.
 faulthandler.register(signal.SIGUSR2)
 replace_models()
-put_barriers(BatchModel)
+put_barriers(Leases)

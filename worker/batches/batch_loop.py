@@ -23,10 +23,12 @@ from windrow.worker.batches.batch_buffer import BatchBuffer
 from windrow.worker.batches.batch_model import BatchModel
 from windrow.worker.batches.forward import RunningBatch, run_window
 from windrow.worker.batches.isolation import ClaimTurn, PoisonIsolation
-from windrow.worker.leases.leases import CLAIM_BLOCK_S, Leases
+from windrow.worker.batches.prepare import prepare_requests, split_expired
+from windrow.worker.leases.leases import CLAIM_BLOCK_S
 from windrow.worker.leases.redis_retry import retry_redis
 from windrow.worker.leases.renewal import LeaseRenewal
 from windrow.worker.process.progress import Progress
+from windrow.worker.process.served_model import ServedModel
 from windrow.worker.process.stopping import AT_ONCE
 from windrow.worker.process.threads import start_thread
 from windrow.worker.steps.step_loop import StepLoop
@@ -64,7 +66,7 @@ class BatchLoop:
         drained: Callable[[], object] = lambda: False,
     ) -> None:
         self.lanes = {model: lane for model, lane in lanes.items() if isinstance(lane, BatchModel)}
-        self._holders: list[Leases] = list(lanes.values())
+        self._holders: list[ServedModel] = list(lanes.values())
         self._stopping = stopping
         self._drained = drained
         self._vitals = vitals or Progress()
@@ -108,7 +110,7 @@ class BatchLoop:
         """Stage one: claim, prepare. After a claim that filled the row, more is likely to wait: no need to block."""
         stage, full = self._vitals.stage(), False
         while not self._stopping():
-            if self._drained() or lane.is_paused:
+            if self._drained() or lane.leases.is_paused:
                 self._ended.wait(ATTEND_EVERY_S)
                 continue
             room = self.rows.reserve(lane.model, timeout_s=1.0)
@@ -118,7 +120,7 @@ class BatchLoop:
                 continue
             alone = turn is ClaimTurn.ALONE
             blocking, asked_s = not full and not alone, time.monotonic()
-            claim_enough = partial(lane.claim, enough=self.rows.enough(lane.model, room))
+            claim_enough = partial(lane.leases.claim, enough=self.rows.enough(lane.model, room))
             claim = retry_redis(claim_enough, room, blocking, alone, give_up=self._is_stopping)
             requests = claim.requests if claim else []
             self._quarantine.claimed(lane.model, requests, claim is not None and claim.suspects_wait)
@@ -126,7 +128,7 @@ class BatchLoop:
             # What a claim waited for was work, if it might wait.
             from_s = time.monotonic() if blocking else asked_s
             with stage:
-                waiting, ended = lane.prepare(requests)
+                waiting, ended = prepare_requests(lane.engine, requests, lane.leases)
             self.rows.add(lane.model, waiting, room, time.monotonic() - from_s)
             self._store(lane, ended)
             self._quarantine.ended(len(ended))
@@ -136,7 +138,7 @@ class BatchLoop:
         stage = self._vitals.stage()
         while (row := self.rows.take()) is not None:
             lane = self.lanes[row.model]
-            waiting, late = lane.split_late(row.waiting)
+            waiting, late = split_expired(row.waiting, lane.leases)
             for started in stage.timed(run_window(lane.engine, waiting, lane.budget)):
                 self._started.put((lane, started, row.closed_by))
             self._store(lane, late)
@@ -163,13 +165,13 @@ class BatchLoop:
 
     def _store(self, lane: BatchModel, endings: list[FinishedRequest], busy_s: float = 0.0) -> None:
         if endings:
-            retry_redis(lane.finish, endings, busy_s, give_up=self._is_out_of_time)
+            retry_redis(lane.leases.finish, endings, busy_s, give_up=self._is_out_of_time)
 
     def _attend(self) -> None:
         """Beside the stages: show signs of life, and see to it that the loop stops when it has to."""
         while not self._ended.wait(ATTEND_EVERY_S):
             self.on_look()
-            self._vitals.tick(held=sum(len(holder.held) for holder in self._holders))
+            self._vitals.tick(held=sum(len(holder.leases.held) for holder in self._holders))
             for model, lane in self.lanes.items():
                 lane.wait_s = self.rows.wait_s(model)
             level = self._stopping()
@@ -183,7 +185,7 @@ class BatchLoop:
         for model, waiting in self.rows.empty().items():
             held = {one.request.id: one.request.token for one in waiting}
             log.info("model %s: %d requests go back unstarted", model, len(held))
-            retry_redis(self.lanes[model].release, held, give_up=self._is_out_of_time)
+            retry_redis(self.lanes[model].leases.release, held, give_up=self._is_out_of_time)
 
     def _leave(self) -> None:
         """End this process within `LEAVE_S`. What still runs is refused when it ends: its token is no longer good."""
@@ -194,10 +196,10 @@ class BatchLoop:
         # Twice: a claim that was under way may yet bring something.
         for pause_s in (CLAIM_BLOCK_S, 0.0):
             for holder in self._holders:
-                held = dict(holder.held)
+                held = dict(holder.leases.held)
                 log.warning("model %s: %d requests go back, started or not", holder.model, len(held))
                 try:
-                    holder.release(held)
+                    holder.leases.release(held)
                 except RedisError as error:
                     log.warning("model %s: they are left to their leases: %s", holder.model, error)
             time.sleep(pause_s)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from windrow.scheduler.core.learned_window import FIRST_WAIT_S, MAX_WAIT_S
 from windrow.scheduler.core.planning import BatchLimits
@@ -13,14 +11,13 @@ from windrow.scheduler.core.window import WindowLimits
 from windrow.scheduler.queue import FinishedRequest, RedisQueue
 from windrow.worker.batches.forward import BatchBudget, RunningBatch, collect_batch
 from windrow.worker.engines.base import Engine
-from windrow.worker.leases.leases import Leases, milliseconds
+from windrow.worker.leases.leases import Leases
 from windrow.worker.process.model_requests import Batching
+from windrow.worker.process.model_status import ModelStatus, milliseconds
 
 
-class BatchModel(Leases):
-    """A `Leases` whose requests are planned into passes."""
-
-    engine: Engine
+class BatchModel:
+    """One model whose requests run in batches."""
 
     def __init__(
         self,
@@ -32,7 +29,9 @@ class BatchModel(Leases):
         worker: str,
         is_spare: bool = False,
     ) -> None:
-        super().__init__(queue, engine, lease_s, worker, is_spare=is_spare)
+        self.engine = engine
+        self.leases = Leases(queue, lease_s, is_spare=is_spare)
+        self.status = ModelStatus(queue, engine, worker)
         self.limits = limits
         #: None where it is learnt.
         self.max_wait_s = max_wait_s
@@ -42,6 +41,11 @@ class BatchModel(Leases):
         self.budget = BatchBudget(limits)
 
     @property
+    def model(self) -> str:
+        """The model's name."""
+        return self.leases.queue.model
+
+    @property
     def window(self) -> WindowLimits:
         """What closes this model's window."""
         size, tokens = self.limits.max_batch_size, self.limits.max_batch_tokens
@@ -49,9 +53,14 @@ class BatchModel(Leases):
             return WindowLimits(size, tokens, MAX_WAIT_S, is_learnt=True)
         return WindowLimits(size, tokens, self.max_wait_s)
 
-    def describe(self) -> Mapping[str, Any]:
-        """What heartbeats say beside the engine's own description."""
-        return {"wait_ms": milliseconds(self.wait_s), "ran_out_tokens": self.budget.ran_out_tokens}
+    def heartbeat(self, busy_s: float = 0.0) -> None:
+        """Send a heartbeat; see `ModelStatus.heartbeat`."""
+        details = {"wait_ms": milliseconds(self.wait_s), "ran_out_tokens": self.budget.ran_out_tokens}
+        self.status.heartbeat(self.engine, len(self.leases.held), busy_s, details)
+
+    def store_observations(self) -> None:
+        """Add the observations to those of all workers; see `ModelStatus.store_observations`."""
+        self.status.store_observations()
 
     @property
     def batching(self) -> Batching:
@@ -72,22 +81,22 @@ class BatchModel(Leases):
         self.limits = replace(limits, max_batch_size=self.limits.max_batch_size)
         self.budget = BatchBudget(self.limits)
         self.engine = engine
-        self._forget_engine_times()
+        self.status.engine_replaced(engine)
 
     def endings(self, done: RunningBatch, closed_by: str) -> list[FinishedRequest]:
         """Wait for the pass and say how each of its requests ended."""
         outcomes = collect_batch(done, self.budget)
         ended_s = time.monotonic()
         self._observe(done, ended_s, closed_by)
-        started_s = done.started_s + self.redis_offset_s
+        started_s = done.started_s + self.leases.redis_offset_s
         of_pass = {
             "compute_ms": milliseconds(ended_s - done.started_s),
             "batch_size": len(done.members),
             "batch_tokens": done.batch.tokens,
             "padding_ratio": round(done.batch.padding_ratio, 4),
             "closed_by": closed_by,
-            "worker": self.worker,
-            "batch_id": f"{self.worker}-{self.started}-{done.number}",
+            "worker": self.status.worker,
+            "batch_id": f"{self.status.worker}-{self.status.process_id}-{done.number}",
         }
         return [
             FinishedRequest(
@@ -108,7 +117,7 @@ class BatchModel(Leases):
 
     def _observe(self, done: RunningBatch, ended_s: float, closed_by: str) -> None:
         """Once a pass: with 30,000 requests a second, each is worth a fraction of a microsecond."""
-        members, observed = done.members, self.observed
+        members, observed = done.members, self.status.observed
         observed.observe_each("queue", [one.claimed_s - one.arrived_s for one in members])
         observed.observe_each("batch_wait", [done.started_s - one.claimed_s for one in members])
         observed.observe("compute", ended_s - done.started_s, len(members))

@@ -1,4 +1,4 @@
-"""What must go on while the device is busy: leases renewed, lost requests reaped, what is there and was seen told."""
+"""A thread that renews leases, sends heartbeats and stores observations while the device is busy."""
 
 from __future__ import annotations
 
@@ -9,25 +9,27 @@ from types import TracebackType
 
 from redis.exceptions import RedisError
 
-from windrow.worker.leases.leases import Leases
 from windrow.worker.process.progress import Progress
+from windrow.worker.process.served_model import ServedModel
 from windrow.worker.process.threads import start_thread
 
 log = logging.getLogger(__name__)
-TICK_S = 1.0
-HEARTBEAT_TICKS = 5
+RENEW_EVERY_S = 1.0
+#: A heartbeat is sent with every fifth renewal.
+RENEWALS_PER_HEARTBEAT = 5
 
 
 class LeaseRenewal:
-    """A thread of its own for the time of a ``with`` block; each lane is tended every second.
+    """Renews the leases of all models every second while the ``with`` block runs.
 
-    A device at work does not block it, nor does a C call that lets go of the interpreter's lock. One that keeps the
-    lock for longer than a lease loses its requests to another worker, and its results are refused: raise ``lease_s``.
+    The thread runs while the device works and while C code has released the interpreter's lock. C code that keeps the
+    lock for longer than ``lease_s`` loses its requests to another worker, and its results are refused; raise
+    ``lease_s`` for such a model.
     """
 
-    def __init__(self, lanes: Sequence[Leases], vitals: Progress) -> None:
-        self._lanes = lanes
-        self._vitals = vitals
+    def __init__(self, models: Sequence[ServedModel], progress: Progress) -> None:
+        self._models = models
+        self._progress = progress
         self._stop = threading.Event()
 
     def __enter__(self) -> LeaseRenewal:
@@ -38,30 +40,31 @@ class LeaseRenewal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
-        self._thread.join(TICK_S)
-        for lane in self._lanes:
-            if not self._tend(lane, lane.store_observations):
+        self._thread.join(RENEW_EVERY_S)
+        for model in self._models:
+            if not self._attempt(model, model.store_observations):
                 return
 
     def _run(self) -> None:
-        tick = 0
+        renewals = 0
         while True:
-            for lane in self._lanes:
-                # A loop that stalls is soon killed by the parent: it says so while it can.
-                if tick % HEARTBEAT_TICKS == 0 or self._vitals.is_stalled:
-                    self._tend(lane, lane.heartbeat, self._vitals.busy_s)
-                # After an outage, a worker must not reap what it holds itself.
-                if self._tend(lane, lane.renew):
-                    self._tend(lane, lane.queue.reap)
-                self._tend(lane, lane.store_observations)
-            tick += 1
-            if self._stop.wait(TICK_S):
+            for model in self._models:
+                # The parent process soon kills a loop that stalls, so a stalled loop reports at every renewal.
+                if renewals % RENEWALS_PER_HEARTBEAT == 0 or self._progress.is_stalled:
+                    self._attempt(model, model.heartbeat, self._progress.busy_s)
+                # Reap only after a successful renewal: after an outage, this worker's own leases look expired.
+                if self._attempt(model, model.leases.renew):
+                    self._attempt(model, model.leases.queue.reap)
+                self._attempt(model, model.store_observations)
+            renewals += 1
+            if self._stop.wait(RENEW_EVERY_S):
                 return
 
-    def _tend(self, lane: Leases, what: Callable[..., object], *arguments: object) -> bool:
+    def _attempt(self, model: ServedModel, action: Callable[..., object], *arguments: object) -> bool:
+        """Call ``action``; return False and log if Redis failed."""
         try:
-            what(*arguments)
+            action(*arguments)
         except RedisError as error:
-            log.warning("model %s: %s failed: %s", lane.model, what.__name__, error)
+            log.warning("model %s: %s failed: %s", model.model, action.__name__, error)
             return False
         return True

@@ -9,7 +9,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from windrow.scheduler.queue.load_failures import report_load_failure
-from windrow.worker.leases.renewal import HEARTBEAT_TICKS, TICK_S
+from windrow.worker.leases.renewal import RENEW_EVERY_S, RENEWALS_PER_HEARTBEAT
 from windrow.worker.process.threads import start_thread
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class LoadFailures:
 
     def _tell_on(self) -> None:
         while True:
-            time.sleep(HEARTBEAT_TICKS * TICK_S)
+            time.sleep(RENEWALS_PER_HEARTBEAT * RENEW_EVERY_S)
             for model, reason in list(self._reasons.items()):
                 self._tell(model, reason)
 

@@ -15,9 +15,9 @@ from windrow.scheduler.core.planning import BatchLimits
 from windrow.worker.batches.batch_buffer import BatchBuffer
 from windrow.worker.batches.batch_model import BatchModel
 from windrow.worker.engines.base import Engine, EngineInfo, StepEngine
-from windrow.worker.leases.leases import Leases
 from windrow.worker.process.garbage_collector import freeze_loaded_objects
 from windrow.worker.process.model_requests import ModelRequests, read_model_requests, version
+from windrow.worker.process.served_model import ServedModel
 from windrow.worker.process.threads import start_thread
 from windrow.worker.steps.step_model import StepModel
 
@@ -81,7 +81,7 @@ class ModelChanges:
                 log.info("model %s was loaded anew: %s", lane.model, lane.engine.info)
                 _note(lane, f"it was loaded anew at {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}")
 
-    def _keep(self, lane: Leases, reason: str) -> None:
+    def _keep(self, lane: ServedModel, reason: str) -> None:
         log.error("model %s goes on as it was, and was not loaded anew: %s", lane.model, reason)
         _note(lane, f"it could not be loaded anew, and goes on as it was: {reason}")
 
@@ -112,21 +112,21 @@ class ModelChanges:
             torch.cuda.empty_cache()
 
     @contextmanager
-    def _paused(self, lanes: Sequence[Leases]) -> Iterator[None]:
+    def _paused(self, lanes: Sequence[ServedModel]) -> Iterator[None]:
         """While entered, ``lanes`` hold nothing; their requests wait in Redis, for this worker or another."""
         for lane in lanes:
-            lane.pause()
+            lane.leases.pause()
         try:
-            while not (all(lane.is_idle for lane in lanes) or self._stopping()):
+            while not (all(lane.leases.is_idle for lane in lanes) or self._stopping()):
                 time.sleep(LOOK_S)
             yield
         finally:
             for lane in lanes:
-                lane.resume()
+                lane.leases.resume()
 
 
-def _note(lane: Leases, note: str) -> None:
-    lane.reload_note = note
+def _note(lane: ServedModel, note: str) -> None:
+    lane.status.reload_note = note
     try:
         lane.heartbeat()
     except RedisError as error:  # the next one tells it

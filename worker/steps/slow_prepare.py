@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 
 from windrow.scheduler.queue import ClaimedRequest
+from windrow.worker.batches.prepare import prepare_requests
 from windrow.worker.process.progress import Stage
 from windrow.worker.steps.step_model import StepModel
 
@@ -46,7 +47,7 @@ class SlowPrepare:
         """Prepare until `stop`."""
         while (request := self._next()) is not None:
             with stage:
-                self._lane.add(*self._lane.prepare([request]))
+                self._lane.add(*prepare_requests(self._lane.engine, [request], self._lane.leases))
 
     def stop(self) -> Mapping[str, str]:
         """Make `run` return after the one that it is at; return what is left (id -> token)."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from windrow.worker.batches.isolation import ClaimTurn, PoisonIsolation
+from windrow.worker.batches.prepare import prepare_requests
 from windrow.worker.engines.base import StepEngine
 from windrow.worker.leases.redis_retry import retry_redis
 from windrow.worker.process.progress import Progress
@@ -75,7 +76,7 @@ class StepLoop:
         """Claim and prepare what the engine has room for; once it stops, wind down."""
         lane, stage = self._lane, self._vitals.stage()
         while not self._stopping():
-            if self._drained() or lane.is_paused:
+            if self._drained() or lane.leases.is_paused:
                 self._is_over.wait(LOOK_S)
                 continue
             room, priorities = self._slow.wait_for_room(LOOK_S)
@@ -85,12 +86,12 @@ class StepLoop:
             alone = turn is ClaimTurn.ALONE
             is_blocking = not (alone or priorities)
             claim = retry_redis(
-                lane.claim, room, is_blocking, alone, priorities, give_up=lambda: bool(self._stopping())
+                lane.leases.claim, room, is_blocking, alone, priorities, give_up=lambda: bool(self._stopping())
             )
             requests = claim.requests if claim else []
             self._quarantine.claimed(lane.model, requests, claim is not None and claim.suspects_wait)
             with stage:
-                lane.add(*lane.prepare(self._slow.take(requests)))
+                lane.add(*prepare_requests(lane.engine, self._slow.take(requests), lane.leases))
         self._wind_down()
 
     def _prepare_slow(self) -> None:
@@ -111,7 +112,7 @@ class StepLoop:
     def _give_back(self, held: Mapping[str, str], state: str) -> None:
         if held:
             log.info("model %s: %d requests go back %s", self._lane.model, len(held), state)
-            retry_redis(self._lane.release, held, give_up=self._is_out_of_time)
+            retry_redis(self._lane.leases.release, held, give_up=self._is_out_of_time)
             self._lane.on_left(len(held))
 
     def _step(self) -> None:

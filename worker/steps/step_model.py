@@ -6,16 +6,15 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from redis import Redis
 from redis.exceptions import ResponseError
 
 from windrow.errors import DeadlineExceeded
 from windrow.scheduler.core.outcomes import Done, Failed, Outcome
-from windrow.scheduler.queue import Claim, FinishedRequest, RedisQueue
+from windrow.scheduler.queue import FinishedRequest, RedisQueue
 from windrow.scheduler.queue.cancel_listener import CancelListener
 from windrow.scheduler.queue.events import Entry, EventStreams
 from windrow.scheduler.queue.keys import MAX_REQUESTS_PER_CALL
@@ -27,7 +26,8 @@ from windrow.scheduler.tasks.generate import read_parameters
 from windrow.worker.batches.batch_buffer import PreparedRequest
 from windrow.worker.engines.base import Delta, Preempts, StepEngine
 from windrow.worker.engines.generation.cache_metrics import HasCache
-from windrow.worker.leases.leases import Leases, milliseconds
+from windrow.worker.leases.leases import Leases
+from windrow.worker.process.model_status import ModelStatus, milliseconds
 from windrow.worker.steps.stream_buffer import StreamBuffer
 
 log = logging.getLogger(__name__)
@@ -54,13 +54,11 @@ class RunningRequest:
     last_s: float = 0.0
 
 
-class StepModel(Leases):
-    """A `Leases` whose requests join and leave an engine that steps. Safe for several threads.
+class StepModel:
+    """One model whose requests join and leave an engine that steps. Safe for several threads.
 
     ``on_left`` is told how many requests are no longer held, whatever became of them; each counts once.
     """
-
-    engine: StepEngine
 
     def __init__(
         self,
@@ -72,11 +70,13 @@ class StepModel(Leases):
         *,
         is_spare: bool = False,
     ) -> None:
-        super().__init__(queue, engine, lease_s, worker, is_spare=is_spare)
+        self.engine = engine
+        self.leases = Leases(queue, lease_s, is_spare=is_spare)
+        self.status = ModelStatus(queue, engine, worker)
         self._redis = redis
         self.streams = EventStreams(redis, queue.model)
         self.cancels = CancelListener(redis, queue.model)
-        self.on_lost = self.lose
+        self.leases.on_lost = self.lose
         self.on_left: Callable[[int], None] = lambda count: None
         #: Held for whatever is changed here; notified when a request has left the engine.
         self.left = threading.Condition()
@@ -98,9 +98,15 @@ class StepModel(Leases):
         """Requests that the engine has."""
         return len(self._running)
 
-    def describe(self) -> Mapping[str, Any]:
-        """See `Leases.describe`."""
-        return asdict(self.engine.cache_use()) if isinstance(self.engine, HasCache) else {}
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return self.leases.queue.model
+
+    def heartbeat(self, busy_s: float = 0.0) -> None:
+        """Send a heartbeat with the use of the KV cache; see `ModelStatus.heartbeat`."""
+        details = asdict(self.engine.cache_use()) if isinstance(self.engine, HasCache) else {}
+        self.status.heartbeat(self.engine, len(self.leases.held), busy_s, details)
 
     def replace_engine(self, engine: StepEngine) -> None:
         """Go on with ``engine``; to be called while nothing is held."""
@@ -109,18 +115,18 @@ class StepModel(Leases):
         self._busy_told_s = engine.busy_s
         self._preemptions_told = 0
         self._pace = GenerationTime()
-        self._forget_engine_times()
+        self.status.engine_replaced(engine)
 
     def store_observations(self) -> None:
-        """See `Leases.store_observations`; what the engine counts by itself is among it."""
+        """Add the observations, preemptions included, to those of all workers."""
         self._count_preemptions()
-        super().store_observations()
+        self.status.store_observations()
 
     def _count_preemptions(self) -> None:
         if isinstance(self.engine, HasCache):
             preemptions = self.engine.cache_use().preemptions
             if preemptions > self._preemptions_told:
-                self.observed.count_preemptions(preemptions - self._preemptions_told)
+                self.status.observed.count_preemptions(preemptions - self._preemptions_told)
                 self._preemptions_told = preemptions
 
     def wait_for_room(self, timeout_s: float) -> int:
@@ -141,17 +147,6 @@ class StepModel(Leases):
                     return room, tuple(name for name, number in PRIORITIES.items() if number <= PRIORITIES[least])
         return 0, ()
 
-    def claim(
-        self, room: int, blocking: bool, alone: bool = False, priorities: Collection[str] = (), enough: int = 1
-    ) -> Claim:
-        """As any; an attempt that this process had lost, and now gets anew, leaves the engine."""
-        before = dict(self.held)
-        claim = super().claim(room, blocking, alone, priorities, enough)
-        for request in claim.requests:
-            if request.id in before:
-                self.lose(request.id, before[request.id])
-        return claim
-
     def add(self, waiting: Sequence[PreparedRequest], ended: Sequence[FinishedRequest] = ()) -> None:
         """Let the engine have what can still be answered; ``ended`` are those whose end is known already."""
         lost = 0
@@ -159,7 +154,7 @@ class StepModel(Leases):
             self._endings += [("", ending) for ending in ended]
             for one in waiting:
                 request = one.request
-                if self.held.get(request.id) != request.token:
+                if self.leases.held.get(request.id) != request.token:
                     lost += 1
                 elif (refused := self._refuse_late(one)) is not None:
                     self._endings.append(("", FinishedRequest(request, refused)))
@@ -198,7 +193,7 @@ class StepModel(Leases):
                     running.beside = max(running.beside, beside)
                     self._endings.append((delta.id, self._ending(running, delta.outcome, now_s)))
             for gap_s, times in gaps_s.items():
-                self.observed.observe("inter_token", gap_s, times)
+                self.status.observed.observe("inter_token", gap_s, times)
             if len(self._endings) > ended:
                 self.left.notify_all()
                 is_urgent = True
@@ -218,7 +213,7 @@ class StepModel(Leases):
                 self.lose(request.id, request.token)
         if endings := self._storable():
             busy_s = self.engine.busy_s
-            self.finish([ending for _, ending in endings], busy_s - self._busy_told_s)
+            self.leases.finish([ending for _, ending in endings], busy_s - self._busy_told_s, may_stream=True)
             self._busy_told_s, self._storing = busy_s, []
             with self.left:
                 for key, _ in endings:
@@ -227,17 +222,11 @@ class StepModel(Leases):
         with self.left:
             return 0.0 if self._endings else self._gatherer.wait_s(time.monotonic())
 
-    def finish(self, endings: Sequence[FinishedRequest], busy_s: float = 0.0) -> None:
-        """Store the ends, and those of event streams too, and let go of the requests."""
-        self.queue.finish(endings, busy_s=busy_s, may_stream=True)
-        for ending in endings:
-            self._let_go(ending.request.id, ending.request.token)
-
     def lose(self, id: str, token: str) -> None:
         """A request was canceled, or is another worker's by now: it leaves the engine."""
         key = _key(id, token)
         with self.left:
-            self._let_go(id, token)
+            self.leases.forget(id, token)
             if self._running.pop(key, None) is None:
                 return  # it is counted where it is come across: on its way to the engine, or from there
             self.engine.cancel(key)
@@ -248,7 +237,7 @@ class StepModel(Leases):
     def hear_canceled(self, timeout_s: float) -> None:
         """Let go of a request that was canceled within ``timeout_s``, as soon as that is heard."""
         id = self.cancels.poll(timeout_s)
-        token = None if id is None else self.held.get(id)
+        token = None if id is None else self.leases.held.get(id)
         if id is not None and token is not None:
             self.lose(id, token)
 
@@ -295,7 +284,7 @@ class StepModel(Leases):
         """Why an answer would come too late to be worth starting; None where it is."""
         if one.request.deadline_s is None:
             return None
-        left_s = one.request.deadline_s - self.redis_now_s()
+        left_s = one.request.deadline_s - self.leases.redis_now_s()
         if left_s <= 0:
             return expired()
         asked = read_parameters(one.request.call().get("parameters"))
@@ -311,8 +300,8 @@ class StepModel(Leases):
         running.first_s = running.last_s = now_s
         first_s = now_s - running.waiting.arrived_s
         self._gatherer.measure(key, TIME_TO_FIRST_TOKEN, milliseconds(first_s))
-        self.observed.observe("first_token", max(0.0, first_s))
-        self.observed.count_tokens("prompt", running.waiting.prepared.tokens)
+        self.status.observed.observe("first_token", max(0.0, first_s))
+        self.status.observed.count_tokens("prompt", running.waiting.prepared.tokens)
 
     def _ending(self, running: RunningRequest, outcome: Outcome, now_s: float) -> FinishedRequest:
         one, first_s = running.waiting, running.first_s
@@ -321,7 +310,7 @@ class StepModel(Leases):
             now_s - running.added_s, now_s - one.arrived_s,
         )  # fmt: skip
         for name, seconds in zip(TIMES, times_s, strict=True):
-            self.observed.observe(name, seconds)
+            self.status.observed.observe(name, seconds)
         queue_s, batch_wait_s, compute_s, total_s = times_s
         metrics = {
             "queue_ms": milliseconds(queue_s),
@@ -329,19 +318,19 @@ class StepModel(Leases):
             "compute_ms": milliseconds(compute_s),
             "total_ms": milliseconds(total_s),
             "attempts": one.request.attempt,
-            "worker": self.worker,
+            "worker": self.status.worker,
         }
         if isinstance(outcome, Done) and first_s is not None:
             usage, answers = outcome.output["usage"], outcome.output.get("choices", [outcome.output])
             tokens, rest_s = max(1, usage["completion_tokens"] // len(answers)), now_s - first_s
             began_s = first_s - running.added_s if running.had_room else None
             self._pace = self._pace.ended(now_s, running.beside, tokens, began_s, rest_s)
-            self.observed.count_tokens("completion", usage["completion_tokens"])
-            self.observed.count_tokens("cached", usage["cached_tokens"])
+            self.status.observed.count_tokens("completion", usage["completion_tokens"])
+            self.status.observed.count_tokens("cached", usage["cached_tokens"])
             metrics[TIME_TO_FIRST_TOKEN] = milliseconds(first_s - one.arrived_s)
             if tokens > 1:
                 metrics["inter_token_ms"] = milliseconds(rest_s / (tokens - 1))
-        return FinishedRequest(one.request, outcome, running.added_s + self.redis_offset_s, metrics)
+        return FinishedRequest(one.request, outcome, running.added_s + self.leases.redis_offset_s, metrics)
 
 
 def _key(id: str, token: str) -> str:

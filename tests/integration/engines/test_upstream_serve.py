@@ -86,7 +86,7 @@ def client(model: Path, server: str) -> Iterator[openai.OpenAI]:
         resident.start()
         process, port = start_api(server_of_ours.url, log=model.parent / "api.log", WINDROW_CONFIG=str(config))
         try:
-            until("the worker is heard of", lambda: lane.queue.workers(within_s=60))
+            until("the worker is heard of", lambda: lane.leases.queue.workers(within_s=60))
             with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0) as client:
                 yield client
         finally:

@@ -23,10 +23,10 @@ from windrow.scheduler.queue import Prediction, RedisQueue, Submission
 from windrow.worker.batches.batch_loop import BatchLoop
 from windrow.worker.batches.batch_model import BatchModel
 from windrow.worker.engines.base import Engine, StepEngine
-from windrow.worker.leases.leases import Leases
 from windrow.worker.process import model_requests as orders
 from windrow.worker.process.model_changes import ModelChanges
 from windrow.worker.process.model_requests import Batching, ModelRequests, read_model_requests
+from windrow.worker.process.served_model import ServedModel
 from windrow.worker.steps.step_model import StepModel
 
 pytestmark = pytest.mark.integration
@@ -36,7 +36,7 @@ LIMITS = BatchLimits(4, 1000)
 class Site:
     """A resident loop with the lane ``m``, whose model is loaded anew by ``load``."""
 
-    def __init__(self, redis: Redis, make: Callable[[RedisQueue], Leases], load: Callable[[str], Any]) -> None:
+    def __init__(self, redis: Redis, make: Callable[[RedisQueue], ServedModel], load: Callable[[str], Any]) -> None:
         self.queue = RedisQueue(redis, "m")
         self.lane: Any = make(self.queue)
         self._stop = threading.Event()
@@ -75,7 +75,7 @@ class Site:
 def start(redis_client: Redis) -> Iterator[Callable[..., Site]]:
     made: list[Site] = []
 
-    def start_site(make: Callable[[RedisQueue], Leases], load: Callable[[str], Any]) -> Site:
+    def start_site(make: Callable[[RedisQueue], ServedModel], load: Callable[[str], Any]) -> Site:
         made.append(Site(redis_client, make, load))
         return made[-1]
 
@@ -104,7 +104,7 @@ def test_a_model_loaded_anew_takes_over_between_two_requests(start: Callable[...
         time.sleep(0.02)
     ended = site.ended(*ids)
     assert {one.status for one in ended} == {"succeeded"}
-    until("it was told", lambda: "was loaded anew" in (site.lane.reload_note or ""))
+    until("it was told", lambda: "was loaded anew" in (site.lane.status.reload_note or ""))
     answers = [one.output for one in ended]
     assert set(answers) == {"first", "second", "third"}
     assert {one.metrics["attempts"] for one in ended} == {1}
@@ -123,8 +123,8 @@ def test_one_that_cannot_be_loaded_leaves_the_old_one_and_says_why(
 
     site = start(rows_of(NamedEngine("first")), load)
     orders.request_reload("m")
-    until("it was told", lambda: says in (site.lane.reload_note or ""))
-    assert "goes on as it was" in site.lane.reload_note
+    until("it was told", lambda: says in (site.lane.status.reload_note or ""))
+    assert "goes on as it was" in site.lane.status.reload_note
     site.submit("after")
     assert site.ended("after")[0].output == "first"
 
@@ -137,7 +137,7 @@ def test_answers_that_have_begun_are_ended_by_the_model_that_began_them(
     site.submit("a", "b", "c")
     until("two have begun", lambda: site.lane.running == 2)
     orders.request_reload("m")
-    until("it was told", lambda: "was loaded anew" in (site.lane.reload_note or ""))
+    until("it was told", lambda: "was loaded anew" in (site.lane.status.reload_note or ""))
     site.submit("d")
     ended = site.ended("a", "b", "c", "d")
     assert {one.output["text"] for one in ended} == {"make hay while the sun shines"}
@@ -165,7 +165,7 @@ def test_new_weights_on_disk_answer_once_they_are_loaded(
     ids = [f"r{number}" for number in range(40)]
     site.submit(*ids[:20])
     orders.request_reload("m")
-    until("it was told", lambda: "was loaded anew" in (site.lane.reload_note or ""))
+    until("it was told", lambda: "was loaded anew" in (site.lane.status.reload_note or ""))
     site.submit(*ids[20:])
     ended = site.ended(*ids)
     assert {one.status for one in ended} == {"succeeded"}

@@ -43,7 +43,7 @@ def test_what_redis_did_not_take_is_stored_the_next_time(redis_client: Redis, mo
 
     queue = RedisQueue(redis_client, "m")
     lane = BatchModel(queue, NamedEngine("m"), BatchLimits(4, 1000), 0.01, 60.0, "worker@test/0")
-    lane.observed.count_batch("idle")
+    lane.status.observed.count_batch("idle")
     with monkeypatch.context() as broken:
         broken.setattr(queue, "observe", fail)
         with pytest.raises(RedisConnectionError):
@@ -60,15 +60,15 @@ def test_what_redis_refuses_each_time_is_dropped_and_all_else_counted_once(
     lane = BatchModel(
         RedisQueue(redis_client, "m"), NamedEngine("m"), BatchLimits(4, 1000), 0.01, 60.0, "worker@test/0"
     )
-    lane.observed.count_batch("idle")
-    lane.observed.count_tokens("completion", 1 << 64)  # more than Redis can add up
-    lane.observed.count_batch("wait")
+    lane.status.observed.count_batch("idle")
+    lane.status.observed.count_tokens("completion", 1 << 64)  # more than Redis can add up
+    lane.status.observed.count_batch("wait")
     for _ in range(3):
         lane.store_observations()
     observed = read_observations(redis_client, "m")
     assert (observed.batches["idle"], observed.batches["wait"], observed.tokens["completion"]) == (1, 1, 0)
     assert "tokens:completion is lost" in caplog.text
-    lane.observed.count_tokens("completion", 5)
+    lane.status.observed.count_tokens("completion", 5)
     lane.store_observations()
     assert read_observations(redis_client, "m").tokens["completion"] == 5
 
@@ -77,8 +77,8 @@ def test_of_what_was_refused_as_a_whole_nothing_is_counted(redis_client: Redis) 
     lane = BatchModel(
         RedisQueue(redis_client, "m"), NamedEngine("m"), BatchLimits(4, 1000), 0.01, 60.0, "worker@test/0"
     )
-    lane.observed.count_batch("idle")
-    lane.observed.count_batch("wait")
+    lane.status.observed.count_batch("idle")
+    lane.status.observed.count_batch("wait")
     redis_client.config_set("maxmemory", 1)
     try:
         with pytest.raises(RedisError, match="used memory > 'maxmemory'"):

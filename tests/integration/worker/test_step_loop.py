@@ -161,14 +161,14 @@ def test_a_canceled_request_leaves_the_engine_at_once_and_makes_room(
     assert ended(queue, "b").output["text"] == SAYING
     assert [event.type for event in events(redis_client, "a")][-1] == "error"
     assert worker.engine.room() == 2
-    assert worker.lane.held == {}
+    assert worker.lane.leases.held == {}
 
 
 def test_a_request_whose_lease_was_lost_leaves_the_engine(start: Callable[..., StepWorker], queue: RedisQueue) -> None:
     worker = start()
     submit(queue, "a", is_followed=False)
     with running(worker, 1):
-        queue.release(dict(worker.lane.held))  # as if another worker had reaped it
+        queue.release(dict(worker.lane.leases.held))  # as if another worker had reaped it
     until("it is claimed anew", lambda: len(worker.engine.canceled) == 1 and worker.lane.running == 1)
     worker.let(10)
     assert ended(queue, "a").metrics["attempts"] == 1
@@ -184,7 +184,7 @@ def test_a_request_that_was_in_two_dead_batches_runs_alone(
     worker = start()
     submit(queue, "a", "b", is_followed=False)
     with running(worker, 1):
-        assert list(worker.lane.held) == ["suspect"]
+        assert list(worker.lane.leases.held) == ["suspect"]
         assert queue.depth().waiting == 2
     worker.let(6)
     assert ended(queue, "suspect").metrics["attempts"] == 3

@@ -1,36 +1,88 @@
-"""What a worker process says of a model that it holds."""
+"""The leases of one process: what it holds after a claim, a renewal, a release and a finish."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
-import orjson
 import pytest
 
-from windrow.worker.engines.base import EngineInfo
+from windrow.scheduler.queue import Claim
 from windrow.worker.leases.leases import Leases
 
 
 class Queue:
-    model = "m"
+    """Grants the claims it was given, in order, and reports the leases in ``expired`` as lost."""
 
-    def __init__(self) -> None:
-        self.said: list[dict[str, Any]] = []
+    def __init__(self, *claims: dict[str, str]) -> None:
+        self.clock = SimpleNamespace(now_s=lambda: 0.0, offset_s=0.0)
+        self.claims = list(claims)
+        self.expired: set[str] = set()
+        self.finish_options: list[Mapping[str, object]] = []
 
-    def heartbeat(self, worker: str, info: bytes, *, stale_s: float) -> None:
-        self.said.append(orjson.loads(info))
+    def claim(self, count: int, **options: object) -> Claim:
+        requests: list[Any] = [SimpleNamespace(id=id, token=token) for id, token in self.claims.pop(0).items()]
+        return Claim(0.0, requests)
+
+    def renew(self, held: Mapping[str, str], *, lease_s: float) -> list[str]:
+        return [id for id in held if id in self.expired]
+
+    def release(self, held: Mapping[str, str]) -> None: ...
+
+    def finish(self, finished: object, **options: object) -> None:
+        self.finish_options.append(options)
 
 
-class Worked:
-    info = EngineInfo("m", "embed", "packed", None, "cuda", "bfloat16", 512)
-    busy_s = 0.0
+@pytest.fixture
+def queue() -> Queue:
+    return Queue({"a": "1", "b": "1"}, {"a": "2"})
 
 
-@pytest.mark.parametrize(("busy_s", "ratio"), [(0.0, 0.0), (1e6, 1.0)])
-def test_a_heartbeat_says_how_busy_the_device_was(busy_s: float, ratio: float) -> None:
-    queue, engine = Queue(), Worked()
-    holder = Leases(queue, engine, 15.0, "worker@test/0")  # type: ignore[arg-type]
-    engine.busy_s = busy_s
-    holder.heartbeat()
-    holder.heartbeat()  # nothing since
-    assert [said["device_busy_ratio"] for said in queue.said] == [ratio, 0.0]
+@pytest.fixture
+def leases(queue: Queue) -> Leases:
+    return Leases(queue, 15.0)  # type: ignore[arg-type]
+
+
+def test_a_claimed_request_is_held_until_it_is_released_or_finished(leases: Leases, queue: Queue) -> None:
+    leases.claim(2, blocking=False)
+    assert leases.held == {"a": "1", "b": "1"}
+    leases.release({"a": "1"})
+    finished: Any = SimpleNamespace(request=SimpleNamespace(id="b", token="1"))
+    leases.finish([finished], may_stream=True)
+    assert leases.is_idle
+    assert queue.finish_options == [{"busy_s": 0.0, "may_stream": True}]
+
+
+def test_renewal_forgets_and_reports_lost_leases(leases: Leases, queue: Queue) -> None:
+    lost: list[tuple[str, str]] = []
+    leases.on_lost = lambda id, token: lost.append((id, token))
+    leases.claim(2, blocking=False)
+    queue.expired = {"b"}
+    leases.renew()
+    assert lost == [("b", "1")]
+    assert leases.held == {"a": "1"}
+
+
+def test_a_claim_reports_the_earlier_attempt_of_a_request_that_this_process_still_held(leases: Leases) -> None:
+    lost: list[tuple[str, str]] = []
+    leases.on_lost = lambda id, token: lost.append((id, token))
+    leases.claim(2, blocking=False)
+    leases.claim(2, blocking=False)
+    assert lost == [("a", "1")]
+    assert leases.holds("a", "2")
+
+
+def test_a_late_finish_of_an_earlier_attempt_keeps_the_later_one(leases: Leases) -> None:
+    leases.claim(2, blocking=False)
+    leases.claim(2, blocking=False)
+    leases.forget("a", "1")
+    assert leases.holds("a", "2")
+
+
+def test_a_paused_process_claims_nothing(leases: Leases, queue: Queue) -> None:
+    leases.pause()
+    assert leases.claim(2, blocking=True).requests == []
+    assert len(queue.claims) == 2
+    leases.resume()
+    assert leases.claim(2, blocking=True).requests

@@ -1,0 +1,34 @@
+"""What the models of a worker process have in common, whether their requests run in batches or in decode steps."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from windrow.worker.engines.base import Preparer
+from windrow.worker.leases.leases import Leases
+from windrow.worker.process.model_status import ModelStatus
+
+
+class ServedModel(Protocol):
+    """One loaded model, the requests that this process holds for it, and what it reports."""
+
+    leases: Leases
+    status: ModelStatus
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        ...
+
+    @property
+    def engine(self) -> Preparer:
+        """The engine that runs the model; a reload replaces it."""
+        ...
+
+    def heartbeat(self, busy_s: float = 0.0) -> None:
+        """Send a heartbeat; ``busy_s`` is how long the loop has worked on one batch or step, in seconds."""
+        ...
+
+    def store_observations(self) -> None:
+        """Add what was observed to the observations of all workers."""
+        ...
