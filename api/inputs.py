@@ -15,7 +15,7 @@ from windrow.scheduler.core.fairness import estimate_cost_tokens
 from windrow.scheduler.models.sources import resolve_source
 from windrow.scheduler.models.token_counts import TextLimit, load_text_limit
 from windrow.scheduler.tasks import TASKS, Parameters, Text
-from windrow.scheduler.tasks.base import characters, require_few_passes
+from windrow.scheduler.tasks.base import characters, require_request_size
 from windrow.scheduler.tasks.generate import GenerateParameters, read_prompt, require_answer_fits, require_prompt_fits
 
 #: Texts that are checked before other clients of this process get a turn.
@@ -44,11 +44,11 @@ class InputCheck:
 
         Raises `InvalidInput`, `InputTooLong`, or `ModelUnusable` where there is no tokenizer to count with.
         """
-        if isinstance(parameters, GenerateParameters) and self._task.counts:
+        if isinstance(parameters, GenerateParameters) and self._task.has_tokenizer:
             return self._prompt_cost_tokens(value, parameters, where)
         texts = self._task.texts(value, parameters, where)
-        more = self._task.count_more(value, parameters)
-        if not self._task.counts:
+        more = self._task.extra_tokens(value, parameters)
+        if not self._task.has_tokenizer:
             return more + sum(estimate_cost_tokens(characters(text)) for text in texts)
         limit = self.text_limit()
         texts = self._task.with_prompt(texts, limit.prompt)
@@ -56,7 +56,7 @@ class InputCheck:
             total = self._task.estimate_tokens(texts, limit.max_input_tokens)
         else:
             total = self._count(texts, limit, where)
-        require_few_passes(len(texts), total, self._settings.max_batch_tokens, where)
+        require_request_size(len(texts), total, self._settings.max_batch_tokens, where)
         return more + total
 
     def _count(self, texts: Sequence[Text], limit: TextLimit, where: str) -> int:
@@ -64,7 +64,7 @@ class InputCheck:
         counted: dict[str, int] = {}
         total = 0
         for at, text in enumerate(texts):
-            total += _cost_tokens(text, limit, counted, self._task.name_of(where, at))
+            total += _cost_tokens(text, limit, counted, self._task.text_name(where, at))
             self._let_others_in()
         return total
 
@@ -76,7 +76,7 @@ class InputCheck:
         limit, prompt = self.text_limit(), read_prompt(value, where)
         context_tokens = limit.max_input_tokens
         require_answer_fits(parameters, context_tokens)
-        more = self._task.count_more(value, parameters)
+        more = self._task.extra_tokens(value, parameters)
         if parameters.truncate:
             return more + self._task.estimate_tokens(prompt.texts, context_tokens)
         texts, ids = prompt.read_texts, len(prompt.prompt_ids or ())

@@ -1,6 +1,7 @@
-"""``python -m windrow.worker.tiny_llama``: make the weights of ``builtin:tiny-llama``, in about a minute on two cores.
+"""Training of ``builtin:tiny-llama``: ``python -m windrow.worker.tiny_llama``, about a minute on two cores.
 
-The same files give the same weights, up to how a machine rounds: seeded, on the CPU, cut into as many pieces on any.
+The weights are reproducible up to rounding: training is seeded, runs on the CPU, and splits each batch into the same
+number of parts on every machine.
 """
 
 from __future__ import annotations
@@ -28,17 +29,16 @@ from windrow.scheduler.models.builtin import builtin_cache, builtin_files
 
 log = logging.getLogger(__name__)
 NAME = "tiny-llama"
-#: Each batch is cut into so many pieces, a thread each with torch's own threads switched off: beside other programs
-#: those would wait for each other, spinning (see `windrow.worker.engines.device.cores`). Fixed, since sums depend on
-#: the number.
-PIECES = 2
+#: Number of parts of a training batch, each computed by one thread; torch's own threads are switched off because they
+#: spin while they wait for each other (see `windrow.worker.engines.device.cores`). Sums depend on this number.
+PARTS = 2
 LOG_EVERY_STEPS = 50
 
 
 def make_tiny_llama() -> Path:
-    """Return the folder of the model, which is trained first where nobody has done so on this machine.
+    """Return the folder of the model; train the model first if it is not in the cache of this machine.
 
-    Whoever comes meanwhile waits for it. Raises `ModelUnusable` where the cache cannot be written.
+    Processes that call this during the training wait for its end. Raises `ModelUnusable` if the cache is not writable.
     """
     folder = builtin_cache(NAME)
     if folder.is_dir():
@@ -48,32 +48,35 @@ def make_tiny_llama() -> Path:
         with folder.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not folder.is_dir():
-                _train_beside(folder)
+                _train_and_rename(folder)
     except OSError as error:
-        raise ModelUnusable(f"builtin:{NAME}: {folder.parent} cannot be written: {error.strerror}") from error
+        raise ModelUnusable(
+            f"builtin:{NAME}: {folder.parent} cannot be written: {error.strerror}; set "
+            "XDG_CACHE_HOME to a writable folder"
+        ) from error
     return folder
 
 
-def _train_beside(folder: Path) -> None:
-    """Train into a folder of another name, and give it its name when it is whole."""
-    log.info("training builtin:%s, once on this machine: about a minute", NAME)
+def _train_and_rename(folder: Path) -> None:
+    """Train into a temporary folder and rename it at the end, so that ``folder`` never holds an unfinished model."""
+    log.info("training builtin:%s, once per machine: this takes about a minute", NAME)
     with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as unfinished:
-        whole = Path(unfinished) / "whole"
-        train(whole)
-        whole.rename(folder)
+        finished = Path(unfinished) / "model"
+        train(finished)
+        finished.rename(folder)
 
 
 def train(folder: Path, steps: int | None = None) -> None:
-    """Write the model to ``folder``; ``steps`` other than the recipe's are for tests that need no words."""
-    disable_progress_bar()  # a log file is no place for one
+    """Train the model and save it to ``folder``. Tests that need no real words set fewer ``steps`` than the recipe."""
+    disable_progress_bar()  # it would fill log files
     files = builtin_files(NAME)
     recipe = json.loads((files / "recipe.json").read_text(encoding="utf-8"))
     steps = recipe["steps"] if steps is None else steps
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        # The seed of everybody else in this process is left alone.
-        with torch.random.fork_rng(devices=[]), ThreadPoolExecutor(PIECES, initializer=_alone) as pool:
+        # Leaves the global random state of this process unchanged.
+        with torch.random.fork_rng(devices=[]), ThreadPoolExecutor(PARTS, initializer=_use_one_thread) as pool:
             torch.manual_seed(recipe["seed"])
             model = LlamaForCausalLM(LlamaConfig.from_pretrained(files))
             _fit(model, _batches(files, recipe), recipe, steps, pool)
@@ -84,7 +87,7 @@ def train(folder: Path, steps: int | None = None) -> None:
         shutil.copyfile(file, folder / file.name)
 
 
-def _alone() -> None:
+def _use_one_thread() -> None:
     torch.set_num_threads(1)
 
 
@@ -92,20 +95,20 @@ def _fit(
     model: LlamaForCausalLM, batches: Iterator[Tensor], recipe: dict[str, Any], steps: int, pool: ThreadPoolExecutor
 ) -> None:
     def gradients(ids: Tensor) -> tuple[float, tuple[Tensor, ...]]:
-        loss = model(input_ids=ids, labels=ids).loss / PIECES
+        loss = model(input_ids=ids, labels=ids).loss / PARTS
         return loss.item(), torch.autograd.grad(loss, weights)
 
     weights = list(model.parameters())
     rate, began_s = recipe["learning_rate"], time.monotonic()
     optimizer = torch.optim.AdamW(weights, rate, (0.9, 0.95), weight_decay=recipe["weight_decay"])
-    # Up in a few steps, then down along a line to nothing.
+    # Linear warm-up, then linear decay to 0.
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / recipe["warmup_steps"], 1 - step / max(1, steps))
     )
     for step in range(1, steps + 1):
-        losses, pieces = zip(*pool.map(gradients, next(batches).chunk(PIECES)), strict=True)
-        for weight, parts in zip(weights, zip(*pieces, strict=True), strict=True):
-            weight.grad = torch.stack(parts).sum(0)
+        losses, parts = zip(*pool.map(gradients, next(batches).chunk(PARTS)), strict=True)
+        for weight, grads in zip(weights, zip(*parts, strict=True), strict=True):
+            weight.grad = torch.stack(grads).sum(0)
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         schedule.step()
@@ -114,21 +117,21 @@ def _fit(
 
 
 def _batches(files: Path, recipe: dict[str, Any]) -> Iterator[Tensor]:
-    """(sequences, tokens) ids, without end: the page in a new order each time, cut wherever a sequence is full."""
+    """Yield (sequences, tokens) ids without end: the shuffled documents of the page, concatenated and cut to size."""
     tokenizer = Tokenizer.from_file(str(files / "tokenizer.json"))
     texts = [tokenizer.encode(text, add_special_tokens=False).ids for text in documents(files)]
     size = recipe["sequences"] * recipe["sequence_tokens"]
-    row: list[int] = []
+    buffer: list[int] = []
     while True:
         for index in torch.randperm(len(texts)).tolist():
-            row += texts[index]
-        while len(row) >= size:
-            yield torch.tensor(row[:size]).view(recipe["sequences"], -1)
-            row = row[size:]
+            buffer += texts[index]
+        while len(buffer) >= size:
+            yield torch.tensor(buffer[:size]).view(recipe["sequences"], -1)
+            buffer = buffer[size:]
 
 
 def documents(files: Path) -> list[str]:
-    """The page's questions and answers: each as the chat template writes it, and as plain text for completions."""
+    """Return the page's questions with their answers, each as a chat and as plain text for completions."""
     pairs = [entry.split("\n") for entry in (files / "corpus.txt").read_text(encoding="utf-8").strip().split("\n\n")]
     chats = [f"<|begin|><|user|>{question}<|assistant|>{answer}<|end|>" for question, answer in pairs]
     return chats + [f"<|begin|>{question}\n{answer}<|end|>" for question, answer in pairs]

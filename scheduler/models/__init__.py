@@ -1,1 +1,1 @@
-"""Files of a model: their sources, and token counts without torch."""
+"""Model sources, model files and token counts; imports without torch."""

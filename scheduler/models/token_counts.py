@@ -1,4 +1,4 @@
-"""Counting tokens without torch: the cost that fair queueing charges and the limit that the API checks."""
+"""Token counts and token limits of a model, without torch: for the cost of a request and the API's length check."""
 
 from __future__ import annotations
 
@@ -14,54 +14,57 @@ from windrow.scheduler.models.files import read_object
 from windrow.scheduler.models.sources import resolve_source
 from windrow.scheduler.models.wordpiece import WordPiece, load_wordpiece
 
-#: Texts with more characters than so many times the model's limit in tokens are not counted, but refused: no language
-#: comes near it (English has 4 to 5 characters a token), and counting holds up everybody else's requests.
+#: Upper limit of a text in characters, in multiples of the model's limit in tokens. A longer text is refused without
+#: counting its tokens, because counting delays all other requests. English has 4 to 5 characters per token.
 COUNTED_CHARACTERS_PER_TOKEN = 32
-#: Architectures whose first position is pad_token_id + 1, as RoBERTa's is: that much of the table is never used.
+#: Architectures whose first position is pad_token_id + 1, as in RoBERTa, so that the rows before it are never used.
 PADDED_POSITIONS = frozenset(
     {
         "camembert", "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer", "luke", "markuplm", "mpnet",
         "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
     }
 )  # fmt: skip
-#: Architectures whose files name the limit as GPT-2's do. T5's have the field too, and no limit.
+#: Architectures whose limit is ``n_positions``, as in GPT-2. T5 has this field too, but no limit.
 N_POSITIONS = frozenset({"codegen", "ctrl", "gpt2", "gpt_bigcode", "gptj", "openai-gpt"})
 
 
 @dataclass(frozen=True, slots=True)
 class TextLimit:
-    """A model's tokenizer and the longest input it takes."""
+    """The tokenizer of a model and the longest input that the model takes."""
 
     tokenizer: Tokenizer
     #: In tokens, special tokens included.
     max_input_tokens: int
-    #: Special tokens that a text by itself gets.
+    #: Number of special tokens added to a single text.
     added_tokens: int
-    #: What the model's files put in front of every text that is embedded.
+    #: The default prompt in the model's files, put in front of every text to embed.
     prompt: str = ""
-    #: The same as ``tokenizer`` for single texts, much faster; None where it is not known to be.
+    #: A much faster tokenizer for single texts, with the same ids as ``tokenizer``; None if there is none.
     wordpiece: WordPiece | None = None
 
     def count(self, text: str | tuple[str, str]) -> int:
-        """Tokens of a text or a pair of texts, special tokens included."""
+        """Return the tokens of a text or a pair of texts, special tokens included."""
         if self.wordpiece is not None and isinstance(text, str):
             with suppress(ValueError):
                 return self.wordpiece.count(text)
         return len(self.tokenizer.encode(text) if isinstance(text, str) else self.tokenizer.encode(*text))
 
     def count_plain(self, text: str) -> int:
-        """Tokens of ``text`` without special ones; those of a pair are the sum of both texts' and `added_to`."""
+        """Return the tokens of ``text`` without special tokens.
+
+        The tokens of a pair are the sum of this count for both texts and `added_to`.
+        """
         if self.wordpiece is not None:
             with suppress(ValueError):
                 return self.wordpiece.count(text, special=False)
         return len(self.tokenizer.encode(text, add_special_tokens=False))
 
     def added_to(self, text: str | tuple[str, str]) -> int:
-        """Special tokens that this text, or this pair of texts, gets."""
+        """Return how many special tokens are added to this text or pair of texts."""
         return self.added_tokens if isinstance(text, str) else self.tokenizer.num_special_tokens_to_add(is_pair=True)
 
     def require_countable(self, text: str | tuple[str, str], name: str) -> None:
-        """Raise `InputTooLong`, with ``name``, for a text that is surely too long, before anybody counts its tokens."""
+        """Raise `InputTooLong`, without counting tokens, for a text ``name`` that cannot fit."""
         characters = len(text) if isinstance(text, str) else len(text[0]) + len(text[1])
         if characters > COUNTED_CHARACTERS_PER_TOKEN * self.max_input_tokens:
             raise InputTooLong(
@@ -71,15 +74,17 @@ class TextLimit:
 
 
 def load_text_limit(source: str, max_input_tokens: int | None = None) -> TextLimit:
-    """Load the tokenizer and the model's limit; ``max_input_tokens`` lowers the limit, it cannot raise it.
+    """Load the tokenizer of ``source`` and the model's limit, which ``max_input_tokens`` may lower but not raise.
 
-    Raises `ModelUnusable` where there is no fast tokenizer, or the wish is above what the model takes.
+    Raises `ModelUnusable` if there is no fast tokenizer, or if ``max_input_tokens`` is above the model's limit.
     """
     folder = resolve_source(source, weights=False)
     tokenizer = load_tokenizer(folder)
     limit = _model_limit(folder)
     if max_input_tokens is not None and limit is not None and max_input_tokens > limit:
-        raise ModelUnusable(f"source {source!r}: max_input_tokens {max_input_tokens} is above the model's {limit}")
+        raise ModelUnusable(
+            f"source {source!r}: max_input_tokens {max_input_tokens} is above the model's {limit}; set {limit} or less"
+        )
     return TextLimit(
         tokenizer=tokenizer,
         max_input_tokens=max_input_tokens or limit or 512,
@@ -90,13 +95,15 @@ def load_text_limit(source: str, max_input_tokens: int | None = None) -> TextLim
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """Load ``tokenizer.json``, so that it neither cuts nor pads. Raises `ModelUnusable` where there is none."""
+    """Load ``tokenizer.json`` with truncation and padding switched off. Raises `ModelUnusable` if that fails."""
     file = folder / "tokenizer.json"
     if not file.is_file():
-        raise ModelUnusable(f"{folder}: no tokenizer.json; save the model with its fast tokenizer")
+        raise ModelUnusable(
+            f"{folder}: no tokenizer.json; save the model with its fast tokenizer: tokenizer.save_pretrained(folder)"
+        )
     try:
         tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:  # the tokenizers library raises no class of its own
+    except Exception as error:  # the package raises plain Exception
         raise ModelUnusable(f"{file}: the tokenizer cannot be read: {error}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -107,9 +114,9 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 
 def default_prompt(folder: Path) -> str:
-    """What sentence-transformers puts in front of every text where its caller names no prompt; mostly nothing.
+    """Return the prompt that sentence-transformers puts in front of every text by default; usually an empty string.
 
-    Raises `ModelUnusable` where the model's files name a prompt that they do not hold.
+    Raises `ModelUnusable` if the model's files name a default prompt that they do not contain.
     """
     config = read_object(folder / "config_sentence_transformers.json")
     name, prompts = config.get("default_prompt_name"), config.get("prompts")
@@ -121,13 +128,13 @@ def default_prompt(folder: Path) -> str:
 
 
 def _model_limit(folder: Path) -> int | None:
-    """The smallest limit the model's own files state, in tokens; None where they state none."""
+    """Return the smallest limit in the model's files, in tokens; None if they contain none."""
     limits = [
         read_object(folder / "sentence_bert_config.json").get("max_seq_length"),
         read_object(folder / "tokenizer_config.json").get("model_max_length"),
         _position_limit(read_object(folder / "config.json")),
     ]
-    # Tokenizers without a limit write 1e30.
+    # Tokenizers without a limit have 1e30 here.
     return min((int(n) for n in limits if isinstance(n, (int, float)) and 0 < n < 1e9), default=None)
 
 

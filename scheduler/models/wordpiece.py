@@ -1,6 +1,8 @@
-"""WordPiece at a hundredth of the cost, for tokenizers of which `nanotoken` says exactly what `tokenizers` says.
+"""WordPiece token ids from `nanotoken`, at a hundredth of the CPU time of `tokenizers`.
 
-The reference stays `tokenizers`: it reads the file, and whatever is asked here that fails is asked there again.
+`tokenizers` stays the reference: it reads the model's files, and it tokenizes whatever `nanotoken` cannot. `nanotoken`
+is optional (``pip install 'windrow-inference[wordpiece]'``) and is used only for tokenizers for which both packages
+give the same ids (`load_wordpiece`).
 """
 
 from __future__ import annotations
@@ -10,20 +12,23 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import nanotoken
-import numpy as np
-from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer, models
+
+if TYPE_CHECKING:  # not installed everywhere: the API's extra has neither
+    import nanotoken
+    import numpy as np
+    from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 
-#: Words that are remembered, for each tokenizer and thread and each of two stages; then it remembers no more.
-REMEMBERED_WORDS = 1 << 15
-#: Added tokens that are tried at load.
-TRIED_TOKENS = 100
-#: Where the two could part: case, accents, scripts without spaces, what is deleted, special tokens spelt out.
+#: Maximum number of words that `nanotoken` caches per tokenizer, thread and stage (it has two).
+CACHED_WORDS = 1 << 15
+#: Maximum number of added tokens that are compared when a model is loaded.
+CHECKED_ADDED_TOKENS = 100
+#: Texts on which two tokenizers are likely to differ: case, accents, scripts without spaces, deleted characters,
+#: special tokens written out in the text.
 HARD_TEXTS = (
     "",
     "\t\n\r\x0b\x0c \u3000 a\x00b\ufffdc\u200bd\u00ade",
@@ -34,13 +39,13 @@ HARD_TEXTS = (
     "don't-stop...now!?#$%^&*()_+ 3.14159e-10 1,000,000",
     "x" * 300,
 )
-#: How many random texts follow, and the first and last code points of what they are made of.
+#: Number of random texts that are compared too, and the ranges of code points that they are drawn from.
 RANDOM_TEXTS = 200
 RANGES = ((0x20, 0x7E), (0, 0x24F), (0x300, 0x17FF), (0x1E00, 0x33FF), (0x4E00, 0xD7FF), (0xE000, 0x10FFFF))
 
 
 class WordPiece:
-    """Token ids of texts, special tokens included. Threads may share it."""
+    """Tokenizes texts into ids, special tokens included. Threads may share it."""
 
     def __init__(self, tokenizer: nanotoken.Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -48,78 +53,83 @@ class WordPiece:
     def encode(
         self, texts: Sequence[str], max_tokens: int | None = None, *, cuts_end: bool = True
     ) -> list[NDArray[np.int64]]:
-        """(tokens,) ids of each of ``texts``, cut to ``max_tokens`` at the end or else at the start.
+        """Return the (tokens,) ids of each of ``texts``, truncated to ``max_tokens`` at the end or else at the start.
 
-        Raises `ValueError` for texts that it cannot read, as those that are not Unicode.
+        Raises `ValueError` if it cannot read one of them, for example text that is not valid Unicode.
         """
         side: Literal["right", "left"] = "right" if cuts_end else "left"
-        with _panics_are_errors():
-            # In this thread: rows are too small for others to be worth waking.
+        with _panics_as_value_errors():
+            # In this thread: batches are too small to gain from more threads.
             encoded = self._tokenizer.encode_batch(texts, max_length=max_tokens, truncation_side=side, parallel=False)
-        ids, offsets = encoded.ids.astype(np.int64), encoded.offsets.tolist()
+        ids, offsets = encoded.ids.astype("int64"), encoded.offsets.tolist()
         return [ids[start:end] for start, end in pairwise(offsets)]
 
     def count(self, text: str, *, special: bool = True) -> int:
-        """Tokens of ``text``, with special ones or without. Raises `ValueError` for one that it cannot read."""
-        with _panics_are_errors():
+        """Return the tokens of ``text``, with special tokens or without. Raises `ValueError` if it cannot read it."""
+        with _panics_as_value_errors():
             return len(self._tokenizer.encode(text, add_special_tokens=special))
 
 
 def load_wordpiece(tokenizer: Tokenizer) -> WordPiece | None:
-    """What says the same as ``tokenizer``, which neither cuts nor pads; None where it is of another kind.
+    """Return a `WordPiece` with the same ids as ``tokenizer``, or None if there is none.
 
-    Both are asked for `HARD_TEXTS`, the tokenizer's own added tokens and random texts, and one difference is enough to
-    go without.
+    ``tokenizer`` must neither truncate nor pad. Both are compared on `HARD_TEXTS`, on texts with the tokenizer's added
+    tokens and on random texts; the first difference rules `nanotoken` out.
     """
     added = list(tokenizer.get_added_tokens_decoder().values())
     if not isinstance(tokenizer.model, models.WordPiece) or not all(map(_is_plain, added)):
         return None
-    nanotoken.set_cache_entries(REMEMBERED_WORDS)
-    names = [token.content for token in added[:TRIED_TOKENS]]
+    try:
+        import nanotoken
+    except ImportError:
+        log.info("nanotoken is not installed (extra wordpiece): texts are tokenized by tokenizers")
+        return None
+    nanotoken.set_cache_entries(CACHED_WORDS)
+    names = [token.content for token in added[:CHECKED_ADDED_TOKENS]]
     texts = [*HARD_TEXTS, *(f"{name} hay{name}{name} {name}row{name}" for name in names), *random_texts(RANDOM_TEXTS)]
     try:
         fast = WordPiece(nanotoken.Tokenizer.from_json(tokenizer.to_str()))
-        said, expected = fast.encode(texts), [one.ids for one in tokenizer.encode_batch_fast(texts)]
+        found, expected = fast.encode(texts), [encoding.ids for encoding in tokenizer.encode_batch_fast(texts)]
     except nanotoken.UnsupportedTokenizerError:
         return None
-    except BaseException as error:  # whatever either of them cannot do, the other one may; panics derive from it
-        raise_if_meant_for_us(error)
-        log.warning("tokenized by tokenizers alone: %s", error)
+    except BaseException as error:  # panics inside both packages derive from BaseException
+        reraise_if_fatal(error)
+        log.warning("texts are tokenized by tokenizers: nanotoken failed: %s", error)
         return None
-    for text, ids, right in zip(texts, said, expected, strict=True):
+    for text, ids, right in zip(texts, found, expected, strict=True):
         if ids.tolist() != right:
-            log.warning("tokenized by tokenizers alone: nanotoken differs on %a", text)
+            log.warning("texts are tokenized by tokenizers: nanotoken differs on %a", text)
             return None
     return fast
 
 
 @contextmanager
-def _panics_are_errors() -> Iterator[None]:
+def _panics_as_value_errors() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        raise_if_meant_for_us(error)
+        reraise_if_fatal(error)
         raise ValueError(str(error)) from error
 
 
-def raise_if_meant_for_us(error: BaseException) -> None:
-    """Go on with what is no fault of a tokenizer. Their panics derive from `BaseException` too."""
+def reraise_if_fatal(error: BaseException) -> None:
+    """Raise ``error`` again if it is no error of a tokenizer, whose panics derive from `BaseException` too."""
     if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
         raise error
 
 
 def _is_plain(token: AddedToken) -> bool:
-    """Whether all is well known that a tokenizer does with it.
+    """Whether both packages are known to treat an added token alike.
 
-    Of white space around tokens of white space the two think otherwise, and of what normalizes to nothing `tokenizers`
-    panics or asks for memory without end, for texts that would have to be tried.
+    They differ on white space around a token that is white space itself. For a token that normalizes to nothing,
+    `tokenizers` panics or allocates without limit, so that comparing them is not an option.
     """
     content = token.content
     return content.isascii() and content.isprintable() and " " not in content and content != "" and not token.rstrip
 
 
 def random_texts(count: int, seed: int = 0) -> list[str]:
-    """Texts of 40 characters from all of Unicode, a fifth of them spaces; always the same for a seed."""
+    """Return ``count`` texts of 40 characters from all of Unicode, a fifth of them spaces, fixed by ``seed``."""
     draw = random.Random(seed)
 
     def character() -> str:

@@ -1,7 +1,6 @@
-"""What each task takes: its input, its parameters and the texts that its model reads for one request.
+"""Tasks: what each one accepts, costs and returns. One file per task; `base` says how to add one.
 
-Known here once, without torch: the API refuses with it what cannot be served, and the worker reads with it what Celery
-callers sent. A new task is a file beside these, a line in `TASKS` and an engine in ``worker/engines/loading.py``.
+Nothing here needs torch: the API refuses invalid requests with it, and the worker reads the requests of Celery callers.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from windrow.scheduler.tasks.zero_shot import ZERO_SHOT
 
 __all__ = ["TASKS", "Parameters", "Task", "Text"]
 
-#: Name, as ``task`` in windrow.toml has it -> task.
+#: Tasks by name, the value of ``task`` in windrow.toml.
 TASKS: dict[str, Task[Any]] = {
     task.name: task for task in (EMBED, CLASSIFY, TOKEN_CLASSIFY, RERANK, ZERO_SHOT, GENERATE, UPSTREAM)
 }

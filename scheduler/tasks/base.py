@@ -1,4 +1,16 @@
-"""What a task is to the API and to the worker."""
+"""The `Task` record: what a task accepts, costs and returns, as far as this is known without loading a model.
+
+To add a task:
+
+1. Write ``scheduler/tasks/<task>.py`` with a subclass of `Parameters`, a function that turns an input into the texts
+   that the model reads, and a `Task` built from both. ``classify.py`` is the smallest example, ``rerank.py`` one with
+   an input that is an object.
+2. Add the task to ``TASKS`` in ``scheduler/tasks/__init__.py``.
+3. Write its engine and add it to ``ENGINES`` in ``worker/engines/loading.py``.
+
+The API calls these functions in a greenlet that serves other clients too, so they must be quick, do no I/O, and do
+bounded work for a body of any content.
+"""
 
 from __future__ import annotations
 
@@ -14,113 +26,120 @@ from windrow.scheduler.core.fairness import estimate_cost_tokens
 from windrow.scheduler.core.json_types import json_type
 from windrow.scheduler.tasks.validation import Strict, parse
 
-#: What the model reads as one sequence of tokens: a text, or a pair of them.
+#: What a model reads as one sequence of tokens: a text, or a pair of texts.
 Text = str | tuple[str, str]
 
-#: One request of several sequences is computed in so many passes at most: nobody else's run between them.
-MAX_REQUEST_PASSES = 16
+#: Upper limit of the tokens of one request with several sequences, in multiples of max_batch_tokens. Its batches run
+#: one after the other, so a larger request would delay every other request of the model.
+MAX_REQUEST_BATCHES = 16
 
 
 class Parameters(Strict):
-    """How the model is to treat the input."""
+    """Parameters of a request that every task has; a task adds its own in a subclass."""
 
     truncate: bool = Field(False, description="Cut an input that is longer than the model takes, instead of a 422.")
 
     def sent(self) -> dict[str, Any]:
-        """The parameters that differ from what they are by themselves, as JSON types."""
+        """Return the parameters that differ from their defaults, as JSON types."""
         return self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
 
 
 P = TypeVar("P", bound=Parameters)
 
 
-def name_itself(where: str, index: int) -> str:
-    """The name of an input that is one text."""
+def _same_name(where: str, index: int) -> str:
     return where
+
+
+def _no_extra_tokens(value: object, parameters: Any) -> int:
+    return 0
+
+
+def _accept_parameters(parameters: Any) -> None:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
 class Task(Generic[P]):
-    """One task: everything that can be said of a request before its model is loaded."""
+    """One task: validates, prices and splits a request into texts before its model is loaded.
 
-    #: As in windrow.toml.
+    The cost of a request, in tokens, is the number of tokens of its ``texts`` plus ``extra_tokens``. Fair queueing,
+    quotas and batches use this cost.
+    """
+
+    #: The value of ``task`` in windrow.toml.
     name: str
     parameters: type[P]
-    #: (input, parameters, its name in errors) -> the sequences that are computed for it, at least one.
+    #: (input, parameters, name of the input in errors) -> the texts that the model reads, at least one.
     #: Raises `InvalidInput`.
     texts: Callable[[object, P, str], list[Text]]
-    #: The model of an input that is an object; None where it is a string.
+    #: The schema of an input that is an object; None if the input is a string.
     input: type[BaseModel] | None = None
-    #: Whether its texts are pairs, mostly several a request.
+    #: Whether the texts are pairs; a request then has one or more of them.
     reads_pairs: bool = False
-    #: Which text of a pair is cut where the pair is too long.
-    cut: Literal["longest_first", "only_first"] = "longest_first"
-    #: (name of the input, position in ``texts``) -> what that text is called in errors.
-    name_of: Callable[[str, int], str] = name_itself
-    #: (parameters, folder of the model's files) -> None. Raises `InvalidInput` where the model cannot do as they say.
+    #: Which texts of a pair ``truncate`` shortens, as in the ``tokenizers`` package.
+    truncation: Literal["longest_first", "only_first"] = "longest_first"
+    #: (name of the input, index in ``texts``) -> the name of that text in errors.
+    text_name: Callable[[str, int], str] = _same_name
+    #: (parameters, folder of the model's files) -> None. Raises `InvalidInput` if this model cannot fulfil them.
     check_model: Callable[[P, Path], None] | None = None
-    #: (parameters) -> None. Raises `InvalidInput` for what each of them may say, and this task cannot do.
-    check_parameters: Callable[[P], None] | None = None
-    #: (input, parameters) -> tokens charged beside those of ``texts``; None for none.
-    more_tokens: Callable[[object, P], int] | None = None
-    #: Whether there is a tokenizer here that counts what it costs; else that is estimated, and no length is refused.
-    counts: bool = True
-    #: Whether the model's own prompt goes in front of its texts.
+    #: (parameters) -> None. Raises `InvalidInput` for values that are valid one by one but that the task cannot fulfil.
+    check_parameters: Callable[[P], None] = _accept_parameters
+    #: (input, parameters) -> the cost in tokens beside that of ``texts``, for example of the tokens to generate.
+    extra_tokens: Callable[[object, P], int] = _no_extra_tokens
+    #: Whether the model's files have a tokenizer. Without one the cost is estimated and no length is refused.
+    has_tokenizer: bool = True
+    #: Whether the default prompt in the model's files is put in front of the texts.
     takes_prompt: bool = False
-    #: Whether its output comes piece by piece, so that it can be followed.
+    #: Whether the output is streamed, so that clients can follow it.
     streams: bool = False
 
     def read_parameters(self, value: Mapping[str, Any] | None) -> P:
-        """Check ``value``, an object or nothing; raises `InvalidInput` naming what was wrong and what is accepted."""
+        """Validate ``value``, an object or None; raise `InvalidInput` with the wrong field and what it accepts."""
         parameters = parse(self.parameters, value or {}, where="parameters", what="parameter")
-        if self.check_parameters is not None:
-            self.check_parameters(parameters)
+        self.check_parameters(parameters)
         return parameters
 
     def with_prompt(self, texts: list[Text], prompt: str) -> list[Text]:
-        """``texts`` as the model reads them; a pair never gets a prompt."""
+        """Return ``texts`` with ``prompt`` in front of each, if the task takes one; pairs are returned unchanged."""
         if not prompt or not self.takes_prompt:
             return texts
         return [prompt + text if isinstance(text, str) else text for text in texts]
 
-    def count_more(self, value: object, parameters: P) -> int:
-        """What a checked request is charged for beside its texts, in tokens."""
-        return 0 if self.more_tokens is None else self.more_tokens(value, parameters)
-
-    def estimate_tokens(self, texts: Sequence[Text], longest: int) -> int:
-        """What ``texts`` are charged for, in tokens, uncounted; the model reads at most ``longest`` of each."""
-        return sum(min(longest, estimate_cost_tokens(characters(text))) for text in texts)
+    def estimate_tokens(self, texts: Sequence[Text], max_tokens: int) -> int:
+        """Return the estimated tokens of ``texts``, from their characters; the model reads ``max_tokens`` of each."""
+        return sum(min(max_tokens, estimate_cost_tokens(characters(text))) for text in texts)
 
 
 def characters(text: Text) -> int:
-    """Characters of a text or of both texts of a pair."""
+    """Return the number of characters of a text or of both texts of a pair."""
     return len(text) if isinstance(text, str) else len(text[0]) + len(text[1])
 
 
-def require_few_passes(sequences: int, tokens: int, max_batch_tokens: int, where: str) -> None:
-    """Raise `InputTooLong` where several sequences are more work than one request may be.
+def require_request_size(sequences: int, tokens: int, max_batch_tokens: int, where: str) -> None:
+    """Raise `InputTooLong` if a request of several sequences has more than `MAX_REQUEST_BATCHES` batches of tokens.
 
-    ``tokens`` are those of all of them together, and ``max_batch_tokens`` those that a pass holds.
+    ``tokens`` is the sum over its sequences, ``where`` the name of the input in errors.
     """
-    most = MAX_REQUEST_PASSES * max_batch_tokens
-    if sequences > 1 and tokens > most:
+    limit = MAX_REQUEST_BATCHES * max_batch_tokens
+    if sequences > 1 and tokens > limit:
         raise InputTooLong(
-            f"{where}: its {sequences} pairs of texts are {tokens} tokens, and one request takes {most}, "
-            f"{MAX_REQUEST_PASSES} times max_batch_tokens; send it in several"
+            f"{where}: its {sequences} pairs of texts are {tokens} tokens, and one request takes {limit}, "
+            f"{MAX_REQUEST_BATCHES} times max_batch_tokens; split it into several requests"
         )
 
 
 def require_string(task: str, value: object, where: str) -> str:
-    """Return ``value``, the whole input of a request; raise `InvalidInput` where it is no string that can be read."""
+    """Return ``value``, the whole input of a request; raise `InvalidInput` unless it is a string of valid Unicode."""
     if not isinstance(value, str):
         raise InvalidInput(f"{where}: a model of task {task} takes a string, not {json_type(value)}")
     return require_characters(value, where)
 
 
 def require_characters(text: str, where: str) -> str:
-    """Return ``text``; raise `InvalidInput` for half a surrogate pair, which JSON can spell and no tokenizer reads."""
+    """Return ``text``; raise `InvalidInput` for half a surrogate pair, which JSON can spell and tokenizers reject."""
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise InvalidInput(f"{where}: the string holds half a surrogate pair, which is no character") from None
+        raise InvalidInput(f"{where}: the string holds half a surrogate pair, which is not a character") from None
     return text

@@ -1,4 +1,7 @@
-"""Task ``classify``: the best label of a text and the score of each."""
+"""Task ``classify``: the best label of a text and the score of every label.
+
+Input: a string. Cost: its tokens. Output: ``{"label": str, "score": float, "scores": {label: float}}``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Task ``embed``: one vector a text."""
+"""Task ``embed``: one vector per text.
+
+Input: a string. Cost: its tokens, with the default prompt of the model's files. Output: ``{"embedding": ...}``, an
+array or a base64 string, and ``"scale"`` with ``encoding_format: "int8"``.
+"""
 
 from __future__ import annotations
 
@@ -17,20 +21,22 @@ class EmbedParameters(Parameters):
     """Parameters of task embed."""
 
     dimensions: Count | None = Field(
-        None, description="Keep so many numbers from the front, normalised again where the model normalises."
+        None,
+        description="Keep only the first N numbers of the vector, normalized again if the model normalizes its "
+        "vectors.",
     )
     encoding_format: Literal["float", "base64", "int8"] = Field(
         "float",
-        description="float: an array of numbers. base64: a string, little-endian float32. "
-        "int8: an array of integers from -127 to 127, which times `scale` is the vector.",
+        description="float: an array of numbers. base64: a string of little-endian float32. "
+        "int8: an array of integers from -127 to 127; multiplied by `scale` they are the vector.",
     )
 
 
-def require_dimensions(wanted: int | None, width: int) -> None:
-    """Raise `InvalidInput` where ``wanted`` is more than the ``width`` numbers of the model's vectors."""
-    if wanted is not None and wanted > width:
+def require_dimensions(dimensions: int | None, width: int) -> None:
+    """Raise `InvalidInput` if ``dimensions`` is greater than the ``width`` of the model's vectors."""
+    if dimensions is not None and dimensions > width:
         raise InvalidInput(
-            f"parameters.dimensions: takes 1 to {width}, the width of this model's vectors, not {wanted}"
+            f"parameters.dimensions: takes 1 to {width}, the width of this model's vectors, not {dimensions}"
         )
 
 

@@ -208,7 +208,7 @@ def _texts(value: object, parameters: GenerateParameters, where: str) -> list[Te
     return list(read_prompt(value, where).texts)
 
 
-def _more_tokens(value: object, parameters: GenerateParameters) -> int:
+def _extra_tokens(value: object, parameters: GenerateParameters) -> int:
     """Ids, what a template puts round messages, and every token that may come."""
     prompt = read_prompt(value)
     given = len(prompt.prompt_ids or ()) + TOKENS_PER_MESSAGE * len(prompt.messages or ())
@@ -221,6 +221,6 @@ def _require_enforced(parameters: GenerateParameters) -> None:
 
 
 GENERATE = Task(
-    "generate", GenerateParameters, _texts, input=Prompt, check_parameters=_require_enforced, more_tokens=_more_tokens,
-    streams=True,
+    "generate", GenerateParameters, _texts, input=Prompt, check_parameters=_require_enforced,
+    extra_tokens=_extra_tokens, streams=True,
 )  # fmt: skip

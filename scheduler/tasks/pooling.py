@@ -1,4 +1,4 @@
-"""How a model's vectors are made of its hidden states, as its sentence-transformers files say."""
+"""Pooling of hidden states into a vector, as configured in a model's sentence-transformers files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from windrow.errors import ModelUnusable
 from windrow.scheduler.models.files import read_modules, read_object
 
-#: Key of 1_Pooling/config.json -> mode, in the order in which sentence-transformers concatenates them.
+#: Key in the config.json of the pooling module -> mode, in the order in which sentence-transformers concatenates them.
 POOLING_KEYS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -18,15 +18,15 @@ POOLING_KEYS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-#: Keys of config.json that hold the width of the hidden states, family by family.
+#: Keys of the model's config.json that hold the width of the hidden states; families use different ones.
 WIDTH_KEYS = ("hidden_size", "dim", "d_model")
 
 
 def read_pooling(folder: Path) -> tuple[list[str], bool]:
-    """Pooling modes and whether to normalise, from ``modules.json`` and the pooling folder it names.
+    """Return the pooling modes and whether vectors are normalized, from ``modules.json`` and the pooling folder.
 
-    Without ``modules.json``: the mean, not normalised, which is what sentence-transformers does with such a folder.
-    Raises `ModelUnusable` for a module that is not computed here: a vector without it would be wrong.
+    Without ``modules.json`` this is the mean, not normalized, as in sentence-transformers. Raises `ModelUnusable` for
+    a module that Windrow does not compute, because vectors without it would be wrong.
     """
     modes, normalize = ["mean"], False
     for module in read_modules(folder):
@@ -37,20 +37,21 @@ def read_pooling(folder: Path) -> tuple[list[str], bool]:
             normalize = True
         elif kind not in {"Transformer", "Dropout"}:
             raise ModelUnusable(
-                f"{folder}: modules.json: {kind} is not supported; there are Transformer, Pooling and Normalize"
+                f"{folder}: modules.json: module {kind} is not supported; supported are Transformer, Dropout, Pooling "
+                "and Normalize"
             )
     return modes, normalize
 
 
-def leaves_prompt_out(folder: Path) -> bool:
-    """Whether the tokens of a prompt are not pooled."""
-    pooling = [one for one in read_modules(folder) if str(one["type"]).endswith("Pooling")]
-    return any(_pooling_config(folder, one).get("include_prompt") is False for one in pooling)
+def excludes_prompt(folder: Path) -> bool:
+    """Return whether the tokens of a prompt are left out of the pooling (``include_prompt: false``)."""
+    pooling = [module for module in read_modules(folder) if str(module["type"]).endswith("Pooling")]
+    return any(_pooling_config(folder, module).get("include_prompt") is False for module in pooling)
 
 
 @cache
 def embedding_width(folder: Path) -> int | None:
-    """Numbers of a vector; None where the model's files do not tell."""
+    """Return how many numbers a vector has; None if the model's files do not contain it."""
     config = read_object(folder / "config.json")
     width = next((config[key] for key in WIDTH_KEYS if isinstance(config.get(key), int)), None)
     return None if width is None else width * len(read_pooling(folder)[0])
@@ -59,12 +60,12 @@ def embedding_width(folder: Path) -> int | None:
 def _pooling_config(folder: Path, module: dict[str, Any]) -> dict[str, Any]:
     file = folder / module["path"] / "config.json"
     if not file.is_file():
-        raise ModelUnusable(f"{file}: it is not there, and modules.json names it")
+        raise ModelUnusable(f"{file}: missing, although modules.json names it")
     return read_object(file)
 
 
 def _pooling_modes(config: dict[str, Any]) -> list[str]:
-    named = config.get("pooling_mode")
-    if named is not None:
-        return [named] if isinstance(named, str) else list(named)
+    modes = config.get("pooling_mode")
+    if modes is not None:
+        return [modes] if isinstance(modes, str) else list(modes)
     return [mode for key, mode in POOLING_KEYS.items() if config.get(key)] or ["mean"]

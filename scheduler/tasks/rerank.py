@@ -1,4 +1,9 @@
-"""Task ``rerank``: how well each document answers a query, read together with it by a cross-encoder."""
+"""Task ``rerank``: a cross-encoder scores how well each document answers a query.
+
+Input: ``{"query": str, "documents": [str]}``. Cost: the tokens of each document together with the query. Output:
+``{"scores": [float]}`` in the order of the documents, and with ``top_n`` also ``"results": [{"index": int,
+"score": float}]``, the best first.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +20,7 @@ MAX_DOCUMENTS = 1000
 
 
 class RerankInput(Strict):
-    """Input of task rerank: each document makes a pair with the query."""
+    """Input of task rerank; the model reads the query with each document."""
 
     query: str
     documents: Annotated[list[str], Field(min_length=1, max_length=MAX_DOCUMENTS)]
@@ -24,7 +29,7 @@ class RerankInput(Strict):
 class RerankParameters(Parameters):
     """Parameters of task rerank."""
 
-    top_n: Count | None = Field(None, description="Also give `results`: the best so many documents, the best first.")
+    top_n: Count | None = Field(None, description="Also return `results`: the N best documents, the best first.")
 
 
 def _texts(value: object, parameters: RerankParameters, where: str) -> list[Text]:
@@ -32,13 +37,13 @@ def _texts(value: object, parameters: RerankParameters, where: str) -> list[Text
         raise InvalidInput(
             f"{where}: a model of task rerank takes an object with query and documents, not {json_type(value)}"
         )
-    asked = parse(RerankInput, value, where=where)
-    query = require_characters(asked.query, f"{where}.query")
-    return [(query, require_characters(text, _name_of(where, at))) for at, text in enumerate(asked.documents)]
+    pairs = parse(RerankInput, value, where=where)
+    query = require_characters(pairs.query, f"{where}.query")
+    return [(query, require_characters(text, _text_name(where, index))) for index, text in enumerate(pairs.documents)]
 
 
-def _name_of(where: str, index: int) -> str:
+def _text_name(where: str, index: int) -> str:
     return f"{where}.documents.{index}"
 
 
-RERANK = Task("rerank", RerankParameters, _texts, input=RerankInput, reads_pairs=True, name_of=_name_of)
+RERANK = Task("rerank", RerankParameters, _texts, input=RerankInput, reads_pairs=True, text_name=_text_name)

@@ -1,4 +1,8 @@
-"""Task ``token-classify``: what each token of a text is, or which entities its tokens make."""
+"""Task ``token-classify``: a label for each token of a text, or the entities that its tokens form.
+
+Input: a string. Cost: its tokens. Output: ``{"entities": [...]}``. With ``aggregation: "none"`` an entity is
+``{entity, score, index, word, start, end}``, otherwise ``{entity_group, score, word, start, end}``.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +20,9 @@ class TokenClassifyParameters(Parameters):
 
     aggregation: Aggregation = Field(
         "none",
-        description="none: each token by itself. simple: neighbours of one label make an entity. first, average, max: "
-        "the same after all tokens of a word were given one label, that of the first, of the mean, of the surest.",
+        description="none: each token by itself. simple: adjacent tokens with the same label form an entity. "
+        "first, average, max: the same, after all tokens of a word got one label: that of its first token, of the mean "
+        "of its scores, or of its highest score.",
     )
 
 

@@ -14,6 +14,6 @@ def _texts(value: object, parameters: GenerateParameters, where: str) -> list[Te
 
 
 UPSTREAM = Task(
-    "upstream", GenerateParameters, _texts, input=Prompt, more_tokens=GENERATE.more_tokens, streams=True,
-    counts=False,
+    "upstream", GenerateParameters, _texts, input=Prompt, extra_tokens=GENERATE.extra_tokens, streams=True,
+    has_tokenizer=False,
 )  # fmt: skip

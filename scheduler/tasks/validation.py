@@ -1,4 +1,4 @@
-"""Holding what clients sent against a pydantic model, with errors that name the field and what it takes."""
+"""Validation of client data with pydantic; errors name the field, the wrong value and what is accepted."""
 
 from __future__ import annotations
 
@@ -11,34 +11,35 @@ from windrow.errors import InvalidInput
 from windrow.scheduler.core.json_types import json_type
 
 Model = TypeVar("Model", bound=BaseModel)
-#: Problems that one error tells of.
-MOST_PROBLEMS = 5
+#: Upper limit of the problems that one error message lists.
+MAX_PROBLEMS = 5
 
 
 def whole(value: object) -> object:
-    """3.0 is an integer too, to JSON Schema; what is none stays as it is."""
+    """Return 3 for 3.0, which is an integer in JSON Schema, and any other value unchanged."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-#: 1, 2, 3, ...
+#: An integer from 1.
 Count = Annotated[int, Field(ge=1), BeforeValidator(whole)]
 
 
 class Strict(BaseModel):
-    """Base of what clients send: nothing is converted, and nothing unknown is let pass."""
+    """Base of the models for client data: no type conversion, no unknown fields."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 def parse(kind: type[Model], value: object, *, where: str = "", what: str = "field") -> Model:
-    """Return ``value`` as a ``kind``; ``where`` names it in errors, and ``what`` is what its members are called.
+    """Return ``value`` as a ``kind``.
 
-    Raises `InvalidInput` naming each member that is wrong and what it takes.
+    Raises `InvalidInput` with each wrong member and what it accepts. In the message, ``where`` is the name of the value
+    and ``what`` the word for its members, such as ``parameter``.
     """
     try:
         return kind.model_validate(value)
     except ValidationError as error:
-        problems = error.errors(include_url=False)[:MOST_PROBLEMS]
+        problems = error.errors(include_url=False)[:MAX_PROBLEMS]
         raise InvalidInput("; ".join(_explain(kind, dict(problem), where, what) for problem in problems)) from None
 
 
@@ -53,13 +54,13 @@ def _explain(kind: type[BaseModel], problem: dict[str, Any], where: str, what: s
     if problem["type"] == "missing":
         return f"{field}: is missing"
     if problem["type"] == "too_short":
-        return f"{field}: takes at least {problem['ctx']['min_length']}, and none came"
+        return f"{field}: takes at least {problem['ctx']['min_length']}, not {problem['ctx']['actual_length']}"
     if problem["type"] == "too_long":
-        return f"{field}: takes at most {problem['ctx']['max_length']}, and {problem['ctx']['actual_length']} came"
+        return f"{field}: takes at most {problem['ctx']['max_length']}, not {problem['ctx']['actual_length']}"
     if problem["type"] == "value_error":
-        # One of a whole model, which has no name of its own where it is the body, names its field itself.
+        # A validator of a whole model names the field in its message; a request body has no name.
         return ": ".join([*([field] if field else []), str(problem["ctx"]["error"])])
-    came = whole(problem["input"])  # JSON's larger integers are read as floats
-    shown = f"{came!r:.60}" if isinstance(came, (str, int, float)) else json_type(came)
+    value = whole(problem["input"])  # integers above 64 bits in JSON are parsed as floats
+    shown = f"{value!r:.60}" if isinstance(value, (str, int, float)) else json_type(value)
     message = re.sub(r"^[A-Z][a-z]+ (?=should )", "", problem["msg"])
     return f"{field}: {message}, not {shown}"

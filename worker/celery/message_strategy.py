@@ -156,7 +156,7 @@ def submit_call(
     texts = task.texts(call.input, parameters, "input")
     # No text costs more than the model reads of it, or one caller's would stand for a queue of others.
     cost = task.estimate_tokens(texts, model.max_input_tokens or model.max_batch_tokens)
-    cost += task.count_more(call.input, parameters)
+    cost += task.extra_tokens(call.input, parameters)
     queue.submit(
         [Submission(id, body, cost, min(limits, default=None))],
         flow=flow_name(TENANT, call.priority),

@@ -1,7 +1,7 @@
-"""Models that come with Windrow: tokenizer and configuration are files here, weights are made once a machine.
+"""Models built into Windrow: the tokenizer and the configuration are files here; each machine trains the weights once.
 
-``source = "builtin:tiny-llama"`` is a byte-level Llama that knows one page of text by heart, for demonstrations and
-tests that want real words without a network. `windrow.worker.tiny_llama` makes its weights.
+``source = "builtin:tiny-llama"`` is a byte-level Llama that has learned one page of text by heart, for demonstrations
+and for tests that need real words without a network. `windrow.worker.tiny_llama` trains it.
 """
 
 from __future__ import annotations
@@ -17,23 +17,24 @@ NAMES = ("tiny-llama",)
 
 
 def builtin_files(name: str) -> Path:
-    """The folder of what comes with the package: everything but weights. Raises `ModelUnusable`."""
+    """Return the folder of the files in the package: all but the weights. Raises `ModelUnusable` for another name."""
     if name not in NAMES:
-        raise ModelUnusable(f"source '{PREFIX}{name}': there is no such model; there is {', '.join(NAMES)}")
+        raise ModelUnusable(f"source '{PREFIX}{name}': there is no such model; accepted: {PREFIX}{', '.join(NAMES)}")
     return Path(__file__).parent / name
 
 
 def builtin_cache(name: str) -> Path:
-    """Where the model stands once its weights are made: ``$XDG_CACHE_HOME/windrow``, else ``~/.cache/windrow``.
+    """Return the folder of the trained model, in ``$XDG_CACHE_HOME/windrow`` or ``~/.cache/windrow``.
 
-    The name has a hash of everything that the weights are made from, so that a newer release makes its own.
+    The name of the folder contains a hash of the files that the weights are trained from, so that a new release
+    trains its own. Raises `ModelUnusable` if the user has no home folder.
     """
     files = sorted(file for file in builtin_files(name).iterdir() if file.is_file())
-    made_from = hashlib.sha256(b"".join(file.name.encode() + b"\0" + file.read_bytes() for file in files))
-    # The specification has paths that are not absolute ignored.
-    named = Path(os.environ.get("XDG_CACHE_HOME") or "")
+    digest = hashlib.sha256(b"".join(file.name.encode() + b"\0" + file.read_bytes() for file in files))
+    # The XDG specification says that a relative path is to be ignored.
+    configured = Path(os.environ.get("XDG_CACHE_HOME") or "")
     try:
-        cache = named if named.is_absolute() else Path.home() / ".cache"
+        cache = configured if configured.is_absolute() else Path.home() / ".cache"
     except RuntimeError:
-        raise ModelUnusable(f"source '{PREFIX}{name}': this user has no home; set XDG_CACHE_HOME") from None
-    return cache / "windrow" / f"{name}-{made_from.hexdigest()[:16]}"
+        raise ModelUnusable(f"source '{PREFIX}{name}': this user has no home folder; set XDG_CACHE_HOME") from None
+    return cache / "windrow" / f"{name}-{digest.hexdigest()[:16]}"

@@ -1,4 +1,4 @@
-"""The model that comes with Windrow: the same each time, whole in its place, and read as any other."""
+"""The built-in model is trained reproducibly and atomically, and transformers can load it."""
 
 import logging
 from pathlib import Path
@@ -14,7 +14,7 @@ from windrow.scheduler.models.sources import resolve_source
 from windrow.scheduler.models.token_counts import load_text_limit
 from windrow.worker import tiny_llama
 
-#: Far from words, and through everything that makes them.
+#: Too few for real words, but enough to run every part of the training.
 FEW_STEPS = 2
 SOURCE = "builtin:tiny-llama"
 
@@ -28,7 +28,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: Path) -> list[Path]:
-    """An empty cache; holds the folders that were trained, for which the trained one stands in."""
+    """Point to an empty cache and replace the training by a copy; return the folders that were trained."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     made: list[Path] = []
 
@@ -41,9 +41,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: Path) -> lis
     return made
 
 
-def test_training_again_gives_the_same_weights_and_leaves_the_seed_of_others_alone(
-    trained: Path, tmp_path: Path
-) -> None:
+def test_training_is_reproducible_and_leaves_the_global_random_state_unchanged(trained: Path, tmp_path: Path) -> None:
     state = torch.random.get_rng_state()
     tiny_llama.train(tmp_path / "again", FEW_STEPS)
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -52,7 +50,7 @@ def test_training_again_gives_the_same_weights_and_leaves_the_seed_of_others_alo
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
-def test_it_learns(trained: Path, tmp_path: Path) -> None:
+def test_training_reduces_the_loss(trained: Path, tmp_path: Path) -> None:
     tiny_llama.train(tmp_path / "untrained", 0)
     page = AutoTokenizer.from_pretrained(trained)(tiny_llama.documents(builtin_files("tiny-llama"))[0])["input_ids"]
     losses = []
@@ -63,7 +61,7 @@ def test_it_learns(trained: Path, tmp_path: Path) -> None:
     assert losses[1] < losses[0]
 
 
-def test_transformers_loads_it_and_its_chat_template(trained: Path) -> None:
+def test_transformers_loads_the_model_and_its_chat_template(trained: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(trained)
     ids = tokenizer.apply_chat_template(
         [{"role": "user", "content": "What is hay?"}], add_generation_prompt=True, return_tensors="pt", return_dict=True
@@ -73,7 +71,7 @@ def test_transformers_loads_it_and_its_chat_template(trained: Path) -> None:
     assert model.generate(**ids, max_new_tokens=3, do_sample=False).shape[1] > ids["input_ids"].shape[1]
 
 
-def test_a_chat_is_written_as_it_was_in_the_training(trained: Path) -> None:
+def test_the_chat_template_matches_the_training_text(trained: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(trained)
     question, answer = "What is hay?", "Hay is grass that was cut, dried in the sun and kept for the winter."
     turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
@@ -81,14 +79,14 @@ def test_a_chat_is_written_as_it_was_in_the_training(trained: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["plain words", "Wörter, \U0001f33e, 雨", "\x00\x7f", " two  spaces\n"])
-def test_its_tokens_give_back_any_text(text: str) -> None:
+def test_any_text_survives_encoding_and_decoding(text: str) -> None:
     limit = load_text_limit(SOURCE)
     assert limit.max_input_tokens == 1024
     assert limit.tokenizer.decode(limit.tokenizer.encode(text).ids) == text
 
 
-def test_it_is_made_once_and_found_afterwards(cache: list[Path], caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(ModelUnusable, match=r"not made yet; python -m worker\.tiny_llama does"):
+def test_the_model_is_trained_once_and_found_afterwards(cache: list[Path], caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ModelUnusable, match=r"run `python -m windrow\.worker\.tiny_llama`"):
         resolve_source(SOURCE)
     with caplog.at_level(logging.INFO):
         folder = tiny_llama.make_tiny_llama()
@@ -98,22 +96,20 @@ def test_it_is_made_once_and_found_afterwards(cache: list[Path], caplog: pytest.
     assert [file.name for file in folder.parent.iterdir() if file.is_dir()] == [folder.name]
 
 
-def test_a_training_that_breaks_off_leaves_nothing_that_looks_whole(
-    cache: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def break_off(folder: Path, steps: int | None = None) -> None:
+def test_an_interrupted_training_leaves_no_model(cache: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(folder: Path, steps: int | None = None) -> None:
         folder.mkdir()
         raise KeyboardInterrupt
 
     with monkeypatch.context() as broken:
-        broken.setattr(tiny_llama, "train", break_off)
+        broken.setattr(tiny_llama, "train", interrupted)
         with pytest.raises(KeyboardInterrupt):
             tiny_llama.make_tiny_llama()
     assert not builtin_cache("tiny-llama").exists()
     assert tiny_llama.make_tiny_llama().is_dir()
 
 
-def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_names_a_cache_that_is_not_writable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(ModelUnusable, match="cannot be written"):
@@ -126,6 +122,6 @@ def test_a_relative_cache_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert builtin_cache("tiny-llama").parent == tmp_path / ".cache" / "windrow"
 
 
-def test_a_builtin_model_that_there_is_not_is_named() -> None:
-    with pytest.raises(ModelUnusable, match="'builtin:huge': there is no such model; there is tiny-llama"):
+def test_an_unknown_builtin_model_is_refused() -> None:
+    with pytest.raises(ModelUnusable, match="'builtin:huge': there is no such model; accepted: builtin:tiny-llama"):
         resolve_source("builtin:huge", weights=False)

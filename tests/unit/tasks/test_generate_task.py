@@ -134,7 +134,7 @@ def test_a_request_is_charged_for_its_prompt_once_and_for_all_that_may_come(
 ) -> None:
     messages = [{"role": "user", "content": text} for text in turns]
     value, parameters = {"messages": messages}, read_parameters({"max_tokens": max_tokens, "n": n})
-    cost = GENERATE.count_more(value, parameters)
+    cost = GENERATE.extra_tokens(value, parameters)
     assert cost == n * max_tokens + TOKENS_PER_MESSAGE * len(turns)
     assert GENERATE.texts(value, parameters, "input") == turns
-    assert GENERATE.count_more({"prompt_ids": [1, 2, 3]}, parameters) == n * max_tokens + 3
+    assert GENERATE.extra_tokens({"prompt_ids": [1, 2, 3]}, parameters) == n * max_tokens + 3

@@ -1,4 +1,4 @@
-"""Summaries of sequences that are laid end to end."""
+"""Pooling of packed batches."""
 
 import pytest
 import torch
@@ -10,9 +10,9 @@ LENGTHS = [1, 3000, 7]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_the_mean_of_a_long_sequence_is_exact_in_halves_too(dtype: torch.dtype) -> None:
+def test_the_mean_of_a_long_sequence_is_exact_in_half_precision(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    # Far from zero: a sum in bfloat16 stands still where it is 256 times what is added.
+    # Far from zero: a running sum in bfloat16 stops growing once it is 256 times the next summand.
     hidden = (torch.randn(sum(LENGTHS), 4) + 3).to(dtype)
     means = PACKED_POOLING["mean"](hidden, PackedLayout.of(LENGTHS, torch.device("cpu")))
     right = torch.stack([part.double().mean(0) for part in hidden.split(LENGTHS)])

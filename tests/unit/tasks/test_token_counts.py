@@ -1,4 +1,4 @@
-"""Counting tokens: with the model's own tokenizer, up to the model's own limit."""
+"""Token counts use the model's tokenizer; token limits come from the model's files."""
 
 import json
 from pathlib import Path
@@ -44,20 +44,20 @@ def test_special_tokens_are_counted(folder: Path) -> None:
     assert limit.added_tokens == 2
 
 
-def test_the_length_is_counted_and_not_what_the_tokenizer_would_cut_it_to(tmp_path: Path) -> None:
+def test_the_whole_text_is_counted_even_if_the_tokenizer_truncates(tmp_path: Path) -> None:
     save_tokenizer(tmp_path, truncate_to=4)
     limit = load_text_limit(str(tmp_path))
     assert limit.count("hay " * 10) == 12
     assert limit.count("hay") == 3
 
 
-def test_a_model_that_says_it_is_lower_case_is_read_so(folder: Path) -> None:
+def test_do_lower_case_in_the_models_files_is_applied(folder: Path) -> None:
     save(folder, "sentence_bert_config.json", do_lower_case=True)
     limit = load_text_limit(str(folder))
     assert limit.tokenizer.encode("HAY").tokens == ["[CLS]", "hay", "[SEP]"]
 
 
-def test_lower_case_comes_before_what_the_tokenizer_does_itself(tmp_path: Path) -> None:
+def test_lower_case_is_applied_before_the_tokenizers_own_normalizer(tmp_path: Path) -> None:
     save_tokenizer(tmp_path, lowercase=True)
     save(tmp_path, "sentence_bert_config.json", do_lower_case=True)
     assert load_text_limit(str(tmp_path)).tokenizer.encode("HAY").tokens[1] == "hay"
@@ -74,38 +74,38 @@ def test_lower_case_comes_before_what_the_tokenizer_does_itself(tmp_path: Path) 
         ("config.json", {"max_position_embeddings": 514, "model_type": "mpnet"}, 512),
         ("config.json", {"max_position_embeddings": 514, "model_type": "data2vec-text", "pad_token_id": 1}, 512),
         ("config.json", {"n_positions": 1024, "model_type": "gpt2"}, 1024),
-        ("config.json", {"n_positions": 64, "model_type": "t5"}, 512),  # its attention knows distances alone
+        ("config.json", {"n_positions": 64, "model_type": "t5"}, 512),  # T5 uses relative positions only
         ("config.json", {"max_position_embeddings": 0}, 512),
         ("config.json", {"max_position_embeddings": "many"}, 512),
         ("config.json", {}, 512),
     ],
 )
-def test_the_limit_is_the_one_that_the_models_files_state(
+def test_the_limit_is_read_from_the_models_files(
     folder: Path, file: str, values: dict[str, Any], expected: int
 ) -> None:
     save(folder, file, **values)
     assert load_text_limit(str(folder)).max_input_tokens == expected
 
 
-def test_of_several_limits_the_smallest_holds(folder: Path) -> None:
+def test_the_smallest_of_several_limits_applies(folder: Path) -> None:
     save(folder, "config.json", max_position_embeddings=512)
     save(folder, "tokenizer_config.json", model_max_length=300)
     save(folder, "sentence_bert_config.json", max_seq_length=256)
     assert load_text_limit(str(folder)).max_input_tokens == 256
 
 
-def test_a_wish_lowers_the_limit(folder: Path) -> None:
+def test_max_input_tokens_lowers_the_limit(folder: Path) -> None:
     save(folder, "config.json", max_position_embeddings=512)
     assert load_text_limit(str(folder), 100).max_input_tokens == 100
 
 
-def test_a_wish_above_what_the_model_takes_is_refused(folder: Path) -> None:
+def test_max_input_tokens_above_the_models_limit_is_refused(folder: Path) -> None:
     save(folder, "config.json", max_position_embeddings=512)
     with pytest.raises(ModelUnusable, match="max_input_tokens 513 is above the model's 512"):
         load_text_limit(str(folder), 513)
 
 
-def test_a_model_without_a_fast_tokenizer_is_refused_with_the_remedy(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_fast_tokenizer_says_how_to_save_one(tmp_path: Path) -> None:
     with pytest.raises(ModelUnusable, match=r"no tokenizer\.json; save the model with its fast tokenizer"):
         load_text_limit(str(tmp_path))
 
@@ -113,13 +113,13 @@ def test_a_model_without_a_fast_tokenizer_is_refused_with_the_remedy(tmp_path: P
 @pytest.mark.parametrize(
     ("name", "prompt"), [(None, ""), ("query", "query: "), ("plain", ""), ("document", ""), ("empty", "")]
 )
-def test_the_prompt_is_the_one_that_the_models_files_name(folder: Path, name: str | None, prompt: str) -> None:
+def test_the_default_prompt_is_read_from_the_models_files(folder: Path, name: str | None, prompt: str) -> None:
     prompts = {"query": "query: ", "plain": "", "document": "", "empty": None}
     save(folder, "config_sentence_transformers.json", prompts=prompts, default_prompt_name=name)
     assert load_text_limit(str(folder)).prompt == prompt
 
 
-def test_a_default_prompt_that_is_not_there_is_refused(folder: Path) -> None:
+def test_a_missing_default_prompt_is_refused(folder: Path) -> None:
     save(folder, "config_sentence_transformers.json", prompts={}, default_prompt_name="query")
     with pytest.raises(ModelUnusable, match="'query' is not among its prompts"):
         load_text_limit(str(folder))

@@ -1,5 +1,8 @@
-"""A second tokenizer may say what the model's own says, and nothing else."""
+"""The fast WordPiece tokenizer is used only if it gives the same ids as the model's own tokenizer."""
 
+import logging
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -12,7 +15,7 @@ from windrow.scheduler.models.token_counts import load_text_limit
 from windrow.scheduler.models.wordpiece import WordPiece, load_wordpiece, random_texts
 
 MINILM = load_text_limit(DEFAULT_MODELS["minilm"]["source"])
-#: What real texts are made of, beside any character.
+#: Pieces of realistic texts; the tests add arbitrary characters.
 PIECES = st.sampled_from(
     ["hay ", "unaffable", "##ing", "[SEP]", "[MASK]", "Ünïcode ", "e\u0301", "北京", "\x00", "\u200d", "…"]
 )
@@ -39,19 +42,21 @@ def test_ids_are_those_of_the_models_own_tokenizer(fast: WordPiece, texts: list[
 
 
 @given(TEXTS, st.integers(2, 12), st.sampled_from(["right", "left"]))
-def test_texts_are_cut_as_its_own_tokenizer_cuts_them(fast: WordPiece, text: str, max_tokens: int, side: str) -> None:
+def test_texts_are_truncated_as_the_models_own_tokenizer_does(
+    fast: WordPiece, text: str, max_tokens: int, side: str
+) -> None:
     (ids,) = fast.encode([text], max_tokens, cuts_end=side == "right")
     assert ids.tolist() == cutting(max_tokens, side).encode(text).ids
 
 
 @given(TEXTS)
-def test_counts_are_those_of_its_own_tokenizer(text: str) -> None:
+def test_counts_are_those_of_the_models_own_tokenizer(text: str) -> None:
     assert MINILM.wordpiece is not None
     assert MINILM.count(text) == len(MINILM.tokenizer.encode(text))
     assert MINILM.count_plain(text) == len(MINILM.tokenizer.encode(text, add_special_tokens=False))
 
 
-def test_half_a_surrogate_pair_is_left_to_the_models_own_tokenizer(fast: WordPiece) -> None:
+def test_half_a_surrogate_pair_is_an_error(fast: WordPiece) -> None:
     with pytest.raises(ValueError, match="surrogates"):
         fast.encode(["hay", "\ud800"])
     with pytest.raises(TypeError, match="must be str"):
@@ -77,7 +82,7 @@ def wordpiece(normalizer: Any, pre_tokenizer: Any, post_processor: Any = None) -
     ],
 )
 @pytest.mark.parametrize("pre_tokenizer", [pre_tokenizers.BertPreTokenizer(), pre_tokenizers.Whitespace()])
-def test_other_wordpiece_tokenizers_are_read_too(normalizer: Any, pre_tokenizer: Any) -> None:
+def test_other_wordpiece_tokenizers_are_supported(normalizer: Any, pre_tokenizer: Any) -> None:
     tokenizer = wordpiece(normalizer, pre_tokenizer, processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1)))
     fast = load_wordpiece(tokenizer)
     assert fast is not None
@@ -85,10 +90,10 @@ def test_other_wordpiece_tokenizers_are_read_too(normalizer: Any, pre_tokenizer:
     assert [ids.tolist() for ids in fast.encode(texts)] == [one.ids for one in tokenizer.encode_batch(texts)]
 
 
-def test_other_kinds_of_tokenizer_go_without() -> None:
+def test_other_kinds_of_tokenizer_are_not_supported() -> None:
     assert load_wordpiece(Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))) is None
     assert load_wordpiece(Tokenizer(models.BPE())) is None
-    prepending = wordpiece(normalizers.Prepend("_"), pre_tokenizers.Whitespace())  # a normalizer that it does not have
+    prepending = wordpiece(normalizers.Prepend("_"), pre_tokenizers.Whitespace())  # a normalizer that nanotoken lacks
     assert load_wordpiece(prepending) is None
 
 
@@ -97,14 +102,14 @@ def test_other_kinds_of_tokenizer_go_without() -> None:
     [
         (AddedToken("[E1]"), True),
         (AddedToken("<mask>", lstrip=True, normalized=False, special=True), True),
-        # The two think otherwise of where the second one begins.
+        # The packages differ on where the second token begins.
         (AddedToken("\n", lstrip=True, rstrip=True, normalized=False), False),
-        # It normalizes to nothing, and `tokenizers` panics at texts that have it.
+        # It normalizes to nothing, and `tokenizers` panics on texts that contain it.
         (AddedToken("\u200d"), False),
         (AddedToken("[E1]", rstrip=True), False),
     ],
 )
-def test_tokens_that_were_added_are_plain_or_it_goes_without(token: AddedToken, is_used: bool) -> None:
+def test_only_plain_added_tokens_are_supported(token: AddedToken, is_used: bool) -> None:
     tokenizer = Tokenizer.from_str(MINILM.tokenizer.to_str())
     tokenizer.add_tokens([token])
     fast = load_wordpiece(tokenizer)
@@ -114,10 +119,10 @@ def test_tokens_that_were_added_are_plain_or_it_goes_without(token: AddedToken, 
         assert [ids.tolist() for ids in fast.encode(texts)] == [one.ids for one in tokenizer.encode_batch(texts)]
 
 
-def test_a_vocabulary_that_only_its_own_tokenizer_reads_goes_without(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_vocabulary_that_nanotoken_cannot_read_is_not_supported(caplog: pytest.LogCaptureFixture) -> None:
     without_unknown = Tokenizer(models.WordPiece({"hay": 0, "row": 1}, unk_token="[UNK]"))
     assert load_wordpiece(without_unknown) is None
-    assert "tokenized by tokenizers alone" in caplog.text
+    assert "texts are tokenized by tokenizers" in caplog.text
 
 
 class Panics:
@@ -128,10 +133,10 @@ class Panics:
 
 
 class Panic(BaseException):
-    """As pyo3 has them."""
+    """Like the panics of pyo3."""
 
 
-def test_a_panic_is_an_error_of_its_text() -> None:
+def test_a_panic_becomes_a_value_error() -> None:
     fast = WordPiece(Panics())
     with pytest.raises(ValueError, match="hay"):
         fast.count("hay")
@@ -140,7 +145,7 @@ def test_a_panic_is_an_error_of_its_text() -> None:
 
 
 class Differing:
-    """A tokenizer that says something else of texts with a tab."""
+    """A tokenizer with other ids for texts with a tab."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer, self.model = tokenizer, tokenizer.model
@@ -155,6 +160,26 @@ class Differing:
         return self._tokenizer.encode_batch_fast([text.replace("\t", "x") for text in texts])
 
 
-def test_one_that_says_something_else_is_not_used(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_tokenizer_with_different_ids_is_not_used(caplog: pytest.LogCaptureFixture) -> None:
     assert load_wordpiece(Differing(MINILM.tokenizer)) is None
     assert "nanotoken differs on" in caplog.text
+
+
+def test_without_nanotoken_texts_are_tokenized_by_tokenizers(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "nanotoken", None)  # makes the import fail
+    with caplog.at_level(logging.INFO):
+        limit = load_text_limit(DEFAULT_MODELS["minilm"]["source"])
+    assert limit.wordpiece is None
+    assert limit.count("unaffable hay") == MINILM.count("unaffable hay")
+    (line,) = [record for record in caplog.records if record.name.endswith("wordpiece")]
+    assert (line.levelno, "nanotoken is not installed" in line.getMessage()) == (logging.INFO, True)
+
+
+def test_the_module_imports_without_nanotoken_and_numpy() -> None:
+    code = (
+        "import sys; sys.modules['nanotoken'] = sys.modules['numpy'] = None\n"
+        "import windrow.scheduler.models.token_counts"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

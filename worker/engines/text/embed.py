@@ -15,7 +15,7 @@ from windrow.errors import InvalidInput, ModelUnusable
 from windrow.scheduler.core.outcomes import Failed
 from windrow.scheduler.models.token_counts import default_prompt
 from windrow.scheduler.tasks.embed import require_dimensions
-from windrow.scheduler.tasks.pooling import leaves_prompt_out, read_pooling
+from windrow.scheduler.tasks.pooling import excludes_prompt, read_pooling
 from windrow.worker.engines.base import Prepared
 from windrow.worker.engines.device.attention import PackedLayout
 from windrow.worker.engines.text.encoder import EncoderEngine
@@ -36,7 +36,7 @@ class EmbedEngine(EncoderEngine):
             raise ModelUnusable(
                 f"{self._folder}: pooling {', '.join(unknown)} is not supported; there are {', '.join(PADDED_POOLING)}"
             )
-        if leaves_prompt_out(self._folder) and default_prompt(self._folder):
+        if excludes_prompt(self._folder) and default_prompt(self._folder):
             raise ModelUnusable(
                 f"{self._folder}: a default prompt that is not pooled (include_prompt false) is not supported; "
                 "clear default_prompt_name in config_sentence_transformers.json, and send the prompt with the text"

@@ -23,7 +23,7 @@ from windrow.scheduler.core.planning import Batch, BatchLimits, plan_batches, to
 from windrow.scheduler.models.sources import resolve_source
 from windrow.scheduler.models.token_counts import load_text_limit
 from windrow.scheduler.tasks import TASKS
-from windrow.scheduler.tasks.base import require_few_passes
+from windrow.scheduler.tasks.base import require_request_size
 from windrow.worker.engines.base import BatchRaised, EngineInfo, Prepared
 from windrow.worker.engines.device.captured_sizes import captured_rectangles, captured_sequences
 from windrow.worker.engines.device.capturing import capture_packed, capture_rectangles
@@ -160,7 +160,7 @@ class EncoderEngine(EncoderRuns):
         if self._pads and not self._packs:
             tokens = sequences * (self._max_tokens if self.info.strategy == "static" else longest)
         try:
-            require_few_passes(sequences, tokens, self._max_batch_tokens, "input")
+            require_request_size(sequences, tokens, self._max_batch_tokens, "input")
         except InvalidInput as error:
             return Failed(error)
         return one

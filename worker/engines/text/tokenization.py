@@ -16,7 +16,7 @@ from windrow.errors import NO_TOKENS, TOO_LONG_ADVICE, InputTooLong, InvalidInpu
 from windrow.scheduler.core.outcomes import Failed
 from windrow.scheduler.models.files import read_object
 from windrow.scheduler.models.token_counts import TextLimit
-from windrow.scheduler.models.wordpiece import raise_if_meant_for_us
+from windrow.scheduler.models.wordpiece import reraise_if_fatal
 from windrow.scheduler.tasks import Task, Text
 from windrow.scheduler.tasks.base import characters
 from windrow.worker.engines.base import Prepared
@@ -77,7 +77,7 @@ class TextPreparer:
         self._known: dict[bytes, Any] = {}
         # It knows the ids alone, of single texts.
         self._wordpiece = None if task.reads_pairs or reading.offsets else limit.wordpiece
-        self._cutting.enable_truncation(self._max_tokens, strategy=task.cut, direction=side)
+        self._cutting.enable_truncation(self._max_tokens, strategy=task.truncation, direction=side)
 
     def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
         """Check and tokenise; same length and order as ``inputs``. `Prepared.data` is a `TextRequest`.
@@ -105,7 +105,7 @@ class TextPreparer:
             texts = self._task.with_prompt(self._task.texts(value, wishes, "input"), self._limit.prompt)
             if not wishes.truncate:
                 for at, text in enumerate(texts):
-                    self._limit.require_countable(text, self._task.name_of("input", at))
+                    self._limit.require_countable(text, self._task.text_name("input", at))
             return texts, wishes
         except InvalidInput as error:
             return Failed(error)
@@ -130,7 +130,7 @@ class TextPreparer:
         sequences = []
         for at, encoding in enumerate(encodings):
             if isinstance(encoding, str) or not 0 < len(encoding) <= self._max_tokens:
-                return Failed(self._fault(self._task.name_of("input", at), encoding))
+                return Failed(self._fault(self._task.text_name("input", at), encoding))
             if isinstance(encoding, Encoding):
                 types = np.asarray(encoding.type_ids, dtype=np.int64) if self._reading.types else None
                 sequences.append(Tokens(np.asarray(encoding.ids, dtype=np.int64), types))
@@ -218,7 +218,7 @@ def _encode_alike(tokenizer: Tokenizer, texts: Sequence[Text], reading: Tokenize
         encode = tokenizer.encode_batch if reading.offsets else tokenizer.encode_batch_fast
         return list(encode(list(texts)))
     except BaseException as error:  # A panic inside the tokenizer derives from BaseException.
-        raise_if_meant_for_us(error)
+        reraise_if_fatal(error)
         if len(texts) == 1:
             return [str(error)]
         return [outcome for text in texts for outcome in _encode_alike(tokenizer, [text], reading)]
