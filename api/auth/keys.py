@@ -11,9 +11,12 @@ import hmac
 import re
 import secrets
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from windrow.errors import Unauthorized
-from windrow.scheduler.config.tenant_settings import TenantSettings
+
+if TYPE_CHECKING:
+    from windrow.scheduler.config.tenant_settings import TenantSettings
 
 PREFIX = "wr_"
 RANDOM_BYTES = 32

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 from pydantic import Field
 
 from windrow.scheduler.config.fields import FrozenSettings, WebhookSecret
 from windrow.scheduler.core.admission import Quota
-
-#: A tenant's name is part of flow names and of idempotency keys, which separate their parts by ':' and '|'.
-TENANT_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-#: The tenants of requests without an API key, and of requests sent through Celery.
-RESERVED_TENANT_NAMES = frozenset({"default", "celery"})
+from windrow.scheduler.core.tenant_names import check_tenant_name
 
 
 class TenantSettings(FrozenSettings):
@@ -35,15 +30,6 @@ class TenantSettings(FrozenSettings):
     def quota(self) -> Quota:
         """The limits in the form that the queue takes."""
         return Quota(self.max_in_flight, self.max_bytes, self.requests_per_s, self.burst)
-
-
-def check_tenant_name(name: str) -> None:
-    """Validate a tenant name; raises `ValueError`."""
-    if not TENANT_NAME.fullmatch(name) or name in RESERVED_TENANT_NAMES:
-        raise ValueError(
-            f"tenant name {name[:80]!r}: takes letters, digits, '.', '_' and '-', at most 64, "
-            f"and none of {', '.join(sorted(RESERVED_TENANT_NAMES))}"
-        )
 
 
 def check_tenants(tenants: dict[str, TenantSettings]) -> None:

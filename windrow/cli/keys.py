@@ -20,7 +20,7 @@ def new(
 ) -> None:
     """Print a new key, this once, and the lines of windrow.toml that let it in."""
     from windrow.api.auth.keys import hash_key, make_key
-    from windrow.scheduler.config.tenant_settings import check_tenant_name
+    from windrow.scheduler.core.tenant_names import check_tenant_name
 
     with errors_reported(as_json):
         check_tenant_name(tenant)
