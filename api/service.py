@@ -168,6 +168,7 @@ class Service:
                 cost_tokens=cost,
                 deadline_s=call.deadline_s,
                 webhook=call.webhook,
+                is_followed=is_followed,
             )
             for id, value, cost in zip(ids, call.inputs, costs, strict=True)
         ]

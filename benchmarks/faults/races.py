@@ -12,7 +12,7 @@ from benchmarks.faults.site import Site
 from windrow.bench.programs import Check
 from windrow.scheduler.connection.connect import connect
 from windrow.scheduler.core.outcomes import Done
-from windrow.scheduler.queue import ClaimedRequest, FinishedRequest, RedisQueue, result_key
+from windrow.scheduler.queue import RedisQueue, Request, result_key
 
 #: Of all finishers, those that hold the token of the last claim: one answer sent again and again by a worker that
 #: cannot tell whether Redis got it.
@@ -42,7 +42,7 @@ def race_finishers(folder: Path, check: Check, finishers: int, rounds: int) -> R
     return report
 
 
-def _claim_again_and_again(queue: RedisQueue, id: str, times: int) -> list[ClaimedRequest]:
+def _claim_again_and_again(queue: RedisQueue, id: str, times: int) -> list[Request]:
     """Return all claims of ``id``, each given back but the last, which is one more."""
     claims = []
     for left in range(times, -1, -1):
@@ -54,7 +54,7 @@ def _claim_again_and_again(queue: RedisQueue, id: str, times: int) -> list[Claim
     return claims
 
 
-def _race(url: str, claims: list[ClaimedRequest]) -> list[bool]:
+def _race(url: str, claims: list[Request]) -> list[bool]:
     """Finish one request under every claim at the same moment; who was stored, in the order of ``claims``."""
     stored: list[Any] = [None] * len(claims)
     line = threading.Barrier(len(claims))
@@ -64,7 +64,7 @@ def _race(url: str, claims: list[ClaimedRequest]) -> list[bool]:
         queue = RedisQueue(redis, MODEL)
         redis.ping()
         line.wait()
-        (stored[number],) = queue.finish([FinishedRequest(claims[number], Done({"by": number}))])
+        (stored[number],) = queue.finish([claims[number].set_outcome(Done({"by": number}))])
         redis.close()
 
     threads = [threading.Thread(target=finish, args=(number,)) for number in range(len(claims))]

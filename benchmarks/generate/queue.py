@@ -171,18 +171,18 @@ class Client:
             ids: list[str] = []
             if due_s is None:
                 for start in range(0, len(payloads), MAX_REQUESTS_PER_CALL):
-                    ids += self._submit(payloads[start : start + MAX_REQUESTS_PER_CALL])
+                    ids += self._submit(payloads[start : start + MAX_REQUESTS_PER_CALL], streamed)
             else:
                 for payload, at_s in zip(payloads, due_s, strict=True):
                     time.sleep(max(0.0, from_s + at_s - time.monotonic()))
-                    ids += self._submit([payload])
+                    ids += self._submit([payload], streamed)
             ended_s = [ears.wait_for(id) - behind_s for id in ids]
         self._redis.set(STOP_KEY, 1)
         steps = [(at_s, rows) for at_s, rows in read_events(self._redis, DONE_KEY, START_S)]
         return Served(from_s, ended_s, sum(ask.tokens for ask in load), [self._metrics(id) for id in ids], steps)
 
-    def _submit(self, payloads: Sequence[bytes]) -> list[str]:
-        submissions = [Submission(make_id(SECRET, "bench"), payload) for payload in payloads]
+    def _submit(self, payloads: Sequence[bytes], streamed: bool) -> list[str]:
+        submissions = [Submission(make_id(SECRET, "bench"), payload, is_followed=streamed) for payload in payloads]
         return self._queue.submit(submissions, flow="bench:normal", weight=4.0, max_depth=NO_LIMIT, max_bytes=NO_LIMIT)
 
     def _metrics(self, id: str) -> dict[str, Any]:

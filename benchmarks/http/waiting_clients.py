@@ -31,7 +31,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from windrow.scheduler.core.outcomes import Done
-from windrow.scheduler.queue import FinishedRequest, RedisQueue
+from windrow.scheduler.queue import RedisQueue
 
 MODEL = "minilm"
 TEXT = ("windrows of cut stalks lie in rows across the field until one pass of the machine has picked them up " * 4)[
@@ -93,7 +93,7 @@ def work(url: str, go: Event) -> None:
         if not go.wait(1.0):
             continue
         claim = queue.claim(BATCH, lease_s=60)
-        queue.finish([FinishedRequest(item, Done(output), claim.now_s) for item in claim.requests], busy_s=0.01)
+        queue.finish([item.set_outcome(Done(output), claim.now_s) for item in claim.requests], busy_s=0.01)
         if not claim.requests:
             time.sleep(0.002)
 

@@ -15,78 +15,7 @@ import orjson
 
 from windrow.errors import Canceled, DeadlineExceeded, NewerRecord, WindrowError
 from windrow.scheduler.core.outcomes import Done, Outcome
-
-#: How the payload ends of a request that somebody follows.
-FOLLOWED = b',"stream":true}'
-
-
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """One request on its way into the queue."""
-
-    id: str
-    #: JSON object ``{"model", "input", "parameters"}``, encoded; see `encode_call`.
-    payload: bytes
-    #: Tokens it is charged for.
-    cost_tokens: int = 1
-    #: Seconds from the submit after which it is no longer worth starting; None for never.
-    deadline_s: float | None = None
-    #: HTTPS URL that is told of its end.
-    webhook: str | None = None
-
-
-class ClaimedRequest(NamedTuple):
-    """One request held by a worker. A tuple, as `FinishedRequest` is: thousands a second are made."""
-
-    id: str
-    #: Proves which claim holds it; `RedisQueue.finish` asks for it back.
-    token: str
-    #: Counted from 1.
-    attempt: int
-    #: Redis time of the submit, in seconds since the epoch.
-    created_s: float
-    #: Redis time after which it is not to be started, in seconds since the epoch; None for never.
-    deadline_s: float | None
-    #: ``<tenant>:<priority>``
-    flow: str
-    payload: bytes
-    #: What the queue counts it as, until it ends.
-    cost_tokens: int
-    size_bytes: int
-    #: In the claim, from 1; 0 holds nothing.
-    place: int = 0
-
-    @property
-    def is_followed(self) -> bool:
-        """Whether it has an event stream."""
-        return self.payload.endswith(FOLLOWED)
-
-    def call(self) -> dict[str, Any]:
-        """The decoded payload: ``model``, ``input``, ``parameters``."""
-        call: dict[str, Any] = orjson.loads(self.payload)
-        return call
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """What one claim got, in fair order."""
-
-    #: Redis time of the claim, in seconds since the epoch.
-    now_s: float
-    requests: list[ClaimedRequest]
-    #: Requests wait that are only given to a process that holds nothing else; see `RedisQueue.claim`.
-    suspects_wait: bool = False
-
-
-class FinishedRequest(NamedTuple):
-    """The end of one request, as `RedisQueue.finish` stores it."""
-
-    #: As it was claimed: its token proves who held it, and the result document repeats what was asked.
-    request: ClaimedRequest
-    outcome: Outcome
-    #: Redis time at which a worker started on it, in seconds since the epoch; None when it never ran.
-    started_s: float | None = None
-    metrics: Mapping[str, Any] | None = None
+from windrow.scheduler.queue.request import Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +76,7 @@ def encode_call(model: str, input: Any, parameters: Mapping[str, Any], *, is_fol
 def encode_outcome(
     outcome: Outcome, started_s: float | None = None, metrics: Mapping[str, Any] | None = None
 ) -> tuple[str, bytes]:
-    """How a request ended, and the part of its result document that says so; see `FinishedRequest`."""
+    """How a request ended, and the part of its result document that says so; see `Request`."""
     if isinstance(outcome, Done):
         result, error = orjson.dumps(outcome.output, option=orjson.OPT_SERIALIZE_NUMPY), None
         celery_status, status = b"SUCCESS", "succeeded"
@@ -169,13 +98,12 @@ def encode_outcome(
     return status, head
 
 
-def encode_document(ending: FinishedRequest, completed_us: int, date_done: bytes) -> tuple[str, bytes]:
-    """Return the status of ``ending`` and its whole result document; schema.lua writes the same for other ends.
+def encode_document(request: Request, completed_us: int, date_done: bytes) -> tuple[str, bytes]:
+    """Return the status of a finished request and its whole result document; schema.lua writes the same elsewhere.
 
     ``date_done`` is ``completed_us`` in ISO 8601, which all of a batch share.
     """
-    request = ending.request
-    status, head = encode_outcome(ending.outcome, ending.started_s, ending.metrics)
+    status, head = encode_outcome(request.outcome, request.started_s, request.metrics)
     document = (
         b'{"task_id":"%b",%b,"flow":"%b","created_us":%d,"completed_us":%d},"kwargs":%b,"traceback":null,"children":[],'
         b'"date_done":"%b","name":"windrow.predict"}'

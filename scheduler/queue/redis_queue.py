@@ -32,16 +32,14 @@ from windrow.scheduler.queue.keys import (
 from windrow.scheduler.queue.lookup import find_prediction
 from windrow.scheduler.queue.observations import store_observations
 from windrow.scheduler.queue.records import (
-    Claim,
     DeadLetter,
-    FinishedRequest,
     Prediction,
-    Submission,
     describe,
     encode_outcome,
     parse_dead_letter,
 )
 from windrow.scheduler.queue.refusals import quota_arguments, refusal
+from windrow.scheduler.queue.request import Claim, Request, Submission
 from windrow.scheduler.queue.script_calls import ScriptCalls
 from windrow.scheduler.queue.wire import ClaimReply, encode_finished, encode_submissions
 
@@ -163,22 +161,20 @@ class RedisQueue:
         reply = self._calls.run("renew", [], [round(lease_s * 1e6), *_flat(held)])
         return [id.decode() for id in reply]
 
-    def finish(
-        self, endings: Sequence[FinishedRequest], *, busy_s: float = 0.0, may_stream: bool = False
-    ) -> list[bool]:
+    def finish(self, requests: Sequence[Request], *, busy_s: float = 0.0, may_stream: bool = False) -> list[bool]:
         """Store and announce the ends of a batch in one round trip; False where another end had come first.
 
         ``busy_s`` is the device time the batch took, from which the queue estimates waits. With ``may_stream``, the
         event streams of those that have one get their last event.
         """
-        if not endings:
+        if not requests:
             return []
-        said, documents = encode_finished(_bounded(endings), self._now_us())
+        said, documents = encode_finished(_bounded(requests), self._now_us())
         arguments = [self._result_ttl_s, round(busy_s * 1e6), self._channel, int(may_stream), *said]
-        ids = [ending.request.id for ending in endings]
+        ids = [request.id for request in requests]
         by_key = {result_key(id): document for id, document in zip(ids, documents, strict=True)}
         late: Any = None
-        if FEW_ENDINGS < len(endings) == len(by_key):
+        if FEW_ENDINGS < len(requests) == len(by_key):
             # A full Redis takes no command that stores, and nothing of such a transaction; it takes the script below.
             with suppress(OutOfMemoryError, ExecAbortError):
                 stored = [self._result_ttl_s, self._channel, said[0]]
@@ -186,7 +182,7 @@ class RedisQueue:
                 late = self._calls.run_storing(("finish", arguments), gone, by_key, ("stored", stored))
         if late is None:
             late = self._calls.run("finish", [], arguments + documents)
-        return [number + 1 not in late for number in range(len(endings))]
+        return [number + 1 not in late for number in range(len(requests))]
 
     def release(self, held: Mapping[str, str]) -> int:
         """Give unstarted requests (id -> token) back to the front, without counting an attempt."""
@@ -265,7 +261,10 @@ class RedisQueue:
         secret = shared_secret(self._redis)
         for letter in self._letters(ids):
             if letter is not None:
-                new = Submission(make_id(secret, letter.tenant), letter.payload, letter.cost_tokens)
+                is_followed = bool(letter.call().get("stream"))
+                new = Submission(
+                    make_id(secret, letter.tenant), letter.payload, letter.cost_tokens, is_followed=is_followed
+                )
                 flow, weight = flow_name(letter.tenant, letter.priority), PRIORITY_WEIGHTS.get(letter.priority, 1.0)
                 self.submit([new], flow=flow, weight=weight, max_depth=NO_LIMIT, max_bytes=NO_LIMIT)
                 self.drop_dead([letter.id])

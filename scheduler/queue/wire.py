@@ -8,16 +8,8 @@ from datetime import UTC, datetime, timedelta
 from sys import byteorder
 from typing import Any
 
-from windrow.scheduler.queue.records import (
-    FOLLOWED,
-    Claim,
-    ClaimedRequest,
-    FinishedRequest,
-    Submission,
-    encode_document,
-    is_ours,
-    parse_record,
-)
+from windrow.scheduler.queue.records import encode_document, is_ours, parse_record
+from windrow.scheduler.queue.request import Claim, Request, Submission
 
 
 def encode_submissions(submissions: Sequence[Submission]) -> list[Any]:
@@ -25,15 +17,14 @@ def encode_submissions(submissions: Sequence[Submission]) -> list[Any]:
     arguments: list[Any] = [len(submissions)]
     some: list[Any] = []
     for item in submissions:
-        is_followed = item.payload.endswith(FOLLOWED)
         arguments += (item.id, max(1, item.cost_tokens), len(item.payload))
-        if item.deadline_s is not None or item.webhook or is_followed:
+        if item.deadline_s is not None or item.webhook or item.is_followed:
             left_us = 0 if item.deadline_s is None else max(1, round(item.deadline_s * 1e6))
-            some += (item.id, left_us, item.webhook or "", int(is_followed))
+            some += (item.id, left_us, item.webhook or "", int(item.is_followed))
     return arguments + some
 
 
-def encode_finished(endings: Sequence[FinishedRequest], now_us: int) -> tuple[list[Any], list[bytes]]:
+def encode_finished(requests: Sequence[Request], now_us: int) -> tuple[list[Any], list[bytes]]:
     """Arguments of finish.lua, and the result documents; ``now_us`` is Redis' time."""
     seconds, micros = divmod(now_us, 1_000_000)
     done = datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=micros)
@@ -42,10 +33,9 @@ def encode_finished(endings: Sequence[FinishedRequest], now_us: int) -> tuple[li
     documents = []
     places = array("H")
     last: tuple[str, str, str] | None = None
-    for ending in endings:
-        status, document = encode_document(ending, now_us, date_done)
+    for request in requests:
+        status, document = encode_document(request, now_us, date_done)
         documents.append(document)
-        request = ending.request
         if (alike := (request.token, status, request.flow)) != last:
             last = alike
             places = array("H")
@@ -56,7 +46,7 @@ def encode_finished(endings: Sequence[FinishedRequest], now_us: int) -> tuple[li
         places.append(request.place)
     for at in range(6, len(runs), 7):
         runs[at] = _big_endian(runs[at])
-    ids = " ".join([ending.request.id for ending in endings])
+    ids = " ".join([request.id for request in requests])
     return [ids, len(runs) // 7, *runs], documents
 
 
@@ -89,6 +79,6 @@ class ClaimReply:
                 created_s, deadline_s, cost, flow, size = parse_record(record)
                 attempt = int(attempts or 0) + 1
                 requests.append(
-                    ClaimedRequest(id.decode(), token, attempt, created_s, deadline_s, flow, payload, cost, size, place)
+                    Request(id.decode(), token, attempt, created_s, deadline_s, flow, payload, cost, size, place)
                 )
         return Claim(self.now_s, requests, self._suspects_wait)

@@ -9,29 +9,29 @@ from redis import Redis
 from tests.support.queue_calls import MODEL, NO_LEASE_S, PLENTY, claim, finish, held, reap_until, submit
 from windrow.errors import ModelFailed
 from windrow.scheduler.core.outcomes import Done, Failed
-from windrow.scheduler.queue import ClaimedRequest, FinishedRequest, RedisQueue, Submission
+from windrow.scheduler.queue import RedisQueue, Request, Submission
 from windrow.scheduler.queue.events import BEGINNING, Entry, Event, EventStreams, is_gap, next_place, read_events
 from windrow.scheduler.queue.keys import canceled_channel, events_channel, events_key
 
 
 def submit_streaming(queue: RedisQueue, *ids: str, deadline_s: float | None = None) -> None:
     payload = orjson.dumps({"model": MODEL, "input": "hay", "parameters": {}, "stream": True})
-    submissions = [Submission(id, payload, deadline_s=deadline_s) for id in ids]
+    submissions = [Submission(id, payload, deadline_s=deadline_s, is_followed=True) for id in ids]
     queue.submit(submissions, flow="acme:normal", weight=1.0, max_depth=PLENTY, max_bytes=PLENTY)
 
 
-def done(one: ClaimedRequest) -> FinishedRequest:
-    return FinishedRequest(one, Done({"text": "Make hay"}))
+def done(one: Request) -> Request:
+    return one.set_outcome(Done({"text": "Make hay"}))
 
 
-def begin(streams: EventStreams, one: ClaimedRequest) -> str:
+def begin(streams: EventStreams, one: Request) -> str:
     """Tell of the start of an attempt; return its place."""
     (place,) = streams.tell([Entry(one.id, one.token, "", "start", b"{}")])
     assert place is not None
     return place
 
 
-def say(streams: EventStreams, one: ClaimedRequest, after: str, *texts: bytes) -> str:
+def say(streams: EventStreams, one: Request, after: str, *texts: bytes) -> str:
     """Tell so many outputs after ``after``; return the place of the last."""
     entries = []
     for text in texts:
@@ -161,7 +161,7 @@ def test_every_other_end_is_an_error_that_names_the_status(
     for one in claim(queue):
         begin(streams, one)
         if one.id == "failed":
-            queue.finish([done(one)._replace(outcome=Failed(ModelFailed("no")))], may_stream=True)
+            queue.finish([one.set_outcome(Failed(ModelFailed("no")))], may_stream=True)
     queue.cancel("canceled")
     submit_streaming(queue, "expired", deadline_s=1e-6)
     assert reap_until(queue, lambda: queue.depth().waiting == 0) == 1

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,7 +16,7 @@ from tests.support.celery_caller import calling
 from tests.support.queue_calls import MODEL, claim, finish, ids_of, request, status_of, submit
 from windrow.errors import ModelFailed, OutOfMemory
 from windrow.scheduler.core.outcomes import Done, Failed
-from windrow.scheduler.queue import ClaimedRequest, FinishedRequest, RedisQueue, finished_channel, result_key
+from windrow.scheduler.queue import RedisQueue, Request, finished_channel, result_key
 from windrow.scheduler.queue.keys import read_announcement
 from windrow.scheduler.queue.redis_queue import expired
 
@@ -55,7 +56,7 @@ def real_queue(real_redis: Redis) -> RedisQueue:
 def test_a_finished_request_is_read_back_with_its_output(queue: RedisQueue) -> None:
     submit(queue, "a")
     (one,) = claim(queue)
-    assert queue.finish([FinishedRequest(one, Done({"label": "good"}), 12.5, {"batch_size": 1})]) == [True]
+    assert queue.finish([one.set_outcome(Done({"label": "good"}), 12.5, {"batch_size": 1})]) == [True]
     found = queue.lookup("a")
     assert found is not None
     assert (found.status, found.output, found.error) == ("succeeded", {"label": "good"}, None)
@@ -69,9 +70,9 @@ def test_a_batch_is_finished_in_one_call_each_request_with_its_own_end(queue: Re
     submit(queue, "a", "b", "c")
     a, b, c = claim(queue)
     endings = [
-        FinishedRequest(a, Done(1)),
-        FinishedRequest(b, Failed(ModelFailed("no"))),
-        FinishedRequest(c, expired()),
+        a.set_outcome(Done(1)),
+        b.set_outcome(Failed(ModelFailed("no"))),
+        c.set_outcome(expired()),
     ]
     assert queue.finish(endings) == [True, True, True]
     assert [status_of(queue, id) for id in "abc"] == ["succeeded", "failed", "expired"]
@@ -134,8 +135,8 @@ def test_the_result_is_there_when_it_is_announced(queue: RedisQueue, redis: Redi
 def test_the_first_end_wins_and_a_second_one_is_counted_and_dropped(queue: RedisQueue) -> None:
     submit(queue, "a")
     (one,) = claim(queue)
-    assert queue.finish([FinishedRequest(one, Done("first"))]) == [True]
-    assert queue.finish([FinishedRequest(one, Done("second"))]) == [False]
+    assert queue.finish([one.set_outcome(Done("first"))]) == [True]
+    assert queue.finish([one.set_outcome(Done("second"))]) == [False]
     found = queue.lookup("a")
     assert found is not None
     assert found.output == "first"
@@ -145,7 +146,7 @@ def test_the_first_end_wins_and_a_second_one_is_counted_and_dropped(queue: Redis
 def test_the_same_request_twice_in_one_call_is_one_end(queue: RedisQueue) -> None:
     submit(queue, "a", "b")
     a, b = claim(queue)
-    endings = [FinishedRequest(a, Done(1)), FinishedRequest(a, Done(2)), FinishedRequest(b, Done(3))]
+    endings = [a.set_outcome(Done(1)), replace(a).set_outcome(Done(2)), b.set_outcome(Done(3))]
     assert queue.finish(endings) == [True, False, True]
     found = queue.lookup("a")
     assert found is not None
@@ -158,17 +159,14 @@ def test_the_same_request_twice_in_one_call_is_one_end(queue: RedisQueue) -> Non
 def test_an_end_with_a_token_that_does_not_hold_the_request_is_dropped(queue: RedisQueue, token: str) -> None:
     submit(queue, "a")
     (one,) = claim(queue)
-    assert queue.finish([FinishedRequest(one._replace(token=token), Done(1))]) == [False]
+    assert queue.finish([replace(one, token=token).set_outcome(Done(1))]) == [False]
     assert status_of(queue, "a") == "processing"
 
 
 def test_an_end_for_a_request_that_was_never_claimed_or_never_came_is_dropped(queue: RedisQueue) -> None:
     submit(queue, "a")
-    never = ClaimedRequest("never", "", 1, 0.0, None, "acme:normal", b"{}", 1, 2)
-    assert queue.finish([FinishedRequest(never._replace(id="a"), Done(1)), FinishedRequest(never, Done(1))]) == [
-        False,
-        False,
-    ]
+    never = Request("never", "", 1, 0.0, None, "acme:normal", b"{}", 1, 2)
+    assert finish(queue, [replace(never, id="a"), never]) == [False, False]
     assert status_of(queue, "a") == "queued"
     assert status_of(queue, "never") is None
 
@@ -177,7 +175,7 @@ def test_a_batch_with_one_late_end_stores_the_others(queue: RedisQueue) -> None:
     submit(queue, "a", "b", "c")
     a, b, c = claim(queue)
     queue.cancel("b")
-    endings = [FinishedRequest(one, Done(1)) for one in (a, b, c)]
+    endings = [one.set_outcome(Done(1)) for one in (a, b, c)]
     assert queue.finish(endings) == [True, False, True]
     assert [status_of(queue, id) for id in "abc"] == ["succeeded", "canceled", "succeeded"]
 
@@ -190,7 +188,7 @@ def test_the_time_of_one_token_is_averaged_from_the_time_of_batches(queue: Redis
     submit(queue, *"abcdefgh", cost=10)
     for count, busy_s in ((4, 4.0), (2, 12.0)):
         requests = claim(queue, count)
-        queue.finish([FinishedRequest(one, Done(1)) for one in requests], busy_s=busy_s)
+        queue.finish([one.set_outcome(Done(1)) for one in requests], busy_s=busy_s)
     assert queue.depth().token_s == pytest.approx(0.2)  # 0.8 * 4 / 40 + 0.2 * 12 / 20
 
 

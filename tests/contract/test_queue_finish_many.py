@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from redis import Redis
 
 from tests.support.queue_calls import MODEL, claim, finish, held, ids_of, status_of, submit
 from windrow.scheduler.core.outcomes import Done
-from windrow.scheduler.queue import ClaimedRequest, FinishedRequest, RedisQueue, finished_channel, result_key
+from windrow.scheduler.queue import RedisQueue, Request, finished_channel, result_key
 from windrow.scheduler.queue.keys import read_announcement
 from windrow.scheduler.queue.redis_queue import FEW_ENDINGS
 
@@ -19,14 +20,14 @@ IDS = [f"r{number:02}" for number in range(COUNT)]
 
 
 @pytest.fixture
-def requests(queue: RedisQueue) -> list[ClaimedRequest]:
+def requests(queue: RedisQueue) -> list[Request]:
     """More than a few requests, all claimed."""
     submit(queue, *IDS)
     return claim(queue)
 
 
-def by_position(requests: list[ClaimedRequest]) -> list[FinishedRequest]:
-    return [FinishedRequest(one, Done({"at": number})) for number, one in enumerate(requests)]
+def by_position(requests: list[Request]) -> list[Request]:
+    return [one.set_outcome(Done({"at": number})) for number, one in enumerate(requests)]
 
 
 def heard(redis: Redis, *channels: str) -> Any:
@@ -67,7 +68,7 @@ def test_each_has_its_own_answer_what_was_asked_and_a_time_to_live(redis: Redis)
 
 
 def test_they_are_announced_together_and_to_whoever_listens_for_one(
-    queue: RedisQueue, redis: Redis, requests: list[ClaimedRequest]
+    queue: RedisQueue, redis: Redis, requests: list[Request]
 ) -> None:
     inbox = heard(redis, result_key(IDS[3]), finished_channel(MODEL))
     finish(queue, requests)
@@ -78,9 +79,7 @@ def test_they_are_announced_together_and_to_whoever_listens_for_one(
     assert read_announcement(ids) == (IDS, None)
 
 
-def test_who_listens_to_a_pattern_hears_of_each(
-    queue: RedisQueue, redis: Redis, requests: list[ClaimedRequest]
-) -> None:
+def test_who_listens_to_a_pattern_hears_of_each(queue: RedisQueue, redis: Redis, requests: list[Request]) -> None:
     inbox = redis.pubsub(ignore_subscribe_messages=True)
     inbox.psubscribe(result_key("*"))
     inbox.get_message(timeout=5)
@@ -90,7 +89,7 @@ def test_who_listens_to_a_pattern_hears_of_each(
 
 
 def test_the_first_end_stays_where_one_of_them_comes_second(
-    queue: RedisQueue, redis: Redis, requests: list[ClaimedRequest]
+    queue: RedisQueue, redis: Redis, requests: list[Request]
 ) -> None:
     queue.cancel(IDS[2])
     finish(queue, requests[5:6], Done("first"))
@@ -106,12 +105,10 @@ def test_the_first_end_stays_where_one_of_them_comes_second(
     assert queue.depth().counts["late"] == 2
 
 
-def test_what_was_given_back_meanwhile_gets_no_result(
-    queue: RedisQueue, redis: Redis, requests: list[ClaimedRequest]
-) -> None:
+def test_what_was_given_back_meanwhile_gets_no_result(queue: RedisQueue, redis: Redis, requests: list[Request]) -> None:
     queue.release(held(requests[1:2]))
     (again,) = claim(queue)
-    never = ClaimedRequest("never", "", 1, 0.0, None, "acme:normal", b"{}", 1, 2)
+    never = Request("never", "", 1, 0.0, None, "acme:normal", b"{}", 1, 2)
     endings = by_position([*requests, never])
     assert queue.finish(endings) == [True, False] + [True] * (COUNT - 2) + [False]
     assert status_of(queue, IDS[1]) == "processing"
@@ -120,7 +117,7 @@ def test_what_was_given_back_meanwhile_gets_no_result(
 
 
 def test_where_all_are_late_nothing_is_stored_or_announced(
-    queue: RedisQueue, redis: Redis, requests: list[ClaimedRequest]
+    queue: RedisQueue, redis: Redis, requests: list[Request]
 ) -> None:
     queue.release(held(requests))
     inbox = heard(redis, finished_channel(MODEL))
@@ -131,7 +128,7 @@ def test_where_all_are_late_nothing_is_stored_or_announced(
 
 
 def test_all_but_one_late_is_announced_with_its_document(
-    queue: RedisQueue, redis: Redis, requests: list[ClaimedRequest]
+    queue: RedisQueue, redis: Redis, requests: list[Request]
 ) -> None:
     queue.release(held(requests[1:]))
     inbox = heard(redis, finished_channel(MODEL))
@@ -140,17 +137,15 @@ def test_all_but_one_late_is_announced_with_its_document(
     assert read_announcement(message) == ([IDS[0]], redis.get(result_key(IDS[0])))
 
 
-def test_the_same_request_twice_among_many_is_one_end(queue: RedisQueue, requests: list[ClaimedRequest]) -> None:
-    endings = [*by_position(requests), FinishedRequest(requests[0], Done("again"))]
+def test_the_same_request_twice_among_many_is_one_end(queue: RedisQueue, requests: list[Request]) -> None:
+    endings = [*by_position(requests), replace(requests[0]).set_outcome(Done("again"))]
     assert queue.finish(endings) == [True] * COUNT + [False]
     found = queue.lookup(IDS[0])
     assert found is not None
     assert found.output == {"at": 0}
 
 
-def test_an_id_that_comes_again_after_its_end_gets_the_new_result(
-    queue: RedisQueue, requests: list[ClaimedRequest]
-) -> None:
+def test_an_id_that_comes_again_after_its_end_gets_the_new_result(queue: RedisQueue, requests: list[Request]) -> None:
     finish(queue, requests, Done("old"))
     submit(queue, *IDS)
     finish(queue, claim(queue), Done("new"))
@@ -159,7 +154,7 @@ def test_an_id_that_comes_again_after_its_end_gets_the_new_result(
 
 
 def test_an_id_that_came_again_is_not_ended_by_the_claim_that_ended_it_before(
-    queue: RedisQueue, requests: list[ClaimedRequest]
+    queue: RedisQueue, requests: list[Request]
 ) -> None:
     finish(queue, requests[:-1], Done("old"))
     submit(queue, *IDS[:-1])
@@ -173,7 +168,7 @@ def test_an_id_that_came_again_is_not_ended_by_the_claim_that_ended_it_before(
 
 
 def test_a_record_that_somebody_deleted_does_not_hold_up_the_ends_beside_it(
-    queue: RedisQueue, redis: Redis, requests: list[ClaimedRequest]
+    queue: RedisQueue, redis: Redis, requests: list[Request]
 ) -> None:
     queue.release(held(requests[:1]))
     redis.hdel(f"windrow:{MODEL}:jobs", IDS[3])
@@ -184,7 +179,7 @@ def test_a_record_that_somebody_deleted_does_not_hold_up_the_ends_beside_it(
 
 
 def test_a_redis_that_forgot_the_scripts_stores_them_all_the_same(
-    queue: RedisQueue, redis: Redis, requests: list[ClaimedRequest]
+    queue: RedisQueue, redis: Redis, requests: list[Request]
 ) -> None:
     queue.cancel(IDS[0])
     redis.script_flush()

@@ -16,7 +16,7 @@ from tests.support.queue_calls import (
     submit,
 )
 from windrow.scheduler.core.outcomes import Done
-from windrow.scheduler.queue import FinishedRequest, RedisQueue, finished_channel, result_key
+from windrow.scheduler.queue import RedisQueue, finished_channel, result_key
 
 SHORT_S = 0.02
 
@@ -309,7 +309,7 @@ def test_a_request_that_was_claimed_in_time_is_left_to_its_worker(queue: RedisQu
     submit(queue, "a", deadline_s=1e-6)
     requests = claim(queue)
     assert queue.reap() == 0
-    assert queue.finish([FinishedRequest(requests[0], Done(1))]) == [True]
+    assert queue.finish([requests[0].set_outcome(Done(1))]) == [True]
 
 
 def test_a_request_that_comes_back_past_its_deadline_ends_as_expired(queue: RedisQueue) -> None:

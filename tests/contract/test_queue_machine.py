@@ -21,7 +21,7 @@ from windrow.errors import ModelFailed
 from windrow.scheduler.core.fairness import PRIORITY_WEIGHTS, finish_tag, flow_name
 from windrow.scheduler.core.outcomes import Done, Failed
 from windrow.scheduler.core.retry import SUSPECT_AFTER
-from windrow.scheduler.queue import ClaimedRequest, FinishedRequest, RedisQueue, redis_queue
+from windrow.scheduler.queue import RedisQueue, Request, redis_queue
 from windrow.scheduler.queue.redis_queue import FEW_ENDINGS
 
 MAX_ATTEMPTS = 4
@@ -29,7 +29,7 @@ FLOWS = [("acme", "high"), ("acme", "low"), ("zeta", "high")]
 
 
 @dataclass
-class Request:
+class ExpectedRequest:
     """What the model knows of one request."""
 
     id: str
@@ -38,14 +38,14 @@ class Request:
     state: str = "queued"
     lost_attempts: int = 0
     #: The claim that holds it, while it is held.
-    claimed: ClaimedRequest | None = None
+    claimed: Request | None = None
 
 
 @dataclass
 class Model:
     """The queue as a list: everything that was ever submitted, and the tags of the flows."""
 
-    requests: dict[str, Request] = field(default_factory=dict)
+    requests: dict[str, ExpectedRequest] = field(default_factory=dict)
     virtual_time: float = 0.0
     last_tags: dict[str, float] = field(default_factory=dict)
     #: Tokens of claims whose lease is over; a claim has one lease.
@@ -55,14 +55,14 @@ class Model:
         for id in ids:
             tag = finish_tag(self.virtual_time, self.last_tags.get(flow), cost, weight)
             self.last_tags[flow] = tag
-            self.requests[id] = Request(id, flow, tag)
+            self.requests[id] = ExpectedRequest(id, flow, tag)
 
-    def waiting(self) -> list[Request]:
+    def waiting(self) -> list[ExpectedRequest]:
         """In the order in which they are served."""
         queued = [one for one in self.requests.values() if one.state == "queued"]
         return sorted(queued, key=lambda one: (one.tag, one.id))
 
-    def held(self) -> list[Request]:
+    def held(self) -> list[ExpectedRequest]:
         return [one for one in self.requests.values() if one.state == "processing"]
 
     def end(self, id: str, state: str) -> None:
@@ -71,7 +71,7 @@ class Model:
         one.state, one.claimed = state, None
         self.forget_tags_where_nothing_waits()
 
-    def put_back(self, one: Request) -> None:
+    def put_back(self, one: ExpectedRequest) -> None:
         one.state, one.claimed = "queued", None
 
     def forget_tags_where_nothing_waits(self) -> None:
@@ -87,7 +87,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.redis = redis
         self.queue = RedisQueue(redis, MODEL, max_attempts=MAX_ATTEMPTS)
         self.model = Model()
-        self.old_claims: list[ClaimedRequest] = []
+        self.old_claims: list[Request] = []
         self.number = 0
 
     @rule(flow=st.sampled_from(FLOWS), count=st.integers(1, 5), cost=st.integers(1, 40))
@@ -139,7 +139,7 @@ class QueueMachine(RuleBasedStateMachine):
     def finish(self, data: st.DataObject, is_good: bool) -> None:
         picked = self._some_claims(data)
         outcome = Done(1) if is_good else Failed(ModelFailed("no"))
-        stored = self.queue.finish([FinishedRequest(one, outcome) for one in picked])
+        stored = self.queue.finish([one.set_outcome(outcome) for one in picked])
         assert stored == [self._is_held_by(one) for one in picked]
         for one in picked:
             if self._is_held_by(one):
@@ -199,7 +199,7 @@ class QueueMachine(RuleBasedStateMachine):
         while self.model.waiting() or self.model.held():
             for one in self.model.held():
                 assert one.claimed is not None
-                self.queue.finish([FinishedRequest(one.claimed, Done(1))])
+                self.queue.finish([one.claimed.set_outcome(Done(1))])
                 self.model.end(one.id, "succeeded")
             self.claim(1000, is_lost=False, is_alone=True)
         self.everything_is_in_the_one_state_it_should_be_in()
@@ -208,11 +208,11 @@ class QueueMachine(RuleBasedStateMachine):
         assert left <= {"state", "wake", "backlog", "dead", "dead_letters"}
         assert self.queue.depth().cost_tokens == 0
 
-    def _is_held_by(self, claimed: ClaimedRequest) -> bool:
+    def _is_held_by(self, claimed: Request) -> bool:
         now = self.model.requests[claimed.id].claimed
         return now is not None and now.token == claimed.token
 
-    def _some_claims(self, data: st.DataObject) -> list[ClaimedRequest]:
+    def _some_claims(self, data: st.DataObject) -> list[Request]:
         """Some of all claims that were ever made, the latest first, each request at most once."""
         latest = {one.id: one for one in self.old_claims}
         every = sorted(latest.values(), key=lambda one: one.id)
@@ -223,7 +223,7 @@ class QueueMachine(RuleBasedStateMachine):
             picked = [one for one in picked if one.id != late.id] + [late]
         return picked
 
-    def _any_of(self, data: st.DataObject, requests: list[Request]) -> Request | None:
+    def _any_of(self, data: st.DataObject, requests: list[ExpectedRequest]) -> ExpectedRequest | None:
         ordered = sorted(requests, key=lambda one: one.id)
         return data.draw(st.sampled_from(ordered)) if ordered else None
 

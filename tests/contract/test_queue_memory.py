@@ -19,11 +19,11 @@ from tests.support.queue_calls import (
     status_of,
     submit,
 )
-from windrow.scheduler.queue import ClaimedRequest, RedisQueue, Submission
+from windrow.scheduler.queue import RedisQueue, Request, Submission
 
 
 @pytest.fixture
-def full(real_redis: Redis) -> Iterator[tuple[RedisQueue, list[ClaimedRequest]]]:
+def full(real_redis: Redis) -> Iterator[tuple[RedisQueue, list[Request]]]:
     """A queue on a Redis over its limit, with four requests claimed and twenty waiting since before."""
     queue = RedisQueue(real_redis, MODEL, max_attempts=2)
     submit(queue, *"abcd", priority="high")
@@ -54,7 +54,7 @@ def test_ten_thousand_waiting_requests_take_at_most_700_bytes_each_beside_their_
     assert used / 10_000 <= 200 + 700
 
 
-def test_a_full_redis_refuses_what_is_new_and_keeps_what_it_has(full: tuple[RedisQueue, list[ClaimedRequest]]) -> None:
+def test_a_full_redis_refuses_what_is_new_and_keeps_what_it_has(full: tuple[RedisQueue, list[Request]]) -> None:
     queue, _ = full
     before = queue.depth()
     with pytest.raises(RedisError, match=r"OOM|used memory"):
@@ -64,14 +64,14 @@ def test_a_full_redis_refuses_what_is_new_and_keeps_what_it_has(full: tuple[Redi
     assert (after.waiting, after.payload_bytes) == (before.waiting, before.payload_bytes)
 
 
-def test_a_full_redis_still_takes_the_ends_of_requests(full: tuple[RedisQueue, list[ClaimedRequest]]) -> None:
+def test_a_full_redis_still_takes_the_ends_of_requests(full: tuple[RedisQueue, list[Request]]) -> None:
     queue, requests = full
     assert finish(queue, requests) == [True] * 4
     assert [status_of(queue, one.id) for one in requests] == ["succeeded"] * 4
 
 
 def test_a_full_redis_still_hands_out_requests_and_empties_itself(
-    full: tuple[RedisQueue, list[ClaimedRequest]],
+    full: tuple[RedisQueue, list[Request]],
 ) -> None:
     queue, requests = full
     finish(queue, requests)
@@ -82,32 +82,32 @@ def test_a_full_redis_still_hands_out_requests_and_empties_itself(
     assert queue.depth().payload_bytes == 0
 
 
-def test_a_full_redis_still_cancels_what_waits_and_what_runs(full: tuple[RedisQueue, list[ClaimedRequest]]) -> None:
+def test_a_full_redis_still_cancels_what_waits_and_what_runs(full: tuple[RedisQueue, list[Request]]) -> None:
     queue, _ = full
     assert queue.cancel("a")
     assert queue.cancel("waiting-0")
     assert [status_of(queue, id) for id in ("a", "waiting-0")] == ["canceled", "canceled"]
 
 
-def test_a_full_redis_still_renews_leases(full: tuple[RedisQueue, list[ClaimedRequest]]) -> None:
+def test_a_full_redis_still_renews_leases(full: tuple[RedisQueue, list[Request]]) -> None:
     queue, requests = full
     assert queue.renew(held(requests), lease_s=LEASE_S) == []
 
 
-def test_a_full_redis_still_hears_that_workers_are_alive(full: tuple[RedisQueue, list[ClaimedRequest]]) -> None:
+def test_a_full_redis_still_hears_that_workers_are_alive(full: tuple[RedisQueue, list[Request]]) -> None:
     queue, _ = full
     queue.heartbeat("worker", b"{}", stale_s=60)
     assert queue.workers(within_s=60) == {"worker": b"{}"}
 
 
-def test_a_full_redis_still_takes_requests_back(full: tuple[RedisQueue, list[ClaimedRequest]]) -> None:
+def test_a_full_redis_still_takes_requests_back(full: tuple[RedisQueue, list[Request]]) -> None:
     queue, requests = full
     assert queue.release(held(requests)) == 4
     assert ids_of(claim(queue, 4)) == list("abcd")
 
 
 def test_a_full_redis_still_gets_back_what_was_lost_and_gives_up_in_the_end(
-    full: tuple[RedisQueue, list[ClaimedRequest]],
+    full: tuple[RedisQueue, list[Request]],
 ) -> None:
     queue, requests = full
     queue.release(held(requests))

@@ -16,7 +16,7 @@ from tests.support.queue_calls import (
 )
 from windrow.errors import ModelFailed
 from windrow.scheduler.core.outcomes import Done, Failed
-from windrow.scheduler.queue import FinishedRequest, RedisQueue
+from windrow.scheduler.queue import RedisQueue
 from windrow.scheduler.queue.ids import is_issued, make_id, shared_secret
 from windrow.scheduler.queue.lookup import find_prediction, find_predictions
 
@@ -104,7 +104,7 @@ def test_an_empty_queue_is_empty(queue: RedisQueue, redis: Redis) -> None:
 
 def test_the_expected_wait_is_the_queued_cost_over_the_measured_rate_of_all_workers(queue: RedisQueue) -> None:
     submit(queue, "measured", cost=10)
-    queue.finish([FinishedRequest(claim(queue)[0], Done(1))], busy_s=0.5)
+    queue.finish([claim(queue)[0].set_outcome(Done(1))], busy_s=0.5)
     submit(queue, "a", "b", "c", cost=20)
     assert queue.depth().wait_s == pytest.approx(3.0)  # 60 tokens at 0.05 s
     for worker in ("one", "two"):

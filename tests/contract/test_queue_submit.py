@@ -7,7 +7,7 @@ from tests.support.queue_calls import MODEL, claim, finish, ids_of, request, sta
 from windrow.errors import IdempotencyConflict, QueueFull
 from windrow.scheduler.core.fairness import PRIORITY_WEIGHTS, finish_tag
 from windrow.scheduler.core.outcomes import Done
-from windrow.scheduler.queue import FinishedRequest, RedisQueue
+from windrow.scheduler.queue import RedisQueue
 from windrow.scheduler.queue.keys import MAX_REQUESTS_PER_CALL
 
 
@@ -82,7 +82,7 @@ def test_bytes_are_held_until_the_end_and_not_only_while_waiting(queue: RedisQue
 def test_a_full_queue_says_to_come_back_when_half_of_the_wait_is_over(queue: RedisQueue) -> None:
     submit(queue, "measured")
     requests = claim(queue)
-    queue.finish([FinishedRequest(requests[0], Done(1))], busy_s=2.0)
+    queue.finish([requests[0].set_outcome(Done(1))], busy_s=2.0)
     submit(queue, *"abcdefghi")
     with pytest.raises(QueueFull) as raised:
         submit(queue, "j", max_depth=9)

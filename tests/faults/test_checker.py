@@ -10,7 +10,7 @@ from benchmarks.faults.checker import Checker
 from benchmarks.faults.engine import known_answer
 from benchmarks.faults.report import Report
 from windrow.scheduler.core.outcomes import Done
-from windrow.scheduler.queue import ClaimedRequest, FinishedRequest
+from windrow.scheduler.queue import Request
 
 pytestmark = pytest.mark.faults
 
@@ -20,8 +20,8 @@ def wait_once(what: str, is_true: Callable[[], object], limit_s: float) -> None:
         raise TimeoutError(what)
 
 
-def answer(checker: Checker, claimed: list[ClaimedRequest]) -> None:
-    checker.queue.finish([FinishedRequest(one, Done(known_answer(one.call()["input"]))) for one in claimed])
+def answer(checker: Checker, claimed: list[Request]) -> None:
+    checker.queue.finish([one.set_outcome(Done(known_answer(one.call()["input"]))) for one in claimed])
 
 
 def settled(checker: Checker) -> tuple[Report, dict[str, float]]:
@@ -60,7 +60,7 @@ def test_the_answer_to_another_text_is_wrong(redis_server: str) -> None:
     with Checker(redis_server) as checker:
         checker.submit(["one", "two"])
         one, two = checker.queue.claim(9, lease_s=60).requests
-        checker.queue.finish([FinishedRequest(item, Done(known_answer("one"))) for item in (one, two)])
+        checker.queue.finish([item.set_outcome(Done(known_answer("one"))) for item in (one, two)])
         report, figures = settled(checker)
     assert figures["with a wrong answer"] == 1
     assert report.broken

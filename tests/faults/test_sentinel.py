@@ -25,7 +25,7 @@ from tests.support.worker_process import WorkerProcess, until
 from windrow.scheduler.connection.connect import connect
 from windrow.scheduler.connection.sentinel import MasterConnection
 from windrow.scheduler.core.outcomes import Done
-from windrow.scheduler.queue import FinishedRequest, RedisQueue
+from windrow.scheduler.queue import RedisQueue
 from windrow.worker.celery.broker import celery_connection
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
@@ -70,7 +70,7 @@ class Worker:
                 self._queue.heartbeat("worker@test", b"{}", stale_s=60)
                 self._queue.reap()
                 claimed = self._queue.claim(16, lease_s=LEASE_S).requests
-                self._queue.finish([FinishedRequest(one, Done({"embedding": [1.0]})) for one in claimed])
+                self._queue.finish([one.set_outcome(Done({"embedding": [1.0]})) for one in claimed])
             except RedisError:
                 self._stops.wait(0.1)
 

@@ -11,7 +11,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from windrow.scheduler.core.outcomes import Done, Outcome
-from windrow.scheduler.queue import FinishedRequest, RedisQueue
+from windrow.scheduler.queue import RedisQueue
 
 
 def echo(call: dict[str, Any]) -> Outcome:
@@ -72,8 +72,6 @@ class FakeWorker:
 
     def _work_once(self) -> int:
         claim = self.queue.claim(64, lease_s=30)
-        endings = [
-            FinishedRequest(item, self._answer(item.call()), claim.now_s, {"tokens": 3}) for item in claim.requests
-        ]
+        endings = [item.set_outcome(self._answer(item.call()), claim.now_s, {"tokens": 3}) for item in claim.requests]
         self.queue.finish(endings, busy_s=0.001 * len(endings))
         return len(endings)

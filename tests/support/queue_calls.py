@@ -10,7 +10,7 @@ import orjson
 from windrow.scheduler.core.admission import UNLIMITED, Quota
 from windrow.scheduler.core.fairness import PRIORITY_WEIGHTS, flow_name
 from windrow.scheduler.core.outcomes import Done, Outcome
-from windrow.scheduler.queue import ClaimedRequest, FinishedRequest, RedisQueue, Submission
+from windrow.scheduler.queue import RedisQueue, Request, Submission
 
 MODEL = "m"
 LEASE_S = 60.0
@@ -51,25 +51,25 @@ def submit(
     )
 
 
-def claim(queue: RedisQueue, count: int = 1000, *, lease_s: float = LEASE_S, **how: Any) -> list[ClaimedRequest]:
+def claim(queue: RedisQueue, count: int = 1000, *, lease_s: float = LEASE_S, **how: Any) -> list[Request]:
     """Claim for a minute, where nothing else is said; ``how`` is as `RedisQueue.claim` takes it."""
     return queue.claim(count, lease_s=lease_s, **how).requests
 
 
-def ids_of(requests: Iterable[ClaimedRequest]) -> list[str]:
+def ids_of(requests: Iterable[Request]) -> list[str]:
     """Their ids, in order."""
     return [one.id for one in requests]
 
 
-def held(requests: Iterable[ClaimedRequest]) -> dict[str, str]:
+def held(requests: Iterable[Request]) -> dict[str, str]:
     """Id -> token, as `RedisQueue.renew` and `RedisQueue.release` take it."""
     return {one.id: one.token for one in requests}
 
 
-def finish(queue: RedisQueue, requests: Sequence[ClaimedRequest], outcome: Outcome | None = None) -> list[bool]:
+def finish(queue: RedisQueue, requests: Sequence[Request], outcome: Outcome | None = None) -> list[bool]:
     """End all of them alike."""
     ended = Done({"label": "good"}) if outcome is None else outcome
-    return queue.finish([FinishedRequest(one, ended) for one in requests])
+    return queue.finish([one.set_outcome(ended) for one in requests])
 
 
 def reap_until(queue: RedisQueue, done: Callable[[], bool]) -> int:

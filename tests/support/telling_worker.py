@@ -11,7 +11,7 @@ import orjson
 
 from tests.support.fake_worker import FakeWorker
 from windrow.scheduler.core.outcomes import Done, Outcome
-from windrow.scheduler.queue import ClaimedRequest, FinishedRequest
+from windrow.scheduler.queue import Request
 from windrow.scheduler.queue.events import OUTPUT, START, Entry, EventStreams, next_place
 
 
@@ -31,13 +31,13 @@ class TellingWorker(FakeWorker):
             outcome = self._answer(item.call())
             if item.is_followed:
                 self._tell(item, outcome.output if isinstance(outcome, Done) else {"text": "a word "})
-            endings.append(FinishedRequest(item, outcome, claim.now_s, {"tokens": 3}))
+            endings.append(item.set_outcome(outcome, claim.now_s, {"tokens": 3}))
         if endings:
             self.may_end.wait(30)
         self.queue.finish(endings, busy_s=0.001 * len(endings), may_stream=True)
         return len(endings)
 
-    def _tell(self, item: ClaimedRequest, output: dict[str, Any]) -> None:
+    def _tell(self, item: Request, output: dict[str, Any]) -> None:
         (place,) = self._streams.tell([Entry(item.id, item.token, "", START, b'{"attempt":1}')])
         for choice in output.get("choices") or [output]:
             for word in re.findall(r"\S+\s*", choice["text"]):

@@ -27,8 +27,8 @@ from windrow.scheduler.core.exception_text import describe_exception
 from windrow.scheduler.core.outcomes import Done, Failed, Outcome
 from windrow.scheduler.core.planning import BatchLimits
 from windrow.scheduler.core.window import WindowLimits
-from windrow.scheduler.queue import ClaimedRequest
-from windrow.worker.batches.batch_buffer import BatchBuffer, PreparedRequest
+from windrow.scheduler.queue import Request
+from windrow.worker.batches.batch_buffer import BatchBuffer
 from windrow.worker.batches.forward import BatchBudget, RunningBatch, collect_batch, prepare_inputs, run_window
 from windrow.worker.engines.base import Engine
 
@@ -112,7 +112,7 @@ class InProcess:
             began_s = time.monotonic()
             self._rows.add(self._model, self._ready(tickets, began_s), room, time.monotonic() - began_s)
 
-    def _ready(self, tickets: list[Ticket], claimed_s: float) -> list[PreparedRequest]:
+    def _ready(self, tickets: list[Ticket], claimed_s: float) -> list[Request]:
         """Check and tokenise; what is refused ends here."""
         if not tickets:
             return []
@@ -122,20 +122,21 @@ class InProcess:
             if isinstance(ready, Failed):
                 refused.append((ticket.id, ready))
             else:
-                claimed = ClaimedRequest(ticket.id, "", 1, ticket.arrived_s, None, "", b"", 0, 0)
-                waiting.append(PreparedRequest(claimed, ready, ticket.arrived_s, claimed_s))
+                request = Request(ticket.id, "", 1, ticket.arrived_s, None, "", b"", 0, 0)
+                request.prepared, request.arrived_s, request.claimed_s = ready, ticket.arrived_s, claimed_s
+                waiting.append(request)
         self._answer((asked, ready) for id, ready in refused if (asked := self._inbox.start(id)))
         return waiting
 
     def _forward(self) -> None:
         while (row := self._rows.take()) is not None:
-            started = {one.request.id: ticket for one in row.waiting if (ticket := self._inbox.start(one.request.id))}
+            started = {one.id: ticket for one in row.waiting if (ticket := self._inbox.start(one.id))}
             try:
-                waiting = [one for one in row.waiting if one.request.id in started]
+                waiting = [one for one in row.waiting if one.id in started]
                 for done in run_window(self._engine, waiting, self._budget):
                     outcomes = self._collect(done)
                     self._tally.add(len(done.members), time.monotonic() - done.started_s)
-                    ended = [started.pop(one.request.id) for one in done.members]
+                    ended = [started.pop(one.id) for one in done.members]
                     self._answer(zip(ended, outcomes, strict=True))
             except BaseException as error:
                 # Before anybody is told: whoever hears of it and asks for `health` hears the same.

@@ -8,13 +8,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from windrow.scheduler.core.claim_ahead import Pace
 from windrow.scheduler.core.learned_window import LearnedWindow
 from windrow.scheduler.core.window import Close, JoinRate, Wait, WindowLimits, decide_window, take_count
-from windrow.scheduler.queue import ClaimedRequest
-from windrow.worker.engines.base import Prepared
+from windrow.scheduler.queue import Request
 
 #: Rows that wait or are being prepared while short ones run.
 ROWS_AHEAD = 2
@@ -22,23 +20,12 @@ ROWS_AHEAD = 2
 FULLER = 1.5
 
 
-class PreparedRequest(NamedTuple):
-    """One request ready for the device."""
-
-    request: ClaimedRequest
-    prepared: Prepared
-    #: When it was submitted, as `time.monotonic` would have read here.
-    arrived_s: float
-    #: When this process claimed it, `time.monotonic`.
-    claimed_s: float
-
-
 @dataclass(frozen=True, slots=True)
 class ClosedWindow:
     """What the device takes in one go."""
 
     model: str
-    waiting: list[PreparedRequest]
+    waiting: list[Request]
     #: ``size``, ``tokens``, ``wait`` or ``idle``
     closed_by: str
 
@@ -60,7 +47,7 @@ class BatchBuffer:
         #: Requests that claim threads may yet bring.
         self._reserved = dict.fromkeys(limits, 0)
         self._clock = clock
-        self._rows: dict[str, deque[PreparedRequest]] = {model: deque() for model in limits}
+        self._rows: dict[str, deque[Request]] = {model: deque() for model in limits}
         self._rates = {model: JoinRate.unknown(limit.max_wait_s) for model, limit in limits.items()}
         self._learnt = {model: LearnedWindow(limit) for model, limit in limits.items() if limit.is_learnt}
         self._joins = dict.fromkeys(limits, 0)
@@ -98,7 +85,7 @@ class BatchBuffer:
         """How many requests like those of the last row fill one, at most ``room``."""
         return max(1, int(min(room, self._filling[model])))
 
-    def add(self, model: str, waiting: Sequence[PreparedRequest], reserved: int, prepare_s: float = 0.0) -> None:
+    def add(self, model: str, waiting: Sequence[Request], reserved: int, prepare_s: float = 0.0) -> None:
         """Add requests to the row in the order of the claims, and let go of what was ``reserved`` for them.
 
         ``prepare_s`` is how long it took to claim them and to make them ready.
@@ -169,7 +156,7 @@ class BatchBuffer:
             self._filled.notify_all()
             self._room_made.notify_all()
 
-    def empty(self) -> dict[str, list[PreparedRequest]]:
+    def empty(self) -> dict[str, list[Request]]:
         """Take out everything that no row took, by model."""
         with self._filled:
             left = {model: list(row) for model, row in self._rows.items() if row}

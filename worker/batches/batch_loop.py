@@ -18,7 +18,7 @@ from functools import partial
 
 from redis.exceptions import RedisError
 
-from windrow.scheduler.queue import FinishedRequest
+from windrow.scheduler.queue import Request
 from windrow.worker.batches.batch_buffer import BatchBuffer
 from windrow.worker.batches.batch_model import BatchModel
 from windrow.worker.batches.forward import RunningBatch, run_window
@@ -163,7 +163,7 @@ class BatchLoop:
             self._store(lane, endings, busy_s)
             self._quarantine.ended(len(endings))
 
-    def _store(self, lane: BatchModel, endings: list[FinishedRequest], busy_s: float = 0.0) -> None:
+    def _store(self, lane: BatchModel, endings: list[Request], busy_s: float = 0.0) -> None:
         if endings:
             retry_redis(lane.leases.finish, endings, busy_s, give_up=self._is_out_of_time)
 
@@ -183,7 +183,7 @@ class BatchLoop:
     def _give_back_rows(self) -> None:
         """What was claimed and will not be started is for the next worker, and costs no attempt."""
         for model, waiting in self.rows.empty().items():
-            held = {one.request.id: one.request.token for one in waiting}
+            held = {one.id: one.token for one in waiting}
             log.info("model %s: %d requests go back unstarted", model, len(held))
             retry_redis(self.lanes[model].leases.release, held, give_up=self._is_out_of_time)
 

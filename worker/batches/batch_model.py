@@ -8,7 +8,7 @@ from dataclasses import replace
 from windrow.scheduler.core.learned_window import FIRST_WAIT_S, MAX_WAIT_S
 from windrow.scheduler.core.planning import BatchLimits
 from windrow.scheduler.core.window import WindowLimits
-from windrow.scheduler.queue import FinishedRequest, RedisQueue
+from windrow.scheduler.queue import RedisQueue, Request
 from windrow.worker.batches.forward import BatchBudget, RunningBatch, collect_batch
 from windrow.worker.engines.base import Engine
 from windrow.worker.leases.leases import Leases
@@ -83,7 +83,7 @@ class BatchModel:
         self.engine = engine
         self.status.engine_replaced(engine)
 
-    def endings(self, done: RunningBatch, closed_by: str) -> list[FinishedRequest]:
+    def endings(self, done: RunningBatch, closed_by: str) -> list[Request]:
         """Wait for the pass and say how each of its requests ended."""
         outcomes = collect_batch(done, self.budget)
         ended_s = time.monotonic()
@@ -99,15 +99,14 @@ class BatchModel:
             "batch_id": f"{self.status.worker}-{self.status.process_id}-{done.number}",
         }
         return [
-            FinishedRequest(
-                one.request,
+            one.set_outcome(
                 outcome,
                 started_s,
                 {
                     "queue_ms": milliseconds(one.claimed_s - one.arrived_s),
                     "batch_wait_ms": milliseconds(done.started_s - one.claimed_s),
                     "total_ms": milliseconds(ended_s - one.arrived_s),
-                    "attempts": one.request.attempt,
+                    "attempts": one.attempt,
                     "tokens": one.prepared.tokens,
                     **of_pass,
                 },

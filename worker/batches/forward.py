@@ -13,7 +13,7 @@ from windrow.errors import ModelFailed, OutOfMemory
 from windrow.scheduler.core.exception_text import describe_exception
 from windrow.scheduler.core.outcomes import Failed, Outcome
 from windrow.scheduler.core.planning import Batch, BatchLimits, plan_batches
-from windrow.worker.batches.batch_buffer import PreparedRequest
+from windrow.scheduler.queue import Request
 from windrow.worker.engines.base import BatchRaised, Engine, Prepared, Preparer
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class RunningBatch:
     #: Which was given the pass, and has its outcomes.
     engine: Engine
     batch: Batch
-    members: list[PreparedRequest]
+    members: list[Request]
     #: For `Engine.collect`; None where ``error`` is set.
     handle: Any
     error: Failed | None
@@ -73,7 +73,7 @@ def prepare_inputs(
     ]
 
 
-def run_window(engine: Engine, waiting: Sequence[PreparedRequest], budget: BatchBudget) -> Iterator[RunningBatch]:
+def run_window(engine: Engine, waiting: Sequence[Request], budget: BatchBudget) -> Iterator[RunningBatch]:
     """Plan ``waiting`` by the engine's strategy and run it, yielding each pass as soon as it was started.
 
     A pass that raises is run again as two halves, so that one bad request costs its neighbours time and nothing else.
@@ -123,12 +123,12 @@ def _collect_halves(done: RunningBatch, budget: BatchBudget, cause: Exception) -
     outcomes: dict[str, Outcome] = {}
     for half in (done.members[:middle], done.members[middle:]):
         for one in run_window(done.engine, half, budget):
-            ids = [member.request.id for member in one.members]
+            ids = [member.id for member in one.members]
             outcomes.update(zip(ids, collect_batch(one, budget), strict=True))
-    return [outcomes[member.request.id] for member in done.members]
+    return [outcomes[member.id] for member in done.members]
 
 
-def _forward(engine: Engine, members: Sequence[PreparedRequest], batch: Batch) -> tuple[Any, Failed | None]:
+def _forward(engine: Engine, members: Sequence[Request], batch: Batch) -> tuple[Any, Failed | None]:
     """Start one pass; what it raised becomes a `Failed`, and what it had in memory is let go on return."""
     try:
         return engine.forward([one.prepared for one in members], batch), None

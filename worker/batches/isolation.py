@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from enum import Enum
 
 from windrow.scheduler.core.retry import SUSPECT_AFTER
-from windrow.scheduler.queue import ClaimedRequest
+from windrow.scheduler.queue import Request
 
 
 class ClaimTurn(Enum):
@@ -47,7 +47,7 @@ class PoisonIsolation:
             self._is_alone = self._model is not None
             return ClaimTurn.ALONE if self._is_alone else ClaimTurn.TOGETHER
 
-    def claimed(self, model: str, requests: Sequence[ClaimedRequest], suspects_wait: bool) -> None:
+    def claimed(self, model: str, requests: Sequence[Request], suspects_wait: bool) -> None:
         """Say what the claim of this turn got; a claim that failed got nothing."""
         with self._changed:
             self._claims -= 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from windrow.scheduler.queue import Claim, FinishedRequest, RedisQueue
+from windrow.scheduler.queue import Claim, RedisQueue, Request
 from windrow.scheduler.queue.keys import MAX_REQUESTS_PER_CALL
 
 #: Longest time that a claim blocks while the queue is empty, in seconds.
@@ -116,11 +116,11 @@ class Leases:
             for id, token in part.items():
                 self.forget(id, token)
 
-    def finish(self, finished: Sequence[FinishedRequest], busy_s: float = 0.0, *, may_stream: bool = False) -> None:
+    def finish(self, finished: Sequence[Request], busy_s: float = 0.0, *, may_stream: bool = False) -> None:
         """Store and publish results, then forget the requests; see `RedisQueue.finish` for the arguments."""
         self.queue.finish(finished, busy_s=busy_s, may_stream=may_stream)
         for done in finished:
-            self.forget(done.request.id, done.request.token)
+            self.forget(done.id, done.token)
 
     def forget(self, id: str, token: str) -> None:
         """Hold attempt ``token`` of request ``id`` no longer; a later attempt of the same request stays held."""

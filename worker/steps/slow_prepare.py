@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 
-from windrow.scheduler.queue import ClaimedRequest
+from windrow.scheduler.queue import Request
 from windrow.worker.batches.prepare import prepare_requests
 from windrow.worker.process.progress import Stage
 from windrow.worker.steps.step_model import StepModel
@@ -18,11 +18,11 @@ class SlowPrepare:
     def __init__(self, lane: StepModel) -> None:
         self._lane = lane
         self._changed = threading.Condition()
-        self._waiting: deque[ClaimedRequest] = deque()
+        self._waiting: deque[Request] = deque()
         self._is_at_work = False
         self._is_over = False
 
-    def take(self, requests: Sequence[ClaimedRequest]) -> list[ClaimedRequest]:
+    def take(self, requests: Sequence[Request]) -> list[Request]:
         """Take those that may take long; return the others."""
         slow = [request for request in requests if has_schema(request)]
         if not slow:
@@ -57,7 +57,7 @@ class SlowPrepare:
             self._changed.notify_all()
         return {request.id: request.token for request in left}
 
-    def _next(self) -> ClaimedRequest | None:
+    def _next(self) -> Request | None:
         with self._changed:
             self._is_at_work = False
             self._changed.notify_all()
@@ -71,7 +71,6 @@ class SlowPrepare:
         return len(self._waiting) + self._is_at_work
 
 
-def has_schema(request: ClaimedRequest) -> bool:
+def has_schema(request: Request) -> bool:
     """Whether its answer is to meet one."""
-    # Most have none, which their bytes tell sooner.
-    return b'"schema"' in request.payload and "schema" in (request.call().get("parameters") or {})
+    return "schema" in request.parameters

@@ -7,14 +7,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 from redis import Redis
 from redis.exceptions import ResponseError
 
 from windrow.errors import DeadlineExceeded
 from windrow.scheduler.core.outcomes import Done, Failed, Outcome
-from windrow.scheduler.queue import FinishedRequest, RedisQueue
+from windrow.scheduler.queue import RedisQueue, Request
 from windrow.scheduler.queue.cancel_listener import CancelListener
 from windrow.scheduler.queue.events import Entry, EventStreams
 from windrow.scheduler.queue.keys import MAX_REQUESTS_PER_CALL
@@ -23,7 +23,6 @@ from windrow.scheduler.queue.redis_queue import expired
 from windrow.scheduler.queue.refusals import is_full
 from windrow.scheduler.stepping.generation_time import GenerationTime
 from windrow.scheduler.tasks.generate import read_parameters
-from windrow.worker.batches.batch_buffer import PreparedRequest
 from windrow.worker.engines.base import Delta, Preempts, StepEngine
 from windrow.worker.engines.generation.cache_metrics import HasCache
 from windrow.worker.leases.leases import Leases
@@ -37,21 +36,6 @@ TIME_TO_FIRST_TOKEN = "time_to_first_token_ms"
 PRIORITIES = {"high": 0, "normal": 1, "low": 2}
 #: How often the engine is asked for room that it makes by itself, in seconds.
 ROOM_LOOK_S = 0.02
-
-
-@dataclass(slots=True)
-class RunningRequest:
-    """One request that the engine has."""
-
-    waiting: PreparedRequest
-    #: `time.monotonic` when the engine got it, and when it told of its first and of its last tokens.
-    added_s: float
-    #: Requests that the engine had, this one included: as it came or as it ended, whichever were more.
-    beside: int
-    #: It came while fewer than `EngineInfo.max_sequences` ran, so that it began at once.
-    had_room: bool
-    first_s: float | None = None
-    last_s: float = 0.0
 
 
 class StepModel:
@@ -82,11 +66,11 @@ class StepModel:
         self.left = threading.Condition()
         #: Set when something came that `tell` is not to wait with.
         self.urgent = threading.Event()
-        self._running: dict[str, RunningRequest] = {}
+        self._running: dict[str, Request] = {}
         self._gatherer = StreamBuffer()
         #: What has ended, by the engine's name for it, and what of it is being stored.
-        self._endings: list[tuple[str, FinishedRequest]] = []
-        self._storing: list[tuple[str, FinishedRequest]] = []
+        self._endings: list[tuple[str, Request]] = []
+        self._storing: list[tuple[str, Request]] = []
         #: What is being told.
         self._telling: list[tuple[str, Entry]] = []
         self._pace = GenerationTime()
@@ -147,26 +131,28 @@ class StepModel:
                     return room, tuple(name for name, number in PRIORITIES.items() if number <= PRIORITIES[least])
         return 0, ()
 
-    def add(self, waiting: Sequence[PreparedRequest], ended: Sequence[FinishedRequest] = ()) -> None:
+    def add(self, waiting: Sequence[Request], ended: Sequence[Request] = ()) -> None:
         """Let the engine have what can still be answered; ``ended`` are those whose end is known already."""
         lost = 0
         with self.left:
             self._endings += [("", ending) for ending in ended]
-            for one in waiting:
-                request = one.request
+            for request in waiting:
                 if self.leases.held.get(request.id) != request.token:
                     lost += 1
-                elif (refused := self._refuse_late(one)) is not None:
-                    self._endings.append(("", FinishedRequest(request, refused)))
+                elif (refused := self._refuse_late(request)) is not None:
+                    self._endings.append(("", request.set_outcome(refused)))
                 else:
                     key = _key(request.id, request.token)
                     beside, most = len(self._running) + 1, self.engine.info.max_sequences
                     had_room = most is None or beside <= most
-                    self._running[key] = RunningRequest(one, time.monotonic(), beside, had_room)
+                    request.added_s = request.last_token_s = time.monotonic()
+                    request.first_token_s = None
+                    request.concurrency, request.had_room = beside, had_room
+                    self._running[key] = request
                     if request.is_followed:
                         self._gatherer.begin(key, request)
                     priority = PRIORITIES.get(request.flow.rpartition(":")[2], 1)
-                    self.engine.add(key, one.prepared, stream=request.is_followed, priority=priority)
+                    self.engine.add(key, request.prepared, stream=request.is_followed, priority=priority)
         self.urgent.set()
         self.on_left(lost)
 
@@ -185,12 +171,12 @@ class StepModel:
                     self._begun(delta.id, running, now_s)
                     is_urgent = True
                 elif delta.tokens and delta.index == 0:  # its other answers come in the same steps
-                    gaps_s[(now_s - running.last_s) / delta.tokens] += delta.tokens
-                    running.last_s = now_s
+                    gaps_s[(now_s - running.last_token_s) / delta.tokens] += delta.tokens
+                    running.last_token_s = now_s
                 self._gatherer.add(delta)
                 if delta.outcome is not None:
                     del self._running[delta.id]
-                    running.beside = max(running.beside, beside)
+                    running.concurrency = max(running.concurrency, beside)
                     self._endings.append((delta.id, self._ending(running, delta.outcome, now_s)))
             for gap_s, times in gaps_s.items():
                 self.status.observed.observe("inter_token", gap_s, times)
@@ -244,12 +230,12 @@ class StepModel:
     def take_out(self, *, begun: bool) -> dict[str, str]:
         """Make the engine let go of what has no token yet, or of all where ``begun``; return it (id -> token)."""
         with self.left:
-            leaving = {key: one for key, one in self._running.items() if begun or one.first_s is None}
+            leaving = {key: one for key, one in self._running.items() if begun or one.first_token_s is None}
             for key in leaving:
                 del self._running[key]
                 self.engine.cancel(key)
                 self._gatherer.drop(key)
-        return {one.waiting.request.id: one.waiting.request.token for one in leaving.values()}
+        return {one.id: one.token for one in leaving.values()}
 
     def _tell(self, entries: Sequence[tuple[str, Entry]]) -> list[str | None]:
         """Their places. A full Redis takes no events, but it takes results: those streams get only their ends."""
@@ -269,25 +255,25 @@ class StepModel:
             self._telling = self._telling or self._gatherer.due(time.monotonic())
             return self._telling
 
-    def _storable(self) -> list[tuple[str, FinishedRequest]]:
+    def _storable(self) -> list[tuple[str, Request]]:
         """Ends before which nothing is left to tell; the others have to wait for that."""
         with self.left:
             if not self._storing:
-                waiting: list[tuple[str, FinishedRequest]] = []
+                waiting: list[tuple[str, Request]] = []
                 for pair in self._endings:
                     is_free = len(self._storing) < MAX_REQUESTS_PER_CALL and not self._gatherer.is_pending(pair[0])
                     (self._storing if is_free else waiting).append(pair)
                 self._endings = waiting
             return self._storing
 
-    def _refuse_late(self, one: PreparedRequest) -> Failed | None:
+    def _refuse_late(self, request: Request) -> Failed | None:
         """Why an answer would come too late to be worth starting; None where it is."""
-        if one.request.deadline_s is None:
+        if request.deadline_s is None:
             return None
-        left_s = one.request.deadline_s - self.leases.redis_now_s()
+        left_s = request.deadline_s - self.leases.redis_now_s()
         if left_s <= 0:
             return expired()
-        asked = read_parameters(one.request.call().get("parameters"))
+        asked = read_parameters(request.parameters)
         at_least = asked.wanted_tokens if asked.ignore_eos else asked.min_tokens
         needed_s = self._pace.expected_s(time.monotonic(), len(self._running), at_least, asked.wanted_tokens)
         if needed_s <= left_s:
@@ -296,18 +282,18 @@ class StepModel:
             DeadlineExceeded(f"it takes about {needed_s:.1f} s, and the deadline was {left_s:.1f} s away: not started")
         )
 
-    def _begun(self, key: str, running: RunningRequest, now_s: float) -> None:
-        running.first_s = running.last_s = now_s
-        first_s = now_s - running.waiting.arrived_s
+    def _begun(self, key: str, running: Request, now_s: float) -> None:
+        running.first_token_s = running.last_token_s = now_s
+        first_s = now_s - running.arrived_s
         self._gatherer.measure(key, TIME_TO_FIRST_TOKEN, milliseconds(first_s))
         self.status.observed.observe("first_token", max(0.0, first_s))
-        self.status.observed.count_tokens("prompt", running.waiting.prepared.tokens)
+        self.status.observed.count_tokens("prompt", running.prepared.tokens)
 
-    def _ending(self, running: RunningRequest, outcome: Outcome, now_s: float) -> FinishedRequest:
-        one, first_s = running.waiting, running.first_s
+    def _ending(self, request: Request, outcome: Outcome, now_s: float) -> Request:
+        first_s = request.first_token_s
         times_s = (
-            one.claimed_s - one.arrived_s, running.added_s - one.claimed_s,
-            now_s - running.added_s, now_s - one.arrived_s,
+            request.claimed_s - request.arrived_s, request.added_s - request.claimed_s,
+            now_s - request.added_s, now_s - request.arrived_s,
         )  # fmt: skip
         for name, seconds in zip(TIMES, times_s, strict=True):
             self.status.observed.observe(name, seconds)
@@ -317,20 +303,20 @@ class StepModel:
             "batch_wait_ms": milliseconds(batch_wait_s),
             "compute_ms": milliseconds(compute_s),
             "total_ms": milliseconds(total_s),
-            "attempts": one.request.attempt,
+            "attempts": request.attempt,
             "worker": self.status.worker,
         }
         if isinstance(outcome, Done) and first_s is not None:
             usage, answers = outcome.output["usage"], outcome.output.get("choices", [outcome.output])
             tokens, rest_s = max(1, usage["completion_tokens"] // len(answers)), now_s - first_s
-            began_s = first_s - running.added_s if running.had_room else None
-            self._pace = self._pace.ended(now_s, running.beside, tokens, began_s, rest_s)
+            began_s = first_s - request.added_s if request.had_room else None
+            self._pace = self._pace.ended(now_s, request.concurrency, tokens, began_s, rest_s)
             self.status.observed.count_tokens("completion", usage["completion_tokens"])
             self.status.observed.count_tokens("cached", usage["cached_tokens"])
-            metrics[TIME_TO_FIRST_TOKEN] = milliseconds(first_s - one.arrived_s)
+            metrics[TIME_TO_FIRST_TOKEN] = milliseconds(first_s - request.arrived_s)
             if tokens > 1:
                 metrics["inter_token_ms"] = milliseconds(rest_s / (tokens - 1))
-        return FinishedRequest(one.request, outcome, running.added_s + self.leases.redis_offset_s, metrics)
+        return request.set_outcome(outcome, request.added_s + self.leases.redis_offset_s, metrics)
 
 
 def _key(id: str, token: str) -> str:

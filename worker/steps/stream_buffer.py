@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from windrow.scheduler.queue import ClaimedRequest
+from windrow.scheduler.queue import Request
 from windrow.scheduler.queue.events import METRIC, OUTPUT, START, Entry, next_place
 from windrow.worker.engines.base import Delta, output_every_s
 
@@ -29,7 +29,7 @@ class _Pending:
 class _Followed:
     """One request that somebody follows."""
 
-    request: ClaimedRequest
+    request: Request
     #: Of the last entry; None until the start was told.
     place: str | None = None
     #: `time.monotonic` of the last output that was told.
@@ -47,7 +47,7 @@ class StreamBuffer:
         #: Those of them that have something to tell; in this order.
         self._pending: dict[str, _Followed] = {}
 
-    def begin(self, key: str, request: ClaimedRequest) -> None:
+    def begin(self, key: str, request: Request) -> None:
         """An attempt begins; ``key`` is the engine's name for it."""
         self._followed[key] = self._pending[key] = _Followed(request)
 
@@ -90,9 +90,9 @@ class StreamBuffer:
                 del self._pending[key]
         return entries
 
-    def told(self, entries: Sequence[tuple[str, Entry]], places: Sequence[str | None]) -> list[ClaimedRequest]:
+    def told(self, entries: Sequence[tuple[str, Entry]], places: Sequence[str | None]) -> list[Request]:
         """Learn where the entries of `due` went; return the requests that turned out to be another's."""
-        lost: dict[str, ClaimedRequest] = {}
+        lost: dict[str, Request] = {}
         for (key, entry), place in zip(entries, places, strict=True):
             followed = self._followed.get(key)
             if followed is None:

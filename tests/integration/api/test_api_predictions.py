@@ -14,7 +14,7 @@ from windrow.api import service
 from windrow.api.auth import tenants
 from windrow.errors import ModelFailed
 from windrow.scheduler.core.outcomes import Done, Failed
-from windrow.scheduler.queue import FinishedRequest, Submission, result_key
+from windrow.scheduler.queue import Submission, result_key
 
 pytestmark = pytest.mark.integration
 
@@ -279,7 +279,7 @@ def test_retry_after_is_what_the_queue_measured(
     first = client.predict()
     while not (claim := worker.queue.claim(1, lease_s=30)).requests:
         pass
-    worker.queue.finish([FinishedRequest(item, Done(None)) for item in claim.requests], busy_s=10.0)
+    worker.queue.finish([item.set_outcome(Done(None)) for item in claim.requests], busy_s=10.0)
     assert "Retry-After" not in client.get(first.headers["Location"]).headers
     assert client.predict().headers["Retry-After"] == "10"
     # One waits and one more is asked for, at 10 s each.

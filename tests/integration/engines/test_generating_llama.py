@@ -49,7 +49,8 @@ def worker(redis: Redis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 def submit(worker: StepWorker, id: str, prompt: object, *, is_followed: bool = True, **parameters: object) -> None:
     payload = encode_call(MODEL, prompt, parameters, is_followed=is_followed)
     limits = {"max_depth": PLENTY, "max_bytes": PLENTY}
-    worker.queue.submit([Submission(id, payload)], flow="acme:normal", weight=1.0, **limits)  # type: ignore[arg-type]
+    submission = Submission(id, payload, is_followed=is_followed)
+    worker.queue.submit([submission], flow="acme:normal", weight=1.0, **limits)  # type: ignore[arg-type]
 
 
 def ended(worker: StepWorker, id: str) -> Prediction:

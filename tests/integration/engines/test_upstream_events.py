@@ -38,7 +38,8 @@ def ask(redis: Redis, server: ScriptedServer, answer: Answer, **parameters: Any)
     server.next = [answer]
     queue = RedisQueue(redis, MODEL)
     payload = encode_call(MODEL, "hay", parameters, is_followed=True)
-    queue.submit([Submission("a", payload)], flow="t:normal", weight=1.0, max_depth=PLENTY, max_bytes=PLENTY)
+    submission = Submission("a", payload, is_followed=True)
+    queue.submit([submission], flow="t:normal", weight=1.0, max_depth=PLENTY, max_bytes=PLENTY)
     found: list[Prediction] = []
 
     def has_ended() -> bool:

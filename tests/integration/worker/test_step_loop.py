@@ -50,7 +50,7 @@ def submit(
     priority: str = "normal", **parameters: object,
 ) -> None:  # fmt: skip
     payload = encode_call(MODEL, input, parameters, is_followed=is_followed)
-    submissions = [Submission(id, payload, deadline_s=deadline_s) for id in ids]
+    submissions = [Submission(id, payload, deadline_s=deadline_s, is_followed=is_followed) for id in ids]
     flow, weight = f"acme:{priority}", PRIORITY_WEIGHTS[priority]
     queue.submit(submissions, flow=flow, weight=weight, max_depth=PLENTY, max_bytes=PLENTY)
 

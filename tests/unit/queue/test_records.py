@@ -1,6 +1,7 @@
 """The two formats that Redis keeps: a record while a request waits, Celery's result once it has ended."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,6 @@ import pytest
 from windrow.errors import Canceled, DeadlineExceeded, ModelFailed, NewerRecord, OutOfMemory, WindrowError
 from windrow.scheduler.core.outcomes import Done, Failed
 from windrow.scheduler.queue.records import (
-    ClaimedRequest,
-    FinishedRequest,
     Prediction,
     encode_document,
     encode_exception,
@@ -19,11 +18,12 @@ from windrow.scheduler.queue.records import (
     parse_record,
     waiting_prediction,
 )
+from windrow.scheduler.queue.request import Request
 from windrow.scheduler.queue.wire import ClaimReply
 
 PAYLOAD = b'{"model":"minilm","input":"hay","parameters":{"truncate":true}}'
 RECORD = b"3|0|7|acme:high|63|1700000000000001|1700000005000000|0.4375"
-CLAIMED = ClaimedRequest("p1", "t", 1, 10.0, None, "acme:high", PAYLOAD, 1, 2)
+CLAIMED = Request("p1", "t", 1, 10.0, None, "acme:high", PAYLOAD, 1, 2)
 
 
 def prediction(status: str) -> Prediction:
@@ -32,7 +32,7 @@ def prediction(status: str) -> Prediction:
     return found
 
 
-def result(ending: FinishedRequest) -> bytes:
+def result(ending: Request) -> bytes:
     """The document that is stored of an ending."""
     return encode_document(ending, 12_500_000, b"1970-01-01T00:00:12.500000+00:00")[1]
 
@@ -88,14 +88,14 @@ def test_a_claim_of_nothing_still_says_what_time_it_is() -> None:
     ],
 )
 def test_each_outcome_has_its_status_here_and_in_celery(outcome: Any, celery_status: str, status: str) -> None:
-    ending = FinishedRequest(CLAIMED, outcome)
+    ending = CLAIMED.set_outcome(outcome)
     document = json.loads(result(ending))
     assert encode_outcome(outcome)[0] == status
     assert (document["status"], document["windrow"]["status"]) == (celery_status, status)
 
 
 def test_numpy_arrays_are_stored_as_numbers() -> None:
-    ending = FinishedRequest(CLAIMED, Done({"embedding": np.array([0.5, 1.0], dtype=np.float32)}))
+    ending = CLAIMED.set_outcome(Done({"embedding": np.array([0.5, 1.0], dtype=np.float32)}))
     assert json.loads(result(ending))["result"] == {"embedding": [0.5, 1.0]}
 
 
@@ -115,7 +115,7 @@ def test_an_error_is_stored_as_an_exception_that_celery_can_raise(
 
 
 def test_a_run_says_how_it_failed_by_code_and_sentence() -> None:
-    ending = FinishedRequest(CLAIMED, Failed(ModelFailed("the model raised")), 3.5, {"batch_size": 2})
+    ending = CLAIMED.set_outcome(Failed(ModelFailed("the model raised")), 3.5, {"batch_size": 2})
     run = json.loads(result(ending))["windrow"]["run"]
     assert run == {
         "started_at": 3.5,
@@ -138,12 +138,12 @@ def test_what_ended_before_its_payload_was_read_is_not_seen_waiting() -> None:
 
 
 def test_a_tenant_may_have_a_colon_in_its_name() -> None:
-    found = ended_prediction(result(FinishedRequest(CLAIMED._replace(flow="org:team:low"), Done(1))))
+    found = ended_prediction(result(replace(CLAIMED, flow="org:team:low").set_outcome(Done(1))))
     assert (found.tenant, found.priority) == ("org:team", "low")
 
 
 def test_a_success_is_read_back_with_its_output_times_and_metrics() -> None:
-    found = ended_prediction(result(FinishedRequest(CLAIMED, Done({"label": "good"}), 11.0, {"batch_size": 4})))
+    found = ended_prediction(result(CLAIMED.set_outcome(Done({"label": "good"}), 11.0, {"batch_size": 4})))
     assert found == Prediction(
         id="p1", model="minilm", status="succeeded", tenant="acme", priority="high", input="hay",
         parameters={"truncate": True}, output={"label": "good"}, error=None, metrics={"batch_size": 4},
@@ -153,5 +153,5 @@ def test_a_success_is_read_back_with_its_output_times_and_metrics() -> None:
 
 
 def test_a_failure_is_read_back_with_its_error_and_no_output() -> None:
-    found = ended_prediction(result(FinishedRequest(CLAIMED, Failed(ModelFailed("no")))))
+    found = ended_prediction(result(CLAIMED.set_outcome(Failed(ModelFailed("no")))))
     assert (found.status, found.output, found.error) == ("failed", None, {"code": "model_failed", "detail": "no"})

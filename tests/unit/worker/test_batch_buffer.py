@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.support.worker_requests import prepared_request
 from windrow.scheduler.core.learned_window import FIRST_WAIT_S
 from windrow.scheduler.core.window import WindowLimits
-from windrow.scheduler.queue import ClaimedRequest
-from windrow.worker.batches.batch_buffer import BatchBuffer, ClosedWindow, PreparedRequest
-from windrow.worker.engines.base import Prepared
+from windrow.scheduler.queue import Request
+from windrow.worker.batches.batch_buffer import BatchBuffer, ClosedWindow
 
 WINDOW_S = 0.005
 TICK_S = 0.0005
@@ -55,15 +55,7 @@ class Field:
         arrived_s = now_s if since_s is None else since_s
         self.rows.add(
             model,
-            [
-                PreparedRequest(
-                    ClaimedRequest(id, "token", 1, arrived_s, None, "t:normal", b"{}", 1, 2),
-                    Prepared(tokens, None),
-                    arrived_s,
-                    now_s,
-                )
-                for id in ids
-            ],
+            [prepared_request(id, tokens, arrived_s=arrived_s, claimed_s=now_s) for id in ids],
             0,
         )
 
@@ -77,7 +69,7 @@ class Field:
         return row
 
     def ids(self) -> list[str]:
-        return [one.request.id for one in self.take().waiting]
+        return [one.id for one in self.take().waiting]
 
 
 def test_a_full_row_goes_at_once() -> None:
@@ -122,7 +114,7 @@ def test_the_first_burst_under_a_window_is_waited_for() -> None:
     for number, id in enumerate("bcd"):
         field.clock.at(100.001 + number * 0.001, lambda id=id: field.arrive(id))  # type: ignore[misc]
     row = field.take()
-    assert [one.request.id for one in row.waiting] == ["a", "b", "c", "d"]
+    assert [one.id for one in row.waiting] == ["a", "b", "c", "d"]
     assert row.closed_by in {"wait", "idle"}
 
 
@@ -272,20 +264,15 @@ def test_a_model_with_an_old_backlog_does_not_keep_another_one_waiting() -> None
 def test_what_was_claimed_first_is_first_although_it_was_ready_later() -> None:
     rows = BatchBuffer({"m": WindowLimits(8, 1000, WINDOW_S)}, clock=Clock())
 
-    def claimed(*ids: str, at_s: float) -> list[PreparedRequest]:
-        return [
-            PreparedRequest(
-                ClaimedRequest(id, "token", 1, 0.0, None, "t:normal", b"{}", 1, 2), Prepared(1, None), 0.0, at_s
-            )
-            for id in ids
-        ]
+    def claimed(*ids: str, at_s: float) -> list[Request]:
+        return [prepared_request(id, 1, claimed_s=at_s) for id in ids]
 
     rows.add("m", claimed("c", "d", at_s=2.0), 0)
     rows.add("m", claimed("a", "b", at_s=1.0), 0)
     rows.add("m", claimed("e", at_s=3.0), 0)
     row = rows.take()
     assert row is not None
-    assert [one.request.id for one in row.waiting] == list("abcde")
+    assert [one.id for one in row.waiting] == list("abcde")
 
 
 def test_a_model_that_is_due_does_not_wait_for_one_that_is_not() -> None:
@@ -310,7 +297,7 @@ def test_after_closing_nothing_is_taken_and_what_is_left_can_be_given_back() -> 
     assert field.rows.take() is None
     field.arrive("d", model="two")  # a claim was under way
     left = field.rows.empty()
-    assert {model: [one.request.id for one in row] for model, row in left.items()} == {
+    assert {model: [one.id for one in row] for model, row in left.items()} == {
         "one": ["a", "b"],
         "two": ["c", "d"],
     }
@@ -371,7 +358,7 @@ def test_a_row_that_fills_goes_by_limits_that_are_set_meanwhile() -> None:
     assert field.ids() == ["a", "b"]
     field.rows.set_limits("m", WindowLimits(2, 1000, 0.0))
     row = field.take()
-    assert ([one.request.id for one in row.waiting], row.closed_by) == (["c"], "wait")
+    assert ([one.id for one in row.waiting], row.closed_by) == (["c"], "wait")
     field.rows.set_limits("m", WindowLimits(8, 1000, 0.5, is_learnt=True))
     assert field.rows.wait_s("m") == FIRST_WAIT_S
     field.rows.set_limits("m", WindowLimits(8, 1000, 0.25))

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.worker_requests import prepared_request
 from windrow.errors import ModelFailed, OutOfMemory
 from windrow.scheduler.core.outcomes import Done, Failed, Outcome
 from windrow.scheduler.core.planning import PLANNERS, Batch, BatchLimits
-from windrow.scheduler.queue import ClaimedRequest
-from windrow.worker.batches.batch_buffer import PreparedRequest
+from windrow.scheduler.queue import Request
 from windrow.worker.batches.forward import BatchBudget, collect_batch, run_window
 from windrow.worker.engines.base import BatchRaised, EngineInfo, Prepared
 
@@ -56,10 +56,8 @@ class FakeEngine:
         return [Done(one) for one in handle]
 
 
-def waiting(number: int, tokens: int = 10) -> PreparedRequest:
-    return PreparedRequest(
-        ClaimedRequest(f"{number}", "token", 1, 0.0, None, "t:normal", b"{}", 1, 2), Prepared(tokens, number), 0.0, 0.0
-    )
+def waiting(number: int, tokens: int = 10) -> Request:
+    return prepared_request(f"{number}", tokens, number)
 
 
 def refuse(*bad: int, error: Exception | None = None) -> Callable[[list[Any]], None]:
@@ -70,14 +68,14 @@ def refuse(*bad: int, error: Exception | None = None) -> Callable[[list[Any]], N
     return check
 
 
-def outcomes(engine: FakeEngine, row: list[PreparedRequest], limits: BatchLimits = LIMITS) -> dict[str, Outcome]:
+def outcomes(engine: FakeEngine, row: list[Request], limits: BatchLimits = LIMITS) -> dict[str, Outcome]:
     """Request id -> how it ended; fails where one ends twice."""
     ends: dict[str, Outcome] = {}
     budget = BatchBudget(limits)
     for done in run_window(engine, row, budget):
         for one, outcome in zip(done.members, collect_batch(done, budget), strict=True):
-            assert one.request.id not in ends
-            ends[one.request.id] = outcome
+            assert one.id not in ends
+            ends[one.id] = outcome
     return ends
 
 

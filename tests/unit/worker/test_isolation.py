@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from windrow.scheduler.core.retry import SUSPECT_AFTER
-from windrow.scheduler.queue import ClaimedRequest
+from windrow.scheduler.queue import Request
 from windrow.worker.batches.isolation import ClaimTurn, PoisonIsolation
 
 #: Two dead batches behind it.
@@ -20,8 +20,8 @@ SUSPECT_ATTEMPT = SUSPECT_AFTER + 1
 GIVE_UP_S = 20.0
 
 
-def request(id: str, attempt: int = 1) -> ClaimedRequest:
-    return ClaimedRequest(id, "token", attempt, 0.0, None, "t:normal", b"{}", 1, 2)
+def request(id: str, attempt: int = 1) -> Request:
+    return Request(id, "token", attempt, 0.0, None, "t:normal", b"{}", 1, 2)
 
 
 SUSPECT = request("suspect", SUSPECT_ATTEMPT)
@@ -117,8 +117,8 @@ class Line:
             request(f"{model}-{at}", SUSPECT_ATTEMPT if one else 1) for at, one in enumerate(suspects)
         )
 
-    def claim(self, count: int, turn: ClaimTurn) -> tuple[list[ClaimedRequest], bool]:
-        got: list[ClaimedRequest] = []
+    def claim(self, count: int, turn: ClaimTurn) -> tuple[list[Request], bool]:
+        got: list[Request] = []
         with self._lock:
             while self._waiting and len(got) < count:
                 if self._waiting[0].attempt >= SUSPECT_ATTEMPT:
@@ -145,10 +145,10 @@ class Process:
         self._count = count
         self._quarantine = PoisonIsolation()
         self._lock = threading.Lock()
-        self._held: list[ClaimedRequest] = []
-        self._device: queue.Queue[list[ClaimedRequest] | None] = queue.Queue()
+        self._held: list[Request] = []
+        self._device: queue.Queue[list[Request] | None] = queue.Queue()
         self._end_s = time.monotonic() + GIVE_UP_S
-        self.wrong: list[list[ClaimedRequest]] = []
+        self.wrong: list[list[Request]] = []
 
     def run(self) -> None:
         """Until every line is empty and everything held has ended, or `GIVE_UP_S` passed."""

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from windrow.scheduler.core.outcomes import Done
-from windrow.scheduler.queue import ClaimedRequest
+from windrow.scheduler.queue import Request
 from windrow.scheduler.queue.events import Entry, next_place
 from windrow.worker.engines.base import PIECE_S, Delta
 from windrow.worker.steps.stream_buffer import StreamBuffer
@@ -15,8 +15,8 @@ from windrow.worker.steps.stream_buffer import StreamBuffer
 BASE = "1000-0"
 
 
-def request(id: str = "a") -> ClaimedRequest:
-    return ClaimedRequest(id, "token", 2, 0.0, None, "t:normal", b'{"stream":true}', 1, 2)
+def request(id: str = "a") -> Request:
+    return Request(id, "token", 2, 0.0, None, "t:normal", b'{"stream":true}', 1, 2)
 
 
 def delta(text: str, *, id: str = "a", index: int = 0, ends: bool = False) -> Delta:

@@ -26,7 +26,7 @@ from windrow.lab.simulate.workload import PATTERNS, draw_arrivals
 from windrow.scheduler.connection.connect import connect
 from windrow.scheduler.core.outcomes import Done, Failed, Outcome
 from windrow.scheduler.core.planning import Batch
-from windrow.scheduler.queue import FinishedRequest, RedisQueue, Submission
+from windrow.scheduler.queue import RedisQueue, Request, Submission
 from windrow.scheduler.queue.ids import make_id
 from windrow.stack.supervisor import Interrupts
 from windrow.worker.batches.batch_loop import BatchLoop
@@ -98,12 +98,12 @@ class NotingQueue(RedisQueue):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.ended: list[FinishedRequest] = []
+        self.ended: list[Request] = []
 
-    def finish(self, endings: Sequence[FinishedRequest], **more: Any) -> Any:
+    def finish(self, requests: Sequence[Request], **more: Any) -> Any:
         """Store and note them."""
-        self.ended += endings
-        return super().finish(endings, **more)
+        self.ended += requests
+        return super().finish(requests, **more)
 
 
 def record_paced(
@@ -141,7 +141,7 @@ def record_paced(
             stop.set()
             worker.join()
     about = {"model": "pretended", "pattern": pattern, "rate_per_s": rate_per_s, "seed": seed, "lanes": line.lanes}
-    ended = {ending.request.id: ending for ending in queue.ended}
+    ended = {ending.id: ending for ending in queue.ended}
     return Recording(policy, 1, about, _recorded([ended[id] for id in ids], tokens))
 
 
@@ -159,12 +159,12 @@ def _wait_for(queue: NotingQueue, count: int) -> None:
         time.sleep(0.02)
 
 
-def _recorded(ended: Sequence[FinishedRequest], tokens: Sequence[int]) -> list[Recorded]:
+def _recorded(ended: Sequence[Request], tokens: Sequence[int]) -> list[Recorded]:
     rows = []
     for ending, length in zip(ended, tokens, strict=True):
         metrics, started_s = ending.metrics or {}, ending.started_s
         if started_s is None or not isinstance(ending.outcome, Done):
-            raise BenchFailed(f"request {ending.request.id} did not succeed")
+            raise BenchFailed(f"request {ending.id} did not succeed")
         queue_s = (metrics["queue_ms"] + metrics["batch_wait_ms"]) / 1e3
         rows.append(
             Recorded(
