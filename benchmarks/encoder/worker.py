@@ -21,7 +21,7 @@ from windrow.scheduler.queue import RedisQueue
 from windrow.worker.batches.batch_loop import BatchLoop
 from windrow.worker.batches.batch_model import BatchModel
 from windrow.worker.engines.base import Engine, Prepared
-from windrow.worker.engines.loading import batch_limits, load_row_engine
+from windrow.worker.engines.loading import batch_limits, load_batch_engine
 from windrow.worker.process.garbage_collector import freeze_loaded_objects
 from windrow.worker.process.pool_process import take_share
 
@@ -72,7 +72,7 @@ def serve(spec: dict[str, Any]) -> dict[str, Any]:
     take_share(rank, ranks)
     settings = ModelSettings.model_validate(spec["model"])
     began_s = time.monotonic()
-    engine = load_row_engine(MODEL, settings)
+    engine = load_batch_engine(MODEL, settings)
     report: dict[str, Any] = {"load_s": time.monotonic() - began_s, "relative_error": engine.info.relative_error}
     limits = batch_limits(settings, engine.info)
     redis = connect(spec["url"])

@@ -21,11 +21,11 @@ def main() -> None:
     """Load the model, say so with an empty line, and answer until stdin closes."""
     import torch
 
-    from windrow.worker.engines.loading import batch_limits, load_row_engine
+    from windrow.worker.engines.loading import batch_limits, load_batch_engine
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     settings = model_settings()
-    engine = load_row_engine(MODEL, settings)
+    engine = load_batch_engine(MODEL, settings)
     limits = batch_limits(settings, engine.info)
 
     def call(text: str) -> float:

@@ -18,11 +18,11 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     """Tokenise, plan, forward, collect, over and over; returns ``ended`` as ``(when, tokens)`` of each text."""
     import torch
 
-    from windrow.worker.engines.loading import batch_limits, load_row_engine
+    from windrow.worker.engines.loading import batch_limits, load_batch_engine
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     settings = model_settings()
-    engine = load_row_engine(MODEL, settings)
+    engine = load_batch_engine(MODEL, settings)
     limits = batch_limits(settings, engine.info)
     texts = cycle(spec["texts"])
     begin_s = time.monotonic() + spec["warm_s"]

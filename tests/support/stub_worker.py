@@ -87,4 +87,4 @@ def load_stub(model: str, settings: ModelSettings) -> StubEngine:
 
 process.take_share = lambda *_: None  # type: ignore[assignment]
 process.open_models = open_stub_lanes
-loading.load_anew = load_stub  # type: ignore[assignment]
+loading.load_engine_afresh = load_stub  # type: ignore[assignment]

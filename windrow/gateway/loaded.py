@@ -19,12 +19,12 @@ def load(model: str, config: InferenceConfig) -> tuple[Engine, BatchLimits]:
     models = load_settings().models
     if model not in models:
         raise UnknownModel(f"no model {model!r} is configured; there are {', '.join(models)}")
-    from windrow.worker.engines.loading import batch_limits, load_row_engine  # which loads torch
+    from windrow.worker.engines.loading import batch_limits, load_batch_engine  # which loads torch
 
     window = config.window
     limits = {"max_batch_size": window.max_batch_size, "max_batch_tokens": window.max_batch_tokens}
     settings = models[model].model_copy(update=limits)
-    engine = load_row_engine(model, settings)
+    engine = load_batch_engine(model, settings)
     return engine, batch_limits(settings, engine.info)
 
 

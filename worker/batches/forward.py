@@ -14,7 +14,7 @@ from windrow.scheduler.core.exception_text import describe_exception
 from windrow.scheduler.core.outcomes import Failed, Outcome
 from windrow.scheduler.core.planning import Batch, BatchLimits, plan_batches
 from windrow.scheduler.queue import Request
-from windrow.worker.engines.base import BatchRaised, Engine, Prepared, Preparer
+from windrow.worker.engines.base import BatchRaised, Engine, EngineBase, Prepared
 
 log = logging.getLogger(__name__)
 _numbers = itertools.count(1)
@@ -55,7 +55,7 @@ class BatchBudget:
 
 
 def prepare_inputs(
-    engine: Preparer, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]
+    engine: EngineBase, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]
 ) -> list[Prepared | Failed]:
     """`Engine.prepare`, for each input alone where the call for all of them raises."""
     try:

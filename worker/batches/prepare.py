@@ -9,12 +9,12 @@ from windrow.scheduler.core.outcomes import Failed
 from windrow.scheduler.queue import Request
 from windrow.scheduler.queue.redis_queue import expired
 from windrow.worker.batches.forward import prepare_inputs
-from windrow.worker.engines.base import Preparer
+from windrow.worker.engines.base import EngineBase
 from windrow.worker.leases.leases import Leases
 
 
 def prepare_requests(
-    engine: Preparer, requests: Sequence[Request], leases: Leases
+    engine: EngineBase, requests: Sequence[Request], leases: Leases
 ) -> tuple[list[Request], list[Request]]:
     """Decode and tokenize requests; return those that can run, and those whose input failed."""
     if not requests:

@@ -1,1 +1,1 @@
-"""Engines: one file a kind of model. `base` holds the interface, `loading` makes one from its settings."""
+"""Engines, which load and run models: one folder per kind of model. `base` documents the interface they implement."""

@@ -1,4 +1,45 @@
-"""What the resident loop asks of a model, whatever the model is."""
+"""The interface between Windrow and a model: the protocols `Engine` and `StepEngine`.
+
+An engine loads one model in its constructor and then answers requests with it. There are two kinds:
+
+- `Engine` answers a request with one forward pass, for example an encoder, a classifier or an image model.
+- `StepEngine` generates an answer step by step, for example a language model. Requests join and leave between steps.
+
+An engine is a class with the members of one of these protocols and needs no base class; `loading` calls it with the
+name and the settings of the model. A complete `Engine`::
+
+    class LengthEngine:
+        def __init__(self, name: str, settings: ModelSettings) -> None:
+            self.info = EngineInfo(name, settings.task, settings.strategy, None, "cpu", "float32", max_input_tokens=512)
+            self.busy_s = 0.0
+
+        def prepare(self, inputs, parameters):
+            return [
+                Prepared(len(text), text) if isinstance(text, str) else Failed(InvalidInput("input: takes a string"))
+                for text in inputs
+            ]
+
+        def forward(self, prepared, batch):
+            return [len(request.data) for request in prepared]
+
+        def collect(self, handle):
+            return [Done({"length": length}) for length in handle]
+
+What happens to a request, and on which thread (all in the pool process that loaded the model):
+
+1. ``prepare`` validates and tokenizes a list of claimed inputs. Several threads call it at the same time, also beside
+   all other methods.
+2. The scheduler splits the prepared requests into batches, by the `Prepared.size` of each and the model's strategy.
+3. ``forward`` starts one batch on the device. One thread calls it, for one batch at a time, and it should not wait for
+   the device: while the device works on this batch, the thread launches the next one.
+4. ``collect`` waits for a batch and returns its outcomes. One thread at a time calls it, in the order of the batches,
+   at the same time as another thread calls ``forward``.
+
+Errors: a bad input is a `Failed` in the list that ``prepare`` or ``collect`` returns, and never an exception, so that
+it does not fail the other requests. If ``prepare`` raises anyway, Windrow repeats it for each input alone; if a batch
+raises, Windrow repeats it in halves until it has found the request that causes the exception. Running out of memory
+also lowers the size of later batches.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +53,30 @@ from windrow.scheduler.core.planning import Batch, Size
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What a loaded model says of itself; shown by ``windrow models`` and ``GET /v1/models``."""
+    """Facts about a loaded model, shown by ``windrow models`` and ``GET /v1/models``."""
 
+    #: The name of the model in windrow.toml.
     model: str
     task: str
-    #: The strategy in effect, which may differ from the one asked for.
+    #: The strategy in effect, which may differ from the one in the settings.
     strategy: str
-    #: Why it differs; None where it does not.
+    #: The reason why it differs; None if it does not.
     strategy_note: str | None
+    #: ``cpu`` or ``cuda``.
     device: str
+    #: The number format of the weights, such as ``bfloat16``.
     dtype: str
+    #: The longest sequence that the model takes, in tokens, special tokens included.
     max_input_tokens: int
-    #: Passes are captured graphs, of the sizes that `windrow.worker.engines.loading.batch_limits` has them planned in.
+    #: Whether batches run as captured CUDA graphs; `windrow.worker.engines.loading.batch_limits` then plans batches in
+    #: the captured sizes.
     is_captured: bool = False
-    #: Of its rows, against the same texts one by one in float32; None where it was not measured.
+    #: Largest relative error of the model's outputs for test texts, against the same texts one by one in float32. None
+    #: if it was not measured.
     relative_error: float | None = None
-    #: Why the dtype in effect is not the one asked for; None where it is.
+    #: The reason why the dtype in effect is not the one in the settings; None if it is.
     dtype_note: str | None = None
-    #: Of models that generate: sequences that run at once, and the pages of the cache with the tokens of each.
+    #: Generation only: maximum concurrent sequences, KV-cache pages, tokens per page.
     max_sequences: int | None = None
     pages: int | None = None
     page_tokens: int | None = None
@@ -37,18 +84,18 @@ class EngineInfo:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """One input made ready for the device."""
+    """One input that is ready for the device."""
 
-    #: Length in tokens, special tokens included; what plans and budgets count.
+    #: Cost of the request, which batches and budgets count: for text its length in tokens, special tokens included.
     tokens: int
-    #: Whatever `Engine.forward` of the same engine needs, such as token ids.
+    #: Whatever the engine's own ``forward`` or ``add`` needs, such as token ids. Windrow does not look at it.
     data: Any
-    #: Tokens of each sequence, where the request has several; ``tokens`` is their sum.
+    #: Tokens of each sequence if the request has several, such as the pairs of a reranker; ``tokens`` is their sum.
     lengths: tuple[int, ...] = ()
 
     @property
     def size(self) -> Size:
-        """What it brings into a pass."""
+        """The tokens, sequences and longest sequence that this request adds to a batch."""
         return (
             Size(self.tokens, len(self.lengths), max(self.lengths))
             if self.lengths
@@ -57,9 +104,10 @@ class Prepared:
 
 
 class BatchRaised(Exception):
-    """Raised by `Engine.collect` where the model raised ``cause`` after `Engine.forward` had returned.
+    """Raised by `Engine.collect` if the model raised ``cause`` after `Engine.forward` had returned.
 
-    An engine that raises it lets any thread call `forward`.
+    Windrow then repeats the batch in halves from the thread that called `Engine.collect`, so an engine that raises this
+    must allow any thread to call `Engine.forward`.
     """
 
     def __init__(self, cause: Exception) -> None:
@@ -67,112 +115,135 @@ class BatchRaised(Exception):
         self.cause = cause
 
 
-class Preparer(Protocol):
-    """What engines of both kinds have."""
+class EngineBase(Protocol):
+    """The members that both kinds of engine have."""
 
     info: EngineInfo
-    #: Seconds that the device worked on passes or steps so far, as far as they were collected.
+    #: Seconds for which the device has worked so far, counted when a batch or step is collected.
     busy_s: float
 
     def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
-        """Check and tokenise; same length and order as ``inputs``. A bad input is a `Failed`, never a raise."""
+        """Validate and tokenize ``inputs``, with the request's ``parameters`` for each.
+
+        Returns one item per input, in the same order: a `Prepared`, or a `Failed` with the error of a bad input.
+        Called by several threads at the same time. It should use the CPU only and be quick: requests wait for it.
+        """
         ...
 
 
-class Engine(Preparer, Protocol):
-    """One loaded model. `prepare` and `collect` may run beside `forward`, each in a thread of its own."""
+class Engine(EngineBase, Protocol):
+    """A loaded model that answers each request with one forward pass."""
 
     def forward(self, prepared: Sequence[Prepared], batch: Batch) -> Any:
-        """Run one pass over ``prepared`` (the requests of ``batch``, in its order) and return a handle for `collect`.
+        """Start the forward pass of one batch and return a handle for `collect`.
 
-        Called by one thread only. Raises whatever the framework raises; the caller bisects.
+        ``prepared`` are the requests of the batch in order. ``batch.tokens`` is its size after padding, and
+        ``batch.padded_length`` the length to which the strategy pads each sequence, or None for a packed batch, whose
+        sequences lie end to end.
+
+        Called by one thread at a time. Should return as soon as the device has the work. May raise any exception.
         """
         ...
 
     def collect(self, handle: Any) -> list[Outcome]:
-        """Wait for the device if need be, and turn the handle into outputs, in the order of the pass.
+        """Wait for a batch and return its outcomes, one per request and in the order of `forward`.
 
-        Raises `BatchRaised`; the caller bisects.
+        An outcome is a `Done` with the output of the request, as the API returns it (numpy arrays are allowed), or a
+        `Failed`. Called by one thread at a time, beside `forward`. Raises `BatchRaised` if the batch failed as a whole.
         """
         ...
 
 
-#: Between two pieces of one stream, in seconds: a reader sees a stream, and Redis gets 50 entries a second, not 500.
-PIECE_S = 0.02
-#: Pieces a second of all streams of a model together: each takes the worker's interpreter and Redis some 20 us.
-MOST_PIECES_PER_S = 10_000
+#: Minimum time between two events of one stream, in seconds: short enough to look continuous, and 50 Redis entries a
+#: second instead of one per token.
+STREAM_INTERVAL_S = 0.02
+#: Maximum number of events per second of all streams of a model together; each costs the worker and Redis about 20 us.
+MAX_STREAM_EVENTS_PER_S = 10_000
 
 
-def output_every_s(streams: int) -> float:
-    """How long the tokens of one of so many ``streams`` are gathered before they are told, in seconds."""
-    return max(PIECE_S, streams / MOST_PIECES_PER_S)
+def stream_interval_s(streams: int) -> float:
+    """Return the time, in seconds, for which the tokens of one stream are collected into an event.
+
+    ``streams`` is the number of streams that are open now.
+    """
+    return max(STREAM_INTERVAL_S, streams / MAX_STREAM_EVENTS_PER_S)
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What steps gave one sequence of one request: of streams every `output_every_s`, of others when there is news."""
+    """New output of one choice of one request.
 
-    #: The request's.
+    Streamed requests get one every `stream_interval_s`; others get one when there is a first token or an outcome.
+    """
+
+    #: The id given to `StepEngine.add`.
     id: str
-    #: Which of its ``n`` choices.
+    #: The index of the choice, from 0; a request with ``n`` asks for n of them.
     index: int
-    #: New text that may be shown: not half a character, nor what may be the start of a stop string. Of requests that
-    #: are not streamed it comes with the outcome only.
+    #: New text that is final: it ends neither inside a character nor inside a possible stop string. Requests that are
+    #: not streamed get their text with the outcome only.
     text: str
-    #: New tokens, as far as it is known; those that were not come with a later one, at the latest with the outcome.
+    #: Number of new tokens known so far. Tokens left out here are counted in a later delta, at most in the last one.
     tokens: int
-    #: Of the new tokens, as OpenAI's ``logprobs.content``; None where they were not asked for.
+    #: One entry per new token in the format of OpenAI's ``logprobs.content``; None if the request does not ask for it.
     logprobs: list[dict[str, Any]] | None
-    #: Set once for each request, when all its choices have ended.
+    #: The outcome of the request, set exactly once: when all of its choices are finished.
     outcome: Outcome | None
-    #: The first token of the request is in it.
+    #: Whether this delta contains the first token of the request.
     first: bool
 
 
 @runtime_checkable
-class StepEngine(Preparer, Protocol):
-    """One loaded model that generates: whoever is in gets a token at every step, and anybody may come in between.
+class StepEngine(EngineBase, Protocol):
+    """A loaded model that generates: each step gives a token to every running sequence.
 
-    `prepare` may be called by any thread.
+    Requests can be added between any two steps. One thread calls `step` and `wait`, another one `collect`; any thread
+    calls the other methods.
     """
 
     def room(self) -> int:
-        """Requests that it is worth adding now. Any thread."""
+        """Return how many more requests are worth adding now. Any thread."""
         ...
 
     def add(self, id: str, prepared: Prepared, *, stream: bool = False, priority: int = 0) -> None:
         """Queue a request for the next step. Any thread.
 
-        ``stream`` asks for text as it comes; greater ``priority`` numbers make room first when the cache is full.
+        ``stream`` asks for text while it is generated. When the KV cache is full, requests with the greatest
+        ``priority`` number are preempted first.
         """
         ...
 
     def cancel(self, id: str) -> None:
-        """End a request without an outcome, within two steps; unknown ids are none of its business. Any thread."""
+        """Stop a request without an outcome, within two steps; unknown ids are ignored. Any thread."""
         ...
 
     def step(self) -> Any | None:
-        """Start the next step and return a handle for `collect`; None where there is nothing to do. One thread.
+        """Start the next step and return a handle for `collect`, or None if no request is running. Step thread.
 
-        Waits where too many handles have not been collected. Raises where the device is of no use any more.
+        Blocks while too many handles are not collected yet. Raises if the device can no longer be used; the process
+        then exits.
         """
         ...
 
     def collect(self, handle: Any) -> list[Delta]:
-        """Wait for the device and say what the step gave, in the order of `step`. Another thread, or the same."""
+        """Wait for a step and return the new output of its requests. Called once per handle, in the order of `step`.
+
+        Collect thread.
+        """
         ...
 
     def wait(self, timeout_s: float) -> None:
-        """Return when there may be something to do, at the latest after ``timeout_s``."""
+        """Return when there may be work for `step`, at most ``timeout_s`` seconds later. Step thread."""
         ...
 
 
 @runtime_checkable
-class Preempts(Protocol):
-    """A `StepEngine` in which the less important give way to the more important."""
+class SupportsPreemption(Protocol):
+    """A `StepEngine` that preempts requests of low priority for requests of high priority."""
 
-    def room_over_others(self, priority: int) -> int:
-        """Requests of ``priority``, or of smaller numbers, that would come in over others; 0 where none has a greater
-        number. Any thread.
+    def room_by_preemption(self, priority: int) -> int:
+        """Return how many requests with this ``priority`` number or a smaller one fit if others are preempted.
+
+        Returns 0 if no running request has a greater number. Any thread.
         """
         ...

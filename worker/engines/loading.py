@@ -1,4 +1,4 @@
-"""From a model's settings to a loaded engine."""
+"""Loads the engine of a model from its settings."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from windrow.errors import ModelUnusable
 from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.core.planning import BatchLimits, token_rungs
 from windrow.worker.engines.base import Engine, EngineInfo, StepEngine
-from windrow.worker.engines.device.captured_sizes import captured_rectangles
+from windrow.worker.engines.device.captured_sizes import captured_padded_sizes
 
-#: Task -> the class of its engine, which is imported with torch when a model of it is loaded.
+#: Task -> its engine class, ``module:class``. The module, and torch with it, is imported when a model is loaded.
 ENGINES: dict[str, str] = {
     "embed": "windrow.worker.engines.text.embed:EmbedEngine",
     "classify": "windrow.worker.engines.text.classify:ClassifyEngine",
@@ -21,66 +21,66 @@ ENGINES: dict[str, str] = {
     "generate": "windrow.worker.engines.generation.engine:GenerateEngine",
     "upstream": "windrow.worker.engines.upstream.engine:UpstreamEngine",
 }
-#: Source -> what makes its weights, where nobody has on this machine.
-MAKERS: dict[str, str] = {"builtin:tiny-llama": "windrow.worker.tiny_llama:make_tiny_llama"}
+#: Source of a built-in model -> the function that trains it unless this machine has its weights already.
+TRAINERS: dict[str, str] = {"builtin:tiny-llama": "windrow.worker.tiny_llama:make_tiny_llama"}
 
 
 def load_engine(name: str, settings: ModelSettings) -> Engine | StepEngine:
-    """Load the model ``name``; in the pool process only, since it may initialise CUDA.
+    """Load the model ``name``. Call this in the pool process only, because it may initialize CUDA.
 
-    The weights of a builtin model are made first, where nobody has yet. Raises `ModelUnusable` where the source is not
-    there, holds no safetensors or is of another task.
+    A built-in model is trained first if this machine does not have its weights. Raises `ModelUnusable` if the source
+    is missing, contains no safetensors, or is a model of another task.
     """
     if settings.task not in ENGINES:
-        raise ModelUnusable(f"model {name!r}: no engine for task {settings.task!r}; there are {', '.join(ENGINES)}")
-    if settings.source in MAKERS:
-        _named(MAKERS[settings.source])()
-    engine: Engine | StepEngine = _named(ENGINES[settings.task])(name, settings)
+        raise ModelUnusable(f"model {name!r}: no engine for task {settings.task!r}; accepted: {', '.join(ENGINES)}")
+    if settings.source in TRAINERS:
+        _import(TRAINERS[settings.source])()
+    engine: Engine | StepEngine = _import(ENGINES[settings.task])(name, settings)
     return engine
 
 
-def load_anew(name: str, settings: ModelSettings) -> Engine | StepEngine:
-    """`load_engine` with weights of its own, from the files as they are now: engines that are there keep theirs.
+def load_engine_afresh(name: str, settings: ModelSettings) -> Engine | StepEngine:
+    """Call `load_engine` with weights read from the files as they are now; loaded engines keep their weights.
 
-    What runs in float32 on a CPU may go on meanwhile. Elsewhere nothing may: the default type of this process's tensors
-    is the model's while it is read, and graphs are captured by themselves.
+    On a CPU in float32 other models may run meanwhile. Otherwise no model may: transformers changes the default dtype
+    of this process while it reads weights, and nothing else may run on the device during a CUDA graph capture.
     """
-    for shared in (
+    for cached in (
         "windrow.worker.engines.device.weights:load_weights",
         "windrow.worker.engines.device.int8:load_int8",
     ):
-        _named(shared).cache_clear()
+        _import(cached).cache_clear()
     return load_engine(name, settings)
 
 
-def _named(name: str) -> Any:
-    """What ``module:name`` names."""
-    module, _, inside = name.partition(":")
-    return getattr(import_module(module), inside)
+def _import(path: str) -> Any:
+    """Return the object named by ``module:name``."""
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)
 
 
-def load_row_engine(name: str, settings: ModelSettings) -> Engine:
-    """`load_engine` for models that answer in one pass; raises `ModelUnusable` for others."""
+def load_batch_engine(name: str, settings: ModelSettings) -> Engine:
+    """Call `load_engine`; raise `ModelUnusable` if the model generates step by step."""
     engine = load_engine(name, settings)
     if isinstance(engine, StepEngine):
-        raise ModelUnusable(f"model {name!r}: task {settings.task!r} does not answer in one pass")
+        raise ModelUnusable(f"model {name!r}: task {settings.task!r} does not answer in one forward pass")
     return engine
 
 
 def batch_limits(settings: ModelSettings, info: EngineInfo) -> BatchLimits:
-    """The planner's limits for a loaded model.
+    """Return the planner's limits for a loaded model.
 
-    No bucket is longer than the model's positions, ``static`` pads to exactly its limit, and captured passes are
-    rounded up to the sizes that were captured.
+    Buckets are capped at the model's longest input, ``static`` pads to exactly that length, and captured batches are
+    rounded up to the captured sizes.
     """
     tokens = settings.max_batch_tokens
-    rectangles = captured_rectangles(settings, info.max_input_tokens)
+    padded_sizes = captured_padded_sizes(settings, info.max_input_tokens)
     captured = info.strategy if info.is_captured else None
     return BatchLimits(
         max_batch_size=settings.max_batch_size,
         max_batch_tokens=tokens,
-        buckets=tuple(rectangles),
+        buckets=tuple(padded_sizes),
         static_length=info.max_input_tokens,
         rungs=token_rungs(tokens) if captured == "packed" else (),
-        row_rungs=tuple(rectangles.values()) if captured == "bucket" else (),
+        row_rungs=tuple(padded_sizes.values()) if captured == "bucket" else (),
     )

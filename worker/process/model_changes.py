@@ -91,7 +91,7 @@ class ModelChanges:
         is_on_cuda = info.device == "cuda"
         if is_on_cuda and isinstance(lane, StepModel):
             raise ModelUnusable("its cache takes the device's memory; restart the worker")
-        # See `windrow.worker.engines.loading.load_anew`.
+        # See `windrow.worker.engines.loading.load_engine_afresh`.
         may_go_on = not is_on_cuda and info.dtype in ("float32", "int8")
         with self._paused([] if may_go_on else list(self._lanes.values())):
             engine = self._load(model)

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 
 from windrow.scheduler.queue import RedisQueue
 from windrow.scheduler.queue.observations import Observations
-from windrow.worker.engines.base import Preparer
+from windrow.worker.engines.base import EngineBase
 from windrow.worker.process.stopping import DRAINED
 
 #: A worker without a heartbeat for this long is removed from the list of workers, in seconds.
@@ -23,7 +23,7 @@ FORGET_AFTER_S = 60.0
 class ModelStatus:
     """Heartbeats and counters of one model in one process."""
 
-    def __init__(self, queue: RedisQueue, engine: Preparer, worker: str) -> None:
+    def __init__(self, queue: RedisQueue, engine: EngineBase, worker: str) -> None:
         self.queue = queue
         self.worker = worker
         #: Distinguishes this process from earlier processes of the same name.
@@ -31,11 +31,11 @@ class ModelStatus:
         self.observed = Observations()
         #: Result of the last reload; None if the model was never reloaded.
         self.reload_note: str | None = None
-        #: `Preparer.busy_s` at the last heartbeat, and `time.monotonic` then.
+        #: `EngineBase.busy_s` at the last heartbeat, and `time.monotonic` then.
         self._last_busy = (engine.busy_s, time.monotonic())
 
     def heartbeat(
-        self, engine: Preparer, held: int, busy_s: float = 0.0, details: Mapping[str, Any] | None = None
+        self, engine: EngineBase, held: int, busy_s: float = 0.0, details: Mapping[str, Any] | None = None
     ) -> None:
         """Report that this worker serves the model, how many requests it holds, and for how long its loop is busy.
 
@@ -49,7 +49,7 @@ class ModelStatus:
         info |= details or {}
         self.queue.heartbeat(self.worker, orjson.dumps(info), stale_s=FORGET_AFTER_S)
 
-    def engine_replaced(self, engine: Preparer) -> None:
+    def engine_replaced(self, engine: EngineBase) -> None:
         """Measure the device time of ``engine`` from now on."""
         self._last_busy = (engine.busy_s, time.monotonic())
 

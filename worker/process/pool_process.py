@@ -113,12 +113,12 @@ def changes_of(
     stopping: Callable[[], object],
 ) -> ModelChanges:
     """What carries out the orders of remote control in this process."""
-    from windrow.worker.engines.loading import batch_limits, load_anew
+    from windrow.worker.engines.loading import batch_limits, load_engine_afresh
 
     return ModelChanges(
         lanes,
         resident.rows,
-        load=lambda model: load_anew(model, settings.models[model]),
+        load=lambda model: load_engine_afresh(model, settings.models[model]),
         limits=lambda model, info: batch_limits(settings.models[model], info),
         before=before,
         stopping=stopping,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from windrow.worker.engines.base import Preparer
+from windrow.worker.engines.base import EngineBase
 from windrow.worker.leases.leases import Leases
 from windrow.worker.process.model_status import ModelStatus
 
@@ -21,7 +21,7 @@ class ServedModel(Protocol):
         ...
 
     @property
-    def engine(self) -> Preparer:
+    def engine(self) -> EngineBase:
         """The engine that runs the model; a reload replaces it."""
         ...
 

@@ -23,7 +23,7 @@ from windrow.scheduler.queue.redis_queue import expired
 from windrow.scheduler.queue.refusals import is_full
 from windrow.scheduler.stepping.generation_time import GenerationTime
 from windrow.scheduler.tasks.generate import read_parameters
-from windrow.worker.engines.base import Delta, Preempts, StepEngine
+from windrow.worker.engines.base import Delta, StepEngine, SupportsPreemption
 from windrow.worker.engines.generation.cache_metrics import HasCache
 from windrow.worker.leases.leases import Leases
 from windrow.worker.process.model_status import ModelStatus, milliseconds
@@ -125,9 +125,9 @@ class StepModel:
         """As `wait_for_room`; where it stays none, how many the engine lets in over others, and of which priorities."""
         if room := self.wait_for_room(timeout_s):
             return room, ()
-        if isinstance(self.engine, Preempts):
+        if isinstance(self.engine, SupportsPreemption):
             for least in ("normal", "high"):
-                if room := self.engine.room_over_others(PRIORITIES[least]):
+                if room := self.engine.room_by_preemption(PRIORITIES[least]):
                     return room, tuple(name for name, number in PRIORITIES.items() if number <= PRIORITIES[least])
         return 0, ()
 

@@ -10,7 +10,7 @@ import orjson
 
 from windrow.scheduler.queue import Request
 from windrow.scheduler.queue.events import METRIC, OUTPUT, START, Entry, next_place
-from windrow.worker.engines.base import Delta, output_every_s
+from windrow.worker.engines.base import Delta, stream_interval_s
 
 #: In one call, about.
 MOST_ENTRIES = 500
@@ -121,7 +121,7 @@ class StreamBuffer:
     def _wait_s(self, followed: _Followed, now_s: float) -> float:
         if followed.place is None or followed.has_ended:
             return 0.0
-        return max(0.0, followed.told_s + output_every_s(len(self._followed)) - now_s)
+        return max(0.0, followed.told_s + stream_interval_s(len(self._followed)) - now_s)
 
 
 def _entries(followed: _Followed) -> list[Entry]:

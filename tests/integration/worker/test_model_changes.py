@@ -150,14 +150,14 @@ def test_answers_that_have_begun_are_ended_by_the_model_that_began_them(
 def test_new_weights_on_disk_answer_once_they_are_loaded(
     start: Callable[..., Site], redis_client: Redis, tmp_path: Path
 ) -> None:
-    from windrow.worker.engines.loading import load_anew, load_engine
+    from windrow.worker.engines.loading import load_engine, load_engine_afresh
 
     for seed in (0, 1):
         save_tiny_llama(tmp_path / str(seed), seed=seed)
     current = tmp_path / "current"
     current.symlink_to(tmp_path / "0")
     settings = ModelSettings.model_validate({"task": "generate", "source": str(current), "max_batch_size": 4})
-    site = start(steps_of(redis_client, load_engine("m", settings)), lambda model: load_anew(model, settings))
+    site = start(steps_of(redis_client, load_engine("m", settings)), lambda model: load_engine_afresh(model, settings))
     site.submit("before")
     before = site.ended("before")[0].output["text"]
     (tmp_path / "next").symlink_to(tmp_path / "1")

@@ -116,7 +116,7 @@ def test_requests_join_and_leave_between_steps_and_no_more_are_claimed_than_ther
 class GivingWay(WordEngine):
     """Lets one request of a higher priority in over four others."""
 
-    def room_over_others(self, priority: int) -> int:
+    def room_by_preemption(self, priority: int) -> int:
         return int(priority == 0 and len(self._answers) == 4)
 
 

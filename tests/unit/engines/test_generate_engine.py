@@ -163,8 +163,8 @@ def test_further_choices_do_not_read_the_prompt_again(engine: GenerateEngine) ->
 def test_streams_say_in_pieces_what_the_whole_answer_says(
     engine: GenerateEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "PIECE_S", 0.0)
-    monkeypatch.setattr(base, "MOST_PIECES_PER_S", 1e9)
+    monkeypatch.setattr(base, "STREAM_INTERVAL_S", 0.0)
+    monkeypatch.setattr(base, "MAX_STREAM_EVENTS_PER_S", 1e9)
     for number, ids in enumerate(prompts_of(8, seed=3)):
         prepared = ready(engine, {"prompt_ids": ids}, max_tokens=40, temperature=1.0, seed=number)
         engine.add(str(number), prepared, stream=True)
@@ -249,12 +249,12 @@ def test_a_full_engine_has_room_for_the_more_important_as_long_as_they_would_run
     for number in range(5):
         engine.add(f"low-{number}", ready(engine, "hay", max_tokens=9), priority=2)
     assert engine.room() == 0
-    assert [engine.room_over_others(priority) for priority in (0, 1, 2)] == [4, 4, 0]
+    assert [engine.room_by_preemption(priority) for priority in (0, 1, 2)] == [4, 4, 0]
     engine.add("normal", ready(engine, "hay", max_tokens=9, n=2, temperature=1), priority=1)
-    assert [engine.room_over_others(priority) for priority in (0, 1)] == [4, 2]
+    assert [engine.room_by_preemption(priority) for priority in (0, 1)] == [4, 2]
     for number in range(4):
         engine.add(f"high-{number}", ready(engine, "hay", max_tokens=9))
-    assert [engine.room_over_others(priority) for priority in (0, 1)] == [0, 0]
+    assert [engine.room_by_preemption(priority) for priority in (0, 1)] == [0, 0]
     drive(engine)
     assert_empty(engine)
 
@@ -262,7 +262,7 @@ def test_a_full_engine_has_room_for_the_more_important_as_long_as_they_would_run
 def test_a_static_batch_lets_nobody_in_over_others(folder: Path) -> None:
     engine = load(folder, strategy="static")
     engine.add("low", ready(engine, "hay", max_tokens=3), priority=2)
-    assert engine.room_over_others(0) == 0
+    assert engine.room_by_preemption(0) == 0
     drive(engine)
 
 
@@ -287,7 +287,7 @@ def test_an_urgent_request_is_answered_while_many_choices_of_low_priority_fill_r
 def test_tokens_of_a_stream_are_gathered_between_its_first_and_its_end(
     engine: GenerateEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "PIECE_S", 60.0)
+    monkeypatch.setattr(base, "STREAM_INTERVAL_S", 60.0)
     engine.add("calm", ready(engine, "a prompt", max_tokens=30, ignore_eos=True), stream=True)
     engine.add("stopping", ready(engine, "another", max_tokens=30, ignore_eos=True, stop=["\n\n\n"]), stream=True)
     heard = drive(engine)
@@ -303,7 +303,7 @@ def test_requests_that_nobody_follows_do_not_hold_up_a_stream(
     engine: GenerateEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(collecting, "output_every_s", lambda streams: asked.append(streams) or 0.0)
+    monkeypatch.setattr(collecting, "stream_interval_s", lambda streams: asked.append(streams) or 0.0)
     engine.add("followed", ready(engine, "a prompt", max_tokens=10, ignore_eos=True), stream=True)
     for number in range(4):
         engine.add(str(number), ready(engine, "another", max_tokens=10, ignore_eos=True))
@@ -312,8 +312,8 @@ def test_requests_that_nobody_follows_do_not_hold_up_a_stream(
 
 
 def test_many_streams_are_told_of_less_often() -> None:
-    assert base.output_every_s(1) == base.output_every_s(200) == base.PIECE_S
-    assert base.output_every_s(1000) == 1000 / base.MOST_PIECES_PER_S
+    assert base.stream_interval_s(1) == base.stream_interval_s(200) == base.STREAM_INTERVAL_S
+    assert base.stream_interval_s(1000) == 1000 / base.MAX_STREAM_EVENTS_PER_S
 
 
 def test_those_of_many_choices_leave_room_for_whoever_comes_with_a_higher_priority(folder: Path) -> None:
@@ -337,8 +337,8 @@ def test_those_of_many_choices_leave_room_for_whoever_comes_with_a_higher_priori
 def test_a_canceled_request_leaves_at_once_and_is_heard_of_no_more(
     engine: GenerateEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "PIECE_S", 0.0)
-    monkeypatch.setattr(base, "MOST_PIECES_PER_S", 1e9)
+    monkeypatch.setattr(base, "STREAM_INTERVAL_S", 0.0)
+    monkeypatch.setattr(base, "MAX_STREAM_EVENTS_PER_S", 1e9)
     for id in ("kept", "canceled"):
         engine.add(id, ready(engine, id, max_tokens=50, ignore_eos=True), stream=True)
     for _ in range(3):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from windrow.scheduler.core.outcomes import Done
 from windrow.scheduler.queue import Request
 from windrow.scheduler.queue.events import Entry, next_place
-from windrow.worker.engines.base import PIECE_S, Delta
+from windrow.worker.engines.base import STREAM_INTERVAL_S, Delta
 from windrow.worker.steps.stream_buffer import StreamBuffer
 
 BASE = "1000-0"
@@ -52,10 +52,10 @@ def test_the_first_token_goes_at_once_and_the_next_ones_are_gathered() -> None:
     assert said(tell(gatherer, 1.0)) == ["Make"]
     for text in (" hay", " while", " the"):
         gatherer.add(delta(text))
-    assert tell(gatherer, 1.0 + PIECE_S / 2) == []
-    wait_s = gatherer.wait_s(1.0 + PIECE_S / 2)
+    assert tell(gatherer, 1.0 + STREAM_INTERVAL_S / 2) == []
+    wait_s = gatherer.wait_s(1.0 + STREAM_INTERVAL_S / 2)
     assert wait_s is not None
-    assert said(tell(gatherer, 1.0 + PIECE_S / 2 + wait_s)) == [" hay while the"]
+    assert said(tell(gatherer, 1.0 + STREAM_INTERVAL_S / 2 + wait_s)) == [" hay while the"]
     assert gatherer.wait_s(2.0) is None
 
 
@@ -125,4 +125,4 @@ def test_all_text_is_told_once_in_order_and_no_two_outputs_of_a_request_too_soon
     for id in "ab":
         expected = "".join(f"{number} " for number, (of, _) in enumerate(steps) if of == id)
         assert "".join(told[id]) == expected + "end"
-        assert all(later - sooner > PIECE_S - 1e-9 for sooner, later in pairwise(times[id]))
+        assert all(later - sooner > STREAM_INTERVAL_S - 1e-9 for sooner, later in pairwise(times[id]))

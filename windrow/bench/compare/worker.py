@@ -23,7 +23,7 @@ from windrow.scheduler.queue import RedisQueue
 from windrow.worker.batches.batch_loop import BatchLoop
 from windrow.worker.batches.batch_model import BatchModel
 from windrow.worker.engines.base import Engine, Prepared, StepEngine
-from windrow.worker.engines.loading import batch_limits, load_engine, load_row_engine
+from windrow.worker.engines.loading import batch_limits, load_batch_engine, load_engine
 from windrow.worker.process.pool_process import take_share
 from windrow.worker.steps.step_model import StepModel
 
@@ -95,7 +95,7 @@ def row_lanes(redis: Redis, spec: Mapping[str, Any]) -> Opens:
         key = strategy if strategy in OWN else "dynamic"
         if key not in loaded:
             asked = settings.model_copy(update={"strategy": key, "max_batch_size": largest})
-            engine = load_row_engine(spec["engine"]["name"], asked)
+            engine = load_batch_engine(spec["engine"]["name"], asked)
             loaded[key] = engine, batch_limits(asked, engine.info)
         engine, limits = loaded[key]
         return BatchModel(

@@ -133,12 +133,12 @@ def tune_model(
     """Load the model and time it; returns what its engine says, timings of padded and packed passes, and its lanes."""
     import torch
 
-    from windrow.worker.engines.loading import batch_limits, load_row_engine
+    from windrow.worker.engines.loading import batch_limits, load_batch_engine
 
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(cores)
     asked = settings.model_copy(update={"max_batch_size": max_batch_size})
-    engine = load_row_engine(name, asked)
+    engine = load_batch_engine(name, asked)
     limits = batch_limits(asked, engine.info)
     texts = mixed_texts(512)
     ready = engine.prepare(texts, [{"truncate": True}] * len(texts))

@@ -15,7 +15,7 @@ def captured_sequences(settings: ModelSettings) -> int:
     return max(settings.max_batch_size, CAPTURED_SEQUENCES if TASKS[settings.task].reads_pairs else 0)
 
 
-def captured_rectangles(settings: ModelSettings, longest: int) -> dict[int, tuple[int, ...]]:
+def captured_padded_sizes(settings: ModelSettings, longest: int) -> dict[int, tuple[int, ...]]:
     """For texts of at most ``longest`` tokens, length of a bucket -> the numbers of rows it is captured with."""
     buckets = fitting_buckets(settings.buckets, longest)
     rungs = rectangle_rungs(buckets, captured_sequences(settings), settings.max_batch_tokens)

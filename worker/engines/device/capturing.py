@@ -11,7 +11,7 @@ from torch import Tensor
 
 from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.core.planning import bucket_length, token_rungs
-from windrow.worker.engines.device.captured_sizes import captured_rectangles
+from windrow.worker.engines.device.captured_sizes import captured_padded_sizes
 from windrow.worker.engines.device.packed_graphs import PackedGraphs, PackedRun
 from windrow.worker.engines.device.padded_graphs import PaddedRun, RectangleGraphs
 from windrow.worker.engines.device.staging import KeepsConstants
@@ -55,7 +55,7 @@ def capture_rectangles(
 
     ``make`` captures a run for shapes (rows, length), ``replay`` answers some texts by the graph of a shape.
     """
-    rungs = {length: rows for length, rows in captured_rectangles(settings, longest).items() if rows}
+    rungs = {length: rows for length, rows in captured_padded_sizes(settings, longest).items() if rows}
     shapes = [(number, length) for length, rows in rungs.items() for number in rows]
 
     def answer(graphs: RectangleGraphs, text: Tokens) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from windrow.errors import ModelFailed
 from windrow.scheduler.core.outcomes import Failed, Outcome
 from windrow.scheduler.stepping.sequences import StepPlan
-from windrow.worker.engines.base import Delta, output_every_s
+from windrow.worker.engines.base import Delta, stream_interval_s
 from windrow.worker.engines.generation.answers import GeneratedAnswer, GeneratedChoice, logprob_entry, output_of
 from windrow.worker.engines.generation.kv_cache import PagedCache
 from windrow.worker.engines.generation.sampling import SampledTokens
@@ -87,7 +87,7 @@ class Collector:
             if choice not in handle.failed and not choice.request.is_over and choice.finish_reason is None:
                 deltas += self._told(choice)
                 if not choice.request.input.parameters.stop:
-                    choice.due_s = now_s + output_every_s(len(watched))
+                    choice.due_s = now_s + stream_interval_s(len(watched))
         for choice, failed in handle.failed.items():
             if not choice.request.is_over:
                 deltas.append(self._fail(choice.request, failed))

@@ -109,7 +109,7 @@ class GenerateEngine:
                 ahead -= 1
         return max(0, free) + max(0, ahead)
 
-    def room_over_others(self, priority: int) -> int:
+    def room_by_preemption(self, priority: int) -> int:
         """See `MakesRoom`. Those that would not run next, although others make room, are left to other workers."""
         if self._scheduler.strategy != "continuous":
             return 0

@@ -25,7 +25,7 @@ from windrow.scheduler.models.token_counts import load_text_limit
 from windrow.scheduler.tasks import TASKS
 from windrow.scheduler.tasks.base import require_request_size
 from windrow.worker.engines.base import BatchRaised, EngineInfo, Prepared
-from windrow.worker.engines.device.captured_sizes import captured_rectangles, captured_sequences
+from windrow.worker.engines.device.captured_sizes import captured_padded_sizes, captured_sequences
 from windrow.worker.engines.device.capturing import capture_packed, capture_rectangles
 from windrow.worker.engines.device.cores import Piece, Started, start_on_cores
 from windrow.worker.engines.device.int8 import load_int8, reason_against_int8
@@ -288,7 +288,7 @@ class EncoderEngine(EncoderRuns):
                 settings, self._max_tokens, self._padded_rows, padded, self._replay_rectangle, reference
             )
             if self._rectangles is not None:
-                self._row_rungs = captured_rectangles(settings, self._max_tokens)
+                self._row_rungs = captured_padded_sizes(settings, self._max_tokens)
 
     def _in_float32(self, texts: Sequence[Tokens]) -> Tensor | None:
         """Rows of ``texts`` one by one, by the same files read in full precision; None where they do not fit beside."""
