@@ -1,6 +1,8 @@
-"""Whose request this is: every route wants a key, but for those that are named here."""
+"""The tenant of each request, found by its API key before the route's handler runs."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 from flask import Flask, g, request
 
@@ -9,33 +11,31 @@ from windrow.api.http.errors import CLOSE
 from windrow.errors import Unauthorized
 from windrow.scheduler.config.settings import Settings
 
-#: The one tenant there is where no keys are configured.
+#: The only tenant if no keys are configured.
 DEFAULT_TENANT = "default"
-#: What anybody may ask: probes that carry no key, and the description of the interface.
-OPEN_ENDPOINTS = frozenset({"healthz", "readyz", "openapi", "docs", "docs_start", "docs_asset"})
 
 
-def register(app: Flask, settings: Settings) -> None:
-    """Ask for a key before every route of ``app`` that is not open; raises `InvalidSetting` where nobody has one."""
+def register(app: Flask, settings: Settings, open_endpoints: Collection[str]) -> None:
+    """Require a key for every request to ``app`` except those to ``open_endpoints``, if the settings have keys."""
     keys = Keys(settings.tenants)
 
-    def sign_in() -> None:
-        # A route that does not exist has no endpoint, and is denied too.
-        if not keys or request.endpoint in OPEN_ENDPOINTS:
+    def authenticate() -> None:
+        # A path without a route has no endpoint, so it requires a key too.
+        if not keys or request.endpoint in open_endpoints:
             g.tenant = DEFAULT_TENANT
             return
         try:
             g.tenant = keys.tenant_of(request.headers.get("Authorization"))
         except Unauthorized:
-            # What a stranger sends is not read.
+            # The body of an unauthenticated request is not read, so its connection closes.
             if request.content_length or "Transfer-Encoding" in request.headers:
                 request.environ[CLOSE] = True
             raise
 
-    app.before_request(sign_in)
+    app.before_request(authenticate)
 
 
 def current_tenant() -> str:
-    """The tenant of the request that is being answered."""
+    """Return the tenant of the current request."""
     tenant: str = g.tenant
     return tenant

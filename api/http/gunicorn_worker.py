@@ -15,6 +15,7 @@ from gunicorn.http import errors as http  # type: ignore[import-untyped]
 from gunicorn.workers.ggevent import GeventWorker  # type: ignore[import-untyped]
 
 from windrow.api.http.bind import check_bind, hosts_of
+from windrow.api.http.error_format import problem_json
 from windrow.errors import InvalidSetting
 from windrow.scheduler.core.exception_text import describe_exception
 
@@ -74,9 +75,6 @@ class JsonGeventWorker(GeventWorker):
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer a request that gunicorn could not read, or that failed outside the application."""
-        # gunicorn's master imports this module, and must not import Flask before a worker has patched the sockets.
-        from windrow.api.http.errors import problem_json
-
         status, reason, code = next(STATUSES[kind] for kind in type(exc).__mro__ if kind in STATUSES)
         if status == 500:
             self.log.error("a request failed outside the application: %s", describe_exception(exc))

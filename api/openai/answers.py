@@ -1,4 +1,4 @@
-"""From ended requests to OpenAI's objects, as pure functions."""
+"""OpenAI's response objects, made from the outputs of finished requests by pure functions."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 Json = dict[str, Any]
-#: Of the two routes that generate.
+#: The two routes that generate text.
 Kind = Literal["chat", "completion"]
 
 
 def embeddings(model: str, outputs: Sequence[Json], tokens: int) -> Json:
-    """The answer of ``/v1/embeddings``; outputs in the order of the inputs, ``tokens`` of all of them."""
+    """Return the answer of ``/v1/embeddings``: outputs in input order, and ``tokens`` of all inputs together."""
     data = [
         {"object": "embedding", "index": index, "embedding": output["embedding"]}
         for index, output in enumerate(outputs)
@@ -20,53 +20,53 @@ def embeddings(model: str, outputs: Sequence[Json], tokens: int) -> Json:
 
 
 def generated(kind: Kind, head: Json, outputs: Sequence[Json]) -> Json:
-    """The answer of a call: the choices of all prompts, the first prompt first; ``head`` is what `head` gives."""
-    made = []
-    for index, choice in choices(outputs):
-        entries = choice.get("logprobs")
+    """Return the answer of a call that generates: the choices of all prompts, in order, after the fields of `head`."""
+    choices = []
+    for index, output in number_choices(outputs):
+        entries = output.get("logprobs")
         if kind == "chat":
-            said = {
-                "message": {"role": "assistant", "content": choice["text"], "refusal": None},
+            content = {
+                "message": {"role": "assistant", "content": output["text"], "refusal": None},
                 "logprobs": chat_logprobs(entries),
             }
         else:
-            said = {"text": choice["text"], "logprobs": completion_logprobs(entries)}
-        made.append({"index": index, **said, "finish_reason": choice["finish_reason"]})
+            content = {"text": output["text"], "logprobs": completion_logprobs(entries)}
+        choices.append({"index": index, **content, "finish_reason": output["finish_reason"]})
     name = "chat.completion" if kind == "chat" else "text_completion"
-    return {**head, "object": name, "choices": made, "usage": usage(outputs)}
+    return {**head, "object": name, "choices": choices, "usage": usage(outputs)}
 
 
 def head(kind: Kind, id: str, created_s: float, model: str) -> Json:
-    """What every object of one call starts with."""
+    """Return the fields that all objects of one call share."""
     return {"id": f"{'chatcmpl' if kind == 'chat' else 'cmpl'}-{id}", "created": int(created_s), "model": model}
 
 
-def choices(outputs: Sequence[Json]) -> Iterable[tuple[int, Json]]:
-    """Every choice of every output with its index among all of them."""
+def number_choices(outputs: Sequence[Json]) -> Iterable[tuple[int, Json]]:
+    """Yield every choice of every output with its index in the whole call."""
     return enumerate(choice for output in outputs for choice in output.get("choices") or [output])
 
 
 def usage(outputs: Iterable[Mapping[str, Any]]) -> Json:
-    """The sums of all outputs."""
-    said = [output["usage"] for output in outputs]
-    prompt, made = (sum(one[name] for one in said) for name in ("prompt_tokens", "completion_tokens"))
+    """Return the token counts of all outputs together."""
+    usages = [output["usage"] for output in outputs]
+    prompt, completion = (sum(counts[name] for counts in usages) for name in ("prompt_tokens", "completion_tokens"))
     return {
         "prompt_tokens": prompt,
-        "completion_tokens": made,
-        "total_tokens": prompt + made,
-        "prompt_tokens_details": {"cached_tokens": sum(one.get("cached_tokens", 0) for one in said)},
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": sum(counts.get("cached_tokens", 0) for counts in usages)},
     }
 
 
 def chat_logprobs(entries: Sequence[Json] | None) -> Json | None:
-    """Log probabilities as chats have them, which is how the task generate gives them."""
+    """Return log probabilities in the chat format, which is also the format of the task generate."""
     return None if entries is None else {"content": list(entries), "refusal": None}
 
 
 def completion_logprobs(entries: Sequence[Json] | None, offset: int = 0) -> Json | None:
-    """Log probabilities as completions have them; ``offset`` is where the first token begins in the text.
+    """Return log probabilities in the completion format; ``offset`` is the first token's position in the text.
 
-    The token that was drawn is always among the likeliest, so these may be one more than were asked for.
+    ``top_logprobs`` always contains the sampled token, so it may have one entry more than the client asked for.
     """
     if entries is None:
         return None
@@ -78,7 +78,7 @@ def completion_logprobs(entries: Sequence[Json] | None, offset: int = 0) -> Json
         "tokens": [entry["token"] for entry in entries],
         "token_logprobs": [entry["logprob"] for entry in entries],
         "top_logprobs": [
-            {one["token"]: one["logprob"] for one in (*entry["top_logprobs"], entry)} for entry in entries
+            {token["token"]: token["logprob"] for token in (*entry["top_logprobs"], entry)} for entry in entries
         ],
         "text_offset": offsets,
     }

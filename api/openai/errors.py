@@ -1,4 +1,4 @@
-"""OpenAI's error body, and what of an error its client is told in another way than ours."""
+"""OpenAI's error format."""
 
 from __future__ import annotations
 
@@ -7,35 +7,22 @@ import re
 import orjson
 
 from windrow import errors as core
+from windrow.api.http.error_format import ErrorFormat
+from windrow.api.openai.response_schemas import OpenAIError
 
-#: The routes whose errors have OpenAI's body, and what those of one model start with.
-PATHS = frozenset({"/v1/embeddings", "/v1/completions", "/v1/chat/completions"})
-MODEL_PATH = "/v1/models/"
-#: Codes that programs written for OpenAI look for; every other one is ours.
+#: Codes that programs written for OpenAI look for; all other codes are Windrow's.
 CODES = {
     core.UnknownModel.code: "model_not_found",
     core.InputTooLong.code: "context_length_exceeded",
     core.Unauthorized.code: "invalid_api_key",
     core.QuotaExceeded.code: "rate_limit_exceeded",
 }
-#: OpenAI's client sends a call again after 409 and from 500 on; what cannot succeed says so with this header.
-SHOULD_RETRY = "x-should-retry"
-#: An error's detail starts with the field that is wrong, where it is one.
+#: A wrong field is named at the start of an error's detail.
 FIELD = re.compile(r"([A-Za-z_][\w.]{0,127}): ")
 
 
-def is_openai_path(path: str) -> bool:
-    """Whether errors at ``path`` have OpenAI's body."""
-    return path in PATHS or path.startswith(MODEL_PATH)
-
-
-def openai_status(status: int) -> int:
-    """The status that OpenAI has for it: what is invalid is a 400."""
-    return 400 if status == 422 else status
-
-
 def openai_error(status: int, detail: str, code: str) -> dict[str, object]:
-    """The body of an error: ``{"error": {message, type, param, code}}``."""
+    """Return the body of an error: ``{"error": {message, type, param, code}}``."""
     field = FIELD.match(detail)
     return {
         "error": {
@@ -47,8 +34,8 @@ def openai_error(status: int, detail: str, code: str) -> dict[str, object]:
     }
 
 
-def openai_json(status: int, detail: str, code: str) -> bytes:
-    """The same, encoded."""
+def openai_json(status: int, title: str, detail: str, code: str) -> bytes:
+    """Encode `openai_error`; OpenAI's errors have no title."""
     return orjson.dumps(openai_error(status, detail, code))
 
 
@@ -56,3 +43,14 @@ def _type(status: int) -> str:
     if status >= 500:
         return "server_error"
     return {401: "authentication_error", 429: "rate_limit_error"}.get(status, "invalid_request_error")
+
+
+OPENAI = ErrorFormat(
+    "application/json",
+    OpenAIError,
+    openai_json,
+    statuses={422: 400},
+    codes=CODES,
+    # OpenAI's client repeats a call after 409 and every 5xx unless this header forbids it.
+    no_retry_headers={"x-should-retry": "false"},
+)

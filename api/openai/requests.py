@@ -1,8 +1,7 @@
-"""One call, any number of requests: submit them all, wait for every end, and let go of what nobody waits for."""
+"""Runs the requests of one call: submits them all, waits for every result, and cancels those that nobody reads."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from functools import cache
@@ -14,67 +13,68 @@ from windrow.api.subscriptions.waiters import Waiter
 from windrow.errors import Canceled, Stopping, WindrowError
 from windrow.scheduler.queue import Prediction
 
-log = logging.getLogger("windrow.api")
 
-
-def run_all(service: Service, call: SubmitCall, tenant: str, has_hung_up: Callable[[], bool]) -> list[Prediction]:
+def run_requests(
+    service: Service, call: SubmitCall, tenant: str, has_hung_up: Callable[[], bool] | None
+) -> list[Prediction]:
     """Submit every input of ``call``, all or none, and return their predictions once all have succeeded.
 
-    Raises what became of the first that did not. Then, and where the client hangs up or the server stops, the others
-    are canceled: nobody would read them.
+    Raises the error of the first one that failed. In that case, and if the client disconnects or the server stops, the
+    remaining requests are canceled.
     """
     costs = service.check(call)
     ids = service.new_ids(tenant, len(costs))
-    with ExitStack() as waits:
-        waiters = [waits.enter_context(service.waiters.expect(id)) for id in ids]
+    with ExitStack() as stack:
+        waiters = [stack.enter_context(service.waiters.expect(id)) for id in ids]
         service.submit(call, tenant, ids, costs)
-        ended: list[Prediction] = []
+        finished: list[Prediction] = []
         try:
             for waiter in waiters:
-                ended.append(succeeded(_wait(waiter, has_hung_up)))
+                finished.append(require_success(_wait(waiter, has_hung_up)))
         except BaseException:
-            cancel_all(service, call.model, ids[len(ended) :])
+            cancel_requests(service, call.model, ids[len(finished) :])
             raise
-    return ended
+    return finished
 
 
-def cancel_all(service: Service, model: str, ids: Iterable[str]) -> None:
-    """Cancel what has not ended; what Redis cannot be told now runs to its end."""
+def cancel_requests(service: Service, model: str, ids: Iterable[str]) -> None:
+    """Cancel the requests that have not finished; if Redis is unreachable, they run to their end."""
     with suppress(RedisError):
         for id in ids:
             service.queues[model].cancel(id)
 
 
-def succeeded(prediction: Prediction) -> Prediction:
-    """``prediction``, which has ended; raises the error that it ended with."""
+def require_success(prediction: Prediction) -> Prediction:
+    """Return ``prediction``, which has finished; raises its error if it did not succeed."""
     if prediction.status == "succeeded":
         return prediction
     error = prediction.error or {}
-    raise _classes().get(error.get("code", ""), WindrowError)(error.get("detail", f"the request {prediction.status}"))
+    kind = _error_classes().get(error.get("code", ""), WindrowError)
+    raise kind(error.get("detail", f"the request {prediction.status}"))
 
 
 def require_running(waiter: Waiter) -> None:
-    """Raise `Stopping` where the server stops, so that no end will be heard of."""
+    """Raise `Stopping` if the server stops, because no result will be received."""
     if waiter.is_over and waiter.ended() is None:
-        raise Stopping("this server stops; send the call again, to the same address")
+        raise Stopping("this server is stopping; send the call again to the same address")
 
 
-def _wait(waiter: Waiter, has_hung_up: Callable[[], bool]) -> Prediction:
+def _wait(waiter: Waiter, has_hung_up: Callable[[], bool] | None) -> Prediction:
     while True:
-        ended = waiter.wait(LOOK_S)
-        if ended is not None:
-            return ended
+        finished = waiter.wait(LOOK_S)
+        if finished is not None:
+            return finished
         require_running(waiter)
-        if has_hung_up():
-            raise Canceled("the client hung up")
+        if has_hung_up is not None and has_hung_up():
+            raise Canceled("the client disconnected")
 
 
 @cache
-def _classes() -> dict[str, type[WindrowError]]:
-    """Every class of error by its code."""
-    found, left = {}, [WindrowError]
-    while left:
-        kind = left.pop()
-        found[kind.code] = kind
-        left += kind.__subclasses__()
-    return found
+def _error_classes() -> dict[str, type[WindrowError]]:
+    """Return every error class by its code."""
+    classes, unvisited = {}, [WindrowError]
+    while unvisited:
+        kind = unvisited.pop()
+        classes[kind.code] = kind
+        unvisited += kind.__subclasses__()
+    return classes

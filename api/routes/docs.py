@@ -1,14 +1,18 @@
-"""``/openapi.json`` and the pages at ``/docs``, with every asset served from here."""
+"""``/openapi.json`` and the Swagger UI at ``/docs``, with all assets served from here."""
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-import orjson
-from flask import Flask, Response, send_from_directory
+from flask import Response, send_from_directory
+from werkzeug.exceptions import NotFound
 
+from windrow.api.http.responses import json_response
 from windrow.api.routes.openapi import document
+from windrow.api.routes.route import Route
+from windrow.api.service import Service
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -26,36 +30,48 @@ PAGE = """<!DOCTYPE html>
 </html>
 """
 START = 'SwaggerUIBundle({url: "/openapi.json", dom_id: "#swagger-ui", deepLinking: true});\n'
-#: Nothing from elsewhere; Swagger UI writes inline styles and draws its icons from data URLs.
+#: Only this server's files load; Swagger UI writes inline styles and draws its icons from data URLs.
 POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
 
 
-def register(app: Flask, *, needs_key: bool) -> None:
-    """Add the routes to ``app``, whose clients need a key or not."""
+def docs_routes(routes: tuple[Route, ...]) -> tuple[Route, ...]:
+    """Return the routes that serve the OpenAPI document of ``routes`` and its pages."""
 
-    def openapi() -> Response:
-        return Response(orjson.dumps(document(needs_key=needs_key)), content_type="application/json")
+    def openapi(service: Service) -> Response:
+        return json_response(document(routes, needs_key=bool(service.settings.tenants)))
 
-    def docs() -> Response:
-        return Response(PAGE, content_type="text/html; charset=utf-8", headers={"Content-Security-Policy": POLICY})
-
-    def start() -> Response:
-        return Response(START, content_type="text/javascript; charset=utf-8")
-
-    app.add_url_rule("/openapi.json", "openapi", openapi, methods=["GET"])
-    app.add_url_rule("/docs", "docs", docs, methods=["GET"])
-    app.add_url_rule("/docs/start.js", "docs_start", start, methods=["GET"])
-    assets = assets_folder()
-    if assets is not None:
-
-        def asset(path: str) -> Response:
-            return send_from_directory(assets, path, max_age=3600)
-
-        app.add_url_rule("/docs/<path:path>", "docs_asset", asset, methods=["GET"])
+    return tuple(
+        Route("GET", path, handler, needs_key=False, is_documented=False)
+        for path, handler in (
+            ("/openapi.json", openapi),
+            ("/docs", docs),
+            ("/docs/start.js", docs_start),
+            ("/docs/<path:path>", docs_asset),
+        )
+    )
 
 
+def docs(_service: Service) -> Response:
+    """The page."""
+    return Response(PAGE, content_type="text/html; charset=utf-8", headers={"Content-Security-Policy": POLICY})
+
+
+def docs_start(_service: Service) -> Response:
+    """The script that starts Swagger UI."""
+    return Response(START, content_type="text/javascript; charset=utf-8")
+
+
+def docs_asset(_service: Service, path: str) -> Response:
+    """A file of Swagger UI."""
+    folder = assets_folder()
+    if folder is None:
+        raise NotFound
+    return send_from_directory(folder, path, max_age=3600)
+
+
+@cache
 def assets_folder() -> Path | None:
-    """The Swagger UI files inside the wheel flask-openapi3-swagger; the wheel itself is not imported."""
+    """Return the folder of Swagger UI in the package flask-openapi3-swagger, which is not imported."""
     spec = find_spec("flask_openapi3_swagger")
     folders = spec.submodule_search_locations if spec is not None else None
     return Path(next(iter(folders))) / "templates" / "swagger" if folders else None

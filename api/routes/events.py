@@ -1,7 +1,7 @@
-"""Server-sent events (the HTML standard, section 9.2): a prediction's event stream, from any API process.
+"""A prediction's event stream as server-sent events (HTML standard, section 9.2), from any API process.
 
-Pieces of output come as workers told them in Redis; the last event carries the prediction itself, whether anything was
-told before or not. ``id:`` is the event's place in the stream, so that ``Last-Event-ID`` goes on right behind it.
+The events come from the Redis stream that the worker writes; the last one carries the finished prediction. The ``id:``
+of each event is its place in that stream, so that a client resumes with ``Last-Event-ID``.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ from contextlib import suppress
 from typing import Any
 
 import orjson
-from flask import Flask, Response, request
+from flask import Response, request
 from redis.exceptions import RedisError
 
+from windrow import errors as core
 from windrow.api.auth.tenants import current_tenant
+from windrow.api.http.headers import ID_PATH, LAST_EVENT_ID, parse_last_event_id
+from windrow.api.http.responses import EVENT_STREAM, KEEP_ALIVE, KEEP_ALIVE_S, event_stream_response
+from windrow.api.routes.route import READ_ERRORS, Answer, Route
 from windrow.api.service import LOOK_S, Service
 from windrow.api.subscriptions.event_followers import Follower
 from windrow.api.subscriptions.waiters import Waiter
-from windrow.errors import MalformedRequest, WindrowError
 from windrow.scheduler.queue import Prediction
 from windrow.scheduler.queue.events import (
     BEGINNING,
@@ -29,7 +32,6 @@ from windrow.scheduler.queue.events import (
     LAST,
     METRIC,
     OUTPUT,
-    PLACE,
     Event,
     is_gap,
     last_event,
@@ -38,126 +40,128 @@ from windrow.scheduler.queue.prediction_view import prediction_json
 from windrow.scheduler.queue.records import describe
 
 log = logging.getLogger("windrow.api")
-CONTENT_TYPE = "text/event-stream"
-#: A comment is sent after so long without an event, so that nobody on the way takes the connection for dead. Seconds.
-KEEP_ALIVE_S = 15.0
-#: Between two tries to read while Redis is away, in seconds.
-AWAY_S = 1.0
-#: How long a client is to wait before it connects again.
+#: Pause before the next read while Redis is unreachable, in seconds.
+REDIS_RETRY_S = 1.0
+#: Tells the client to reconnect after one second.
 RETRY = b"retry: 1000\n\n"
-KEEP_ALIVE = b": \n\n"
-BEHIND = b": pieces are lost that came too long ago; the last event has the whole output\n\n"
+GAP = b": older events have been deleted; the last event has the whole output\n\n"
 
 
-def register(app: Flask, service: Service) -> None:
-    """Add the route to ``app``."""
+def events(service: Service, id: str) -> Response:
+    """Stream the events of a prediction after ``Last-Event-ID``."""
+    after = parse_last_event_id(request.headers.get("Last-Event-ID"))
+    prediction = service.find(id, current_tenant())
+    if prediction.is_ended and after == last_event_id(service, prediction):
+        return Response(status=204)  # tells the client, by the standard, not to reconnect
+    return stream(service, prediction, after)
 
-    def events(id: str) -> Response:
-        after = parse_last_event_id(request.headers.get("Last-Event-ID"))
-        found = service.find(id, current_tenant())
-        if found.is_ended and after == last_place(service, found):
-            # The standard's way to say that there is nothing to connect again for.
-            return Response(status=204)
-        return stream(service, found, after)
 
-    app.add_url_rule("/v1/predictions/<id>/events", "events", events, methods=["GET"])
+ROUTES = (
+    Route(
+        "GET", "/v1/predictions/<id>/events", events, "Follow a prediction",
+        {
+            200: Answer(
+                "Server-sent events: start, output, metric, and finally completed or error with the prediction.",
+                text_type=EVENT_STREAM,
+            ),
+            204: Answer("Last-Event-ID names the last event; there are no more."),
+        },
+        [core.MalformedRequest, *READ_ERRORS],
+        parameters=[ID_PATH, LAST_EVENT_ID],
+    ),
+)  # fmt: skip
 
 
 def stream(
-    service: Service, found: Prediction, after: str = BEGINNING, has_hung_up: Callable[[], bool] | None = None
+    service: Service, prediction: Prediction, after: str = BEGINNING, has_hung_up: Callable[[], bool] | None = None
 ) -> Response:
-    """The event stream of ``found`` behind ``after``; with ``has_hung_up``, a client that leaves cancels it."""
+    """Return the events of ``prediction`` after the id ``after``.
+
+    With ``has_hung_up``, the prediction is canceled if the client disconnects.
+    """
     base_url = request.host_url.rstrip("/")
-    chunks = EventStream(service, found, after, base_url, has_hung_up).chunks()
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "Location": f"/v1/predictions/{found.id}"}
-    return Response(chunks, 200, headers, content_type=CONTENT_TYPE)
+    chunks = EventStream(service, prediction, after, base_url, has_hung_up).chunks()
+    return event_stream_response(chunks, {"Location": f"/v1/predictions/{prediction.id}"})
 
 
-def parse_last_event_id(header: str | None) -> str:
-    """The place behind which a client wants to go on; raises `MalformedRequest`."""
-    if not header:  # browsers send it empty before the first event
-        return BEGINNING
-    if not PLACE.fullmatch(header):
-        raise MalformedRequest(f"Last-Event-ID takes the id of an event, such as 1769860800000-3, not {header[:50]!r}")
-    return header
+def last_event_id(service: Service, finished: Prediction) -> str:
+    """Return the id of the last event of a finished prediction, also if its events were not recorded."""
+    last = last_event(service.redis, finished.id)
+    return last.place if last is not None and last.type in LAST else fallback_event_id(finished)
 
 
-def last_place(service: Service, ended: Prediction) -> str:
-    """The place of the last event of a prediction; one is made up where nobody had wanted its stream."""
-    last = last_event(service.redis, ended.id)
-    return last.place if last is not None and last.type in LAST else made_up_place(ended)
-
-
-def made_up_place(ended: Prediction) -> str:
-    """The same in every API process."""
-    return f"{int((ended.completed_s or 0.0) * 1000)}-0"
+def fallback_event_id(finished: Prediction) -> str:
+    """Return an id for the last event of a prediction without recorded events; every API process returns the same."""
+    return f"{int((finished.completed_s or 0.0) * 1000)}-0"
 
 
 class EventStream:
-    """What one client is sent, piece by piece."""
+    """The event stream of one client."""
 
     def __init__(
         self,
         service: Service,
-        found: Prediction,
+        prediction: Prediction,
         after: str,
         base_url: str,
         has_hung_up: Callable[[], bool] | None = None,
     ) -> None:
         self._service = service
-        self._found = found
+        self._prediction = prediction
         self._base_url = base_url
         self._has_hung_up = has_hung_up
-        #: Of the last event that was seen, and whether that is the last there is.
+        #: Place of the last event read from Redis.
         self._place = after
+        #: Whether that event ends the stream.
         self._has_last = False
+        #: Whether events before the next one were deleted; its output would not fit to what the client has.
         self._is_behind = False
         self._sent_s = time.monotonic()
 
     def chunks(self) -> Iterator[bytes]:
-        """Everything from the first event to the last; less where the server stops, or the client leaves."""
+        """Yield encoded events until the last one, or until the server stops or the client disconnects."""
         try:
             yield RETRY
-            with self._service.followers.follow(self._found.id, self._place) as (follower, waiter):
+            with self._service.followers.follow(self._prediction.id, self._place) as (follower, waiter):
                 yield from self._follow(follower, waiter)
-        except GeneratorExit:  # the client has left
-            self._leave()
+        except GeneratorExit:  # the client has disconnected
+            self._cancel()
             raise
 
     def _follow(self, follower: Follower, waiter: Waiter) -> Iterator[bytes]:
-        is_to_look = True
-        while not (waiter.is_over and waiter.ended() is None):  # the server stops: the client goes on elsewhere
+        must_look = True
+        while not (waiter.is_over and waiter.ended() is None):  # when the server stops, the client reconnects elsewhere
             try:
-                # Asked before the read: what was told before the end is found by it.
-                ended = waiter.ended() or (self._look() if is_to_look else None)
-                events = follower.take_all() if ended else follower.take()
+                # The result is looked up before the events: then the read includes every event published before it.
+                finished = waiter.ended() or (self._find_finished() if must_look else None)
+                events = follower.take_all() if finished else follower.take()
             except RedisError as error:
                 log.warning("an event stream waits for Redis: %s: %s", type(error).__name__, error)
-                ended, events = None, []
-                time.sleep(AWAY_S)
-            except WindrowError as error:  # Redis has lost it
-                yield frame(None, ERROR, {"id": self._found.id, "error": describe(error)})
+                finished, events = None, []
+                time.sleep(REDIS_RETRY_S)
+            except core.WindrowError as error:  # the prediction no longer exists in Redis
+                yield encode_event(None, ERROR, {"id": self._prediction.id, "error": describe(error)})
                 return
             chunk = b"".join(map(self._render, events))
-            if ended is not None:
-                yield chunk + self._last(ended)
+            if finished is not None:
+                yield chunk + self._render_last(finished)
                 return
-            is_to_look = self._has_last
+            must_look = self._has_last
             if not chunk and time.monotonic() > self._sent_s + KEEP_ALIVE_S:
-                chunk, is_to_look = KEEP_ALIVE, True
+                chunk, must_look = KEEP_ALIVE, True
             if chunk:
                 self._sent_s = time.monotonic()
                 yield chunk
-            if not is_to_look and not self._wait(follower):
-                return self._leave()
+            if not must_look and not self._wait(follower):
+                return self._cancel()
 
-    def _look(self) -> Prediction | None:
-        """The prediction, where it has ended; raises `WindrowError` where it is gone."""
-        found = self._service.find(self._found.id, self._found.tenant)
-        return found if found.is_ended else None
+    def _find_finished(self) -> Prediction | None:
+        """Read the prediction; None if it has not finished. Raises `WindrowError` if it is gone."""
+        prediction = self._service.find(self._prediction.id, self._prediction.tenant)
+        return prediction if prediction.is_ended else None
 
     def _wait(self, follower: Follower) -> bool:
-        """Wait for something to send; False where the client was seen to have left."""
+        """Wait until there is something to send; return False if the client has disconnected."""
         while (left_s := self._sent_s + KEEP_ALIVE_S - time.monotonic()) > 0:
             if self._has_hung_up is None:
                 follower.news.wait(left_s)
@@ -168,16 +172,17 @@ class EventStream:
                 return False
         return True
 
-    def _leave(self) -> None:
-        """Cancel what nobody reads any more, where that was asked for."""
+    def _cancel(self) -> None:
+        """Cancel the prediction if the client asked for that on disconnect."""
         if self._has_hung_up is not None:
-            with suppress(RedisError, WindrowError):
-                self._service.cancel(self._found.id, self._found.tenant)
+            with suppress(RedisError, core.WindrowError):
+                self._service.cancel(self._prediction.id, self._prediction.tenant)
 
     def _render(self, event: Event) -> bytes:
-        """An event as it is sent; nothing for the last, which is sent with the prediction, and for what makes no sense.
+        """Encode an event.
 
-        Output behind a gap would be glued to the wrong place; an attempt that begins anew closes it.
+        The last event is empty here, because `_render_last` sends it with the prediction. Output after a gap is
+        dropped until the next attempt starts: the client would append it in the wrong place.
         """
         was_behind = self._is_behind
         self._is_behind = is_gap(self._place, event) or (was_behind and event.type in (OUTPUT, METRIC))
@@ -185,16 +190,16 @@ class EventStream:
         if self._has_last:
             return b""
         if self._is_behind:
-            return b"" if was_behind else BEHIND
-        return frame(event.place, event.type, event.data)
+            return b"" if was_behind else GAP
+        return encode_event(event.place, event.type, event.data)
 
-    def _last(self, ended: Prediction) -> bytes:
-        kind = COMPLETED if ended.status == "succeeded" else ERROR
-        place = self._place if self._has_last else made_up_place(ended)
-        return frame(place, kind, prediction_json(ended, self._base_url))
+    def _render_last(self, finished: Prediction) -> bytes:
+        kind = COMPLETED if finished.status == "succeeded" else ERROR
+        place = self._place if self._has_last else fallback_event_id(finished)
+        return encode_event(place, kind, prediction_json(finished, self._base_url))
 
 
-def frame(place: str | None, kind: str, data: bytes | dict[str, Any]) -> bytes:
-    """One event as the standard has it; JSON has no line breaks outside of strings, and none in them."""
-    id = b"" if place is None else b"id: %b\n" % place.encode()
-    return b"%bevent: %b\ndata: %b\n\n" % (id, kind.encode(), data if isinstance(data, bytes) else orjson.dumps(data))
+def encode_event(id: str | None, kind: str, data: bytes | dict[str, Any]) -> bytes:
+    """Encode one server-sent event; ``data`` is JSON, which has no line breaks."""
+    head = b"" if id is None else b"id: %b\n" % id.encode()
+    return b"%bevent: %b\ndata: %b\n\n" % (head, kind.encode(), data if isinstance(data, bytes) else orjson.dumps(data))

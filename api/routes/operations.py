@@ -1,4 +1,4 @@
-"""The routes that operators and clients ask before they send work: models, health, readiness, metrics."""
+"""The routes for operators: models, health, readiness and metrics."""
 
 from __future__ import annotations
 
@@ -6,17 +6,24 @@ import time
 from typing import Any
 
 import orjson
-from flask import Flask, Response
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from flask import Response
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from redis.exceptions import RedisError
 
-from windrow.api.routes.metrics import ObservedCollector, QueueCollector
+from windrow import errors as core
+from windrow.api.http.headers import ID_PATH
+from windrow.api.http.responses import json_response
+from windrow.api.openai.errors import OPENAI
+from windrow.api.routes import schemas
+from windrow.api.routes.metrics import render_metrics
+from windrow.api.routes.route import Answer, Route
 from windrow.api.service import Service
 from windrow.errors import NoWorker
 from windrow.scheduler.core.heartbeats import HEARD_WITHIN_S
 
-#: What a worker tells of a loaded model, and the list of models repeats.
+#: ``created`` of every model: when this process started, in seconds since 1970.
+STARTED_S = int(time.time())
+#: Fields of a worker's heartbeat that describe the loaded model.
 LOADED = (
     "strategy",
     "strategy_note",
@@ -31,53 +38,73 @@ LOADED = (
 )
 
 
-def register(app: Flask, service: Service) -> None:
-    """Add the routes to ``app``."""
-    registry = CollectorRegistry()
-    registry.register(QueueCollector(service.queues))
-    registry.register(ObservedCollector(service.redis, service.settings.models))
-    created = int(time.time())
-
-    def described(name: str) -> dict[str, Any]:
-        task = service.require_model(name).task
-        said = {"id": name, "object": "model", "created": created, "owned_by": "windrow", "task": task}
-        return said | loaded(service, name)
-
-    def models() -> Response:
-        return _json({"object": "list", "data": [described(name) for name in service.settings.models]})
-
-    def model(id: str) -> Response:
-        return _json(described(id))
-
-    def healthz() -> Response:
-        return _json({"status": "ok"})
-
-    def readyz() -> Response:
-        troubles = [trouble for name in service.queues if (trouble := service.trouble(name, HEARD_WITHIN_S))]
-        if troubles:
-            raise NoWorker("; ".join(troubles))
-        return _json({"status": "ready"})
-
-    def metrics() -> Response:
-        return Response(generate_latest(registry), content_type=CONTENT_TYPE_PLAIN_0_0_4)
-
-    app.add_url_rule("/v1/models", "models", models, methods=["GET"])
-    app.add_url_rule("/v1/models/<id>", "model", model, methods=["GET"])
-    app.add_url_rule("/healthz", "healthz", healthz, methods=["GET"])
-    app.add_url_rule("/readyz", "readyz", readyz, methods=["GET"])
-    app.add_url_rule("/metrics", "metrics", metrics, methods=["GET"])
+def models(service: Service) -> Response:
+    """List the configured models."""
+    return json_response({"object": "list", "data": [describe_model(service, name) for name in service.queues]})
 
 
-def loaded(service: Service, name: str) -> dict[str, Any]:
-    """What the workers of a model say of it; nulls where none does, or Redis cannot be asked."""
+def model(service: Service, id: str) -> Response:
+    """Describe one model."""
+    return json_response(describe_model(service, id))
+
+
+def healthz(_service: Service) -> Response:
+    """Answer as long as the process serves."""
+    return json_response({"status": "ok"})
+
+
+def readyz(service: Service) -> Response:
+    """Answer 200 if a worker serves every model, else 503 with the reasons."""
+    troubles = [trouble for name in service.queues if (trouble := service.trouble(name, HEARD_WITHIN_S))]
+    if troubles:
+        raise NoWorker("; ".join(troubles))
+    return json_response({"status": "ready"})
+
+
+def metrics(service: Service) -> Response:
+    """Prometheus metrics."""
+    return Response(
+        render_metrics(service.redis, service.queues, service.settings.models), content_type=CONTENT_TYPE_PLAIN_0_0_4
+    )
+
+
+ROUTES = (
+    Route(
+        "GET", "/v1/models", models, "List the models", {200: Answer("All configured models.", schemas.Models)}
+    ),
+    Route(
+        "GET", "/v1/models/<id>", model, "Describe a model",
+        {200: Answer("The model, and what its workers report about it.", schemas.Model)},
+        [core.UnknownModel], parameters=[ID_PATH], error_format=OPENAI,
+    ),
+    Route(
+        "GET", "/healthz", healthz, "Liveness", {200: Answer("The process serves requests.", schemas.Health)},
+        needs_key=False,
+    ),
+    Route(
+        "GET", "/readyz", readyz, "Readiness", {200: Answer("A worker serves every model.", schemas.Health)},
+        [core.NoWorker, core.RedisUnavailable], needs_key=False,
+    ),
+    Route(
+        "GET", "/metrics", metrics, "Prometheus metrics",
+        {200: Answer("Metrics in Prometheus's text format.", text_type="text/plain")}, [core.RedisUnavailable],
+    ),
+)  # fmt: skip
+
+
+def describe_model(service: Service, name: str) -> dict[str, Any]:
+    """Return a model in OpenAI's shape, with its task and what its workers report about it."""
+    task = service.require_model(name).task
+    entry = {"id": name, "object": "model", "created": STARTED_S, "owned_by": "windrow", "task": task}
+    return entry | loaded_model(service, name)
+
+
+def loaded_model(service: Service, name: str) -> dict[str, Any]:
+    """Return what the workers of a model report; nulls without a worker, or if Redis is unreachable."""
     try:
         infos = list(service.queues[name].workers(within_s=HEARD_WITHIN_S).values())
         failures = service.failures(name)
     except RedisError:
         infos, failures = [], {}
-    said = orjson.loads(infos[0]) if infos else {}
-    return {"workers": len(infos)} | {field: said.get(field) for field in LOADED} | {"failures": failures or None}
-
-
-def _json(value: object) -> Response:
-    return Response(orjson.dumps(value), content_type="application/json")
+    info = orjson.loads(infos[0]) if infos else {}
+    return {"workers": len(infos)} | {field: info.get(field) for field in LOADED} | {"failures": failures or None}

@@ -1,30 +1,38 @@
-"""The routes under ``/v1/predictions``."""
+"""The routes under ``/v1/predictions``, apart from the event stream."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import Any
 
-import orjson
-from flask import Flask, Response, request
+from flask import Response, request
 
+from windrow import errors as core
 from windrow.api.auth.tenants import current_tenant
 from windrow.api.http.body import read_object
-from windrow.api.http.errors import whole_seconds
-from windrow.api.http.hangup import has_hung_up
+from windrow.api.http.hangup import hangup_check
 from windrow.api.http.headers import (
+    CANCEL_AFTER,
     CANCEL_ON_DISCONNECT,
+    ID_PATH,
+    IDEMPOTENCY,
+    LAST_EVENT_ID,
+    PREFER,
+    PREFER_CANCEL,
+    WAIT_QUERY,
     parse_cancel_after,
     parse_cancel_on_disconnect,
     parse_idempotency_key,
+    parse_last_event_id,
     parse_prefer,
     parse_wait,
     refuse_event_stream,
     wants_event_stream,
 )
-from windrow.api.routes.events import parse_last_event_id, stream
+from windrow.api.http.responses import EVENT_STREAM, json_response, whole_seconds
+from windrow.api.routes import schemas
+from windrow.api.routes.events import stream
+from windrow.api.routes.route import READ_ERRORS, RETRY_AFTER, SUBMIT_ERRORS, Answer, Route, response_header
 from windrow.api.routes.schemas import BatchRequest, PredictionRequest
 from windrow.api.service import Service, SubmitCall
 from windrow.errors import InvalidInput
@@ -32,65 +40,105 @@ from windrow.scheduler.queue import Prediction
 from windrow.scheduler.queue.prediction_view import prediction_json
 from windrow.scheduler.tasks.validation import parse
 
+LOCATION = response_header("Location", "Path of the prediction.")
+PREFERENCE_APPLIED = response_header("Preference-Applied", "The preferences that were applied.")
 
-def register(app: Flask, service: Service) -> None:
-    """Add the routes to ``app``."""
+
+def create(service: Service) -> Response:
+    """Submit one request; wait for its result or stream its events if the client asks for that."""
+    wants_stream = wants_event_stream(request.headers.get("Accept"))
+    after = parse_last_event_id(request.headers.get("Last-Event-ID"))
+    wait_s = parse_prefer(request.headers.get("Prefer"))
+    body = parse(PredictionRequest, read_object(request.environ, service.settings.max_body_bytes))
+    call = _call(service, body, [body.input], is_batch=False)
+    if wants_stream:
+        return stream(service, _submit(service, replace(call, is_followed=True), 0), after, _hangup_check())
+    prediction = _submit(service, call, wait_s or 0)
+    response = _answer(service, prediction, 200 if prediction.is_ended and wait_s else 202)
+    response.headers["Location"] = f"/v1/predictions/{prediction.id}"
+    if wait_s is not None:
+        cancels = f", {CANCEL_ON_DISCONNECT}" if wait_s and _hangup_check() else ""
+        response.headers["Preference-Applied"] = f"wait={wait_s}{cancels}"
+    return response
+
+
+def create_batch(service: Service) -> Response:
+    """Submit many requests for one model: all of them are queued, or none is."""
+    refuse_event_stream(request.headers.get("Accept"))
     settings = service.settings
-
-    def create() -> Response:
-        wants_stream = wants_event_stream(request.headers.get("Accept"))
-        after = parse_last_event_id(request.headers.get("Last-Event-ID"))
-        wait_s = parse_prefer(request.headers.get("Prefer"))
-        body = parse(PredictionRequest, read_object(request.environ, settings.max_body_bytes))
-        call = _call(service, body, [body.input], is_batch=False)
-        if wants_stream:
-            return stream(service, _create(service, replace(call, is_followed=True), 0), after, _hangup_check())
-        found = _create(service, call, wait_s or 0)
-        response = _answer(service, found, 200 if found.is_ended and wait_s else 202)
-        response.headers["Location"] = f"/v1/predictions/{found.id}"
-        if wait_s is not None:
-            more = f", {CANCEL_ON_DISCONNECT}" if wait_s and _hangup_check() else ""
-            response.headers["Preference-Applied"] = f"wait={wait_s}{more}"
-        return response
-
-    def create_batch() -> Response:
-        refuse_event_stream(request.headers.get("Accept"))
-        body = parse(BatchRequest, read_object(request.environ, settings.max_body_bytes))
-        if len(body.inputs) > settings.max_batch_inputs:
-            raise InvalidInput(f"inputs: {len(body.inputs)} inputs; at most {settings.max_batch_inputs} in one batch")
-        call, tenant = _call(service, body, body.inputs, is_batch=True), current_tenant()
-        costs = service.check(call)
-        ids = service.submit(call, tenant, service.new_ids(tenant, len(costs)), costs)
-        base = _base_url()
-        rendered = [prediction_json(found, base) for found in service.accepted(call, tenant, ids)]
-        response = _json({"predictions": rendered}, 202)
-        response.headers["Retry-After"] = whole_seconds(service.wait_s(call.model))
-        return response
-
-    def get(id: str) -> Response:
-        refuse_event_stream(request.headers.get("Accept"))
-        text = request.args.get("wait")
-        wait_s = 0 if text is None else parse_wait(text, "wait")
-        return _answer(service, service.find_ended(id, current_tenant(), wait_s, _hangup_check()), 200)
-
-    def cancel(id: str) -> Response:
-        return _answer(service, service.cancel(id, current_tenant()), 200)
-
-    app.add_url_rule("/v1/predictions", "create", create, methods=["POST"])
-    app.add_url_rule("/v1/predictions:batch", "create_batch", create_batch, methods=["POST"])
-    app.add_url_rule("/v1/predictions/<id>", "get", get, methods=["GET"])
-    app.add_url_rule("/v1/predictions/<id>/cancel", "cancel", cancel, methods=["POST"])
+    body = parse(BatchRequest, read_object(request.environ, settings.max_body_bytes))
+    if len(body.inputs) > settings.max_batch_inputs:
+        raise InvalidInput(f"inputs: {len(body.inputs)} inputs; at most {settings.max_batch_inputs} in one batch")
+    call, tenant = _call(service, body, body.inputs, is_batch=True), current_tenant()
+    costs = service.check(call)
+    ids = service.submit(call, tenant, service.new_ids(tenant, len(costs)), costs)
+    base_url = _base_url()
+    predictions = [prediction_json(prediction, base_url) for prediction in service.accepted(call, tenant, ids)]
+    return json_response({"predictions": predictions}, 202, _retry_after(service, call.model))
 
 
-def _create(service: Service, call: SubmitCall, wait_s: float) -> Prediction:
-    """Submit the one input of ``call`` and wait for its end as long as that is asked for."""
+def get(service: Service, id: str) -> Response:
+    """Read a prediction; with ``wait=N``, wait up to N seconds for it to finish."""
+    refuse_event_stream(request.headers.get("Accept"))
+    text = request.args.get("wait")
+    wait_s = 0 if text is None else parse_wait(text, "wait")
+    return _answer(service, service.find_ended(id, current_tenant(), wait_s, _hangup_check()), 200)
+
+
+def cancel(service: Service, id: str) -> Response:
+    """Cancel a prediction that has not finished."""
+    return _answer(service, service.cancel(id, current_tenant()), 200)
+
+
+ROUTES = (
+    Route(
+        "POST", "/v1/predictions", create, "Create a prediction",
+        {
+            200: Answer(
+                "The prediction finished while the client waited. With Accept: text/event-stream, its events as they "
+                "are published.",
+                schemas.Prediction, EVENT_STREAM, {**LOCATION, **PREFERENCE_APPLIED},
+            ),
+            202: Answer(
+                "The prediction is queued.", schemas.Prediction,
+                headers={**LOCATION, **RETRY_AFTER, **PREFERENCE_APPLIED},
+            ),
+        },
+        SUBMIT_ERRORS,
+        parameters=[PREFER, IDEMPOTENCY, CANCEL_AFTER, LAST_EVENT_ID],
+        body=PredictionRequest,
+    ),
+    Route(
+        "POST", "/v1/predictions:batch", create_batch, "Create many predictions at once",
+        {202: Answer("All predictions are queued, in input order.", schemas.Predictions, headers=RETRY_AFTER)},
+        SUBMIT_ERRORS, http_errors=[406],
+        parameters=[IDEMPOTENCY, CANCEL_AFTER],
+        body=BatchRequest,
+    ),
+    Route(
+        "GET", "/v1/predictions/<id>", get, "Read a prediction",
+        {200: Answer("The prediction in its current state.", schemas.Prediction, headers=RETRY_AFTER)},
+        [core.MalformedRequest, *READ_ERRORS], http_errors=[406],
+        parameters=[ID_PATH, WAIT_QUERY, PREFER_CANCEL],
+    ),
+    Route(
+        "POST", "/v1/predictions/<id>/cancel", cancel, "Cancel a prediction",
+        {200: Answer("The prediction is canceled, or had already finished.", schemas.Prediction)},
+        READ_ERRORS,
+        parameters=[ID_PATH],
+    ),
+)  # fmt: skip
+
+
+def _submit(service: Service, call: SubmitCall, wait_s: float) -> Prediction:
+    """Submit the one input of ``call`` and wait up to ``wait_s`` seconds for its result."""
     tenant = current_tenant()
     costs = service.check(call)
     (id,) = service.new_ids(tenant, 1)
     if wait_s <= 0:
         (id,) = service.submit(call, tenant, [id], costs)
         return service.accepted(call, tenant, [id])[0]
-    # The waiter stands before the request can end.
+    # The waiter is registered first, so that it cannot miss the result.
     with service.waiters.expect(id) as waiter:
         (first,) = service.submit(call, tenant, [id], costs)
         if first == id:
@@ -99,11 +147,8 @@ def _create(service: Service, call: SubmitCall, wait_s: float) -> Prediction:
 
 
 def _hangup_check() -> Callable[[], bool] | None:
-    """Tells whether the client has left; None where it does not ask for that, or the server cannot tell."""
-    connection = request.environ.get("gunicorn.socket")
-    if connection is None or not parse_cancel_on_disconnect(request.headers.get("Prefer")):
-        return None
-    return partial(has_hung_up, connection)
+    """Return the check for a disconnected client if it asked for cancellation in that case."""
+    return hangup_check(request.environ) if parse_cancel_on_disconnect(request.headers.get("Prefer")) else None
 
 
 def _call(
@@ -124,15 +169,13 @@ def _call(
     )
 
 
-def _answer(service: Service, found: Prediction, status: int) -> Response:
-    response = _json(prediction_json(found, _base_url()), status)
-    if not found.is_ended:
-        response.headers["Retry-After"] = whole_seconds(service.wait_s(found.model))
-    return response
+def _answer(service: Service, prediction: Prediction, status: int) -> Response:
+    headers = None if prediction.is_ended else _retry_after(service, prediction.model)
+    return json_response(prediction_json(prediction, _base_url()), status, headers)
 
 
-def _json(value: dict[str, Any], status: int) -> Response:
-    return Response(orjson.dumps(value), status, content_type="application/json")
+def _retry_after(service: Service, model: str) -> dict[str, str]:
+    return {"Retry-After": whole_seconds(service.wait_s(model))}
 
 
 def _base_url() -> str:

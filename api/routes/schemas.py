@@ -68,16 +68,6 @@ class BatchRequest(_Submit):
     )
 
 
-class Problem(BaseModel):
-    """Any error: application/problem+json, RFC 9457."""
-
-    type: str = Field(examples=["urn:windrow:error:unknown_model"])
-    title: str
-    status: int
-    detail: str
-    code: str = Field(examples=["unknown_model"])
-
-
 class PredictionError(BaseModel):
     """Why a prediction has no output."""
 

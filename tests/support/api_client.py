@@ -9,20 +9,23 @@ from flask import Flask
 from werkzeug.test import TestResponse
 
 from windrow.api.routes.openapi import document
+from windrow.api.routes.table import ROUTES
 from windrow.api.service import Service
 
+#: The OpenAPI document of a server with API keys.
+DOCUMENT = document(ROUTES)
 GOOD = {"model": "minilm", "input": "a text"}
 
 
 def check_documented(method: str, rule: str, status: int, content_type: str, value: Any) -> None:
     """Fail unless the document names this answer of this route, and ``value`` has the shape it says."""
-    responses = document()["paths"][rule][method.lower()]["responses"]
+    responses = DOCUMENT["paths"][rule][method.lower()]["responses"]
     assert str(status) in responses, f"{method} {rule} answered {status}, which is not documented: {value}"
     content = responses[str(status)]["content"]
     kind = content_type.partition(";")[0]
     assert kind in content, f"{method} {rule} answered {status} as {kind}; documented: {list(content)}"
     if "json" in kind:
-        schema = {**content[kind]["schema"], "components": document()["components"]}
+        schema = {**content[kind]["schema"], "components": DOCUMENT["components"]}
         jsonschema.validate(value, schema)
 
 

@@ -18,7 +18,7 @@ from windrow.scheduler.queue import RedisQueue, Request
 from windrow.scheduler.queue.cancel_listener import CancelListener
 from windrow.scheduler.queue.events import Entry, EventStreams
 from windrow.scheduler.queue.keys import MAX_REQUESTS_PER_CALL
-from windrow.scheduler.queue.observations import TIMES
+from windrow.scheduler.queue.metrics import TIMES
 from windrow.scheduler.queue.redis_queue import expired
 from windrow.scheduler.queue.refusals import is_full
 from windrow.scheduler.stepping.generation_time import GenerationTime

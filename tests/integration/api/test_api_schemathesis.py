@@ -12,18 +12,18 @@ from schemathesis import Case, GenerationMode
 from schemathesis.schemas import BaseSchema
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from tests.support.api_client import DOCUMENT
 from tests.support.api_fixtures import make_settings
 from tests.support.fake_worker import FakeWorker
 from tests.support.redis_server import RedisServer
 from windrow.api import create_app
 from windrow.api.auth.keys import hash_key, make_key
-from windrow.api.routes.openapi import document
 
 pytestmark = pytest.mark.integration
 
 KEY = make_key()
 HEADERS = {"Authorization": f"Bearer {KEY}"}
-OPERATIONS = [(method, path) for path, methods in document()["paths"].items() for method in methods]
+OPERATIONS = [(method, path) for path, methods in DOCUMENT["paths"].items() for method in methods]
 #: There is no wrong way to call those that take nothing.
 TAKING = [("post", "/v1/predictions"), ("post", "/v1/predictions:batch"), ("get", "/v1/predictions/{id}"),
           ("post", "/v1/predictions/{id}/cancel"), ("post", "/v1/embeddings"), ("post", "/v1/completions"),
@@ -68,7 +68,7 @@ def described(app: Flask) -> BaseSchema:
 @pytest.fixture(scope="module")
 def narrowed(app: Flask) -> BaseSchema:
     """The same, with what no document can say of a deployment: its models, and what they take."""
-    raw: dict[str, Any] = deepcopy(document())
+    raw: dict[str, Any] = deepcopy(DOCUMENT)
     text = {"type": "string", "maxLength": 50}
     for name, field, kind in (
         ("PredictionRequest", "input", text),

@@ -16,7 +16,8 @@ from tests.support.worker_process import until
 from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.queue import Prediction, RedisQueue, Submission
 from windrow.scheduler.queue.events import BEGINNING, OUTPUT, read_events
-from windrow.scheduler.queue.observations import Histogram, read_observations
+from windrow.scheduler.queue.metrics import Histogram
+from windrow.scheduler.queue.observations import read_observations
 from windrow.scheduler.queue.records import encode_call
 from windrow.worker.engines.upstream.engine import UpstreamEngine
 

@@ -11,7 +11,8 @@ from redis.exceptions import RedisError
 from tests.support.named_engine import NamedEngine
 from windrow.scheduler.core.planning import BatchLimits
 from windrow.scheduler.queue import RedisQueue, Submission
-from windrow.scheduler.queue.observations import TIMES, read_observations
+from windrow.scheduler.queue.metrics import TIMES
+from windrow.scheduler.queue.observations import read_observations
 from windrow.worker.batches.batch_loop import BatchLoop
 from windrow.worker.batches.batch_model import BatchModel
 
@@ -67,7 +68,7 @@ def test_what_redis_refuses_each_time_is_dropped_and_all_else_counted_once(
         lane.store_observations()
     observed = read_observations(redis_client, "m")
     assert (observed.batches["idle"], observed.batches["wait"], observed.tokens["completion"]) == (1, 1, 0)
-    assert "tokens:completion is lost" in caplog.text
+    assert "observations of tokens:completion are lost" in caplog.text
     lane.status.observed.count_tokens("completion", 5)
     lane.store_observations()
     assert read_observations(redis_client, "m").tokens["completion"] == 5

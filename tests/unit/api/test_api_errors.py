@@ -6,6 +6,7 @@ from redis.exceptions import BusyLoadingError, OutOfMemoryError, ResponseError
 
 from windrow import errors as core
 from windrow.api.http import errors
+from windrow.api.http.responses import whole_seconds
 
 
 def every_class(root: type[core.WindrowError]) -> list[type[core.WindrowError]]:
@@ -25,18 +26,18 @@ def answer(error: Exception) -> object:
 
 def test_no_class_of_the_error_tree_lacks_a_row() -> None:
     tree = {kind for kind in every_class(core.WindrowError) if kind.__module__ == core.__name__}
-    assert tree == set(errors.TABLE)
+    assert tree == set(errors.ERRORS)
 
 
 def test_a_retry_after_stands_exactly_on_429_and_503() -> None:
-    with_header = {kind for kind, row in errors.TABLE.items() if row.retry_after_s is not None}
-    assert with_header == {kind for kind, row in errors.TABLE.items() if row.status in (429, 503)}
+    with_header = {kind for kind, row in errors.ERRORS.items() if row.retry_after_s is not None}
+    assert with_header == {kind for kind, row in errors.ERRORS.items() if row.status in (429, 503)}
 
 
-@pytest.mark.parametrize("kind", sorted(errors.TABLE, key=lambda kind: kind.__name__))
+@pytest.mark.parametrize("kind", sorted(errors.ERRORS, key=lambda kind: kind.__name__))
 def test_every_class_leaves_with_its_status_its_code_and_its_detail(kind: type[core.WindrowError]) -> None:
     response = answer(kind("what was wrong"))
-    row = errors.TABLE[kind]
+    row = errors.ERRORS[kind]
     assert response.status_code == row.status
     assert response.content_type == "application/problem+json"
     assert response.json == {
@@ -53,7 +54,7 @@ def test_every_class_leaves_with_its_status_its_code_and_its_detail(kind: type[c
     ("seconds", "header"), [(None, "1"), (0.0, "1"), (0.2, "1"), (1.0, "1"), (1.01, "2"), (90, "90")]
 )
 def test_retry_after_is_whole_seconds_and_at_least_one(seconds: float | None, header: str) -> None:
-    assert errors.whole_seconds(seconds) == header
+    assert whole_seconds(seconds) == header
 
 
 def test_a_full_queue_says_when_to_come_again() -> None:
@@ -108,4 +109,4 @@ def test_a_class_added_below_another_gets_the_row_of_the_one_above() -> None:
     class Narrower(core.InputTooLong):
         pass
 
-    assert errors.describe(Narrower("x")) == errors.TABLE[core.InputTooLong]
+    assert errors.http_error(Narrower("x")) == errors.ERRORS[core.InputTooLong]

@@ -1,4 +1,4 @@
-"""The OpenAPI document is complete and consistent."""
+"""The OpenAPI document is complete and consistent, and its pages are served."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,14 +6,16 @@ from typing import Any
 import pytest
 from flask import Flask
 
+from tests.support.api_client import DOCUMENT
 from windrow.api import create_app
-from windrow.api.openai.errors import is_openai_path
 from windrow.api.routes.docs import assets_folder
 from windrow.api.routes.openapi import document
+from windrow.api.routes.route import error_formats
+from windrow.api.routes.table import ROUTES
 from windrow.scheduler.config.settings import Settings
 from windrow.scheduler.config.values import DEFAULT_MODELS
 
-NOT_IN_THE_DOCUMENT = {"/openapi.json", "/docs", "/docs/start.js", "/docs/<path:path>"}
+NOT_DOCUMENTED = {"/openapi.json", "/docs", "/docs/start.js", "/docs/<path:path>"}
 
 
 @pytest.fixture(scope="module")
@@ -21,53 +23,53 @@ def app() -> Flask:
     return create_app(Settings.model_validate({"models": DEFAULT_MODELS, "redis_url": "redis://127.0.0.1:1/0"}))
 
 
-def every_reference(value: Any) -> Iterator[str]:
+def references_in(value: Any) -> Iterator[str]:
     if isinstance(value, dict):
         for name, member in value.items():
             if name == "$ref":
                 yield member
             else:
-                yield from every_reference(member)
+                yield from references_in(member)
     elif isinstance(value, list):
         for member in value:
-            yield from every_reference(member)
+            yield from references_in(member)
 
 
-def test_it_is_served_and_says_3_1(app: Flask) -> None:
+def test_the_document_is_served_as_openapi_3_1(app: Flask) -> None:
     response = app.test_client().get("/openapi.json")
     assert response.content_type == "application/json"
-    assert response.json == document(needs_key=False)
-    assert document()["openapi"] == "3.1.0"
+    assert response.json == document(ROUTES, needs_key=False)
+    assert DOCUMENT["openapi"] == "3.1.0"
 
 
-def test_every_route_is_in_it_and_nothing_else(app: Flask) -> None:
+def test_the_document_describes_all_routes_and_no_others(app: Flask) -> None:
     served = {
         (rule.rule.replace("<id>", "{id}"), method.lower())
         for rule in app.url_map.iter_rules()
-        if rule.rule not in NOT_IN_THE_DOCUMENT
+        if rule.rule not in NOT_DOCUMENTED
         for method in (rule.methods or set()) - {"HEAD"}
     }
-    documented = {(path, method) for path, methods in document()["paths"].items() for method in methods}
+    documented = {(path, method) for path, methods in DOCUMENT["paths"].items() for method in methods}
     assert served == documented
 
 
-def test_every_reference_leads_somewhere() -> None:
-    schemas = document()["components"]["schemas"]
-    references = set(every_reference(document()))
+def test_every_reference_resolves() -> None:
+    schemas = DOCUMENT["components"]["schemas"]
+    references = set(references_in(DOCUMENT))
     assert references
     assert {reference.removeprefix("#/components/schemas/") for reference in references} <= set(schemas)
 
 
-def test_every_error_answer_is_a_problem_or_has_openais_body() -> None:
-    for path, methods in document()["paths"].items():
+def test_every_error_response_has_the_error_format_of_its_route() -> None:
+    for path, methods in DOCUMENT["paths"].items():
         for operation in methods.values():
             for status, response in operation["responses"].items():
                 if int(status) >= 400:
-                    kind = "application/json" if is_openai_path(path) else "application/problem+json"
-                    assert list(response["content"]) == [kind], (path, status)
+                    content_type = error_formats(ROUTES)(path).content_type
+                    assert list(response["content"]) == [content_type], (path, status)
 
 
-def test_the_pages_fetch_nothing_from_elsewhere(app: Flask) -> None:
+def test_the_pages_load_only_files_of_this_server(app: Flask) -> None:
     client = app.test_client()
     page = client.get("/docs")
     assert page.status_code == 200
@@ -82,7 +84,7 @@ def test_the_pages_fetch_nothing_from_elsewhere(app: Flask) -> None:
 @pytest.mark.parametrize(
     "path", ["/docs/../__init__.py", "/docs/%2e%2e/__init__.py", "/docs//etc/passwd", "/docs/none.js"]
 )
-def test_nothing_outside_the_assets_is_served(app: Flask, path: str) -> None:
+def test_only_files_in_the_assets_folder_are_served(app: Flask, path: str) -> None:
     response = app.test_client().get(path)
     assert response.status_code == 404
     assert response.content_type == "application/problem+json"

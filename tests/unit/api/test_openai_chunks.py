@@ -30,7 +30,7 @@ def end(text: str, **more: object) -> dict[str, Any]:
 
 
 def play(stream: Chunks, told: list[Event], output: dict[str, Any]) -> list[dict[str, Any]]:
-    return [chunk for event in told for chunk in stream.of(event)] + stream.of_end(output)
+    return [chunk for event in told for chunk in stream.from_event(event)] + stream.from_output(output)
 
 
 def text_of(chunks: list[dict[str, Any]], index: int = 0) -> str:
@@ -106,6 +106,6 @@ def test_pieces_that_were_lost_come_with_the_end(pieces: list[str], data: st.Dat
 
 def test_a_request_that_begins_anew_with_another_text_ends_the_stream() -> None:
     stream = Chunks("chat", HEAD, 0, 1)
-    with pytest.raises(AttemptsExhausted, match="the text that came again is another one"):
+    with pytest.raises(AttemptsExhausted, match="the next attempt generated another text"):
         play(stream, events("dry hay") + events("wet", ms=2), end("wet hay"))
     assert stream.choices[0].sent == "dry hay"

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from windrow.api.openai.fields import settle_fields
-from windrow.api.openai.schemas import ChatRequest, CompletionRequest, EmbeddingsRequest
+from windrow.api.openai.fields import supported_fields
+from windrow.api.openai.request_schemas import ChatRequest, CompletionRequest, EmbeddingsRequest
 from windrow.errors import InvalidInput
 from windrow.scheduler.tasks.generate import read_call
 from windrow.scheduler.tasks.validation import parse
@@ -16,16 +16,16 @@ COMPLETION: dict[str, Any] = {"model": "m", "prompt": "hay"}
 
 
 def chat(**more: Any) -> ChatRequest:
-    return parse(ChatRequest, settle_fields(CHAT | more))
+    return parse(ChatRequest, supported_fields(CHAT | more))
 
 
 def completion(**more: Any) -> CompletionRequest:
-    return parse(CompletionRequest, settle_fields(COMPLETION | more))
+    return parse(CompletionRequest, supported_fields(COMPLETION | more))
 
 
 def refusal(kind: type[BaseModel], body: dict[str, Any]) -> str:
     with pytest.raises(InvalidInput) as raised:
-        parse(kind, settle_fields(body))
+        parse(kind, supported_fields(body))
     return raised.value.detail
 
 
@@ -109,7 +109,7 @@ def test_nulls_hints_and_neutral_values_have_no_effect() -> None:
         "store": False,
         "echo": False,
     }
-    assert settle_fields(COMPLETION | sent) == COMPLETION
+    assert supported_fields(COMPLETION | sent) == COMPLETION
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_nulls_hints_and_neutral_values_have_no_effect() -> None:
      ("suffix", "end"), ("modalities", ["audio"]), ("service_tier", "flex")],
 )  # fmt: skip
 def test_what_cannot_be_done_is_refused_by_its_name(name: str, value: object) -> None:
-    assert refusal(ChatRequest, CHAT | {name: value}).startswith(f"{name}: this server cannot do that")
+    assert refusal(ChatRequest, CHAT | {name: value}).startswith(f"{name}: is not supported")
 
 
 @pytest.mark.parametrize(

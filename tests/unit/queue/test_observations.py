@@ -9,12 +9,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from windrow.scheduler.queue.observations import BOUNDS, Observations, read_observations, store_observations
+from windrow.scheduler.queue.metrics import BUCKETS
+from windrow.scheduler.queue.observations import Observations, read_observations, store_observations
 
-VALUES = st.one_of(st.floats(-1.0, 1e6), st.sampled_from([bound for bounds in BOUNDS.values() for bound in bounds]))
+VALUES = st.one_of(st.floats(-1.0, 1e6), st.sampled_from([bound for bounds in BUCKETS.values() for bound in bounds]))
 
 
-@given(name=st.sampled_from(sorted(BOUNDS)), values=st.lists(VALUES, min_size=1, max_size=50))
+@given(name=st.sampled_from(sorted(BUCKETS)), values=st.lists(VALUES, min_size=1, max_size=50))
 @example(name="queue", values=[0.001, 0.0011, 300.0, 301.0])
 def test_a_batch_at_once_is_counted_as_each_of_its_values_is(name: str, values: list[float]) -> None:
     at_once, one_by_one = Observations(), Observations()
