@@ -1,58 +1,77 @@
-"""How long an answer takes to generate, as measured, and so whether one that has a deadline is worth starting.
+"""Expected duration of a generation, from measurements; decides whether a request can still meet its deadline.
 
-One that starts too late costs the device some steps; one that is refused teaches nothing. So where this errs it expects
-too little, it forgets what is not measured any more, and where nobody runs the next one is let run.
+Starting a request that misses its deadline costs the device some steps; refusing one yields no measurement. So the
+estimate is rather too low than too high: it decays while nothing is measured, and an idle engine refuses nothing.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: Weight of the last answer in the averages, once there were enough of them.
-LAST = 0.1
-#: After so long without an answer, half of what was measured is expected.
+from windrow.errors import DeadlineExceeded
+from windrow.scheduler.core.outcomes import Failed
+
+#: Smallest weight of a new measurement in the averages.
+MIN_WEIGHT = 0.1
+#: Without measurements, the expected time halves after this many seconds.
 HALF_LIFE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationTime:
-    """Averages over the answers that ended here; nothing is known at first."""
+    """Moving averages over the generations that ended in this process."""
 
-    answers: int = 0
-    #: When the last of them ended.
-    ended_s: float = 0.0
-    #: From the start to the first token, in seconds, where no room had to be waited for; None before the first such.
+    generations: int = 0
+    #: When the last one ended, in seconds of the caller's clock.
+    measured_s: float = 0.0
+    #: Time from start to first token of requests that did not wait for a slot, in seconds; None before the first.
     first_s: float | None = None
-    #: From one token to the next, in seconds, and how many requests ran meanwhile.
+    #: Time between two tokens, in seconds, and the number of requests that ran meanwhile.
     token_s: float = 0.0
     running: float = 1.0
-    #: Of an answer.
+    #: Generated tokens.
     tokens: float = 0.0
 
-    def ended(self, now_s: float, running: int, tokens: int, first_s: float | None, rest_s: float) -> GenerationTime:
-        """Learn from an answer of ``tokens``, one of ``running``: the first came after ``first_s``, the others within
-        ``rest_s`` more. ``first_s`` is None where it had to wait for room, which says nothing of one that need not.
+    def record(self, now_s: float, running: int, tokens: int, first_s: float | None, rest_s: float) -> GenerationTime:
+        """Return the averages with one more generation of ``tokens``, which ran with ``running`` requests in total.
+
+        ``first_s`` is the time to the first token, or None if the request waited for a slot; ``rest_s`` is the time
+        from the first token to the last.
         """
-        # Of two answers each counts half: the first after a start is often a slow one.
-        weight = max(LAST, 1 / (self.answers + 1))
+        # The first generations have equal weights, because the first one after a start is often slow.
+        weight = max(MIN_WEIGHT, 1 / (self.generations + 1))
         first_s = self.first_s if first_s is None else _mix(self.first_s, first_s, weight)
-        token_s, beside = self.token_s, self.running
+        token_s, mean_running = self.token_s, self.running
         if tokens > 1:
-            token_s, beside = _mix(token_s, rest_s / (tokens - 1), weight), _mix(beside, running, weight)
-        return GenerationTime(self.answers + 1, now_s, first_s, token_s, beside, _mix(self.tokens, tokens, weight))
+            token_s = _mix(token_s, rest_s / (tokens - 1), weight)
+            mean_running = _mix(mean_running, running, weight)
+        mean_tokens = _mix(self.tokens, tokens, weight)
+        return GenerationTime(self.generations + 1, now_s, first_s, token_s, mean_running, mean_tokens)
 
-    def expected_s(self, now_s: float, running: int, at_least: int, at_most: int) -> float:
-        """Seconds until an answer of so many tokens would have ended, started now beside ``running`` others; 0 while
-        nothing is known, and beside nobody.
+    def expected_s(self, now_s: float, running: int, min_tokens: int, max_tokens: int) -> float:
+        """Return the expected seconds to generate ``min_tokens`` to ``max_tokens`` while ``running`` others run.
+
+        Returns 0 before the first measurement, and if no other request runs.
         """
-        if not running or not self.answers:
+        if not running or not self.generations:
             return 0.0
-        tokens = min(float(at_most), max(float(at_least), self.tokens))
-        # Steps for fewer are no slower; those for more are not known to be.
+        tokens = min(float(max_tokens), max(float(min_tokens), self.tokens))
+        # Steps with fewer requests take at most proportionally less; those with more are not extrapolated.
         token_s = self.token_s * min(1.0, (running + 1) / self.running)
-        counts: float = 0.5 ** (max(0.0, now_s - self.ended_s) / HALF_LIFE_S)
-        return counts * ((self.first_s or 0.0) + token_s * max(0.0, tokens - 1))
+        decay: float = 0.5 ** (max(0.0, now_s - self.measured_s) / HALF_LIFE_S)
+        return decay * ((self.first_s or 0.0) + token_s * max(0.0, tokens - 1))
+
+    def refuse_late(self, left_s: float, now_s: float, running: int, min_tokens: int, max_tokens: int) -> Failed | None:
+        """Return the error for a request that cannot end within the ``left_s`` seconds before its deadline, or None."""
+        needed_s = self.expected_s(now_s, running, min_tokens, max_tokens)
+        if needed_s <= left_s:
+            return None
+        return Failed(
+            DeadlineExceeded(
+                f"not started: generating takes about {needed_s:.1f} s, and the deadline was {left_s:.1f} s away"
+            )
+        )
 
 
-def _mix(old: float | None, last: float, weight: float) -> float:
-    return last if old is None else old + weight * (last - old)
+def _mix(mean: float | None, value: float, weight: float) -> float:
+    return value if mean is None else mean + weight * (value - mean)

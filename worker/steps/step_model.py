@@ -12,7 +12,6 @@ from dataclasses import asdict
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from windrow.errors import DeadlineExceeded
 from windrow.scheduler.core.outcomes import Done, Failed, Outcome
 from windrow.scheduler.queue import RedisQueue, Request
 from windrow.scheduler.queue.cancel_listener import CancelListener
@@ -21,6 +20,7 @@ from windrow.scheduler.queue.keys import MAX_REQUESTS_PER_CALL
 from windrow.scheduler.queue.metrics import TIMES
 from windrow.scheduler.queue.redis_queue import expired
 from windrow.scheduler.queue.refusals import is_full
+from windrow.scheduler.stepping.claiming import PRIORITY_NUMBERS, plan_urgent_claim
 from windrow.scheduler.stepping.generation_time import GenerationTime
 from windrow.scheduler.tasks.generate import read_parameters
 from windrow.worker.engines.base import Delta, StepEngine, SupportsPreemption
@@ -32,8 +32,6 @@ from windrow.worker.steps.stream_buffer import StreamBuffer
 log = logging.getLogger(__name__)
 #: Among the metrics of a prediction, and told in its event stream.
 TIME_TO_FIRST_TOKEN = "time_to_first_token_ms"
-#: As the engine has them: the greater makes room first when its cache is full.
-PRIORITIES = {"high": 0, "normal": 1, "low": 2}
 #: How often the engine is asked for room that it makes by itself, in seconds.
 ROOM_LOOK_S = 0.02
 
@@ -125,11 +123,11 @@ class StepModel:
         """As `wait_for_room`; where it stays none, how many the engine lets in over others, and of which priorities."""
         if room := self.wait_for_room(timeout_s):
             return room, ()
-        if isinstance(self.engine, SupportsPreemption):
-            for least in ("normal", "high"):
-                if room := self.engine.room_by_preemption(PRIORITIES[least]):
-                    return room, tuple(name for name, number in PRIORITIES.items() if number <= PRIORITIES[least])
-        return 0, ()
+        return (
+            plan_urgent_claim(self.engine.room_by_preemption)
+            if isinstance(self.engine, SupportsPreemption)
+            else (0, ())
+        )
 
     def add(self, waiting: Sequence[Request], ended: Sequence[Request] = ()) -> None:
         """Let the engine have what can still be answered; ``ended`` are those whose end is known already."""
@@ -151,7 +149,7 @@ class StepModel:
                     self._running[key] = request
                     if request.is_followed:
                         self._gatherer.begin(key, request)
-                    priority = PRIORITIES.get(request.flow.rpartition(":")[2], 1)
+                    priority = PRIORITY_NUMBERS.get(request.flow.rpartition(":")[2], 1)
                     self.engine.add(key, request.prepared, stream=request.is_followed, priority=priority)
         self.urgent.set()
         self.on_left(lost)
@@ -275,12 +273,7 @@ class StepModel:
             return expired()
         asked = read_parameters(request.parameters)
         at_least = asked.wanted_tokens if asked.ignore_eos else asked.min_tokens
-        needed_s = self._pace.expected_s(time.monotonic(), len(self._running), at_least, asked.wanted_tokens)
-        if needed_s <= left_s:
-            return None
-        return Failed(
-            DeadlineExceeded(f"it takes about {needed_s:.1f} s, and the deadline was {left_s:.1f} s away: not started")
-        )
+        return self._pace.refuse_late(left_s, time.monotonic(), len(self._running), at_least, asked.wanted_tokens)
 
     def _begun(self, key: str, running: Request, now_s: float) -> None:
         running.first_token_s = running.last_token_s = now_s
@@ -310,7 +303,7 @@ class StepModel:
             usage, answers = outcome.output["usage"], outcome.output.get("choices", [outcome.output])
             tokens, rest_s = max(1, usage["completion_tokens"] // len(answers)), now_s - first_s
             began_s = first_s - request.added_s if request.had_room else None
-            self._pace = self._pace.ended(now_s, request.concurrency, tokens, began_s, rest_s)
+            self._pace = self._pace.record(now_s, request.concurrency, tokens, began_s, rest_s)
             self.status.observed.count_tokens("completion", usage["completion_tokens"])
             self.status.observed.count_tokens("cached", usage["cached_tokens"])
             metrics[TIME_TO_FIRST_TOKEN] = milliseconds(first_s - request.arrived_s)

@@ -85,9 +85,9 @@ class TimedSteps:
             plan: StepPlan = handle.plan
             if plan.released:
                 self._cached.clear()
-            self._launched.append(_Launched(began_s, plan, self._cached.follow(plan)))
+            self._launched.append(_Launched(began_s, plan, self._cached.add(plan)))
             if self.info.strategy == "continuous":
-                self._cached.left(plan.ended, plan.number)
+                self._cached.remove(plan.ended, plan.number)
         return handle
 
     def collect(self, handle: Any) -> list[Delta]:

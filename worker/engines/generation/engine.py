@@ -19,7 +19,7 @@ from torch import Tensor
 
 from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.core.outcomes import Failed
-from windrow.scheduler.stepping.sequences import Chunk, GeneratingSequence, StepLimits, StepPlan
+from windrow.scheduler.stepping.sequences import GeneratingSequence, PrefillChunk, StepLimits, StepPlan
 from windrow.scheduler.stepping.step_scheduler import StepScheduler
 from windrow.worker.engines.base import Delta, EngineInfo, Prepared
 from windrow.worker.engines.generation.answers import GeneratedAnswer, GeneratedChoice
@@ -60,9 +60,6 @@ class GenerateEngine:
                 prefill_chunk_tokens=settings.prefill_chunk_tokens,
             ),
         )
-        self._size = 1 if settings.strategy == "none" else settings.max_batch_size
-        #: The next ones are at hand when somebody leaves.
-        self._ahead = self._size if settings.strategy == "static" else max(1, self._size // 8)
         self._collector = Collector(self._tokenizer, self._model.eos_ids, cache)
         self._arrived: deque[GeneratedAnswer] = deque()
         self._collected_step = 0
@@ -84,7 +81,7 @@ class GenerateEngine:
             max_input_tokens=self._model.context_tokens,
             is_captured=self._model.is_captured,
             relative_error=self._model.relative_error,
-            max_sequences=self._size,
+            max_sequences=self._scheduler.claims.max_sequences,
             pages=cache.pages,
             page_tokens=cache.page_tokens,
         )
@@ -94,29 +91,16 @@ class GenerateEngine:
         return self._model.prompts.prepare(inputs, parameters)
 
     def room(self) -> int:
-        """Requests that it is worth adding now: those that run next, and a few that wait for them to end.
-
-        One of many choices that do not all run next waits as one: else a few of them would shut out whoever comes
-        with a higher priority.
-        """
-        coming = [one for one in list(self._collector.requests.values()) if not one.has_begun]
-        begun = self._scheduler.waiting + self._scheduler.running + len(self._arrived) - len(coming)
-        free, ahead = self._size - begun, self._ahead
-        for one in coming:
-            if free > 0:
-                free -= one.input.parameters.n
-            else:
-                ahead -= 1
-        return max(0, free) + max(0, ahead)
+        """Return how many requests may be added now; see `ClaimLimits.room`."""
+        unstarted = [one.input.parameters.n for one in list(self._collector.requests.values()) if not one.has_begun]
+        sequences = self._scheduler.waiting + self._scheduler.running + len(self._arrived)
+        return self._scheduler.claims.room(sequences - len(unstarted), unstarted)
 
     def room_by_preemption(self, priority: int) -> int:
-        """See `MakesRoom`. Those that would not run next, although others make room, are left to other workers."""
-        if self._scheduler.strategy != "continuous":
-            return 0
+        """Return how many requests may be added by preempting others; see `ClaimLimits.room_by_preemption`."""
         requests = list(self._collector.requests.values())
-        others = [one for one in requests if one.choices[0].sequence.priority > priority]
-        taken = sum(len(one.choices) for one in requests) - sum(len(one.choices) for one in others)
-        return max(0, self._size - taken) if others else 0
+        held = [(one.choices[0].sequence.priority, len(one.choices)) for one in requests]
+        return self._scheduler.claims.room_by_preemption(priority, held)
 
     def cache_use(self) -> CacheMetrics:
         """See `HasCache.cache_use`."""
@@ -141,6 +125,7 @@ class GenerateEngine:
             )  # fmt: skip
             sequence.id = choice
             request.choices.append(choice)
+        request.choices[0].sequence.siblings = [choice.sequence for choice in request.choices[1:]]
         self._collector.requests[id] = request
         self._arrived.append(request)
         self._news.set()
@@ -177,7 +162,7 @@ class GenerateEngine:
         ended = self._collector.ended
         while ended:
             self._scheduler.end(ended.popleft().sequence)
-        self._scheduler.learned(known)
+        self._scheduler.collected(known)
         while self._arrived:
             request = self._arrived.popleft()
             if not request.is_over:
@@ -204,13 +189,13 @@ class GenerateEngine:
         return handle
 
     def _update_rows(self, plan: StepPlan) -> None:
-        for sequence in plan.left:
+        for sequence in plan.stopped:
             at = self._row_of.pop(sequence.id)
             last, slot = self._rows.pop(), self._slots_of_rows.pop()
             if at < len(self._rows):
                 self._rows[at], self._slots_of_rows[at] = last, slot
                 self._row_of[last] = at
-        for sequence in plan.joined:
+        for sequence in plan.started:
             self._row_of[sequence.id] = len(self._rows)
             self._rows.append(sequence.id)
             self._slots_of_rows.append(slot_of(sequence))
@@ -235,7 +220,7 @@ class GenerateEngine:
                 made = choice.request.input
                 self._model.sampling.set(
                     slot_of(sequence), made.parameters, choice.wishes, made.seeds[choice.index], made.ids,
-                    choice.ids[: sequence.given_before],
+                    choice.ids[: sequence.generated_before],
                 )  # fmt: skip
         if owners:
             self._model.slots.set_pages([slot_of(one) for one in plan.admitted], owners, places, pages)
@@ -250,7 +235,7 @@ class GenerateEngine:
         self._draw(logits, tokens, handle.decoded, self._slots_of_rows, handle)
         return tokens
 
-    def _read(self, chunks: Sequence[Chunk], handle: StepHandle) -> Tensor:
+    def _read(self, chunks: Sequence[PrefillChunk], handle: StepHandle) -> Tensor:
         """Start the pass that reads prompts; (pieces,) tokens, of which those of last pieces count."""
         pieces = []
         for chunk in chunks:
@@ -266,18 +251,10 @@ class GenerateEngine:
         )
         last = [at for at, chunk in enumerate(chunks) if chunk.is_last]
         handle.began = [chunks[at].sequence.id for at in last]
-        for choice in handle.began:
-            self._add_others(choice.request)
         handle.began_at = [handle.plan.rows * bool(handle.decoded) + at for at in last]
         every = [chunk.sequence.id if chunk.is_last else None for chunk in chunks]
         self._draw(logits, tokens, every, [piece.slot for piece in pieces], handle)
         return tokens
-
-    def _add_others(self, request: GeneratedAnswer) -> None:
-        """The further choices of a request come when the first has read the prompt, whose pages they share then."""
-        for choice in request.choices[1:]:
-            if not choice.sequence.order and not request.is_over:
-                self._scheduler.add(choice.sequence)
 
     def _note(self, choice: GeneratedChoice, failed: Failed, handle: StepHandle) -> None:
         """The passes of ``choice`` raise whoever else is in them: it ends with the step."""
