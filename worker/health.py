@@ -1,7 +1,8 @@
-"""``python -m windrow.worker.health worker@<host>``: exit 0 where that worker's resident loops make progress, else 1.
+"""``python -m windrow.worker.health worker@<host>``: exits with 0 if that worker's batch loops make progress, else
+with 1.
 
-`celery inspect ping` asks the parent process, which answers whatever its pool does. This asks Redis when a loop was
-last heard of, as ``/readyz`` does.
+`celery inspect ping` asks the parent process, which answers whatever its pool does. This command reads the heartbeats
+of the pool processes from Redis, as ``/readyz`` does.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from windrow.scheduler.queue import RedisQueue
 
 
 def troubles_of(settings: Settings, worker: str) -> list[str]:
-    """What is wrong with the loops of ``worker``, a node name of Celery; nothing where one of each model goes on.
+    """Return the problems of ``worker``, a Celery node name; empty if a pool process makes progress for each model.
 
-    A model that none of its loops serves could not be loaded, which `/readyz` tells: here it counts only if there is
-    no other. `redis.exceptions.RedisError` passes through.
+    A model that failed to load is not a problem of the worker, and `/readyz` reports it, unless no model is served.
+    Raises `redis.exceptions.RedisError`.
     """
     with connect(settings.redis_url) as redis:
-        heard = {
+        heartbeats = {
             model: {
                 name: info
                 for name, info in RedisQueue(redis, model).workers(within_s=HEARD_WITHIN_S).items()
@@ -33,18 +34,18 @@ def troubles_of(settings: Settings, worker: str) -> list[str]:
             }
             for model in settings.models
         }
-    if not any(heard.values()):
-        return [f"no loop of {worker} has been heard of in the last {HEARD_WITHIN_S:.0f} s"]
+    if not any(heartbeats.values()):
+        return [f"no heartbeat from {worker} in the last {HEARD_WITHIN_S:.0f} s"]
     found = [
         describe_trouble(model, infos, within_s=HEARD_WITHIN_S, stall_s=settings.stall_s)
-        for model, infos in heard.items()
+        for model, infos in heartbeats.items()
         if infos
     ]
     return [trouble for trouble in found if trouble is not None]
 
 
 def main() -> int:
-    """Print what is wrong and return the exit status."""
+    """Print the problems and return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m windrow.worker.health", description="Is this worker making progress?"
     )
@@ -53,8 +54,8 @@ def main() -> int:
     try:
         troubles = troubles_of(load_settings(), worker)
     except (RedisError, WindrowError) as error:
-        troubles = [f"cannot tell: {error}"]
-    print("\n".join(troubles) or f"{worker} goes on")
+        troubles = [f"cannot check: {error}"]
+    print("\n".join(troubles) or f"{worker} makes progress")
     return 1 if troubles else 0
 
 

@@ -51,6 +51,6 @@ torch: Any = ModuleType("torch")
 torch.set_num_threads = lambda count: None
 sys.modules["torch"] = torch
 for _name, _engine in (("embed", "EmbedEngine"), ("classify", "ClassifyEngine")):
-    _module = ModuleType(f"worker.engines.{_name}")
+    _module = ModuleType(f"windrow.worker.engines.text.{_name}")
     setattr(_module, _engine, QuotingEngine)
     sys.modules[_module.__name__] = _module

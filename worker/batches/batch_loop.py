@@ -29,7 +29,7 @@ from windrow.worker.leases.redis_retry import retry_redis
 from windrow.worker.leases.renewal import LeaseRenewal
 from windrow.worker.process.progress import Progress
 from windrow.worker.process.served_model import ServedModel
-from windrow.worker.process.stopping import AT_ONCE
+from windrow.worker.process.stopping import IMMEDIATELY
 from windrow.worker.process.threads import start_thread
 from windrow.worker.steps.step_loop import StepLoop
 from windrow.worker.steps.step_model import StepModel
@@ -177,7 +177,7 @@ class BatchLoop:
             level = self._stopping()
             if level:
                 self.rows.close()
-            if level >= AT_ONCE:
+            if level >= IMMEDIATELY:
                 self._leave()
 
     def _give_back_rows(self) -> None:

@@ -1,4 +1,4 @@
-"""What Celery is told about Redis: broker and result backend are at the `redis_url` of everybody else."""
+"""Celery's connection settings: broker and result backend are the Redis of the `redis_url` setting."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from windrow.scheduler.connection.connect import CONNECT_TIMEOUT_S, HEALTH_CHECK
 from windrow.scheduler.connection.redis_url import parse_redis_url
 from windrow.scheduler.connection.sentinel import sentinel_options
 
-#: The name of our failover strategy; a name, because `celery inspect conf` sends settings as JSON.
-STAY = "windrow.stay"
+#: Name of the failover strategy `keep_server`. A name, because `celery inspect conf` sends the settings as JSON.
+KEEP_SERVER = "windrow.keep_server"
 
 
 def celery_connection(url: str) -> dict[str, Any]:
-    """Settings of Celery for ``url``.
+    """Return Celery's settings for the Redis at ``url``.
 
-    Sentinels become Celery's own form: ``sentinel://...;sentinel://...``, and the master's name beside it. Logins stand
-    beside the URLs too, since Celery hides the password of the first one only where it shows its settings.
+    Sentinels take Celery's own form, ``sentinel://...;sentinel://...`` with the master's name in the options. User and
+    password are separate settings, because Celery hides only the first password of a URL when it shows its settings.
     """
     where = parse_redis_url(url)
     scheme = "sentinel" if where.service is not None else "redis" if where.tls is None else "rediss"
@@ -33,7 +33,7 @@ def celery_connection(url: str) -> dict[str, Any]:
         sentinels = {"master_name": where.service, "sentinel_kwargs": sentinel_options(where)}
     return {
         "broker_url": servers,
-        # These two win over CELERY_BROKER_URL, which Celery would take as it is written.
+        # These two override CELERY_BROKER_URL, which Celery would use verbatim.
         "broker_read_url": servers,
         "broker_write_url": servers,
         "broker_user": where.login.username,
@@ -47,10 +47,10 @@ def celery_connection(url: str) -> dict[str, Any]:
             "health_check_interval": HEALTH_CHECK_S,
             **sentinels,
         },
-        "broker_failover_strategy": STAY,
+        "broker_failover_strategy": KEEP_SERVER,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
-        # What Redis answers while it is full, loads its data or becomes a replica must not end the worker.
+        # Errors that Redis returns while it is full, loading or becoming a replica must not end the worker.
         "broker_channel_error_retry": True,
         "result_backend": servers,
         "result_backend_transport_options": sentinels,
@@ -64,9 +64,12 @@ def celery_connection(url: str) -> dict[str, Any]:
     }
 
 
-def stay(servers: Iterable[Any]) -> Iterator[str]:
-    """A failover strategy that changes nothing: each connection asks all Sentinels, and a change loses the login."""
+def keep_server(servers: Iterable[Any]) -> Iterator[str]:
+    """Failover strategy that always yields the first server.
+
+    Each connection asks all Sentinels anyway, and switching to another server would lose user and password.
+    """
     return repeat(urlsplit(str(next(iter(servers)))).hostname or "")
 
 
-Connection.failover_strategies[STAY] = stay
+Connection.failover_strategies[KEEP_SERVER] = keep_server

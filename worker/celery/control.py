@@ -1,6 +1,6 @@
 """``celery -A windrow.worker inspect models|batching|inflight`` and ``control drain|resume|set_batching|reload_model``.
 
-The worker's parent process answers, from shared memory and Redis: at once, whatever the pool is doing.
+The worker's parent process answers from shared memory and Redis, so it answers at once, whatever the pool is doing.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from windrow.scheduler.queue import RedisQueue
 from windrow.scheduler.queue.load_failures import read_failures
 from windrow.scheduler.tasks import TASKS
 from windrow.worker.celery.supervision import serves_predictions
-from windrow.worker.process import model_requests as orders
+from windrow.worker.process import model_requests
 from windrow.worker.process.model_requests import Batching, read_model_requests
 from windrow.worker.process.progress import read_slot
 from windrow.worker.process.stopping import DRAINED
 
-NOTHING_HERE = "this worker serves no models"
+NO_MODELS = "this worker serves no models"
 
 
 @inspect_command()
 def inflight(state: Any, **_: Any) -> dict[str, Any]:
-    """What each pool process holds, and for how many seconds it has been at the same pass."""
+    """Show how many requests each pool process holds, and for how long it has been running its current batch."""
     slots = {}
     for slot in range(state.consumer.controller.concurrency):
         reading = read_slot(slot)
@@ -46,9 +46,9 @@ def inflight(state: Any, **_: Any) -> dict[str, Any]:
 
 @inspect_command()
 def models(state: Any, **_: Any) -> dict[str, Any]:
-    """The models that this worker's loops serve, as each loop describes them, and why others could not be loaded."""
+    """Show the models of this worker as each pool process describes them, and why others could not be loaded."""
     if not serves_predictions(state.app):
-        return {"ok": NOTHING_HERE}
+        return {"ok": NO_MODELS}
     from windrow.worker.celery.app import settings
 
     with connect(settings.redis_url) as redis:
@@ -60,26 +60,26 @@ def models(state: Any, **_: Any) -> dict[str, Any]:
             }
             for model in settings.models
         }
-    return {model: failures[model] | said for model, said in _said(settings, state.hostname).items()}
+    return {model: failures[model] | by_slot for model, by_slot in _heartbeats(settings, state.hostname).items()}
 
 
 @inspect_command()
 def batching(state: Any, **_: Any) -> dict[str, Any]:
-    """How requests of each model are put together, as it was set, and the window that each loop uses now."""
+    """Show the batching settings of each model, and the window that each pool process uses now."""
     from windrow.worker.celery.app import settings
 
     shown = {"strategy", "max_batch_size", "max_batch_tokens", "max_wait_ms", "buckets"}
-    said, asked = _said(settings, state.hostname), read_model_requests().batching
+    heartbeats, requested = _heartbeats(settings, state.hostname), read_model_requests().batching
     return {
         name: model.model_dump(mode="json", include=shown)
-        | _shown(asked.get(name))
-        | {"wait_ms": {slot: info.get("wait_ms") for slot, info in said[name].items()}}
+        | _shown(requested.get(name))
+        | {"wait_ms": {slot: info.get("wait_ms") for slot, info in heartbeats[name].items()}}
         for name, model in settings.models.items()
     }
 
 
-def _said(settings: Settings, hostname: str) -> dict[str, dict[str, Any]]:
-    """Model -> slot -> what the loop of this worker in that slot says of it."""
+def _heartbeats(settings: Settings, hostname: str) -> dict[str, dict[str, Any]]:
+    """Return, by model and slot, the last heartbeat of this worker's pool processes."""
     with connect(settings.redis_url) as redis:
         return {
             model: {
@@ -98,65 +98,70 @@ def _said(settings: Settings, hostname: str) -> dict[str, dict[str, Any]]:
 def set_batching(
     state: Any, model: str | None = None, max_batch_size: Any = None, max_wait_ms: Any = None, **_: Any
 ) -> dict[str, str]:
-    """Put rows of a model together otherwise, until this worker ends."""
+    """Change the batch limits of a model until this worker stops."""
     if not serves_predictions(state.app):
-        return {"ok": NOTHING_HERE}
+        return {"ok": NO_MODELS}
     from windrow.worker.celery.app import settings
 
     try:
         known = _known_model(settings, model)
         batching = read_batching(known, max_batch_size, max_wait_ms)
         if batching.max_batch_size > known.max_batch_size and _is_captured(settings, state.hostname, str(model)):
-            raise InvalidInput(f"max_batch_size: its passes are captured for at most {known.max_batch_size}")
+            raise InvalidInput(
+                f"max_batch_size {batching.max_batch_size}: the model's CUDA graphs were captured for at most "
+                f"{known.max_batch_size}; raise it in windrow.toml and restart the worker"
+            )
     except (InvalidInput, RedisError) as error:
         return {"error": f"set_batching: {error}"}
-    orders.set_batching(str(model), batching)
+    model_requests.set_batching(str(model), batching)
     return {"ok": f"{model}: max_batch_size {max_batch_size}, max_wait_ms {max_wait_ms}"}
 
 
 @control_command(args=[("model", str)], signature="<model>")
 def reload_model(state: Any, model: str | None = None, **_: Any) -> dict[str, str]:
-    """Load a model anew from its files; where that fails, the one that is there goes on."""
+    """Load a model again from its files; if that fails, the loaded one stays in service."""
     if not serves_predictions(state.app):
-        return {"ok": NOTHING_HERE}
+        return {"ok": NO_MODELS}
     from windrow.worker.celery.app import settings
 
     try:
         if _known_model(settings, model).task == "upstream":
-            raise InvalidInput(f"model {model!r} is another server's: nothing of it is loaded here")
-        if not _said(settings, state.hostname)[str(model)]:
+            raise InvalidInput(f"model {model!r} runs on another server; this worker has nothing to load")
+        if not _heartbeats(settings, state.hostname)[str(model)]:
             raise InvalidInput(
-                f"no loop of this worker serves {model!r}; once its files are mended, restart the worker"
+                f"no pool process of this worker serves {model!r}; repair its files and restart the worker"
             )
     except (InvalidInput, RedisError) as error:
         return {"error": f"reload_model: {error}"}
-    orders.request_reload(str(model))
-    return {"ok": f"{model} is being loaded anew; reload_note of `inspect models` says what became of it"}
+    model_requests.request_reload(str(model))
+    return {"ok": f"{model} is loading; `inspect models` shows the outcome as reload_note"}
 
 
 def read_batching(model: ModelSettings, max_batch_size: object, max_wait_ms: object) -> Batching:
-    """Check what rows of ``model`` are to be; raise `InvalidInput` naming what it takes."""
+    """Validate new batch limits for ``model``; raises `InvalidInput` with what each takes."""
     if TASKS[model.task].streams:
-        raise InvalidInput("a model that generates has its batch from when it is loaded; set it in windrow.toml")
+        raise InvalidInput(
+            "the batch limits of a model that generates are fixed when it loads; set them in windrow.toml"
+        )
     try:
-        wished = ModelSettings.model_validate(
+        limits = ModelSettings.model_validate(
             {"task": model.task, "source": model.source, "max_batch_size": max_batch_size, "max_wait_ms": max_wait_ms}
         )
     except ValidationError as error:
         problem = error.errors()[0]
-        name, said = problem["loc"][0], problem["msg"].removeprefix("Value error, ")
-        raise InvalidInput(f"{name}: {said} (got {problem['input']!r:.100})") from None
-    return Batching(wished.max_batch_size, wished.max_wait_s)
+        name, message = problem["loc"][0], problem["msg"].removeprefix("Value error, ")
+        raise InvalidInput(f"{name}: {message} (got {problem['input']!r:.100})") from None
+    return Batching(limits.max_batch_size, limits.max_wait_s)
 
 
 def _known_model(settings: Settings, model: str | None) -> ModelSettings:
     if model is None or model not in settings.models:
-        raise InvalidInput(f"model: there is none named {model!r}; there are {', '.join(settings.models)}")
+        raise InvalidInput(f"unknown model {model!r}; the models are {', '.join(settings.models)}")
     return settings.models[model]
 
 
 def _is_captured(settings: Settings, hostname: str, model: str) -> bool:
-    return any(info.get("is_captured") for info in _said(settings, hostname)[model].values())
+    return any(info.get("is_captured") for info in _heartbeats(settings, hostname)[model].values())
 
 
 def _shown(batching: Batching | None) -> dict[str, Any]:
@@ -168,13 +173,13 @@ def _shown(batching: Batching | None) -> dict[str, Any]:
 
 @control_command()
 def drain(state: Any, **_: Any) -> dict[str, str]:
-    """Claim nothing more; what is held is ended. Other workers go on."""
+    """Claim no more requests on this worker; those it holds finish, and other workers continue."""
     DRAINED.value = 1
-    return {"ok": "claiming no more"}
+    return {"ok": "claiming no more requests"}
 
 
 @control_command()
 def resume(state: Any, **_: Any) -> dict[str, str]:
-    """Claim again."""
+    """Claim requests again after `drain`."""
     DRAINED.value = 0
     return {"ok": "claiming again"}

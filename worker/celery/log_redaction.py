@@ -1,4 +1,4 @@
-"""Celery logs the whole body of a message that it cannot use. A body is somebody's input: ours says what it was."""
+"""Removes message bodies from Celery's log: Celery logs the whole body, a user's input, of a message it cannot use."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ import logging
 
 from celery.worker.consumer import consumer
 
-#: Celery's text -> ours, which may name the exception that came as its first argument.
-INSTEAD = {
-    consumer.UNKNOWN_FORMAT: "a message that is no task was dropped",
-    consumer.UNKNOWN_TASK_ERROR: "a message for a task that is not known here was dropped: %s",
-    consumer.INVALID_TASK_ERROR: "a message that is no valid task was dropped: %s",
-    consumer.MESSAGE_DECODE_ERROR: "a message that cannot be decoded was dropped: %s",
+#: Celery's message -> its replacement, which may contain the exception (the first argument of Celery's message).
+REPLACEMENTS = {
+    consumer.UNKNOWN_FORMAT: "dropped a message that is not a task",
+    consumer.UNKNOWN_TASK_ERROR: "dropped a message for an unknown task: %s",
+    consumer.INVALID_TASK_ERROR: "dropped a message that is not a valid task: %s",
+    consumer.MESSAGE_DECODE_ERROR: "dropped a message that cannot be decoded: %s",
 }
 
 
 class RedactBodies(logging.Filter):
-    """Rewrites what the consumer says of messages that it drops."""
+    """Replaces the consumer's log lines about messages that it drops."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Let every record through, without the message."""
-        instead = INSTEAD.get(str(record.msg))
-        if instead is not None:
+        """Keep every record, without the message body."""
+        replacement = REPLACEMENTS.get(str(record.msg))
+        if replacement is not None:
             reason = record.args[0] if isinstance(record.args, tuple) and record.args else None
-            # A KeyError names the task; any other error may quote what it could not read.
-            said = str(reason) if isinstance(reason, KeyError) else type(reason).__name__
-            record.msg, record.args = instead, (said,) if "%s" in instead else ()
+            # A KeyError names the task; any other error may quote the body.
+            text = str(reason) if isinstance(reason, KeyError) else type(reason).__name__
+            record.msg, record.args = replacement, (text,) if "%s" in replacement else ()
             record.exc_info = record.exc_text = None
         return True
 
 
-def keep_bodies_out_of_the_log() -> None:
-    """Do so for this process and those that it forks."""
-    if not any(isinstance(one, RedactBodies) for one in consumer.logger.filters):
+def redact_message_bodies() -> None:
+    """Install `RedactBodies` in this process and the processes that it forks."""
+    if not any(isinstance(installed, RedactBodies) for installed in consumer.logger.filters):
         consumer.logger.addFilter(RedactBodies())

@@ -1,4 +1,4 @@
-"""A worker takes no work from a Redis that could lose it."""
+"""Startup check: a worker refuses a Redis that is configured so that it could lose requests."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ log = logging.getLogger(__name__)
 
 
 class CheckRedis(bootsteps.StartStopStep):
-    """Checks the server whenever Celery has connected, and so before the first resident is launched.
+    """Checks the Redis server after each connect, and so before the first batch loop starts.
 
-    A worker that starts is refused. One that runs goes on and complains, since ending it would help nobody.
+    A worker that is starting stops. A worker that is already running logs the problem and continues.
     """
 
     requires = {"celery.worker.consumer.connection:Connection"}  # noqa: RUF012
-    #: Consumer steps start again after each reconnect.
+    #: Consumer steps restart after each reconnect.
     has_passed = False
 
     def start(self, consumer: Any) -> None:
-        """Ask the server; what it does not answer is asked again after Celery's own reconnect."""
+        """Check the server. If it does not answer, the check runs again after Celery's next reconnect."""
         from windrow.worker.celery.app import settings
 
         try:

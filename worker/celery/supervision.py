@@ -1,4 +1,4 @@
-"""Celery supervises: one resident loop per pool process, started again whenever its process is gone."""
+"""Supervision by Celery: one batch loop per pool process, restarted whenever its process ends."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from windrow.worker.process.stopping import GRACEFULLY, STOP, Handler, StopSigna
 
 log = logging.getLogger(__name__)
 PREDICT_QUEUE = "windrow"
-#: A process that ended sooner, before it served anything, failed at its start: the next one waits as long.
+#: A process that ends sooner than this, without having served anything, failed to start. The next start waits as long.
 SHORT_LIFE_S = 5.0
 
 
 class PoolProcesses(bootsteps.StartStopStep):
-    """Fills the pool with resident loops, on workers that consume the predict queue."""
+    """Starts a batch loop in every pool process of a worker that consumes the predict queue."""
 
     requires = {"celery.worker.consumer.tasks:Tasks"}  # noqa: RUF012
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         self.enabled = serves_predictions(consumer.app)
-        #: Slots whose loop was handed to the pool, and those of them that a pool process took.
+        #: Slots whose loop was submitted to the pool, and those of them that a pool process has started.
         self._launched: set[int] = set()
         self._accepted: set[int] = set()
         super().__init__(consumer, **kwargs)
 
     def start(self, consumer: Any) -> None:
-        """Nothing yet: the pool takes no work before the event loop runs."""
+        """Do nothing: the pool accepts work only once the event loop runs."""
 
     def register_with_event_loop(self, consumer: Any, hub: Any) -> None:
-        """Called by Celery once the event loop is there, and again after each reconnect: the loops live on.
+        """Start the loops. Celery calls this when the event loop exists, and again after each reconnect.
 
-        What no process had taken when the connection was lost was thrown away then, and so were the timers.
+        Loops that run survive a reconnect. Submitted loops that no process had started, and timers, do not.
         """
         if self.enabled:
             self._launched &= self._accepted
@@ -76,17 +76,17 @@ class PoolProcesses(bootsteps.StartStopStep):
             callback=ended,
             error_callback=ended,
             accept_callback=accepted,
-            correlation_id=f"resident-{slot}-{began_s}",
+            correlation_id=f"batch-loop-{slot}-{began_s}",
         )
 
 
 class StopPoolProcesses(bootsteps.StartStopStep):
-    """Watches the loops, and tells them to stop whatever made the worker stop."""
+    """Watches the pool processes for stalls, and makes them stop when the worker stops for any reason."""
 
     requires = {"celery.worker.components:Pool"}  # noqa: RUF012
 
     def start(self, worker: Any) -> None:
-        """Called once the pool is there, by the main thread, after Celery took its signals."""
+        """Start the watch. The main thread calls this when the pool and Celery's signal handlers exist."""
         from windrow.worker.celery.app import settings
 
         if not serves_predictions(worker.app):
@@ -95,21 +95,21 @@ class StopPoolProcesses(bootsteps.StartStopStep):
             raise ValueError(f"--concurrency {worker.concurrency}: a worker takes at most {MAX_SLOTS} pool processes")
 
         def pool_pids() -> list[int]:
-            pool = worker.pool._pool  # None once it has stopped
+            pool = worker.pool._pool  # None after it has stopped
             return [process.pid for process in pool._pool] if pool else []
 
         start_watch(worker.concurrency, settings.stall_s, pool_pids)
         StopSignals(cast(Handler, signal.getsignal(signal.SIGTERM))).install()
 
     def close(self, worker: Any) -> None:
-        """First part of every shutdown, before the pool waits for its processes."""
+        """Ask the loops to stop; the first part of every shutdown, before the pool waits for its processes."""
         ask_to_stop(GRACEFULLY)
 
     def terminate(self, worker: Any) -> None:
-        """The same for a shutdown that does not wait."""
+        """Ask the loops to stop in a shutdown that does not wait."""
         ask_to_stop(GRACEFULLY)
 
 
 def serves_predictions(app: Any) -> bool:
-    """Whether the worker consumes the predict queue: the residents' own, not one for housekeeping."""
+    """Whether the worker consumes the predict queue; a housekeeping worker does not."""
     return PREDICT_QUEUE in app.amqp.queues.consume_from

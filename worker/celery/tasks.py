@@ -1,4 +1,4 @@
-"""The tasks that travel through Celery: predictions sent by Celery callers, and housekeeping."""
+"""Celery tasks: predictions sent by Celery callers, and housekeeping."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from windrow.worker.webhooks.sender import WebhookSender
     name="windrow.predict", Strategy="windrow.worker.celery.message_strategy:put_on_the_queue", ignore_result=True
 )
 def predict(**call: Any) -> None:
-    """Put one request on the same queue as everybody else's: ``model, input, parameters, priority, deadline_ms``.
+    """Submit one request: ``model, input, parameters, priority, deadline_ms``.
 
-    The worker's parent process handles the message itself (worker/celery/message_strategy.py); the pool never runs
-    this body, and the result is stored under the task's id when the batch is done.
+    The worker's parent process queues it when the message arrives (worker/celery/message_strategy.py), so no pool
+    process runs this body. The result is stored under the task's id when its batch finishes.
     """
     raise RuntimeError(
-        "windrow.predict is taken by its strategy; start the worker with 'celery -A windrow.worker worker'"
+        "windrow.predict is handled by its message strategy; start the worker with 'celery -A windrow.worker worker'"
     )
 
 
 @app.task(name="windrow.janitor", ignore_result=True)
 def janitor() -> int:
-    """Bring back the requests of workers that are gone, and end what is past its deadline; return how many."""
+    """Requeue requests whose lease expired and expire those past their deadline; return how many."""
     redis = connect(settings.redis_url)
     try:
         return sum(
@@ -42,16 +42,16 @@ def janitor() -> int:
 
 @app.task(name="windrow.webhook", ignore_result=True)
 def webhook() -> None:
-    """Send the webhooks that are due, in threads of this process, from now until a while after the last such task."""
-    _courier().hint()
+    """Deliver due webhooks in threads of this process, until a while after the last run of this task."""
+    _webhook_sender().hint()
 
 
 @cache
-def _courier() -> WebhookSender:
+def _webhook_sender() -> WebhookSender:
     return WebhookSender(settings, connect(settings.redis_url))
 
 
 @worker_process_shutdown.connect
-def _end_webhooks(**_: Any) -> None:
-    if _courier.cache_info().currsize:
-        _courier().close()
+def _close_webhook_sender(**_: Any) -> None:
+    if _webhook_sender.cache_info().currsize:
+        _webhook_sender().close()

@@ -1,4 +1,4 @@
-"""What a worker process says of models that it could not load."""
+"""Reports of models that a pool process could not load."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class LoadFailures:
-    """Tells each failure when it comes, and from then on as often as a heartbeat, until the process ends."""
+    """Reports each failure at once, and again with every heartbeat interval until the process ends."""
 
     def __init__(self, redis: Redis, worker: str) -> None:
         self._redis = redis
@@ -24,21 +24,21 @@ class LoadFailures:
         self._reasons: dict[str, str] = {}
 
     def add(self, model: str, reason: str) -> None:
-        """This process does not serve ``model``."""
+        """Report that this process does not serve ``model``."""
         is_first = not self._reasons
         self._reasons[model] = reason
-        self._tell(model, reason)
+        self._report(model, reason)
         if is_first:
-            start_thread(self._tell_on)
+            start_thread(self._report_periodically)
 
-    def _tell_on(self) -> None:
+    def _report_periodically(self) -> None:
         while True:
             time.sleep(RENEWALS_PER_HEARTBEAT * RENEW_EVERY_S)
             for model, reason in list(self._reasons.items()):
-                self._tell(model, reason)
+                self._report(model, reason)
 
-    def _tell(self, model: str, reason: str) -> None:
+    def _report(self, model: str, reason: str) -> None:
         try:
             report_load_failure(self._redis, model, self._worker, reason)
         except RedisError as error:
-            log.warning("model %s: telling that it is not served failed: %s", model, error)
+            log.warning("model %s: could not report that it is not served: %s", model, error)

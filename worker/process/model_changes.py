@@ -22,26 +22,29 @@ from windrow.worker.process.threads import start_thread
 from windrow.worker.steps.step_model import StepModel
 
 log = logging.getLogger(__name__)
-LOOK_S = 0.01
-#: Loads the model of that name.
+POLL_S = 0.01
+#: Loads the model with that name.
 Load = Callable[[str], Engine | StepEngine]
-#: The limits of passes of the model of that name, once it is loaded.
+#: Batch limits of the model with that name, given its loaded engine.
 Limits = Callable[[str, EngineInfo], BatchLimits]
 
 
 class ModelChanges:
-    """To be asked again and again to `look`; ``before`` is what had been asked when the models began to be loaded."""
+    """Applies new `ModelRequests` whenever `look` is called.
+
+    ``before`` are the requests that existed when the models began to load, which need no reload.
+    """
 
     def __init__(
         self,
-        lanes: Mapping[str, BatchModel | StepModel],
+        models: Mapping[str, BatchModel | StepModel],
         rows: BatchBuffer,
         load: Load,
         limits: Limits,
         before: ModelRequests,
         stopping: Callable[[], object],
     ) -> None:
-        self._lanes = lanes
+        self._models = models
         self._rows = rows
         self._load = load
         self._limits = limits
@@ -52,59 +55,61 @@ class ModelChanges:
         self._loading = threading.Lock()
 
     def look(self) -> None:
-        """Carry out what is new; models are loaded by a thread of their own."""
-        seen = version()
-        if seen == self._version:
+        """Apply new requests. Reloads run in a thread of their own."""
+        current = version()
+        if current == self._version:
             return
-        self._version = seen
-        orders = read_model_requests()
-        for model, batching in orders.batching.items():
-            lane = self._lanes.get(model)
-            if isinstance(lane, BatchModel) and lane.batching != batching:
-                lane.set_batching(batching)
-                self._rows.set_limits(model, lane.window)
-        for model, count in orders.reloads.items():
-            if count != self._reloads.get(model, 0) and model in self._lanes:
-                start_thread(self._reload, self._lanes[model])
-        self._reloads = dict(orders.reloads)
+        self._version = current
+        requests = read_model_requests()
+        for name, batching in requests.batching.items():
+            served = self._models.get(name)
+            if isinstance(served, BatchModel) and served.batching != batching:
+                served.set_batching(batching)
+                self._rows.set_limits(name, served.window)
+        for name, count in requests.reloads.items():
+            if count != self._reloads.get(name, 0) and name in self._models:
+                start_thread(self._reload, self._models[name])
+        self._reloads = dict(requests.reloads)
 
-    def _reload(self, lane: BatchModel | StepModel) -> None:
+    def _reload(self, served: BatchModel | StepModel) -> None:
         with self._loading:
-            _note(lane, "it is being loaded anew")
+            _note(served, "loading")
             try:
-                self._replace(lane)
+                self._replace(served)
             except ModelUnusable as error:
-                self._keep(lane, error.detail)
-            except Exception as error:  # whatever it raises, the old one goes on
-                self._keep(lane, f"{type(error).__name__}: {error}")
+                self._keep(served, error.detail)
+            except Exception as error:  # whatever it raises, the loaded model stays in service
+                self._keep(served, f"{type(error).__name__}: {error}")
             else:
-                log.info("model %s was loaded anew: %s", lane.model, lane.engine.info)
-                _note(lane, f"it was loaded anew at {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}")
+                log.info("model %s reloaded: %s", served.model, served.engine.info)
+                _note(served, f"reloaded at {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}")
 
-    def _keep(self, lane: ServedModel, reason: str) -> None:
-        log.error("model %s goes on as it was, and was not loaded anew: %s", lane.model, reason)
-        _note(lane, f"it could not be loaded anew, and goes on as it was: {reason}")
+    def _keep(self, served: ServedModel, reason: str) -> None:
+        log.error("model %s was not reloaded and stays in service as it was: %s", served.model, reason)
+        _note(served, f"not reloaded, the model stays in service as it was: {reason}")
 
-    def _replace(self, lane: BatchModel | StepModel) -> None:
-        """Load it beside the old one, which ends what it holds before the new one takes its place."""
-        model, info = lane.model, lane.engine.info
+    def _replace(self, served: BatchModel | StepModel) -> None:
+        """Load the new engine beside the old one, which finishes its requests before the new one replaces it."""
+        name, info = served.model, served.engine.info
         is_on_cuda = info.device == "cuda"
-        if is_on_cuda and isinstance(lane, StepModel):
-            raise ModelUnusable("its cache takes the device's memory; restart the worker")
+        if is_on_cuda and isinstance(served, StepModel):
+            raise ModelUnusable(
+                "its KV cache fills the device memory, so it cannot load beside itself; restart the worker"
+            )
         # See `windrow.worker.engines.loading.load_engine_afresh`.
-        may_go_on = not is_on_cuda and info.dtype in ("float32", "int8")
-        with self._paused([] if may_go_on else list(self._lanes.values())):
-            engine = self._load(model)
-        with self._paused([lane]):
+        may_serve_meanwhile = not is_on_cuda and info.dtype in ("float32", "int8")
+        with self._paused([] if may_serve_meanwhile else list(self._models.values())):
+            engine = self._load(name)
+        with self._paused([served]):
             if self._stopping():
-                raise ModelUnusable("the worker stops")
-            if isinstance(lane, StepModel):
+                raise ModelUnusable("the worker is stopping")
+            if isinstance(served, StepModel):
                 assert isinstance(engine, StepEngine)
-                lane.replace_engine(engine)
+                served.replace_engine(engine)
             else:
                 assert not isinstance(engine, StepEngine)
-                lane.replace_engine(engine, self._limits(model, engine.info))
-                self._rows.set_limits(model, lane.window)
+                served.replace_engine(engine, self._limits(name, engine.info))
+                self._rows.set_limits(name, served.window)
         freeze_loaded_objects()
         if is_on_cuda:
             import torch
@@ -112,22 +117,22 @@ class ModelChanges:
             torch.cuda.empty_cache()
 
     @contextmanager
-    def _paused(self, lanes: Sequence[ServedModel]) -> Iterator[None]:
-        """While entered, ``lanes`` hold nothing; their requests wait in Redis, for this worker or another."""
-        for lane in lanes:
-            lane.leases.pause()
+    def _paused(self, models: Sequence[ServedModel]) -> Iterator[None]:
+        """While entered, ``models`` hold no requests; new ones stay queued in Redis for this or another worker."""
+        for model in models:
+            model.leases.pause()
         try:
-            while not (all(lane.leases.is_idle for lane in lanes) or self._stopping()):
-                time.sleep(LOOK_S)
+            while not (all(model.leases.is_idle for model in models) or self._stopping()):
+                time.sleep(POLL_S)
             yield
         finally:
-            for lane in lanes:
-                lane.leases.resume()
+            for model in models:
+                model.leases.resume()
 
 
-def _note(lane: ServedModel, note: str) -> None:
-    lane.status.reload_note = note
+def _note(served: ServedModel, note: str) -> None:
+    served.status.reload_note = note
     try:
-        lane.heartbeat()
-    except RedisError as error:  # the next one tells it
-        log.warning("model %s: %s", lane.model, error)
+        served.heartbeat()
+    except RedisError as error:  # the next heartbeat reports it
+        log.warning("model %s: %s", served.model, error)

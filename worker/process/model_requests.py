@@ -1,6 +1,7 @@
-"""What ``celery control`` asked of the models of this worker, in memory that its pool processes share.
+"""Model changes requested by ``celery control``, in memory shared by the parent and its pool processes.
 
-The parent alone writes, whole; who reads while it does reads again. A pool process that is started anew finds it there.
+Only the parent process writes, and it writes everything at once; a reader that overlaps with a write reads again. A
+restarted pool process finds the earlier requests.
 """
 
 from __future__ import annotations
@@ -10,65 +11,66 @@ from dataclasses import asdict, dataclass, field
 import billiard
 import orjson
 
-#: More than any worker's models need.
-ROOM_BYTES = 256 << 10
+#: Size of the shared buffer; more than the models of any worker need.
+BUFFER_BYTES = 256 << 10
 
 
 @dataclass(frozen=True, slots=True)
 class Batching:
-    """How rows of one model are put together from now on."""
+    """New batch limits of one model."""
 
     max_batch_size: int
-    #: None where it is learnt.
+    #: None if the window is learned.
     max_wait_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRequests:
-    """All that was asked since the worker began."""
+    """Everything requested since the worker started."""
 
-    #: By model; those that are not in it are as their settings say.
+    #: By model. A model without an entry uses its settings.
     batching: dict[str, Batching] = field(default_factory=dict)
-    #: Model -> how often it was to be loaded anew.
+    #: Model -> number of reloads requested.
     reloads: dict[str, int] = field(default_factory=dict)
 
 
-# Made before the fork.
-_TEXT = billiard.RawArray("c", ROOM_BYTES)
-#: Odd while the text is being written.
+# Allocated before the fork, so that pool processes share it.
+_TEXT = billiard.RawArray("c", BUFFER_BYTES)
+#: Odd during a write.
 _VERSION = billiard.RawValue("L", 0)
 
 
 def version() -> int:
-    """A number that is another one once anything was asked."""
+    """Return a number that changes with each request."""
     return int(_VERSION.value)
 
 
 def read_model_requests() -> ModelRequests:
-    """What was asked so far."""
+    """Return everything requested so far."""
     while True:
         before, text = version(), bytes(_TEXT.value)
         if before % 2 == 0 and before == version():
-            said = orjson.loads(text) if text else {"batching": {}, "reloads": {}}
-            return ModelRequests({model: Batching(**one) for model, one in said["batching"].items()}, said["reloads"])
+            stored = orjson.loads(text) if text else {"batching": {}, "reloads": {}}
+            batching = {model: Batching(**limits) for model, limits in stored["batching"].items()}
+            return ModelRequests(batching, stored["reloads"])
 
 
 def set_batching(model: str, batching: Batching) -> None:
-    """Ask for it. For the parent's one thread that answers remote control."""
-    orders = read_model_requests()
-    _write(ModelRequests(orders.batching | {model: batching}, orders.reloads))
+    """Request new batch limits. Call it only from the parent's thread that answers remote control."""
+    requests = read_model_requests()
+    _write(ModelRequests(requests.batching | {model: batching}, requests.reloads))
 
 
 def request_reload(model: str) -> None:
-    """Ask that ``model`` be loaded anew; see `set_batching`."""
-    orders = read_model_requests()
-    _write(ModelRequests(orders.batching, orders.reloads | {model: orders.reloads.get(model, 0) + 1}))
+    """Request a reload of ``model``; same thread as `set_batching`."""
+    requests = read_model_requests()
+    _write(ModelRequests(requests.batching, requests.reloads | {model: requests.reloads.get(model, 0) + 1}))
 
 
-def _write(orders: ModelRequests) -> None:
-    text = orjson.dumps(asdict(orders))
-    if len(text) >= ROOM_BYTES:
-        raise ValueError(f"the orders for all models take {len(text)} bytes; there is room for {ROOM_BYTES}")
+def _write(requests: ModelRequests) -> None:
+    text = orjson.dumps(asdict(requests))
+    if len(text) >= BUFFER_BYTES:
+        raise ValueError(f"the requests for all models take {len(text)} bytes; the limit is {BUFFER_BYTES}")
     _VERSION.value += 1
     _TEXT.value = text
     _VERSION.value += 1

@@ -1,7 +1,7 @@
-"""What a pool process shows of its life, in memory that its parent can read whatever the process does.
+"""Progress of a pool process, in shared memory that the parent can read even if the process hangs.
 
-Nothing here is asked for the time: a stage notes the reading of a clock that one thread moves on ten times a second.
-That clock counts only time in which the process ran, so that one that was suspended is not taken for a stalled one.
+Stages do not call the system clock. They read a clock that one thread advances ten times per second, and that counts
+only time in which the process ran, so that a suspended process does not look stalled.
 """
 
 from __future__ import annotations
@@ -15,55 +15,55 @@ from typing import NamedTuple, TypeVar
 import billiard
 
 T = TypeVar("T")
-#: A longer gap between two ticks is time in which the process did not run, in seconds.
-LONGEST_TICK_S = 1.0
-#: More pool processes than any machine has devices.
+#: Longest time that one tick counts, in seconds. In a longer gap between two ticks the process was suspended.
+MAX_TICK_GAP_S = 1.0
+#: Most pool processes per worker; more than any machine has devices.
 MAX_SLOTS = 1024
 
 
 class ProgressReading(NamedTuple):
-    """What one pool process last showed. All numbers are floats, as the shared memory has it."""
+    """The last progress of one pool process. All fields are floats, because the shared memory is an array of floats."""
 
     pid: float
-    #: Ticks since the resident loop began; 0 while models are being loaded.
+    #: Ticks since the batch loop started; 0 while models load.
     beats: float
-    #: How long the longest of the stages at work has been at it, in seconds; an idle loop has none at work.
+    #: Seconds since the longest-running stage began its current work; 0 for an idle loop.
     busy_s: float
-    #: Requests held.
+    #: Requests that the process has claimed and not finished.
     held: float
 
 
 _WIDTH = len(ProgressReading._fields)
-#: Made before the fork. Each slot is written by one process.
+#: Allocated before the fork. Each slot is written by one process.
 _SHARED = billiard.RawArray("d", _WIDTH * MAX_SLOTS)
 
 
 def read_slot(slot: int) -> ProgressReading:
-    """What the process of ``slot`` last showed; all 0 where there is none."""
+    """Return the last progress of the process in ``slot``; all 0 if there is none."""
     return ProgressReading(*_SHARED[slot * _WIDTH : (slot + 1) * _WIDTH])
 
 
 def clear_slot(slot: int) -> None:
-    """Forget the process of ``slot``."""
+    """Reset ``slot`` to all 0."""
     write_slot(slot, ProgressReading(0, 0, 0, 0))
 
 
 def write_slot(slot: int, reading: ProgressReading) -> None:
-    """Show ``reading`` as that of ``slot``."""
+    """Store ``reading`` as the progress of ``slot``."""
     _SHARED[slot * _WIDTH : (slot + 1) * _WIDTH] = reading
 
 
 class Stage:
-    """One thread's place in the loop: entered while it works on something, left while it waits for something to do."""
+    """One thread of the loop; a context manager that is entered while the thread works and left while it waits."""
 
-    __slots__ = ("_vitals", "since_s")
+    __slots__ = ("_progress", "since_s")
 
-    def __init__(self, vitals: Progress) -> None:
-        self._vitals = vitals
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
         self.since_s: float | None = None
 
     def __enter__(self) -> None:
-        self.since_s = self._vitals.now_s
+        self.since_s = self._progress.now_s
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -71,25 +71,25 @@ class Stage:
         self.since_s = None
 
     def timed(self, steps: Iterable[T]) -> Iterator[T]:
-        """``steps``, being in this stage while each is made, and not while the caller has it."""
-        making = iter(steps)
+        """Yield from ``steps``; the stage is entered while an item is produced, and left while the caller uses it."""
+        iterator = iter(steps)
         while True:
             with self:
-                step = next(making, None)
+                step = next(iterator, None)
             if step is None:
                 return
             yield step
 
 
 class Progress:
-    """The stages of one resident loop, and the clock they go by."""
+    """The stages of one batch loop, and their clock."""
 
     def __init__(
         self, slot: int | None = None, stall_s: float = float("inf"), clock: Callable[[], float] = time.monotonic
     ) -> None:
-        #: Seconds this process was seen running.
+        #: Seconds that this process has been running.
         self.now_s = 0.0
-        #: A stage that works for longer than this has stalled.
+        #: A stage whose current work takes longer than this has stalled.
         self.stall_s = stall_s
         self._slot = slot
         self._clock = clock
@@ -98,24 +98,26 @@ class Progress:
         self._stages: list[Stage] = []
 
     def stage(self) -> Stage:
-        """A new stage, for one thread."""
+        """Add a stage, for one thread."""
         self._stages.append(Stage(self))
         return self._stages[-1]
 
     @property
     def busy_s(self) -> float:
-        """How long the longest of the stages at work has been at it, in seconds."""
-        return max((self.now_s - since_s for one in self._stages if (since_s := one.since_s) is not None), default=0.0)
+        """Seconds since the longest-running stage began its current work; 0 if none works."""
+        return max(
+            (self.now_s - since_s for stage in self._stages if (since_s := stage.since_s) is not None), default=0.0
+        )
 
     @property
     def is_stalled(self) -> bool:
-        """Whether a stage works for longer than any should."""
+        """Whether a stage has stalled."""
         return self.busy_s > self.stall_s
 
     def tick(self, held: int = 0) -> None:
-        """Move the clock on, and show how things stand."""
+        """Advance the clock and store the progress in the shared memory."""
         now_s = self._clock()
-        self.now_s += min(now_s - self._ticked_s, LONGEST_TICK_S)
+        self.now_s += min(now_s - self._ticked_s, MAX_TICK_GAP_S)
         self._ticked_s = now_s
         self._beats += 1
         if self._slot is not None:

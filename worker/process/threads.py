@@ -1,4 +1,4 @@
-"""Threads of a worker process."""
+"""Threads of a pool process."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ log = logging.getLogger(__name__)
 
 
 def start_thread(target: Callable[..., None], *args: object) -> threading.Thread:
-    """Start a thread whose failure ends the process: a half-dead resident would hold its device and answer nobody.
+    """Start a thread whose failure ends the process.
 
-    The pool replaces the process, and the leases bring its requests back.
+    A process with a dead thread would occupy its device without answering. The pool replaces the process, and its
+    requests are requeued when their leases expire.
     """
 
-    def stage() -> None:
+    def run() -> None:
         try:
             target(*args)
         except BaseException as error:
-            name, said = target.__name__, describe_exception(error)
-            log.critical("the %s stage failed: this process ends and the pool starts another: %s", name, said)
+            log.critical(
+                "thread %s failed; this process ends and the pool starts another: %s",
+                target.__name__, describe_exception(error),
+            )  # fmt: skip
             os._exit(70)
 
-    thread = threading.Thread(target=stage, name=target.__name__, daemon=True)
+    thread = threading.Thread(target=run, name=target.__name__, daemon=True)
     thread.start()
     return thread

@@ -28,7 +28,7 @@ def test_a_models_entry_says_what_its_worker_made_of_the_settings(
     (before,) = client.get("/v1/models").json["data"]
     assert (before["workers"], before["strategy"]) == (1, None)
     info = {"model": "minilm", "strategy": "bucket", "strategy_note": "it cannot pack", "max_input_tokens": 256}
-    info |= {"reload_note": "it was loaded anew at 2026-01-02T03:04:05Z"}
+    info |= {"reload_note": "reloaded at 2026-01-02T03:04:05Z"}
     info |= {"dtype": "float32", "dtype_note": "int8 is not faster here", "relative_error": 1e-7}
     worker.queue.heartbeat("worker@test", orjson.dumps(info), stale_s=60)
     (model,) = client.get("/v1/models").json["data"]

@@ -119,11 +119,11 @@ def test_batches_are_of_the_size_that_the_command_line_asked_for_and_stay_so_in_
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"model": "other", "max_batch_size": 4, "max_wait_ms": 5}, "none named 'other'; there are one, llama"),
+        ({"model": "other", "max_batch_size": 4, "max_wait_ms": 5}, "unknown model 'other'; the models are one, llama"),
         ({"model": "one", "max_batch_size": 0, "max_wait_ms": 5}, "max_batch_size: "),
         ({"model": "one"}, "max_batch_size: "),
-        ({"model": "llama", "max_batch_size": 4, "max_wait_ms": 5}, "has its batch from when it is loaded"),
-        ({}, "none named None"),
+        ({"model": "llama", "max_batch_size": 4, "max_wait_ms": 5}, "are fixed when it loads"),
+        ({}, "unknown model None"),
     ],
 )
 def test_what_cannot_be_set_is_refused_with_the_reason(ask: Ask, arguments: dict[str, object], says: str) -> None:
@@ -138,11 +138,11 @@ def test_a_model_is_loaded_anew_and_kept_where_that_fails(
     def note() -> str:
         return ask("models")["one"]["0"]["reload_note"] or ""
 
-    assert "is being loaded anew" in run_celery(redis.url, folder, "reload_model", "one")
-    until("it was loaded", lambda: "was loaded anew at" in note())
+    assert "one is loading" in run_celery(redis.url, folder, "reload_model", "one")
+    until("it was loaded", lambda: "reloaded at" in note())
     (folder / "broken").touch()
     assert "ok" in ask("reload_model", model="one")
-    until("it failed", lambda: "goes on as it was: its files are broken" in note())
+    until("it failed", lambda: "stays in service as it was: its files are broken" in note())
     assert sizes_of(queue, "kept", 3)
     (folder / "broken").unlink()
-    assert "none named 'other'" in ask("reload_model", model="other")["error"]
+    assert "unknown model 'other'" in ask("reload_model", model="other")["error"]

@@ -104,12 +104,12 @@ def test_a_model_loaded_anew_takes_over_between_two_requests(start: Callable[...
         time.sleep(0.02)
     ended = site.ended(*ids)
     assert {one.status for one in ended} == {"succeeded"}
-    until("it was told", lambda: "was loaded anew" in (site.lane.status.reload_note or ""))
+    until("it was told", lambda: "reloaded at" in (site.lane.status.reload_note or ""))
     answers = [one.output for one in ended]
     assert set(answers) == {"first", "second", "third"}
     assert {one.metrics["attempts"] for one in ended} == {1}
     assert site.lane.limits == BatchLimits(4, 2000)  # the tokens are those of what was loaded
-    assert b"was loaded anew" in site.queue.workers(within_s=60)["worker@test/0"]
+    assert b"reloaded at" in site.queue.workers(within_s=60)["worker@test/0"]
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_one_that_cannot_be_loaded_leaves_the_old_one_and_says_why(
     site = start(rows_of(NamedEngine("first")), load)
     orders.request_reload("m")
     until("it was told", lambda: says in (site.lane.status.reload_note or ""))
-    assert "goes on as it was" in site.lane.status.reload_note
+    assert "stays in service as it was" in site.lane.status.reload_note
     site.submit("after")
     assert site.ended("after")[0].output == "first"
 
@@ -137,7 +137,7 @@ def test_answers_that_have_begun_are_ended_by_the_model_that_began_them(
     site.submit("a", "b", "c")
     until("two have begun", lambda: site.lane.running == 2)
     orders.request_reload("m")
-    until("it was told", lambda: "was loaded anew" in (site.lane.status.reload_note or ""))
+    until("it was told", lambda: "reloaded at" in (site.lane.status.reload_note or ""))
     site.submit("d")
     ended = site.ended("a", "b", "c", "d")
     assert {one.output["text"] for one in ended} == {"make hay while the sun shines"}
@@ -165,7 +165,7 @@ def test_new_weights_on_disk_answer_once_they_are_loaded(
     ids = [f"r{number}" for number in range(40)]
     site.submit(*ids[:20])
     orders.request_reload("m")
-    until("it was told", lambda: "was loaded anew" in (site.lane.status.reload_note or ""))
+    until("it was told", lambda: "reloaded at" in (site.lane.status.reload_note or ""))
     site.submit(*ids[20:])
     ended = site.ended(*ids)
     assert {one.status for one in ended} == {"succeeded"}

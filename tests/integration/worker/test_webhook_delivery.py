@@ -359,9 +359,9 @@ KILLED = """
 import sys
 from redis import Redis
 from windrow.scheduler.config.settings import Settings
-from windrow.worker.webhooks.sender import Courier
+from windrow.worker.webhooks.sender import WebhookSender
 url, settings = sys.argv[1:]
-courier = Courier(Settings.model_validate_json(settings), Redis.from_url(url), visibility_s=1.0)
+courier = WebhookSender(Settings.model_validate_json(settings), Redis.from_url(url), visibility_s=1.0)
 courier.send_due()
 courier.close()
 """

@@ -23,7 +23,7 @@ from windrow.scheduler.connection.connect import connect
 from windrow.scheduler.queue import Prediction, RedisQueue, Submission
 from windrow.scheduler.queue.load_failures import report_load_failure
 from windrow.worker import health
-from windrow.worker.process.stopping import SAME_SIGNAL_S
+from windrow.worker.process.stopping import DUPLICATE_SIGNAL_S
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -152,7 +152,7 @@ def test_a_second_signal_or_quit_gives_back_what_runs_too(
     slow, rest = start_slow_row(queues["one"], journal, s=600)
     for number in signals:
         worker.process.send_signal(number)
-        time.sleep(2 * SAME_SIGNAL_S)
+        time.sleep(2 * DUPLICATE_SIGNAL_S)
     assert worker.process.wait(30) == 0, worker.log
     assert {one.status for one in found(queues["one"], slow + rest)} == {"queued"}
     assert attempts_counted(redis, "one") == {}
@@ -194,7 +194,7 @@ def test_a_suspended_pool_process_is_replaced_and_its_requests_are_answered(
     until("it runs", lambda: passes(journal))
     victim.suspend()
     assert ended(queues["one"], names)[0].status == "succeeded"
-    assert "no sign of life" in worker.log
+    assert "has made no progress" in worker.log
     assert victim.pid not in [process.pid for process in worker.pool()]
 
 
@@ -202,7 +202,7 @@ def test_a_suspended_pool_process_does_not_hold_up_a_second_term(worker: WorkerP
     worker.pool()[0].suspend()
     for _ in range(2):
         worker.process.send_signal(signal.SIGTERM)
-        time.sleep(2 * SAME_SIGNAL_S)
+        time.sleep(2 * DUPLICATE_SIGNAL_S)
     assert worker.process.wait(30) == 0, worker.log
 
 
@@ -222,7 +222,7 @@ def test_a_forward_that_hangs_is_told_of_and_its_process_replaced(
     assert health.troubles_of(settings, f"test@{socket.gethostname()}")
     queues["one"].cancel(*names)  # or it would hang the next process too
     until("it was replaced", lambda: victim.pid not in [process.pid for process in worker.pool()])
-    assert "has been at one pass" in worker.log
+    assert "has been running one batch" in worker.log
     until("it is ready again", lambda: readyz.get("/readyz").status_code == 200)
     assert health.troubles_of(settings, f"test@{socket.gethostname()}") == []
     assert health.troubles_of(settings, "test@elsewhere") != []

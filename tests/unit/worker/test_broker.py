@@ -1,4 +1,4 @@
-"""What Celery is told for each form of `redis_url`."""
+"""Celery's connection settings for each form of `redis_url`."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def app_for(url: str) -> Celery:
 
 
 def params_of(pool: Any) -> dict[str, Any]:
-    """The arguments that each connection of a pool gets."""
+    """Return the arguments of the pool's connections."""
     params: dict[str, Any] = pool.connection_kwargs
     return params
 
@@ -32,7 +32,7 @@ def test_broker_and_backend_reach_the_server_of_the_url(url: str) -> None:
     assert int(broker.virtual_host) == backend["db"] == 3
 
 
-def test_certificates_of_a_url_are_checked_by_broker_and_backend() -> None:
+def test_broker_and_backend_verify_the_certificate_that_the_url_names() -> None:
     app = app_for("rediss://host/0?ssl_ca_certs=/etc/ca.pem")
     backend = params_of(app.backend.client.connection_pool)
     for options in (app.connection_for_read().ssl, backend):
@@ -40,11 +40,11 @@ def test_certificates_of_a_url_are_checked_by_broker_and_backend() -> None:
         assert "none" not in str(options["ssl_cert_reqs"]).lower()
 
 
-def test_a_url_without_tls_asks_for_none() -> None:
+def test_a_url_without_tls_uses_no_tls() -> None:
     assert not app_for("redis://host/0").connection_for_read().ssl
 
 
-def test_sentinels_become_celerys_own_form_with_the_name_of_the_master_beside_it() -> None:
+def test_sentinels_take_celerys_own_form_with_the_name_of_the_master_as_an_option() -> None:
     settings = celery_connection(SENTINELS)
     assert settings["broker_url"] == settings["result_backend"] == "sentinel://a:1/3;sentinel://b:2/3"
     for options in (settings["broker_transport_options"], settings["result_backend_transport_options"]):
@@ -71,16 +71,14 @@ def test_celery_prints_its_addresses_without_a_password(url: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["redis://host/0", SENTINELS])
-def test_the_variable_that_names_our_redis_is_not_read_by_celery_itself(
-    url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_celery_does_not_read_celery_broker_url_itself(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CELERY_BROKER_URL", "redis://elsewhere/0")
     app = app_for(url)
     for connection in (app.connection_for_read(), app.connection_for_write()):
         assert connection.hostname in ("host", "a")
 
 
-def test_silent_peers_are_noticed_on_every_connection() -> None:
+def test_every_connection_detects_a_silent_peer() -> None:
     app = app_for("redis://host/0")
     for options in (app.conf.broker_transport_options, params_of(app.backend.client.connection_pool)):
         assert options["socket_keepalive"]

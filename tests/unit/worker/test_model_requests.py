@@ -51,8 +51,8 @@ def test_a_process_started_later_reads_them() -> None:
 
 
 def test_more_than_there_is_room_for_is_refused_and_changes_nothing() -> None:
-    with pytest.raises(ValueError, match="there is room for"):
-        orders.request_reload("m" * orders.ROOM_BYTES)
+    with pytest.raises(ValueError, match="the limit is"):
+        orders.request_reload("m" * orders.BUFFER_BYTES)
     assert read_model_requests() == ModelRequests()
 
 
@@ -73,7 +73,7 @@ def test_numbers_come_as_text_or_as_numbers(size: object, wait_ms: object, expec
         (ROWS, None, None, "max_batch_size: "),
         (ROWS, "8", "soon", "max_wait_ms: .*auto"),
         (ROWS, "8", "-1", "max_wait_ms: "),
-        (STEPS, "8", "5", "has its batch from when it is loaded"),
+        (STEPS, "8", "5", "are fixed when it loads"),
     ],
 )
 def test_what_is_no_batching_is_refused_by_name(model: ModelSettings, size: object, wait_ms: object, says: str) -> None:
