@@ -1,0 +1,192 @@
+"""Every file, module, link, command and option that the documentation names exists."""
+
+import ast
+import importlib.util
+import re
+import tomllib
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from benchmarks.cli import app as benchmarks_app
+from windrow.cli.app import app as windrow_app
+
+ROOT = Path(__file__).parents[3]
+DECISIONS = sorted((ROOT / "docs/adr").glob("*.md"))
+GUIDES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "examples/traces/README.md"]
+PAGES = [*GUIDES, *DECISIONS, ROOT / "CHANGELOG.md"]
+FOLDERS = "api|worker|scheduler|windrow|benchmarks|tests|docs|deploy|examples|requirements"
+PROGRAMS = {"windrow": windrow_app, "python -m benchmarks": benchmarks_app}
+
+
+def page_id(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def prose(page: Path) -> str:
+    """The text of a page without its code blocks."""
+    return re.sub(r"^ *```.*?^ *```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+
+
+def code(page: Path) -> list[str]:
+    """The inline code and the lines of code blocks of a page."""
+    text = page.read_text(encoding="utf-8")
+    blocks = re.findall(r"^ *```.*?\n(.*?)^ *```", text, re.M | re.S)
+    indented = re.findall(r"^    (.+)$", prose(page), re.M)
+    return [
+        *re.findall(r"`([^`\n]+)`", prose(page)),
+        *(line for block in blocks for line in block.splitlines()),
+        *indented,
+    ]
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def expand(name: str) -> list[str]:
+    """Replace ``{a,b}`` in a path by each of its alternatives."""
+    if not (group := re.search(r"\{([^}]*)\}", name)):
+        return [name]
+    return [path for part in group[1].split(",") for path in expand(name[: group.start()] + part + name[group.end() :])]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        target, _, anchor = link.partition("#")
+        if "://" in link:
+            continue
+        path = (page.parent / target).resolve() if target else page
+        if not path.exists() or (anchor and anchor not in anchors(path)):
+            broken.append(link)
+    assert broken == []
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=page_id)
+def test_every_path_of_the_repository_exists(page: Path) -> None:
+    named = {
+        path
+        for text in code(page)
+        for found in re.findall(rf"(?<![\w./~-])(?:{FOLDERS})/[\w./{{}},*-]*[\w}}/]", text)
+        for path in expand(found)
+    }
+    assert [path for path in sorted(named) if not any(ROOT.glob(path.rstrip("/")))] == []
+
+
+def defined_names(module_file: Path) -> set[str]:
+    """The names that a module defines or imports at its top level, and the methods of its classes."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(module_file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.ImportFrom | ast.Import):
+            names.update((alias.asname or alias.name).split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names.add(node.value)  # names that are imported on demand stand in a table of strings
+    return names
+
+
+def is_defined(dotted: str) -> bool:
+    """Whether a dotted name is a module, or a name of a module."""
+    module, parts = ROOT / dotted.split(".")[0], dotted.split(".")[1:]
+    while parts and (module / parts[0]).is_dir():
+        module, parts = module / parts[0], parts[1:]
+    if parts and (module / f"{parts[0]}.py").is_file():
+        module, parts = module / f"{parts[0]}.py", parts[1:]
+    file = module if module.is_file() else module / "__init__.py"
+    return file.is_file() and (not parts or parts[0] in defined_names(file))
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=page_id)
+def test_every_dotted_name_of_the_package_exists(page: Path) -> None:
+    celery_names = {"windrow.predict", "windrow.webhook", "windrow.housekeeping", "windrow.toml"}
+    found = {
+        name
+        for text in code(page)
+        for name in re.findall(r"(?<![\w./-])(?:windrow|benchmarks)(?:\.[A-Za-z_]\w*)+", text)
+        if name not in celery_names and not name.endswith((".py", ".md"))
+    }
+    assert [name for name in sorted(found) if not is_defined(name)] == []
+
+
+def test_the_check_of_dotted_names_finds_a_wrong_one() -> None:
+    assert is_defined("windrow.errors.ClientError")
+    assert is_defined("windrow.lab.report.charts.Panel")
+    assert not is_defined("windrow.errors.NoSuchError")
+    assert not is_defined("windrow.no_such_module")
+    assert importlib.util.find_spec("windrow.worker.health") is not None
+
+
+def wrong_words(program: str, line: str) -> list[str]:
+    """The commands and options of one command line that the program does not have."""
+    command: Any = typer.main.get_command(PROGRAMS[program])  # a group has `commands`
+    words = re.split(r"\s#|[|>]\s", line)[0].removeprefix(program).split()
+    wrong = []
+    while hasattr(command, "commands") and words and re.match(r"[a-z]", words[0]):
+        alternatives = words.pop(0).strip(",.:;").split("|")
+        wrong += [name for name in alternatives if name not in command.commands]
+        if len(alternatives) > 1 or wrong:
+            return wrong
+        command = command.commands[alternatives[0]]
+    known = {
+        "--help",
+        *(option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)),
+    }
+    return [word for word in words if re.match(r"--[a-z]", word) and word.split("=")[0] not in known]
+
+
+@pytest.mark.parametrize("page", [*PAGES], ids=page_id)
+def test_every_command_and_option_exists(page: Path) -> None:
+    wrong = []
+    for text in code(page):
+        for program in PROGRAMS:
+            for start in (found.start() for found in re.finditer(rf"(?<![\w/.-]){re.escape(program)} (?=[a-z])", text)):
+                before = text[:start].split()
+                if all(
+                    word in ("$", "exec") or "=" in word or word.startswith(("taskset", "-c", "0-1")) for word in before
+                ):
+                    wrong += [(text, word) for word in wrong_words(program, text[start:])]
+    assert wrong == []
+
+
+def test_the_check_of_commands_finds_a_wrong_one() -> None:
+    assert wrong_words("windrow", "windrow bench compare --engine fixed") == []
+    assert wrong_words("windrow", "windrow bench http") == ["http"]
+    assert wrong_words("windrow", "windrow serve --nothing") == ["--nothing"]
+    assert wrong_words("python -m benchmarks", "python -m benchmarks http --clients 64") == []
+
+
+def test_every_extra_that_a_page_names_exists() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    named = {
+        extra.strip()
+        for page in PAGES
+        for group in re.findall(r"(?:windrow-inference|'\.)\[([\w, ]+)\]", page.read_text(encoding="utf-8"))
+        for extra in group.split(",")
+    }
+    assert {"server", "worker", "celery", "all"} <= named <= set(extras)
+
+
+def test_every_page_has_one_title_and_is_linked_from_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for page in (ROOT / "docs").glob("*.md"):
+        titles = re.findall(r"^# .+$", prose(page), re.M)
+        assert len(titles) == 1, page
+        assert f"(docs/{page.name})" in readme, page
+
+
+def test_decisions_are_numbered_once_and_have_every_part() -> None:
+    numbers = [int(page.name[:4]) for page in DECISIONS]
+    assert numbers == sorted(set(numbers))
+    for page in DECISIONS:
+        text = page.read_text(encoding="utf-8")
+        assert text.startswith(f"# {int(page.name[:4])}. "), page
+        parts = [text.find(part) for part in ("**Status.**", "**Decision.**", "**Why.**", "**Cost.**")]
+        assert all(0 < first < second for first, second in pairwise(parts)), page
