@@ -1,6 +1,6 @@
-"""The HTTP side of Windrow: ``create_app`` builds the WSGI application that gunicorn serves.
+"""The HTTP API of Windrow: ``create_app`` builds the WSGI application that gunicorn serves.
 
-Imports nothing else: gunicorn's master reads ``windrow.api.gunicorn_conf`` before a worker patches the sockets.
+This module imports nothing else, because gunicorn's master loads it before gevent has patched the sockets of a worker.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ if __name__ == "api":  # a checkout on sys.path: the modules have one name each,
 
 
 def create_app(settings: Settings | None = None, redis: Redis | None = None) -> Flask:
-    """Build the application; what is not given is read from ``windrow.toml`` and the environment.
+    """Build the application; without ``settings`` they are read from ``windrow.toml`` and the environment.
 
-    Raises `InvalidSetting`, also for a Redis that answers and would lose what it accepts. Needs none: Redis may come
-    later, and go and come again.
+    Raises `InvalidSetting`, also for a reachable Redis whose configuration would lose accepted requests. Redis need not
+    be reachable: it may start later, and restart.
     """
     from windrow.api.app import build_app
 

@@ -1,7 +1,7 @@
 """gunicorn's configuration: ``gunicorn -c python:windrow.api.gunicorn_conf 'windrow.api:create_app()'``.
 
-``WINDROW_HOST``, ``PORT`` and ``WEB_CONCURRENCY`` (gunicorn's own) say where and how many.
-The worker class was chosen by measurement: docs/api-server.md.
+``WINDROW_HOST`` and ``PORT`` set the address, and ``WEB_CONCURRENCY`` the number of processes. docs/api-server.md has
+the measurements behind the choice of the worker class.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ except InvalidSetting as error:
     raise SystemExit(f"windrow: {error.detail}") from None
 
 _soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-# Every waiting client is an open file, and many systems start processes with 1,024.
+# Every waiting client is an open file, and the default limit of many systems is 1,024.
 _wanted = 65_536 if _hard == resource.RLIM_INFINITY else min(65_536, _hard)
 if _soft != resource.RLIM_INFINITY and _soft < _wanted:
     resource.setrlimit(resource.RLIMIT_NOFILE, (_wanted, _hard))
@@ -28,14 +28,14 @@ if _soft != resource.RLIM_INFINITY and _soft < _wanted:
 bind = bind_address(_settings)
 workers = _settings.web_concurrency
 worker_class = "windrow.api.http.gunicorn_worker.JsonGeventWorker"
-#: Connections of one process, waiting clients included.
+#: Connections per process, including waiting clients.
 worker_connections = 4096
 backlog = 2048
 
-#: Also how long a client may take to send a request's head, and how long an unread body is drained, in seconds.
+#: Also the time that a client may take to send a request's head, and the time that an unread body is drained. Seconds.
 keepalive = 5
 timeout = 30
-#: Waiting clients are answered 202 at once when the server stops, so this is for the slowest response to be sent.
+#: Seconds for the slowest response after a stop; waiting clients get their 202 at once.
 graceful_timeout = 30
 
 limit_request_line = 4094
@@ -44,7 +44,7 @@ limit_request_field_size = 8190
 
 
 def on_starting(server: Any) -> None:
-    """Called by gunicorn before it listens: its command line may name other addresses than the settings do."""
+    """Check the addresses of gunicorn's command line, which may differ from the settings, before it listens."""
     try:
         check_bind(_settings, hosts_of(server.cfg.address))
     except InvalidSetting as error:

@@ -1,7 +1,7 @@
-"""API keys: made here, kept as their SHA-256, and looked up in constant time.
+"""API keys: how they are made, hashed and compared.
 
-A key is 32 random bytes, so nobody guesses one, hashed or not; SHA-256 is enough for it and takes a microsecond. The
-slow hashes that passwords need would only slow every request down.
+A key has 256 random bits and cannot be guessed, so its SHA-256, which takes a microsecond, is safe to store. Slow
+password hashes would only slow every request down.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 PREFIX = "wr_"
 RANDOM_BYTES = 32
 HASH_PREFIX = "sha256:"
-#: Keys of somebody else's making are taken from this length on: shorter ones may be words.
+#: Shortest accepted key of another generator; shorter ones may be guessable words.
 MIN_CHARACTERS = 32
-#: RFC 6750: the scheme in any case, and one token.
+#: RFC 6750: the scheme in upper or lower case, and one token.
 BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*) *", re.IGNORECASE)
 
 
 def make_key() -> str:
-    """A new key: ``wr_`` and 256 random bits."""
+    """Return a new key: ``wr_`` and 256 random bits."""
     return PREFIX + secrets.token_urlsafe(RANDOM_BYTES)
 
 
 def hash_key(key: str) -> str:
-    """What stands in ``windrow.toml`` for ``key``: ``sha256:`` and 64 hex digits. Raises `ValueError`."""
+    """Return ``key`` as ``windrow.toml`` stores it: ``sha256:`` and 64 hex digits. Raises `ValueError`."""
     if len(key) < MIN_CHARACTERS or BEARER.fullmatch(f"bearer {key}") is None:
         raise ValueError(
             f"a key has at least {MIN_CHARACTERS} letters, digits or ._~+/- (`windrow key new` makes one); "
@@ -43,7 +43,7 @@ def hash_key(key: str) -> str:
 
 
 class Keys:
-    """The keys of all tenants; the settings see to it that there is one where there are tenants."""
+    """The API keys of all tenants; empty if the settings have no tenants."""
 
     def __init__(self, tenants: Mapping[str, TenantSettings]) -> None:
         self._owners = [
@@ -56,18 +56,18 @@ class Keys:
         return len(self._owners)
 
     def tenant_of(self, authorization: str | None) -> str:
-        """The tenant whose key the ``Authorization`` header carries; raises `Unauthorized`."""
+        """Return the tenant whose key the ``Authorization`` header has; raises `Unauthorized`."""
         if not authorization:
-            raise Unauthorized("this server wants an API key; send it as Authorization: Bearer <key>")
+            raise Unauthorized("this server requires an API key; send it as Authorization: Bearer <key>")
         match = BEARER.fullmatch(authorization)
         if match is None:
-            raise Unauthorized("Authorization takes Bearer and one API key")
+            raise Unauthorized("the Authorization header must be: Bearer <key>")
         digest = hashlib.sha256(match[1].encode()).digest()
         tenant = None
-        # Every one is looked at: the time says nothing about which one it was, or how nearly.
+        # All keys are compared, so that the time reveals neither which key matched nor how much of one.
         for known, owner in self._owners:
             if hmac.compare_digest(known, digest):
                 tenant = owner
         if tenant is None:
-            raise Unauthorized("the API key is not one of this server's")
+            raise Unauthorized("the API key is unknown to this server")
         return tenant

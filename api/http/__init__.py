@@ -1,1 +1,1 @@
-"""HTTP below the routes: bodies, headers, errors, addresses, and gunicorn's worker."""
+"""The HTTP layer below the routes: bodies, headers, errors, addresses and gunicorn's worker class."""

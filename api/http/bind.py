@@ -1,4 +1,7 @@
-"""Where the API listens, and whether it may. gunicorn's master imports this: neither Flask nor Redis is."""
+"""The address that the API listens on, and the rule that other machines need an API key.
+
+Imported by gunicorn's master, so it must not import Flask or Redis.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,9 @@ from windrow.scheduler.config.settings import Settings
 
 
 def check_bind(settings: Settings, hosts: Sequence[str] | None = None) -> None:
-    """Raise `InvalidSetting` where other machines could send without a key, and nobody said that they may.
+    """Raise `InvalidSetting` if other machines could send requests without a key, unless ``allow_no_keys`` is set.
 
-    ``hosts`` are those that the server listens on where that is known, else it is the setting.
+    ``hosts`` are the hosts that the server listens on; by default, the setting ``host``.
     """
     if Keys(settings.tenants) or settings.allow_no_keys:
         return
@@ -23,23 +26,23 @@ def check_bind(settings: Settings, hosts: Sequence[str] | None = None) -> None:
         raise InvalidSetting(
             f"host: {host!r} can be reached from other machines, and no API key is configured. "
             "Make one with `windrow key new --tenant NAME` and put it into windrow.toml, "
-            "or set allow_no_keys = true (WINDROW_ALLOW_NO_KEYS=1) where something else keeps strangers out"
+            "or set allow_no_keys = true (WINDROW_ALLOW_NO_KEYS=1) if something else restricts access"
         )
 
 
 def bind_address(settings: Settings) -> str:
-    """``host:port`` as gunicorn takes it."""
+    """Return ``host:port`` in gunicorn's format."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return f"{host}:{settings.port}"
 
 
 def hosts_of(addresses: Iterable[object]) -> list[str]:
-    """The hosts among gunicorn's addresses: pairs of host and port. Sockets in the file system are nobody else's."""
+    """Return the hosts among gunicorn's addresses; Unix sockets have none and are local."""
     return [str(address[0]) for address in addresses if isinstance(address, tuple)]
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches ``host``. A name other than localhost may be anything, so it is not."""
+    """Return whether only this machine can reach ``host``; False for every name except localhost."""
     try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:

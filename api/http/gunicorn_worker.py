@@ -1,4 +1,4 @@
-"""gunicorn's gevent worker, with what a JSON API needs: no HTML, closing when told to, and stopping without delay."""
+"""gunicorn's gevent worker for a JSON API: JSON errors, closing connections on request, and stopping without delay."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from windrow.api.http.error_format import problem_json
 from windrow.errors import InvalidSetting
 from windrow.scheduler.core.exception_text import describe_exception
 
-#: How long a connection that is given up is still read, so that the client gets to read the answer. In seconds.
+#: How long and how much is still read from a connection that will close, so that the client can read the response.
 LINGER_S = 2.0
 LINGER_BYTES = 16 << 20
 EVENT_STREAM = "text/event-stream"
 
-#: gunicorn's parse errors -> HTTP; the nearest class counts.
+#: gunicorn's parse errors as HTTP statuses; an error takes the entry of its nearest base class.
 STATUSES: dict[type[BaseException], tuple[int, str, str]] = {
     http.ParseException: (400, "Bad Request", "malformed_request"),
     http.ForbiddenProxyRequest: (403, "Forbidden", "forbidden"),
@@ -33,7 +33,7 @@ STATUSES: dict[type[BaseException], tuple[int, str, str]] = {
     http.LimitRequestHeaders: (431, "Request Header Fields Too Large", "headers_too_large"),
     http.UnsupportedTransferCoding: (501, "Not Implemented", "unsupported_transfer_coding"),
     http.ConfigurationProblem: (500, "Internal Server Error", "internal"),
-    # Headers that the application tried to send are not the client's fault.
+    # Invalid headers of a response are the application's fault.
     http.InvalidResponseHeader: (500, "Internal Server Error", "internal"),
     http.InvalidResponseHeaderName: (500, "Internal Server Error", "internal"),
     BaseException: (500, "Internal Server Error", "internal"),
@@ -47,12 +47,12 @@ class JsonGeventWorker(GeventWorker):
     """The worker class of ``windrow.api.gunicorn_conf``."""
 
     def load_wsgi(self) -> None:
-        """Load the application and let it close connections; the server ends where a setting is refused."""
+        """Load the application; an invalid setting ends the server."""
         try:
             super().load_wsgi()
             app: Any = self.wsgi
             self.service = app.extensions["windrow"]
-            # Again: after HUP the settings are new, and the master did not look at them.
+            # After HUP the settings are new, and only the workers read them.
             check_bind(self.service.settings, hosts_of(self.cfg.address))
         except InvalidSetting as error:
             self.log.critical("windrow: %s", error.detail)
@@ -60,12 +60,12 @@ class JsonGeventWorker(GeventWorker):
         self.wsgi: Application = closing(app)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """Stop: clients that wait are told that their request is queued."""
+        """Stop; waiting clients are answered at once with the queued prediction."""
         super().handle_exit(sig, frame)
         gevent.spawn(self.service.waiters.close)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
-        """Serve one request; where its body was left unread, keep reading a little before the connection is closed."""
+        """Serve one request; drain an unread body before the connection closes."""
         try:
             return super().handle_request(listener_name, req, sock, addr)
         finally:
@@ -74,15 +74,15 @@ class JsonGeventWorker(GeventWorker):
                 linger(sock)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
-        """Answer a request that gunicorn could not read, or that failed outside the application."""
+        """Answer a request that gunicorn could not parse, or that failed outside the application."""
         status, reason, code = next(STATUSES[kind] for kind in type(exc).__mro__ if kind in STATUSES)
         if status == 500:
             self.log.error("a request failed outside the application: %s", describe_exception(exc))
             detail = "the server failed on this request; its log has the details"
         else:
-            # Its text would quote the request: a header with a key, or a body that was taken for a head.
-            self.log.info("a request from %s cannot be read: %s", addr[0] if addr else "", type(exc).__name__)
-            detail = f"this is not a request that can be read ({type(exc).__name__})"
+            # The error's text is not logged: it may quote a header with an API key, or a body.
+            self.log.info("a request from %s cannot be parsed: %s", addr[0] if addr else "", type(exc).__name__)
+            detail = f"the request cannot be parsed ({type(exc).__name__})"
         body = problem_json(status, reason, detail, code)
         head = (
             f"HTTP/1.1 {status} {reason}\r\nConnection: close\r\n"
@@ -92,18 +92,18 @@ class JsonGeventWorker(GeventWorker):
             client.settimeout(LINGER_S)
             client.sendall(head.encode() + body)
         except OSError:
-            self.log.debug("the client left before it could be told")
+            self.log.debug("the client disconnected before the error could be sent")
         else:
             linger(client)
 
 
 def closing(app: Application) -> Application:
-    """Send an answer in one piece, and make gunicorn honour its ``Connection: close``, which it drops otherwise."""
+    """Wrap ``app``: send each response in one piece, and apply ``Connection: close``, which gunicorn ignores."""
 
     def wrapped(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
             response = start_response.__self__  # type: ignore[attr-defined]
-            # What comes piece by piece goes piece by piece.
+            # Events are sent one by one, as they occur.
             set_cork(response.sock, not is_event_stream(headers))
             if ("Connection", "close") in headers:
                 response.force_close()
@@ -116,29 +116,29 @@ def closing(app: Application) -> Application:
 
 
 def is_event_stream(headers: list[tuple[str, str]]) -> bool:
-    """Whether an answer's media type says so; parameters such as a charset change nothing."""
+    """Return whether the response's media type is that of an event stream, with or without parameters."""
     types = [value.partition(";")[0].strip().lower() for name, value in headers if name.lower() == "content-type"]
     return EVENT_STREAM in types
 
 
 def set_cork(sock: Any, is_on: bool) -> None:
-    """While on, what is written waits: gunicorn writes head and body apart, and the client would wake up twice."""
+    """Hold back written data while on: gunicorn writes head and body separately, which would wake the client twice."""
     if hasattr(socket, "TCP_CORK") and sock.family in (socket.AF_INET, socket.AF_INET6):
-        with suppress(OSError):  # the client has left
+        with suppress(OSError):  # the client has disconnected
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, int(is_on))
 
 
 def linger(sock: Any) -> None:
-    """Say that no more comes, and read what the client still sends: closing at once would reset its connection."""
+    """Shut down the sending side and drain what the client still sends: closing at once would reset the connection."""
     end_s = time.monotonic() + LINGER_S
-    left = LINGER_BYTES
+    left_bytes = LINGER_BYTES
     try:
         sock.shutdown(socket.SHUT_WR)
-        while left > 0 and (timeout_s := end_s - time.monotonic()) > 0:
+        while left_bytes > 0 and (timeout_s := end_s - time.monotonic()) > 0:
             sock.settimeout(timeout_s)
             data = sock.recv(65_536)
             if not data:
                 return
-            left -= len(data)
+            left_bytes -= len(data)
     except OSError:
         return

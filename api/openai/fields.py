@@ -17,7 +17,7 @@ IGNORED = frozenset(
         *("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"),
     }
 )
-#: Unsupported field -> its values that ask for nothing, which are accepted.
+#: Unsupported field -> its accepted values, which mean the same as omitting the field.
 UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "audio": (),
     "best_of": (1,),
@@ -44,9 +44,10 @@ PARAMETER = re.compile(r"\bparameters\.(?P<name>\w+)")
 
 
 def supported_fields(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``body`` without nulls, which OpenAI treats as absent, ignored fields and values that ask for nothing.
+    """Return the fields of ``body`` that this server supports.
 
-    Raises `InvalidInput` for a field that asks for something unsupported.
+    Nulls, which OpenAI treats as absent, and fields without effect are removed. Raises `InvalidInput` for an
+    unsupported field unless its value means the same as omitting it.
     """
     supported = {}
     for name, value in body.items():

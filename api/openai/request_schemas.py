@@ -1,4 +1,4 @@
-"""What the OpenAI routes take, as pydantic models, and how it becomes inputs and parameters of a task."""
+"""Schemas of OpenAI's request bodies, and their conversion to inputs and parameters of a task."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from windrow.scheduler.tasks.embed import EmbedParameters
 from windrow.scheduler.tasks.generate import MAX_LOGPROBS, GenerateParameters, Message
 from windrow.scheduler.tasks.validation import Strict
 
-#: OpenAI's own default for completions.
+#: OpenAI's default of max_tokens for completions.
 COMPLETION_TOKENS = 16
 TEXT = {"type": "string"}
 IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
@@ -27,9 +27,9 @@ def _texts(value: object) -> object:
     if isinstance(texts, list) and texts:
         if all(isinstance(text, str) for text in texts):
             return texts
-        if all(_is_token_ids(one) or isinstance(one, int) for one in texts):
+        if all(_is_token_ids(text) or isinstance(text, int) for text in texts):
             raise ValueError(
-                "takes no token ids, because every model has a tokenizer of its own; send the text "
+                "does not take token ids, because every model has its own tokenizer; send the text "
                 "(with langchain: check_embedding_ctx_length=False)"
             )
     raise ValueError("takes a string or an array of at least one string")
@@ -50,21 +50,21 @@ def _is_token_ids(value: object) -> bool:
 
 
 class EmbeddingsRequest(EmbedParameters):
-    """Texts to embed: each is a request of its own in the queue."""
+    """Texts to embed; each becomes a request of its own."""
 
     model: str = Field(description="Name of a model of task embed.", examples=["minilm"])
     input: Annotated[Any, BeforeValidator(_texts), _one_or_more(TEXT)] = Field(
-        description="A text, or as many as the server's max_batch_inputs."
+        description="A text, or a list of up to max_batch_inputs (a server setting) texts."
     )
     encoding_format: Literal["float", "base64"] = Field("float", description="base64: little-endian float32.")
-    priority: Priority = Field("normal", description="Which share of the device it gets.")
+    priority: Priority = Field("normal", description="Share of the device that the call gets.")
 
     def inputs(self) -> list[str]:
-        """The inputs of the task embed."""
+        """Return the inputs of the task embed."""
         return list(self.input)
 
     def parameters(self) -> dict[str, Any]:
-        """The parameters of the task embed that differ from its own defaults."""
+        """Return the parameters of the task embed that differ from its defaults."""
         return _differing(self, EmbedParameters)
 
 
@@ -78,78 +78,78 @@ def _differing(body: BaseModel, kind: type[BaseModel]) -> dict[str, Any]:
 
 
 class StreamOptions(Strict):
-    """How the stream is to be."""
+    """Options of the stream."""
 
-    include_usage: bool = Field(False, description="One more chunk before the end, with the usage of the whole call.")
-    include_obfuscation: Literal[False] = Field(False, description="Nothing is added to chunks.")
+    include_usage: bool = Field(False, description="Send the usage of the whole call in a last chunk.")
+    include_obfuscation: Literal[False] = Field(False, description="Not supported: chunks have no padding.")
 
 
 class _Generation(GenerateParameters):
-    """What both routes take, the sampling by the names of the task generate among it."""
+    """The fields of both routes; the sampling parameters have the names of the task generate."""
 
     model: str = Field(description="Name of a model of task generate or upstream.", examples=["tiny-llama"])
-    temperature: float = Field(1.0, ge=0, le=100, description="0 takes the likeliest token each time.")
-    stream: bool = Field(False, description="Server-sent events as the text is made.")
+    temperature: float = Field(1.0, ge=0, le=100, description="0 always takes the most likely token.")
+    stream: bool = Field(False, description="Send the text as server-sent events while it is generated.")
     stream_options: StreamOptions | None = None
-    priority: Priority = Field("normal", description="Which share of the device it gets.")
+    priority: Priority = Field("normal", description="Share of the device that the call gets.")
 
     @model_validator(mode="after")
     def _has_a_stream(self) -> _Generation:
         if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options: takes stream: true beside it")
+            raise ValueError("stream_options: requires stream: true")
         return self
 
     @property
     def includes_usage(self) -> bool:
-        """Whether the stream ends with a chunk of usage."""
+        """Whether the stream ends with a chunk of the usage."""
         return self.stream_options is not None and self.stream_options.include_usage
 
     def parameters(self) -> dict[str, Any]:
-        """The parameters of the task generate that differ from its own defaults, as JSON types."""
+        """Return the parameters of the task generate that differ from its defaults, as JSON types."""
         return _differing(self, GenerateParameters)
 
 
 class CompletionRequest(_Generation):
-    """Prompts to go on from: each is a request of its own in the queue."""
+    """Prompts to complete; each becomes a request of its own."""
 
     prompt: Annotated[Any, BeforeValidator(_prompts), _one_or_more(TEXT, IDS)] = Field(
-        description="A text or its token ids, or as many of either as the server's max_batch_inputs."
+        description="A text or a list of token ids, or a list of up to max_batch_inputs (a server setting) of either."
     )
-    max_tokens: int | None = Field(COMPLETION_TOKENS, ge=1, le=1 << 20, description="Most new tokens.")
+    max_tokens: int | None = Field(COMPLETION_TOKENS, ge=1, le=1 << 20, description="Maximum number of new tokens.")
 
     def inputs(self) -> list[dict[str, Any]]:
-        """The inputs of the task generate."""
+        """Return the inputs of the task generate."""
         return list(self.prompt)
 
 
 def _text_of(content: object) -> object:
-    """The text of a message whose content comes in parts; anything but text is refused."""
+    """Join the text parts of a message's content; other kinds of parts are refused."""
     if not isinstance(content, list):
         return content
     texts = []
     for part in content:
         if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-            raise ValueError("takes a string, or parts of type text; this model reads nothing else")
+            raise ValueError("takes a string or parts of type text; other types are not supported")
         texts.append(part["text"])
     return "".join(texts)
 
 
 def _without_nulls(message: object) -> object:
-    # A message of an answer may be sent back, with all that it does not have.
+    # Clients send an answer's message back with all its null fields.
     return (
         {name: value for name, value in message.items() if value is not None} if isinstance(message, dict) else message
     )
 
 
 class ChatMessage(Message):
-    """One turn of the chat."""
+    """One message of the chat."""
 
     content: Annotated[str, BeforeValidator(_text_of)]
-    name: str | None = Field(None, exclude=True, description="Left aside: chat templates know no names.")
+    name: str | None = Field(None, exclude=True, description="Ignored: chat templates have no names.")
 
 
 class JsonSchema(Strict):
-    """The schema that an answer is to meet."""
+    """The JSON schema of the answer."""
 
     name: str = ""
     description: str = ""
@@ -158,7 +158,7 @@ class JsonSchema(Strict):
 
 
 class ResponseFormat(Strict):
-    """What the answer is to look like."""
+    """The format of the answer."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
@@ -166,49 +166,51 @@ class ResponseFormat(Strict):
     @model_validator(mode="after")
     def _fits(self) -> ResponseFormat:
         if (self.type == "json_schema") != (self.json_schema is not None):
-            raise ValueError("json_schema goes with type json_schema")
+            raise ValueError("json_schema is required with type json_schema, and only with it")
         return self
 
-    def wanted(self) -> dict[str, Any] | None:
-        """The JSON schema that says the same; None for any text."""
+    def as_schema(self) -> dict[str, Any] | None:
+        """Return the format as a JSON schema; None for any text."""
         if self.json_schema is not None:
             return self.json_schema.json_schema
         return {"type": "object"} if self.type == "json_object" else None
 
 
 class ChatRequest(_Generation):
-    """A chat to go on with."""
+    """A chat to answer."""
 
     messages: list[Annotated[ChatMessage, BeforeValidator(_without_nulls)]] = Field(min_length=1, max_length=1024)
     max_completion_tokens: int | None = Field(None, ge=1, le=1 << 20, description="The newer name of max_tokens.")
-    logprobs: bool = Field(False, description="Log probabilities of each token.")
-    top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS, description="And of so many of the likeliest.")
+    logprobs: bool = Field(False, description="Return the log probability of each token.")
+    top_logprobs: int | None = Field(
+        None, ge=0, le=MAX_LOGPROBS, description="Return this many of the most likely tokens at each position too."
+    )
     response_format: ResponseFormat | None = None
 
     @model_validator(mode="after")
     def _agrees(self) -> ChatRequest:
         if self.top_logprobs is not None and not self.logprobs:
-            raise ValueError("top_logprobs: takes logprobs: true beside it")
+            raise ValueError("top_logprobs: requires logprobs: true")
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
-            raise ValueError("max_completion_tokens: is another number than max_tokens; send one of them")
+            raise ValueError("max_completion_tokens: differs from max_tokens; send only one of them")
         return self
 
     def inputs(self) -> list[dict[str, Any]]:
-        """The one input of the task generate."""
+        """Return the single input of the task generate."""
         return [{"messages": [message.model_dump() for message in self.messages]}]
 
     def renamed(self) -> dict[str, str]:
-        """Parameters of the task generate -> the fields that they came in, where those have other names."""
+        """Return parameter of the task generate -> the request's field, for those with different names."""
         sent = {"max_tokens": "max_completion_tokens", "schema": "response_format"}
         return {name: field for name, field in sent.items() if getattr(self, field) is not None}
 
     def parameters(self) -> dict[str, Any]:
-        """See `_Generation.parameters`."""
+        """Return the parameters of the task generate that differ from its defaults, as JSON types."""
         sent = super().parameters()
         sent.pop("logprobs", None)
         if self.logprobs:
             sent["logprobs"] = self.top_logprobs or 0
         if self.max_completion_tokens is not None:
             sent["max_tokens"] = self.max_completion_tokens
-        schema = None if self.response_format is None else self.response_format.wanted()
+        schema = self.response_format.as_schema() if self.response_format else None
         return sent if schema is None else sent | {"schema": schema}

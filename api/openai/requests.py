@@ -1,4 +1,4 @@
-"""Runs the requests of one call: submits them all, waits for every result, and cancels those that nobody reads."""
+"""Runs the requests of one call: submits all, waits for every result, and cancels the rest if one fails."""
 
 from __future__ import annotations
 

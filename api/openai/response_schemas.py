@@ -1,4 +1,4 @@
-"""OpenAI's objects as pydantic models, from which /openapi.json is made."""
+"""Schemas of OpenAI's response bodies, for /openapi.json."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from pydantic import BaseModel, Field
 
 
 class OpenAIErrorDetail(BaseModel):
-    """What was wrong."""
+    """The error."""
 
     message: str
     type: str = Field(examples=["invalid_request_error"])
-    param: str | None = Field(description="The field that was wrong, where it was one.")
+    param: str | None = Field(description="The invalid field; null if the error is about none.")
     code: str = Field(examples=["model_not_found"])
 
 
 class OpenAIError(BaseModel):
-    """Any error of OpenAI's routes."""
+    """The error body of OpenAI's routes."""
 
     error: OpenAIErrorDetail
 
 
 class EmbeddingUsage(BaseModel):
-    """Tokens of all inputs."""
+    """Tokens of all inputs together."""
 
     prompt_tokens: int
     total_tokens: int
@@ -47,7 +47,7 @@ class Embeddings(BaseModel):
 
 
 class Usage(BaseModel):
-    """Tokens of the call; those that were found in the cache are counted in prompt_tokens too."""
+    """Tokens of the whole call; prompt_tokens includes cached tokens."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -56,7 +56,7 @@ class Usage(BaseModel):
 
 
 class CompletionChoice(BaseModel):
-    """One text."""
+    """One generated text."""
 
     index: int
     text: str
@@ -65,7 +65,7 @@ class CompletionChoice(BaseModel):
 
 
 class Completion(BaseModel):
-    """The texts that go on from the prompts."""
+    """The generated texts of all prompts."""
 
     id: str
     object: Literal["text_completion"]
@@ -76,7 +76,7 @@ class Completion(BaseModel):
 
 
 class ChatAnswer(BaseModel):
-    """The model's turn."""
+    """The message of the model."""
 
     role: Literal["assistant"]
     content: str

@@ -1,4 +1,4 @@
-"""What clients send and read, as pydantic models: requests are checked with them, /openapi.json is made from them."""
+"""Schemas of request and response bodies: requests are validated with them, and /openapi.json describes them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from windrow.scheduler.tasks.validation import Strict
 Priority = Literal["high", "normal", "low"]
 Status = Literal["queued", "processing", "succeeded", "failed", "canceled", "expired"]
 
-#: Where models are in the OpenAPI document.
+#: Reference to a schema in the OpenAPI document.
 REF = "#/components/schemas/{model}"
-#: The models of what tasks take, which requests refer to: which of them holds depends on the model that is asked.
+#: Schemas of the tasks' parameters and inputs; which of them applies depends on the requested model.
 OF_TASKS: tuple[type[BaseModel], ...] = tuple(
     dict.fromkeys(
         [*(task.parameters for task in TASKS.values()), *(task.input for task in TASKS.values() if task.input)]
@@ -37,17 +37,17 @@ ParametersObject = Annotated[dict[str, Any] | None, _any_of(*(task.parameters fo
 
 class _Submit(Strict):
     model: str = Field(description="Name of a configured model; GET /v1/models lists them.", examples=["minilm"])
-    parameters: ParametersObject = Field(None, description="What the model's task takes; see docs/tasks.md.")
-    priority: Priority | None = Field(None, description="Which share of the device it gets; normal where absent.")
+    parameters: ParametersObject = Field(None, description="Parameters of the model's task; see docs/tasks.md.")
+    priority: Priority | None = Field(None, description="Share of the device that the request gets; normal if absent.")
     deadline_ms: Annotated[float, Field(gt=0, le=MAX_DEADLINE_S * 1000)] | None = Field(
-        None, description="Not started so many milliseconds from now: expired, and never sent to the device."
+        None, description="A request that has not started after this many milliseconds expires and is never run."
     )
     stream: bool | None = Field(
-        None, description="Let `urls.events` have the output of a model that generates piece by piece, as it comes."
+        None, description="Publish generated text as it is produced, for readers of `urls.events`."
     )
     webhook: str | None = Field(
         None,
-        description="https URL that gets a signed POST of the prediction once it has ended; see docs/webhooks.md.",
+        description="HTTPS URL that receives a signed POST of the finished prediction; see docs/webhooks.md.",
         examples=["https://example.org/windrow"],
     )
 
@@ -56,15 +56,16 @@ class PredictionRequest(_Submit):
     """One input for one model."""
 
     input: Input = Field(
-        description="What the model's task takes: a string, or for rerank an object.", examples=["a text"]
+        description="Input of the model's task: a string, or an object for some tasks; see docs/tasks.md.",
+        examples=["a text"],
     )
 
 
 class BatchRequest(_Submit):
-    """Many inputs for one model: all are queued, or none is."""
+    """Many inputs for one model: either all are queued or none is."""
 
     inputs: list[Input] = Field(
-        min_length=1, description="As many as the server's max_batch_inputs, each like `input`."
+        min_length=1, description="Up to max_batch_inputs (a server setting) inputs, each like `input`."
     )
 
 
@@ -76,7 +77,7 @@ class PredictionError(BaseModel):
 
 
 class Urls(BaseModel):
-    """Where the prediction is read, canceled and followed."""
+    """Addresses to read, cancel and follow the prediction."""
 
     get: str
     cancel: str
@@ -84,18 +85,18 @@ class Urls(BaseModel):
 
 
 class Prediction(BaseModel):
-    """One request and what became of it."""
+    """A request and its result."""
 
     id: str
     model: str
     status: Status
     input: Any
-    output: Any = Field(description="null until succeeded; then what the model's task gives, see docs/tasks.md.")
+    output: Any = Field(description="null until the status is succeeded; see docs/tasks.md for each task.")
     error: PredictionError | None
-    metrics: dict[str, Any] = Field(description="queue_ms, compute_ms, batch_size and the like, once it has ended.")
+    metrics: dict[str, Any] = Field(description="queue_ms, compute_ms, batch_size and others, once it has finished.")
     created_at: str = Field(json_schema_extra={"format": "date-time"})
     started_at: str | None = Field(
-        description="When a worker began with it; while it is processing or was canceled then, when it was claimed.",
+        description="When a worker started it; until it has finished, and if it was canceled, when it was claimed.",
         json_schema_extra={"format": "date-time"},
     )
     completed_at: str | None = Field(json_schema_extra={"format": "date-time"})
@@ -116,22 +117,22 @@ class Model(BaseModel):
     created: int
     owned_by: str
     task: str
-    workers: int = Field(description="Workers that serve it now.")
-    strategy: str | None = Field(description="The strategy in effect; null while no worker serves the model.")
-    strategy_note: str | None = Field(description="Why it differs from the one configured; null where it does not.")
+    workers: int = Field(description="Number of workers that serve it at present.")
+    strategy: str | None = Field(description="The batching strategy in effect; null while no worker serves the model.")
+    strategy_note: str | None = Field(description="Why the strategy is not the configured one; null if it is.")
     device: str | None = Field(examples=["cuda"])
     dtype: str | None = Field(examples=["bfloat16"])
-    dtype_note: str | None = Field(description="Why it differs from the one configured; null where it does not.")
-    max_input_tokens: int | None = Field(description="Longest input, special tokens included.")
+    dtype_note: str | None = Field(description="Why the dtype is not the configured one; null if it is.")
+    max_input_tokens: int | None = Field(description="Longest input in tokens, special tokens included.")
     relative_error: float | None = Field(
-        description="Of its outputs before the last step, against float32 and one text at a time; measured at the load."
+        description="Error of its outputs before the last step, relative to float32 at batch size 1; measured at load."
     )
     ran_out_tokens: int | None = Field(
-        description="The smallest batch that ran out of memory, in tokens; later ones are smaller. Null where none did."
+        description="Tokens of the smallest batch that ran out of memory; later batches are smaller. Null if none did."
     )
-    reload_note: str | None = Field(description="What became of the last time a worker was to load it anew.")
+    reload_note: str | None = Field(description="Result of the last reload that was requested.")
     failures: dict[str, str] | None = Field(
-        description="Workers that could not load it, and why; null where none said so."
+        description="Workers that could not load it, and why; null if there are none."
     )
 
 

@@ -1,1 +1,1 @@
-"""One Redis subscription per process, shared by every client that waits or follows a stream."""
+"""Waiting for results and following event streams, with one Redis subscription per process for each of both."""

@@ -1,8 +1,8 @@
-"""Following event streams: one Redis subscription a process, however many clients read.
+"""Following event streams. Workers publish the ids of requests with new events.
 
-Workers publish which streams have something new; a message is only a hint, and the streams are the truth. The listener
-reads what is new for all followers in one round trip. A client that has not taken its last events gets no more: it
-catches up by itself, so a slow one holds up nobody and fills nothing.
+The listener reads the new events for all followers in one round trip. A follower that has not taken its last events
+gets no more from the listener and reads its stream itself, so that a slow client neither delays others nor fills
+memory.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 
 from redis import Redis
 from redis.client import PubSub
@@ -20,21 +19,20 @@ from windrow.api.subscriptions.waiters import Waiter, Waiters
 from windrow.scheduler.queue.events import READ_ENTRIES, Event, place_order, read_events
 from windrow.scheduler.queue.keys import events_channel
 
-#: Streams read in one round trip, and announcements before it.
-STREAMS_PER_READ = 256
+#: Messages taken before the streams that they name are read.
 MESSAGES_PER_READ = 64
 
 
 class Follower:
-    """One client's place in one stream."""
+    """One client's position in one event stream."""
 
     def __init__(self, redis: Redis, id: str, after: str) -> None:
         self.id = id
-        #: Everything up to here was given, or was given before this client came.
+        #: Place of the last event that was read for this client.
         self.after = after
-        #: Set when there is something to take, or the end has come.
+        #: Set when there are events to take, or the request has finished.
         self.news = threading.Event()
-        #: There may be more than was given.
+        #: Whether the stream may have more events than were read.
         self.is_behind = True
         self._redis = redis
         self._events: list[Event] = []
@@ -42,11 +40,11 @@ class Follower:
 
     @property
     def is_idle(self) -> bool:
-        """Whether everything that was given has been taken, so that the listener may read for it."""
+        """Whether the client has taken all events, so that the listener may read for it."""
         return not self._events and not self.is_behind
 
     def give(self, events: Sequence[Event]) -> None:
-        """Have what was read behind this place or an earlier one."""
+        """Add events read from the stream; those up to ``after`` are skipped."""
         with self._lock:
             fresh = [event for event in events if place_order(event.place) > place_order(self.after)]
             if fresh:
@@ -55,13 +53,13 @@ class Follower:
         self.is_behind = len(events) >= READ_ENTRIES
         self.news.set()
 
-    def miss(self) -> None:
-        """There is more, which nobody read."""
+    def mark_behind(self) -> None:
+        """Note that the stream has events that the listener does not read for this client."""
         self.is_behind = True
         self.news.set()
 
     def take(self) -> list[Event]:
-        """Everything there is now, at most about `READ_ENTRIES`. Redis errors pass through."""
+        """Return the events so far, at most about `READ_ENTRIES`. Redis errors pass through."""
         self.news.clear()
         if self.is_behind:
             self.give(read_events(self._redis, {self.id: self.after})[self.id])
@@ -70,7 +68,7 @@ class Follower:
         return events
 
     def take_all(self) -> list[Event]:
-        """Everything there is now, however much."""
+        """Return all events so far."""
         self.is_behind, events = True, []
         while self.is_behind:
             events += self.take()
@@ -78,7 +76,9 @@ class Follower:
 
 
 class Followers(Listener[Follower]):
-    """Everybody in this process who follows a stream; their listening ends with that of ``waiters``."""
+    """All clients of this process that follow an event stream."""
+
+    ids_per_read = 256
 
     def __init__(self, redis: Redis, models: Sequence[str], waiters: Waiters) -> None:
         super().__init__(redis, [events_channel(model) for model in models])
@@ -86,36 +86,30 @@ class Followers(Listener[Follower]):
 
     @contextmanager
     def follow(self, id: str, after: str) -> Iterator[tuple[Follower, Waiter]]:
-        """A place behind ``after`` and a wait for the end, from now to the end of the block."""
+        """Return a follower of the events after the place ``after``, and a waiter for the result, during the block."""
         follower = Follower(self._redis, id, after)
-        with self._waiters.expect(id, follower.news) as waiter, self._entered(id, follower):
+        with self._waiters.expect(id, follower.news) as waiter, self._registered(id, follower):
             yield follower, waiter
 
-    def _next(self, messages: PubSub, timeout_s: float) -> list[bytes]:
-        heard = super()._next(messages, timeout_s)
-        while heard and len(heard) < MESSAGES_PER_READ and (more := super()._next(messages, 0.0)):
-            heard += more
-        return heard
+    def _next(self, pubsub: PubSub, timeout_s: float) -> list[bytes]:
+        messages = super()._next(pubsub, timeout_s)
+        while messages and len(messages) < MESSAGES_PER_READ and (more := super()._next(pubsub, 0.0)):
+            messages += more
+        return messages
 
-    def _heard(self, messages: Sequence[bytes]) -> None:
-        told = dict.fromkeys(id for message in messages for id in message.decode().split())
-        self._read([id for id in told if id in self._waiting])
-
-    def _recheck(self) -> None:
-        self._read(list(self._waiting))
+    def _handle(self, messages: Sequence[bytes]) -> None:
+        self._read_waiting(dict.fromkeys(id for message in messages for id in message.decode().split()))
 
     def _read(self, ids: Sequence[str]) -> None:
-        left = iter(ids)
-        while some := list(islice(left, STREAMS_PER_READ)):
-            idle: dict[str, list[Follower]] = {}
-            for id in some:
-                for follower in self._waiting.get(id, ()):
-                    if follower.is_idle:
-                        idle.setdefault(id, []).append(follower)
-                    else:
-                        follower.miss()
-            cursors = {id: min((one.after for one in group), key=place_order) for id, group in idle.items()}
-            for id, events in read_events(self._redis, cursors).items():
-                for follower in idle[id]:
-                    if events:
-                        follower.give(events)
+        idle: dict[str, list[Follower]] = {}
+        for id in ids:
+            for follower in self._waiting.get(id, ()):
+                if follower.is_idle:
+                    idle.setdefault(id, []).append(follower)
+                else:
+                    follower.mark_behind()
+        cursors = {id: min((each.after for each in group), key=place_order) for id, group in idle.items()}
+        for id, events in read_events(self._redis, cursors).items():
+            for follower in idle[id]:
+                if events:
+                    follower.give(events)

@@ -1,7 +1,7 @@
-"""One Redis subscription a process for everybody who waits for something of a request, however many they are.
+"""The thread that listens to Redis Pub/Sub for all clients of a process that wait for something.
 
-A message is only a hint: after every (re)connect, and about once a second, it is looked for all that are waited for, so
-a lost message costs a second and never an answer.
+Messages are only hints about what to read. After every (re)connect, and about once a second, everything that a client
+waits for is read, so that a lost message costs a second and never a result.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import os
 import random
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Generic, TypeVar, cast
+from itertools import islice
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from redis import Redis
 from redis.client import PubSub
@@ -27,10 +28,13 @@ RECONNECT_S = 0.5
 
 
 class Listener(Generic[T]):
-    """Who waits, by id, and the one thread that hears for them all; subclasses know what to do with what it hears.
+    """The waiting clients by request id, and the thread that reads for them.
 
-    The thread starts at the first wait, so that it comes after a fork.
+    A subclass implements `_handle` and `_read`. The thread starts with the first client, and thus after a fork.
     """
+
+    #: Ids that one call of `_read` gets at most.
+    ids_per_read: ClassVar[int]
 
     def __init__(self, redis: Redis, channels: Sequence[str]) -> None:
         self._redis = redis
@@ -44,14 +48,14 @@ class Listener(Generic[T]):
         return sum(map(len, list(self._waiting.values())))
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self._is_closed = True
 
     @contextmanager
-    def _entered(self, id: str, one: T) -> Iterator[None]:
-        """``one`` waits for ``id`` until the end of the block."""
+    def _registered(self, id: str, client: T) -> Iterator[None]:
+        """Register ``client`` for the request ``id`` during the block."""
         with self._lock:
-            self._waiting.setdefault(id, []).append(one)
+            self._waiting.setdefault(id, []).append(client)
             if self._listener_pid != os.getpid():
                 self._listener_pid = os.getpid()
                 threading.Thread(target=self._listen, name="windrow-listener", daemon=True).start()
@@ -59,47 +63,53 @@ class Listener(Generic[T]):
             yield
         finally:
             with self._lock:
-                left = [other for other in self._waiting[id] if other is not one]
-                if left:
-                    self._waiting[id] = left
+                others = [other for other in self._waiting[id] if other is not client]
+                if others:
+                    self._waiting[id] = others
                 else:
                     del self._waiting[id]
 
-    def _heard(self, messages: Sequence[bytes]) -> None:
-        """Act on what was announced."""
+    def _handle(self, messages: Sequence[bytes]) -> None:
+        """Handle published messages."""
         raise NotImplementedError
 
-    def _recheck(self) -> None:
-        """Look for everything that is waited for."""
+    def _read(self, ids: Sequence[str]) -> None:
+        """Read the news of ``ids`` in one round trip and hand them to the waiting clients."""
         raise NotImplementedError
+
+    def _read_waiting(self, ids: Iterable[str]) -> None:
+        """Read the news of those of ``ids`` that a client waits for."""
+        waiting = (id for id in ids if id in self._waiting)
+        while group := list(islice(waiting, self.ids_per_read)):
+            self._read(group)
 
     def _listen(self) -> None:
         is_away = False
         while not self._is_closed:
             try:
-                with self._redis.pubsub() as messages:
-                    messages.subscribe(*self._channels)
+                with self._redis.pubsub() as pubsub:
+                    pubsub.subscribe(*self._channels)
                     is_away = False
-                    self._follow(messages)
+                    self._follow(pubsub)
             except RedisError as error:
                 if not is_away:
                     log.warning("%s: %s: %s; trying again", type(self).__name__, type(error).__name__, error)
                 is_away = True
             except Exception:
                 log.exception("%s", type(self).__name__)
-            time.sleep(RECONNECT_S * random.uniform(0.5, 1.5))  # not all processes at once
+            time.sleep(RECONNECT_S * random.uniform(0.5, 1.5))  # so that processes do not reconnect all at once
 
-    def _follow(self, messages: PubSub) -> None:
+    def _follow(self, pubsub: PubSub) -> None:
         recheck_s = time.monotonic()
         while not self._is_closed:
-            heard = self._next(messages, max(0.0, recheck_s - time.monotonic()))
-            if heard:
-                self._heard(heard)
+            messages = self._next(pubsub, max(0.0, recheck_s - time.monotonic()))
+            if messages:
+                self._handle(messages)
             if time.monotonic() >= recheck_s:
-                self._recheck()
+                self._read_waiting(list(self._waiting))
                 recheck_s = time.monotonic() + RECHECK_S
 
-    def _next(self, messages: PubSub, timeout_s: float) -> list[bytes]:
-        """The next announcement, where there is one within ``timeout_s``."""
-        message = cast(dict[str, Any] | None, messages.get_message(timeout=timeout_s))
+    def _next(self, pubsub: PubSub, timeout_s: float) -> list[bytes]:
+        """Return the next message if there is one within ``timeout_s``."""
+        message = cast(dict[str, Any] | None, pubsub.get_message(timeout=timeout_s))
         return [] if message is None or message["type"] != "message" else [message["data"]]

@@ -51,7 +51,7 @@ class Observations:
             self._counts[f"{name}:us"] += max(0, round(value * 1e6) * times)
 
     def observe_each(self, name: str, values: Sequence[float]) -> None:
-        """Count each of ``values``, of which there is at least one.
+        """Count each of ``values``, a sequence that is not empty.
 
         Sorts them, so that the cost grows with the number of buckets rather than with that of the values.
         """

@@ -46,7 +46,7 @@ def test_a_body_that_stops_coming_is_malformed_after_the_timeout(connect: Connec
     wire.send(head(b"Content-Length: 500"), GOOD)
     answer = wire.read()
     assert (answer.status, answer.problem["code"]) == (400, "malformed_request")
-    assert "shorter than announced" in answer.problem["detail"]
+    assert "shorter than its Content-Length" in answer.problem["detail"]
     assert answer.headers["connection"] == "close"
     assert wire.is_closed()
 

@@ -122,7 +122,7 @@ def test_requests_that_cannot_be_read_leave_nothing(site: Site) -> None:
         wire.send(raw, b"\r\n\r\n")
         assert wire.read().status == 400
         wire.close()
-    until("it is in the log", lambda: "cannot be read" in site.said("api.log"))
+    until("it is in the log", lambda: "cannot be parsed" in site.said("api.log"))
 
 
 def test_messages_that_celery_cannot_use_leave_nothing(site: Site) -> None:

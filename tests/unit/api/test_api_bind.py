@@ -1,4 +1,4 @@
-"""Nobody serves other machines without keys by accident."""
+"""Without API keys, the server listens only for this machine unless a setting allows more."""
 
 import os
 import subprocess
@@ -22,12 +22,12 @@ def settings(host: str, **more: object) -> Settings:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
-def test_this_machine_is_served_without_keys(host: str) -> None:
+def test_a_loopback_address_needs_no_keys(host: str) -> None:
     check_bind(settings(host))
 
 
 @pytest.mark.parametrize("host", OTHERS)
-def test_other_machines_are_not_and_both_ways_out_are_named(host: str) -> None:
+def test_another_address_without_keys_is_refused_and_both_remedies_are_named(host: str) -> None:
     with pytest.raises(InvalidSetting) as raised:
         check_bind(settings(host))
     detail = raised.value.detail
@@ -37,32 +37,32 @@ def test_other_machines_are_not_and_both_ways_out_are_named(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", OTHERS)
-def test_other_machines_are_served_with_keys_or_where_somebody_said_so(host: str) -> None:
+def test_another_address_is_accepted_with_keys_or_with_allow_no_keys(host: str) -> None:
     check_bind(settings(host, **KEYED))
     check_bind(settings(host, allow_no_keys=True))
 
 
-def test_a_tenant_without_a_key_is_no_reason_to_let_everybody_in() -> None:
+def test_tenants_without_any_key_are_refused() -> None:
     with pytest.raises(ValidationError, match="no tenant has a key"):
         settings("127.0.0.1", tenants={"acme": {}})
 
 
 @pytest.mark.parametrize(("host", "address"), [("127.0.0.1", "127.0.0.1:8000"), ("::1", "[::1]:8000")])
-def test_an_ipv6_address_stands_in_brackets(host: str, address: str) -> None:
+def test_an_ipv6_address_is_in_brackets(host: str, address: str) -> None:
     assert bind_address(settings(host)) == address
 
 
 @pytest.mark.parametrize(
-    ("said", "environ"),
+    ("arguments", "environ"),
     [([], {"WINDROW_HOST": "0.0.0.0"}), (["-b", "0.0.0.0:0"], {}), ([], {"GUNICORN_CMD_ARGS": "--bind=0.0.0.0:0"})],
 )
-def test_gunicorn_does_not_start_on_every_address_without_keys(said: list[str], environ: dict[str, str]) -> None:
+def test_gunicorn_does_not_start_on_all_addresses_without_keys(arguments: list[str], environ: dict[str, str]) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WINDROW_")}
     command = [
         sys.executable,
         "-m",
         "gunicorn",
-        *said,
+        *arguments,
         "-c",
         "python:windrow.api.gunicorn_conf",
         "windrow.api:create_app()",

@@ -1,4 +1,4 @@
-"""Reading a body: bounded, one JSON object, and nothing else."""
+"""A request body is one JSON object of bounded size; anything else is refused."""
 
 import io
 from typing import Any
@@ -11,8 +11,8 @@ from windrow.errors import MalformedRequest, PayloadTooLarge
 
 
 def environ(body: bytes, *, length: str | None = None, **more: Any) -> dict[str, Any]:
-    announced = str(len(body)) if length is None else length
-    return {"CONTENT_TYPE": "application/json", "CONTENT_LENGTH": announced, "wsgi.input": io.BytesIO(body)} | more
+    content_length = str(len(body)) if length is None else length
+    return {"CONTENT_TYPE": "application/json", "CONTENT_LENGTH": content_length, "wsgi.input": io.BytesIO(body)} | more
 
 
 class Socket:
@@ -41,7 +41,7 @@ def test_a_json_object_is_read(content_type: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "says"),
+    ("body", "message"),
     [
         (b"", "empty"),
         (b"{", "not JSON"),
@@ -61,13 +61,13 @@ def test_a_json_object_is_read(content_type: str) -> None:
     ],
     ids=lambda value: repr(value[:20]),
 )
-def test_anything_but_a_json_object_is_malformed(body: bytes, says: str) -> None:
-    with pytest.raises(MalformedRequest, match=says):
+def test_anything_but_a_json_object_is_malformed(body: bytes, message: str) -> None:
+    with pytest.raises(MalformedRequest, match=message):
         read_object(environ(body), 1_000_000)
 
 
 @pytest.mark.parametrize("content_type", ["", "text/plain", "application/x-www-form-urlencoded", "application/jsonx"])
-def test_another_content_type_is_named_in_the_refusal(content_type: str) -> None:
+def test_another_content_type_is_refused_with_its_name(content_type: str) -> None:
     with pytest.raises(MalformedRequest, match=r"application/json, (not|and)"):
         read_object(environ(b"{}", CONTENT_TYPE=content_type), 100)
 
@@ -77,51 +77,51 @@ def test_a_compressed_body_is_refused() -> None:
         read_object(environ(b"{}", HTTP_CONTENT_ENCODING="gzip"), 100)
 
 
-def test_a_body_as_large_as_the_limit_is_taken() -> None:
+def test_a_body_as_large_as_the_limit_is_accepted() -> None:
     body = b'{"a":"' + b"x" * 92 + b'"}'
     assert len(body) == 100
     assert read_object(environ(body), 100)
 
 
-def test_a_larger_body_is_refused_unread_and_its_connection_closed() -> None:
+def test_a_larger_body_is_refused_unread_and_its_connection_closes() -> None:
     request = environ(b"", length="101", **{"wsgi.input": Broken()})
     with pytest.raises(PayloadTooLarge, match="101"):
         read_object(request, 100)
     assert request[CLOSE]
 
 
-def test_a_larger_body_in_chunks_is_refused_too() -> None:
+def test_a_larger_chunked_body_is_refused() -> None:
     request = environ(b"x" * 5000, length="", **{"wsgi.input_terminated": True})
     with pytest.raises(PayloadTooLarge):
         read_object(request, 100)
     assert request["wsgi.input"].tell() == 101
 
 
-def test_a_body_in_chunks_is_read() -> None:
+def test_a_chunked_body_is_read() -> None:
     assert read_object(environ(b'{"a":1}', length="", **{"wsgi.input_terminated": True}), 100) == {"a": 1}
 
 
-def test_a_body_without_length_is_not_read_where_nothing_says_where_it_ends() -> None:
+def test_a_body_without_content_length_or_chunks_is_not_read() -> None:
     with pytest.raises(MalformedRequest, match="empty"):
         read_object(environ(b'{"a":1}', length=""), 100)
 
 
-def test_a_body_shorter_than_announced_is_malformed() -> None:
+def test_a_body_shorter_than_its_content_length_is_malformed() -> None:
     request = environ(b'{"a":1}', length="50")
     with pytest.raises(MalformedRequest, match="7 of 50 bytes"):
         read_object(request, 100)
     assert request[CLOSE]
 
 
-def test_a_body_that_stops_coming_is_malformed_after_the_timeout() -> None:
+def test_a_body_that_stops_arriving_is_malformed_after_the_timeout() -> None:
     socket = Socket()
     request = environ(b"", length="50", **{"wsgi.input": Silent(), "gunicorn.socket": socket})
-    with pytest.raises(MalformedRequest, match="shorter than announced"):
+    with pytest.raises(MalformedRequest, match="shorter than its Content-Length"):
         read_object(request, 100)
     assert socket.timeouts == [BODY_TIMEOUT_S, None]
 
 
-def test_a_body_that_cannot_be_read_is_malformed() -> None:
+def test_a_body_with_an_invalid_chunk_is_malformed() -> None:
     request = environ(b"", length="50", **{"wsgi.input": Broken()})
     with pytest.raises(MalformedRequest, match="could not be read"):
         read_object(request, 100)
@@ -129,6 +129,6 @@ def test_a_body_that_cannot_be_read_is_malformed() -> None:
 
 
 @pytest.mark.parametrize("length", ["x", "-5", "1.5"])
-def test_a_length_that_is_no_number_is_malformed(length: str) -> None:
+def test_an_invalid_content_length_is_malformed(length: str) -> None:
     with pytest.raises(MalformedRequest, match="Content-Length"):
         read_object(environ(b"{}", length=length), 100)

@@ -1,4 +1,4 @@
-"""Every error has its row, and leaves as a problem document."""
+"""Every error class has an entry in the table, and becomes a problem document."""
 
 import pytest
 from flask import Flask
@@ -9,8 +9,8 @@ from windrow.api.http import errors
 from windrow.api.http.responses import whole_seconds
 
 
-def every_class(root: type[core.WindrowError]) -> list[type[core.WindrowError]]:
-    return [root, *(below for kind in root.__subclasses__() for below in every_class(kind))]
+def error_classes(root: type[core.WindrowError]) -> list[type[core.WindrowError]]:
+    return [root, *(subclass for kind in root.__subclasses__() for subclass in error_classes(kind))]
 
 
 def answer(error: Exception) -> object:
@@ -24,30 +24,30 @@ def answer(error: Exception) -> object:
     return app.test_client().get("/")
 
 
-def test_no_class_of_the_error_tree_lacks_a_row() -> None:
-    tree = {kind for kind in every_class(core.WindrowError) if kind.__module__ == core.__name__}
+def test_every_error_class_has_an_entry() -> None:
+    tree = {kind for kind in error_classes(core.WindrowError) if kind.__module__ == core.__name__}
     assert tree == set(errors.ERRORS)
 
 
-def test_a_retry_after_stands_exactly_on_429_and_503() -> None:
-    with_header = {kind for kind, row in errors.ERRORS.items() if row.retry_after_s is not None}
-    assert with_header == {kind for kind, row in errors.ERRORS.items() if row.status in (429, 503)}
+def test_exactly_429_and_503_have_retry_after() -> None:
+    with_header = {kind for kind, entry in errors.ERRORS.items() if entry.retry_after_s is not None}
+    assert with_header == {kind for kind, entry in errors.ERRORS.items() if entry.status in (429, 503)}
 
 
 @pytest.mark.parametrize("kind", sorted(errors.ERRORS, key=lambda kind: kind.__name__))
-def test_every_class_leaves_with_its_status_its_code_and_its_detail(kind: type[core.WindrowError]) -> None:
+def test_every_error_is_answered_with_its_status_code_and_detail(kind: type[core.WindrowError]) -> None:
     response = answer(kind("what was wrong"))
-    row = errors.ERRORS[kind]
-    assert response.status_code == row.status
+    entry = errors.ERRORS[kind]
+    assert response.status_code == entry.status
     assert response.content_type == "application/problem+json"
     assert response.json == {
         "type": f"urn:windrow:error:{kind.code}",
-        "title": row.title,
-        "status": row.status,
+        "title": entry.title,
+        "status": entry.status,
         "detail": "what was wrong",
         "code": kind.code,
     }
-    assert ("Retry-After" in response.headers) == (row.retry_after_s is not None)
+    assert ("Retry-After" in response.headers) == (entry.retry_after_s is not None)
 
 
 @pytest.mark.parametrize(
@@ -57,12 +57,12 @@ def test_retry_after_is_whole_seconds_and_at_least_one(seconds: float | None, he
     assert whole_seconds(seconds) == header
 
 
-def test_a_full_queue_says_when_to_come_again() -> None:
+def test_a_full_queue_has_its_own_retry_after() -> None:
     assert answer(core.QueueFull("full", retry_after_s=7.2)).headers["Retry-After"] == "8"
 
 
 @pytest.mark.parametrize("error", [BusyLoadingError("loading"), OutOfMemoryError("OOM command not allowed")])
-def test_a_redis_that_cannot_answer_is_503(error: Exception) -> None:
+def test_an_unavailable_redis_is_503(error: Exception) -> None:
     response = answer(error)
     assert response.status_code == 503
     assert response.json["code"] == "redis_unavailable"
@@ -80,32 +80,32 @@ def test_a_redis_that_cannot_answer_is_503(error: Exception) -> None:
     ],
     ids=str,
 )
-def test_a_redis_whose_memory_is_full_says_so(error: Exception) -> None:
+def test_a_redis_without_memory_is_503_with_that_reason(error: Exception) -> None:
     response = answer(error)
     assert (response.status_code, response.json["code"]) == (503, "redis_unavailable")
     assert "memory is full" in response.json["detail"]
     assert "Retry-After" in response.headers
 
 
-def test_who_is_not_known_is_told_how_to_sign_in() -> None:
+def test_an_unauthorized_client_gets_a_challenge() -> None:
     response = answer(core.Unauthorized("no key"))
     assert (response.status_code, response.headers["WWW-Authenticate"]) == (401, 'Bearer realm="windrow"')
 
 
-def test_a_fault_of_ours_is_logged_by_its_place_and_not_by_its_message(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unexpected_error_is_logged_with_its_place_and_without_its_message(caplog: pytest.LogCaptureFixture) -> None:
     answer(ZeroDivisionError("secret"))
     assert "GET / failed: ZeroDivisionError at test_api_errors.py:" in caplog.text
     assert "secret" not in caplog.text
 
 
-def test_a_fault_of_ours_is_500_without_a_trace() -> None:
+def test_an_unexpected_error_is_500_without_a_traceback() -> None:
     response = answer(ZeroDivisionError("secret"))
     assert response.status_code == 500
     assert response.json["code"] == "internal"
     assert b"secret" not in response.data
 
 
-def test_a_class_added_below_another_gets_the_row_of_the_one_above() -> None:
+def test_a_subclass_without_an_entry_gets_that_of_its_base_class() -> None:
     class Narrower(core.InputTooLong):
         pass
 

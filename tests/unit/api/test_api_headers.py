@@ -1,4 +1,4 @@
-"""What a client may write into the headers that change a call."""
+"""Parsers of the request headers that change a call."""
 
 import pytest
 from werkzeug.exceptions import NotAcceptable
@@ -23,12 +23,12 @@ from windrow.errors import MalformedRequest
         ("waiting=5", None),
     ],
 )
-def test_prefer_names_the_seconds_to_wait(header: str | None, wait_s: int | None) -> None:
+def test_prefer_wait_is_a_number_of_seconds(header: str | None, wait_s: int | None) -> None:
     assert headers.parse_prefer(header) == wait_s
 
 
 @pytest.mark.parametrize(
-    ("header", "is_wanted"),
+    ("header", "expected"),
     [
         (None, False),
         ("wait=5", False),
@@ -39,8 +39,8 @@ def test_prefer_names_the_seconds_to_wait(header: str | None, wait_s: int | None
         ('wait="cancel-on-disconnect"', False),
     ],
 )
-def test_prefer_may_ask_for_a_cancel_on_disconnect(header: str | None, is_wanted: bool) -> None:
-    assert headers.parse_cancel_on_disconnect(header) is is_wanted
+def test_prefer_cancel_on_disconnect_is_recognized(header: str | None, expected: bool) -> None:
+    assert headers.parse_cancel_on_disconnect(header) is expected
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_malformed_cancel_after_is_refused(header: str) -> None:
 
 
 @pytest.mark.parametrize("key", [None, "a", "x" * 255, "!~"])
-def test_an_idempotency_key_is_visible_ascii(key: str | None) -> None:
+def test_an_idempotency_key_of_visible_ascii_is_accepted(key: str | None) -> None:
     assert headers.parse_idempotency_key(key) == key
 
 
@@ -77,11 +77,11 @@ def test_any_other_idempotency_key_is_refused(key: str) -> None:
 
 
 @pytest.mark.parametrize("accept", [None, "*/*", "application/json", "text/event-stream, application/json;q=0.5"])
-def test_a_client_that_takes_json_gets_it(accept: str | None) -> None:
+def test_a_client_that_accepts_json_is_not_refused(accept: str | None) -> None:
     headers.refuse_event_stream(accept)
 
 
 @pytest.mark.parametrize("accept", ["text/event-stream", "Text/Event-Stream;q=1"])
-def test_a_client_that_takes_only_an_event_stream_is_refused(accept: str) -> None:
+def test_a_client_that_accepts_only_an_event_stream_is_refused(accept: str) -> None:
     with pytest.raises(NotAcceptable):
         headers.refuse_event_stream(accept)

@@ -1,4 +1,4 @@
-"""The API starts without the heavy libraries, and importing it starts nothing."""
+"""The API imports no heavy libraries, and its import has no side effects."""
 
 import json
 import subprocess
@@ -18,12 +18,12 @@ print(json.dumps([after_import, sorted(heavy & set(sys.modules))]))
 """
 
 
-def test_neither_the_import_nor_the_application_brings_torch_or_transformers() -> None:
+def test_the_application_imports_neither_torch_nor_transformers_nor_celery() -> None:
     run = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
     assert json.loads(run.stdout) == [[], []]
 
 
-def test_gunicorns_configuration_leaves_the_sockets_alone_until_the_worker_has_patched_them() -> None:
+def test_gunicorns_configuration_imports_nothing_that_uses_sockets_before_gevent_patches_them() -> None:
     program = (
         "import sys, windrow.api.gunicorn_conf; print(sorted({'ssl', 'redis', 'flask', 'gevent'} & set(sys.modules)))"
     )
@@ -31,7 +31,7 @@ def test_gunicorns_configuration_leaves_the_sockets_alone_until_the_worker_has_p
     assert run.stdout.strip() == "[]"
 
 
-def test_a_bad_setting_stops_gunicorn_with_its_name_and_no_trace() -> None:
+def test_an_invalid_setting_stops_gunicorn_with_its_name_and_no_traceback() -> None:
     run = subprocess.run(
         [sys.executable, "-c", "import windrow.api.gunicorn_conf"],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""What gunicorn's worker does to a connection: answers in one piece go in one packet, streams piece by piece."""
+"""The gunicorn worker sends a document in one piece, and the events of a stream one by one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from windrow.api.http.gunicorn_worker import closing, set_cork
 
-pytestmark = pytest.mark.skipif(not hasattr(socket, "TCP_CORK"), reason="TCP_CORK is Linux's")
+pytestmark = pytest.mark.skipif(not hasattr(socket, "TCP_CORK"), reason="only Linux has TCP_CORK")
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def connection() -> Iterator[socket.socket]:
 
 
 class Response:
-    """As much of gunicorn's as is looked at."""
+    """The parts of gunicorn's response that the wrapper uses."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -41,7 +41,7 @@ class Response:
         ("text/event-streams", True),
     ],
 )
-def test_streams_go_piece_by_piece_whatever_parameters_their_type_has(
+def test_event_streams_are_not_corked_whatever_parameters_their_media_type_has(
     connection: socket.socket, media_type: str, is_corked: bool
 ) -> None:
     def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:

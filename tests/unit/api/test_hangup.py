@@ -1,11 +1,11 @@
-"""Looking whether the other end of a connection is still there."""
+"""Detection of a disconnected client."""
 
 import socket
 
 from windrow.api.http.hangup import has_hung_up
 
 
-def test_a_connection_is_there_until_its_other_end_closes() -> None:
+def test_a_client_has_hung_up_once_it_closes_its_end() -> None:
     here, there = socket.socketpair()
     with here:
         assert not has_hung_up(here)
@@ -13,7 +13,7 @@ def test_a_connection_is_there_until_its_other_end_closes() -> None:
         assert has_hung_up(here)
 
 
-def test_looking_takes_nothing_and_leaves_the_timeout_as_it_was() -> None:
+def test_the_check_consumes_no_data_and_keeps_the_timeout() -> None:
     here, there = socket.socketpair()
     with here, there:
         here.settimeout(7)
@@ -23,7 +23,7 @@ def test_looking_takes_nothing_and_leaves_the_timeout_as_it_was() -> None:
         assert here.recv(10) == b"next"
 
 
-def test_what_was_sent_before_hanging_up_hides_it() -> None:
+def test_data_sent_before_the_hangup_hides_it() -> None:
     here, there = socket.socketpair()
     with here:
         there.sendall(b"next")

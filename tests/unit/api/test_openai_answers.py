@@ -1,4 +1,4 @@
-"""From outputs of tasks to OpenAI's objects."""
+"""Outputs of tasks become OpenAI's objects."""
 
 import pytest
 
@@ -15,26 +15,31 @@ def output(text: str, **more: object) -> dict[str, object]:
     return {"text": text, "finish_reason": "stop", "usage": usage} | more
 
 
-def test_choices_of_several_prompts_are_numbered_through() -> None:
+def test_choices_of_several_prompts_are_numbered_consecutively() -> None:
     two = output("a", choices=[{"index": 0, "text": "a", "finish_reason": "stop"},
                                {"index": 1, "text": "b", "finish_reason": "length"}])  # fmt: skip
-    made = answers.generated("completion", HEAD, [two, output("c")])
-    assert [(one["index"], one["text"], one["finish_reason"]) for one in made["choices"]] == [
+    answer = answers.generated("completion", HEAD, [two, output("c")])
+    assert [(choice["index"], choice["text"], choice["finish_reason"]) for choice in answer["choices"]] == [
         (0, "a", "stop"), (1, "b", "length"), (2, "c", "stop"),
     ]  # fmt: skip
-    assert made["usage"] == {
+    assert answer["usage"] == {
         "prompt_tokens": 6, "completion_tokens": 4, "total_tokens": 10, "prompt_tokens_details": {"cached_tokens": 2},
     }  # fmt: skip
-    assert (made["id"], made["object"], made["created"], made["model"]) == ("cmpl-id", "text_completion", 12, "m")
+    assert (answer["id"], answer["object"], answer["created"], answer["model"]) == (
+        "cmpl-id",
+        "text_completion",
+        12,
+        "m",
+    )
 
 
-def test_a_chat_has_messages() -> None:
+def test_a_chat_answer_has_messages() -> None:
     (choice,) = answers.generated("chat", HEAD, [output("hay", logprobs=[ENTRY])])["choices"]
     assert choice["message"] == {"role": "assistant", "content": "hay", "refusal": None}
     assert choice["logprobs"] == {"content": [ENTRY], "refusal": None}
 
 
-def test_log_probabilities_of_a_completion_stand_in_columns() -> None:
+def test_log_probabilities_of_a_completion_are_columns() -> None:
     assert answers.completion_logprobs([ENTRY, ENTRY], offset=4) == {
         "tokens": ["hay", "hay"],
         "token_logprobs": [-0.5, -0.5],
@@ -43,10 +48,10 @@ def test_log_probabilities_of_a_completion_stand_in_columns() -> None:
     }
 
 
-def test_vectors_stand_in_the_order_of_the_inputs_however_they_are_written() -> None:
-    made = answers.embeddings("m", [{"embedding": [1.0]}, {"embedding": "AACAPw=="}], 4)
-    assert [(one["index"], one["embedding"]) for one in made["data"]] == [(0, [1.0]), (1, "AACAPw==")]
-    assert made["usage"] == {"prompt_tokens": 4, "total_tokens": 4}
+def test_embeddings_are_in_input_order_as_floats_or_base64() -> None:
+    answer = answers.embeddings("m", [{"embedding": [1.0]}, {"embedding": "AACAPw=="}], 4)
+    assert [(vector["index"], vector["embedding"]) for vector in answer["data"]] == [(0, [1.0]), (1, "AACAPw==")]
+    assert answer["usage"] == {"prompt_tokens": 4, "total_tokens": 4}
 
 
 @pytest.mark.parametrize(
@@ -61,7 +66,7 @@ def test_vectors_stand_in_the_order_of_the_inputs_however_they_are_written() -> 
         (503, "Redis: away", "redis_unavailable", ("server_error", None, "redis_unavailable")),
     ],
 )
-def test_errors_have_openais_types_codes_and_the_field(
+def test_errors_have_openais_type_code_and_field(
     status: int, detail: str, code: str, error: tuple[str, str | None, str]
 ) -> None:
     kind, param, theirs = error

@@ -1,4 +1,4 @@
-"""What OpenAI's clients send becomes inputs and parameters of a task, or is refused by the name of its field."""
+"""Bodies of OpenAI's clients become inputs and parameters of a task, or are refused with the name of the field."""
 
 from typing import Any
 
@@ -29,13 +29,13 @@ def refusal(kind: type[BaseModel], body: dict[str, Any]) -> str:
     return raised.value.detail
 
 
-def test_a_chat_becomes_one_input_with_the_temperature_that_openai_has() -> None:
-    asked = chat()
-    assert asked.inputs() == [{"messages": [{"role": "user", "content": "hay?"}]}]
-    assert asked.parameters() == {"temperature": 1.0}
+def test_a_chat_becomes_one_input_with_openais_default_temperature() -> None:
+    request = chat()
+    assert request.inputs() == [{"messages": [{"role": "user", "content": "hay?"}]}]
+    assert request.parameters() == {"temperature": 1.0}
 
 
-def test_a_temperature_of_zero_is_the_tasks_own_default() -> None:
+def test_temperature_zero_is_the_default_of_the_task() -> None:
     assert chat(temperature=0).parameters() == {}
 
 
@@ -61,13 +61,13 @@ def test_a_temperature_of_zero_is_the_tasks_own_default() -> None:
         ),
     ],
 )
-def test_sampling_goes_on_to_the_task(sent: dict[str, Any], parameters: dict[str, Any]) -> None:
-    asked = chat(temperature=0, **sent)
-    assert asked.parameters() == parameters
-    read_call(asked.inputs()[0], asked.parameters())
+def test_sampling_parameters_are_passed_to_the_task(sent: dict[str, Any], parameters: dict[str, Any]) -> None:
+    request = chat(temperature=0, **sent)
+    assert request.parameters() == parameters
+    read_call(request.inputs()[0], request.parameters())
 
 
-def test_parts_of_a_message_are_put_together_and_what_it_lacks_is_left_out() -> None:
+def test_text_parts_of_a_message_are_joined_and_its_nulls_removed() -> None:
     parts = [{"type": "text", "text": "dry "}, {"type": "text", "text": "hay"}]
     answer = {"role": "assistant", "content": "yes", "refusal": None, "tool_calls": None}
     assert chat(messages=[{"role": "user", "content": parts}, answer]).inputs() == [
@@ -75,7 +75,7 @@ def test_parts_of_a_message_are_put_together_and_what_it_lacks_is_left_out() -> 
     ]
 
 
-def test_the_name_of_who_speaks_is_left_aside() -> None:
+def test_the_name_in_a_message_is_ignored() -> None:
     named = {"role": "user", "content": "hay?", "name": "mower"}
     assert chat(messages=[named]).inputs() == chat().inputs()
 
@@ -89,17 +89,17 @@ def test_the_name_of_who_speaks_is_left_aside() -> None:
         ([[1], [2, 3]], [{"prompt_ids": [1]}, {"prompt_ids": [2, 3]}]),
     ],
 )
-def test_each_prompt_is_an_input(prompt: object, inputs: list[dict[str, Any]]) -> None:
-    asked = completion(prompt=prompt)
-    assert asked.inputs() == inputs
-    assert asked.parameters() == {"temperature": 1.0, "max_tokens": 16}
+def test_each_prompt_becomes_an_input(prompt: object, inputs: list[dict[str, Any]]) -> None:
+    request = completion(prompt=prompt)
+    assert request.inputs() == inputs
+    assert request.parameters() == {"temperature": 1.0, "max_tokens": 16}
 
 
-def test_a_completion_may_ask_for_log_probabilities_by_number() -> None:
+def test_logprobs_of_a_completion_is_a_number() -> None:
     assert completion(logprobs=2, temperature=0).parameters()["logprobs"] == 2
 
 
-def test_nulls_hints_and_neutral_values_have_no_effect() -> None:
+def test_nulls_hints_and_default_values_are_removed() -> None:
     sent = {
         "user": "u",
         "metadata": {"a": "b"},
@@ -117,7 +117,7 @@ def test_nulls_hints_and_neutral_values_have_no_effect() -> None:
     [("tools", [{"type": "function"}]), ("logit_bias", {"5": 1}), ("echo", True), ("echo", 0), ("best_of", 2),
      ("suffix", "end"), ("modalities", ["audio"]), ("service_tier", "flex")],
 )  # fmt: skip
-def test_what_cannot_be_done_is_refused_by_its_name(name: str, value: object) -> None:
+def test_an_unsupported_field_is_refused_with_its_name(name: str, value: object) -> None:
     assert refusal(ChatRequest, CHAT | {name: value}).startswith(f"{name}: is not supported")
 
 
@@ -132,36 +132,39 @@ def test_what_cannot_be_done_is_refused_by_its_name(name: str, value: object) ->
         ({"messages": [{"role": "user", "content": "x", "name": 5}]}, "messages.0.name: "),
         ({"temperature": -1}, "temperature: "),
         ({"max_tokens": 0}, "max_tokens: "),
-        ({"max_tokens": 1, "max_completion_tokens": 2}, "max_completion_tokens: is another number than max_tokens"),
-        ({"top_logprobs": 2}, "top_logprobs: takes logprobs: true beside it"),
-        ({"stream_options": {"include_usage": True}}, "stream_options: takes stream: true beside it"),
-        ({"response_format": {"type": "json_schema"}}, "response_format: json_schema goes with type json_schema"),
+        ({"max_tokens": 1, "max_completion_tokens": 2}, "max_completion_tokens: differs from max_tokens"),
+        ({"top_logprobs": 2}, "top_logprobs: requires logprobs: true"),
+        ({"stream_options": {"include_usage": True}}, "stream_options: requires stream: true"),
+        (
+            {"response_format": {"type": "json_schema"}},
+            "response_format: json_schema is required with type json_schema",
+        ),
         ({"n": 17}, "n: "),
         ({"stop": ["a"] * 17}, "stop: "),
     ],
 )
-def test_a_bad_field_of_a_chat_is_named(more: dict[str, Any], start: str) -> None:
+def test_an_invalid_field_of_a_chat_is_refused_with_its_name(more: dict[str, Any], start: str) -> None:
     assert refusal(ChatRequest, CHAT | more).startswith(start)
 
 
 @pytest.mark.parametrize("prompt", [5, [], [1, "a"], [[]], {"a": 1}, [True]])
-def test_a_bad_prompt_is_named(prompt: object) -> None:
+def test_an_invalid_prompt_is_refused_with_its_name(prompt: object) -> None:
     assert refusal(CompletionRequest, {"model": "m", "prompt": prompt}).startswith("prompt: takes a string, an array")
 
 
-def test_texts_to_embed_come_alone_or_in_a_list() -> None:
+def test_the_input_of_embeddings_is_a_text_or_a_list_of_texts() -> None:
     assert parse(EmbeddingsRequest, {"model": "m", "input": "a"}).inputs() == ["a"]
     assert parse(EmbeddingsRequest, {"model": "m", "input": ["a", "b"]}).inputs() == ["a", "b"]
 
 
 @pytest.mark.parametrize("texts", [[], 5, ["a", 1], {"a": "b"}])
-def test_what_is_no_text_to_embed_is_refused(texts: object) -> None:
+def test_an_invalid_input_of_embeddings_is_refused(texts: object) -> None:
     assert refusal(EmbeddingsRequest, {"model": "m", "input": texts}) == (
         "input: takes a string or an array of at least one string"
     )
 
 
 @pytest.mark.parametrize("ids", [[1, 2], [[1], [2]]])
-def test_token_ids_to_embed_are_refused_with_the_reason(ids: object) -> None:
+def test_token_ids_as_the_input_of_embeddings_are_refused_with_the_reason(ids: object) -> None:
     detail = refusal(EmbeddingsRequest, {"model": "m", "input": ids})
-    assert detail.startswith("input: takes no token ids, because every model has a tokenizer of its own")
+    assert detail.startswith("input: does not take token ids, because every model has its own tokenizer")

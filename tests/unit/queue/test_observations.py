@@ -1,4 +1,4 @@
-"""What is counted in buckets, one by one or all of a batch at once."""
+"""Observations are counted in buckets, one by one or a batch at once, and summed in Redis."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ VALUES = st.one_of(st.floats(-1.0, 1e6), st.sampled_from([bound for bounds in BU
 
 @given(name=st.sampled_from(sorted(BUCKETS)), values=st.lists(VALUES, min_size=1, max_size=50))
 @example(name="queue", values=[0.001, 0.0011, 300.0, 301.0])
-def test_a_batch_at_once_is_counted_as_each_of_its_values_is(name: str, values: list[float]) -> None:
+def test_a_batch_at_once_is_counted_like_its_values_one_by_one(name: str, values: list[float]) -> None:
     at_once, one_by_one = Observations(), Observations()
     at_once.observe_each(name, values)
     for value in values:
         one_by_one.observe(name, value)
-    made, expected = at_once.take_out(), one_by_one.take_out()
-    sums = made.pop(f"{name}:us"), expected.pop(f"{name}:us")
-    assert made == +expected
+    counts, expected = at_once.take_out(), one_by_one.take_out()
+    sums = counts.pop(f"{name}:us"), expected.pop(f"{name}:us")
+    assert counts == +expected
     if min(values) >= 0:
         assert sums[0] == pytest.approx(sums[1], abs=len(values))
 
 
-def test_a_clock_that_was_set_makes_no_sum_smaller() -> None:
+def test_a_negative_duration_does_not_decrease_the_sum() -> None:
     observed = Observations()
     observed.observe_each("queue", [-5.0, 1.0])
     observed.observe("compute", -5.0)
     assert observed.take_out() == Counter({"queue:0": 1, "queue:9": 1, "queue:us": 0, "compute:0": 1, "compute:us": 0})
 
 
-def test_what_is_stored_by_several_is_added_up() -> None:
+def test_observations_of_several_processes_are_summed() -> None:
     redis = fakeredis.FakeRedis(server=fakeredis.FakeServer())
     for size, closed_by in ((3, "wait"), (8, "size"), (10_000, "wait")):
         observed = Observations()
@@ -59,7 +59,7 @@ def test_what_is_stored_by_several_is_added_up() -> None:
     assert padding.sum == 0.75
 
 
-def test_what_could_not_be_stored_is_not_lost() -> None:
+def test_observations_that_could_not_be_stored_are_kept() -> None:
     observed = Observations()
     observed.observe("batch_size", 2)
     counts = observed.take_out()
