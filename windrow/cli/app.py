@@ -1,4 +1,4 @@
-"""All commands in one place. They import what they need as they run, so ``--help`` and the client stay fast."""
+"""The ``windrow`` command and its subcommands, each of which imports what it needs when it runs."""
 
 from __future__ import annotations
 

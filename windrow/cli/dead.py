@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from windrow.cli.output import FAILED, UNREACHABLE, errors_reported, fail, print_json
-from windrow.cli.requests import Json
+from windrow.cli.output import FAILED, UNREACHABLE, Json, errors_reported, fail, print_json
 
 if TYPE_CHECKING:
     from windrow.scheduler.queue import DeadLetter, RedisQueue
@@ -135,14 +134,14 @@ def shorten(value: Any) -> str:
 @contextmanager
 def _queues(model: str | None, as_json: bool) -> Iterator[list[RedisQueue]]:
     """The queues of the models asked for, on the Redis of the settings."""
-    from redis.exceptions import RedisError
+    with errors_reported(as_json, "server"):
+        from redis.exceptions import RedisError
 
-    from windrow.errors import UnknownModel
-    from windrow.scheduler.config.settings import load_settings
-    from windrow.scheduler.connection.connect import connect
-    from windrow.scheduler.queue import RedisQueue
+        from windrow.errors import UnknownModel
+        from windrow.scheduler.config.settings import load_settings
+        from windrow.scheduler.connection.connect import connect
+        from windrow.scheduler.queue import RedisQueue
 
-    with errors_reported(as_json):
         settings = load_settings()
         if model is not None and model not in settings.models:
             raise UnknownModel(f"no model {model!r} is configured; there are {', '.join(settings.models)}")

@@ -8,38 +8,46 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from windrow.cli.output import FAILED, errors_reported, fail, print_json, show_prediction, show_stream
+from windrow.cli.output import FAILED, Json, errors_reported, fail, print_json, show_prediction, show_stream
 
 if TYPE_CHECKING:
     from windrow.client.sync_client import Client
 
 Url = Annotated[
-    str, typer.Option("--url", envvar="WINDROW_URL", help="The server.", show_default="http://127.0.0.1:8000")
+    str, typer.Option("--url", envvar="WINDROW_URL", help="URL of the server.", show_default="http://127.0.0.1:8000")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds for a call and its retries.")]
+Timeout = Annotated[
+    float, typer.Option("--timeout", min=0.1, help="Time limit of a call with its retries, in seconds.")
+]
 NO_URL = ""
 
 
 def predict(
     model: Annotated[str, typer.Argument(help="Name of the model.")],
-    text: Annotated[str, typer.Argument(help="The input; '-' reads it from stdin.")],
+    text: Annotated[str, typer.Argument(help="Input; '-' reads it from stdin.")],
     json_input: Annotated[
-        bool, typer.Option("--json-input", help="The input is JSON, for tasks that take an object.")
+        bool, typer.Option("--json-input", help="Parse the input as JSON, for tasks that take an object.")
     ] = False,
     parameter: Annotated[
-        list[str] | None, typer.Option("--parameter", "-p", help="NAME=VALUE, the value in JSON or plain text.")
+        list[str] | None,
+        typer.Option("--parameter", "-p", help="NAME=VALUE, with a value in JSON or plain text; repeatable."),
     ] = None,
-    priority: Annotated[str, typer.Option(help="high, normal or low.")] = "normal",
-    deadline_ms: Annotated[float | None, typer.Option(min=1, help="Not started by then: expired.")] = None,
-    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the end; 0 only queues it.")] = 60.0,
-    idempotency_key: Annotated[str | None, typer.Option(help="The same key and input: the same prediction.")] = None,
-    stream: Annotated[bool, typer.Option("--stream", help="Print the text of the answer as it is generated.")] = False,
+    priority: Annotated[str, typer.Option(help="Priority: high, normal or low.")] = "normal",
+    deadline_ms: Annotated[
+        float | None, typer.Option(min=1, help="Expire the request if it has not started within this time.")
+    ] = None,
+    wait: Annotated[
+        float, typer.Option(min=0, help="Time to wait for the result, in seconds; 0 only queues the request.")
+    ] = 60.0,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="Return the same prediction for the same key and input.")
+    ] = None,
+    stream: Annotated[bool, typer.Option("--stream", help="Print the text while it is generated.")] = False,
     url: Url = NO_URL,
     timeout: Timeout = 60.0,
     as_json: Json = False,
 ) -> None:
-    """Send one request and print its answer."""
+    """Send one request and print its prediction."""
     with errors_reported(as_json):
         options: dict[str, Any] = {
             "parameters": read_parameters(parameter or []),
@@ -56,7 +64,7 @@ def predict(
             prediction = client.predict(model, value, wait_s=wait, **options)
         show_prediction(prediction, as_json)
         if not prediction.is_ended:
-            detail = f"not ended after {wait:g} s; ask again with: windrow get {prediction.id} --wait 60"
+            detail = f"not finished after {wait:g} s; ask again with: windrow get {prediction.id} --wait 60"
             fail("pending", detail, FAILED, as_json)
         if prediction.status != "succeeded":
             raise typer.Exit(FAILED)
@@ -64,12 +72,12 @@ def predict(
 
 def get(
     id: Annotated[str, typer.Argument(help="Id of the prediction.")],
-    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the end.")] = 0.0,
+    wait: Annotated[float, typer.Option(min=0, help="Time to wait for the result, in seconds.")] = 0.0,
     url: Url = NO_URL,
     timeout: Timeout = 60.0,
     as_json: Json = False,
 ) -> None:
-    """Print a prediction; exits with 1 when it failed."""
+    """Print a prediction; exit with 1 if it failed."""
     with errors_reported(as_json):
         with connect(url, timeout) as client:
             prediction = client.wait(id, wait) if wait else client.get(id)
@@ -84,13 +92,13 @@ def cancel(
     timeout: Timeout = 60.0,
     as_json: Json = False,
 ) -> None:
-    """Cancel a prediction that has not ended, and print it."""
+    """Cancel a prediction that has not finished, and print it."""
     with errors_reported(as_json), connect(url, timeout) as client:
         show_prediction(client.cancel(id), as_json)
 
 
 def models(url: Url = NO_URL, timeout: Timeout = 60.0, as_json: Json = False) -> None:
-    """List the models that the server has."""
+    """List the models of the server."""
     with errors_reported(as_json):
         with connect(url, timeout) as client:
             listed = client.models()
@@ -108,7 +116,7 @@ def models(url: Url = NO_URL, timeout: Timeout = 60.0, as_json: Json = False) ->
 
 
 def read_stdin() -> str:
-    """All of stdin; ends the command where it is not UTF-8."""
+    """Return all of stdin; end the command if it is not UTF-8."""
     try:
         return sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:
@@ -116,7 +124,7 @@ def read_stdin() -> str:
 
 
 def read_input(text: str, is_json: bool) -> Any:
-    """The input as it is sent. Raises `ValueError` where it should be JSON and is not."""
+    """Return the input to send. Raises `ValueError` if it should be JSON and is not."""
     if not is_json:
         return text
     try:
@@ -126,7 +134,7 @@ def read_input(text: str, is_json: bool) -> Any:
 
 
 def connect(url: str, timeout_s: float) -> Client:
-    """A client of ``url``, or of the default server."""
+    """Return a client of ``url``, or of the default server."""
     from windrow.client.sync_client import Client
     from windrow.client.transport import DEFAULT_URL
 
@@ -134,14 +142,14 @@ def connect(url: str, timeout_s: float) -> Client:
 
 
 def read_priority(text: str) -> str:
-    """Check a priority. Raises `ValueError` naming what it takes."""
+    """Validate a priority. Raises `ValueError`."""
     if text not in ("high", "normal", "low"):
         raise ValueError(f"--priority: takes high, normal or low (got {text!r})")
     return text
 
 
 def read_parameters(pairs: list[str]) -> dict[str, Any] | None:
-    """Read ``NAME=VALUE`` pairs; a value that is not JSON is text. Raises `ValueError` for one without ``=``."""
+    """Parse ``NAME=VALUE`` pairs; a value that is not JSON is text. Raises `ValueError` for a pair without ``=``."""
     parameters: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")

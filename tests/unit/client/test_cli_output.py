@@ -29,7 +29,7 @@ LOST = Answer("a text", None, "connection lost", 9.0)
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        ({"embedding": [0.1, 0.2, 0.3, 0.4, 0.5]}, '{"embedding": [0.1000, 0.2000, 0.3000, 0.4000, ... 5 in all]}'),
+        ({"embedding": [0.1, 0.2, 0.3, 0.4, 0.5]}, '{"embedding": [0.1000, 0.2000, 0.3000, 0.4000, ... 5 in total]}'),
         ([1, 2], "[1, 2]"),
         ("é", '"é"'),
         (None, "null"),
