@@ -1,22 +1,19 @@
-"""``windrow bench record``: what its options mean."""
+"""``windrow bench record``: turns its options into a run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from windrow.cli.lab_options import policy_of, read_wait_s, strategies
+from windrow.cli.lab_options import check_pattern, local_model, policy_of, read_wait_s, strategies
+from windrow.cli.output import log
 from windrow.lab.measure.cost import read_cost
 from windrow.lab.measure.recording import Recording, write_recording
 from windrow.lab.measure.step_recording import GenerationRecording, write_generation
-from windrow.lab.simulate.workload import PATTERNS
-
-Say = Callable[[str], None]
 
 
-class Asked(NamedTuple):
-    """The options."""
+class RecordOptions(NamedTuple):
+    """Options of the command."""
 
     engine: str | None
     rate: float
@@ -29,64 +26,53 @@ class Asked(NamedTuple):
     pretend: Path | None
 
 
-def run(asked: Asked, out: Path, say: Say) -> None:
-    """Record and write. Raises `ValueError` for what means nothing, `BenchFailed` for what fails."""
-    if asked.pattern not in PATTERNS:
-        raise ValueError(f"--pattern {asked.pattern!r}; there are {', '.join(PATTERNS)}")
-    if asked.engine is not None and asked.pretend is not None:
+def run(options: RecordOptions, out: Path) -> None:
+    """Record a run and write it to ``out``. Raises `ValueError` for invalid options, `BenchFailed` if the run fails."""
+    check_pattern(options.pattern)
+    if options.engine is not None and options.pretend is not None:
         raise ValueError("takes one of --engine and --pretend")
-    if asked.scale != 1 and not _generates(asked.engine):
+    if options.scale != 1 and not _generates(options.engine):
         raise ValueError("--scale takes an --engine that generates text")
-    made = _of_model(asked, say) if asked.engine is None else _of_engine(asked.engine, asked, say)
-    if isinstance(made, GenerationRecording):
-        write_generation(out, made)
+    recording = _record_default(options) if options.engine is None else _record_engine(options.engine, options)
+    if isinstance(recording, GenerationRecording):
+        write_generation(out, recording)
     else:
-        write_recording(out, made)
+        write_recording(out, recording)
 
 
-def _of_model(asked: Asked, say: Say) -> Recording:
-    """The default model, behind the API or pretended."""
-    (strategy,) = strategies([asked.strategy or "packed"])
-    wait_s = read_wait_s(asked.max_wait_ms or "5")
-    if asked.pretend is None:
+def _record_default(options: RecordOptions) -> Recording:
+    """Record the default model through the API, or with simulated batches."""
+    (strategy,) = strategies([options.strategy or "packed"])
+    wait_s = read_wait_s(options.max_wait_ms or "5")
+    load = (options.pattern, options.rate, options.requests)
+    if options.pretend is None:
         from windrow.bench.record.run import record
 
-        return record(asked.pattern, asked.rate, asked.requests, strategy, wait_s, asked.seed, say)
+        return record(*load, strategy, wait_s, options.seed, log)
     from windrow.bench.record.paced import record_paced
     from windrow.bench.workload import ROW, model_settings
 
     policy = policy_of(strategy, ROW, model_settings().max_batch_tokens, wait_s, 256)
-    return record_paced(policy, read_cost(asked.pretend), asked.pattern, asked.rate, asked.requests, asked.seed, say)
+    return record_paced(policy, read_cost(options.pretend), *load, options.seed, log)
 
 
-def _of_engine(name: str, asked: Asked, say: Say) -> Recording | GenerationRecording:
+def _record_engine(name: str, options: RecordOptions) -> Recording | GenerationRecording:
     from windrow.bench.record.engine import Load, record_engine
 
-    settings = _settings_of(name)
+    settings = local_model("--engine", name)
     changes: dict[str, Any] = {}
-    if asked.strategy is not None:
-        changes["strategy"] = asked.strategy
-    if asked.max_wait_ms is not None:
+    if options.strategy is not None:
+        changes["strategy"] = options.strategy
+    if options.max_wait_ms is not None:
         if settings.task == "generate":
-            raise ValueError("--max-wait-ms takes a model that answers in one pass: nobody waits for company in steps")
-        wait_s = read_wait_s(asked.max_wait_ms)
+            raise ValueError("--max-wait-ms takes a model that does not generate text: generation has no window")
+        wait_s = read_wait_s(options.max_wait_ms)
         changes["max_wait_ms"] = "auto" if wait_s is None else wait_s * 1e3
-    # Checked as the settings themselves are.
+    # Validated like the settings.
     settings = type(settings).model_validate({**settings.model_dump(exclude_unset=True), **changes})
-    return record_engine(Load(name, settings, asked.pattern, asked.rate, asked.requests, asked.seed, asked.scale), say)
+    load = Load(name, settings, options.pattern, options.rate, options.requests, options.seed, options.scale)
+    return record_engine(load, log)
 
 
 def _generates(engine: str | None) -> bool:
-    return engine is not None and _settings_of(engine).task == "generate"
-
-
-def _settings_of(name: str) -> Any:
-    from windrow.errors import UnknownModel
-    from windrow.scheduler.config.settings import load_settings
-
-    models = load_settings().models
-    if name not in models:
-        raise UnknownModel(f"--engine {name!r}: takes a model of the settings: {', '.join(models)}")
-    if models[name].task == "upstream":
-        raise ValueError(f"--engine {name!r}: takes a model that runs here; this one is a server's")
-    return models[name]
+    return engine is not None and local_model("--engine", engine).task == "generate"

@@ -1,4 +1,4 @@
-"""``windrow bench serve`` and ``windrow bench sweep``: their options, and what they mean."""
+"""``windrow bench serve`` and ``windrow bench sweep``: load tests of a running server."""
 
 from __future__ import annotations
 
@@ -9,36 +9,38 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from windrow.cli.lab_options import Pattern, Report, seconds
-from windrow.cli.load_options import Dataset, JsonFile, check_folder, publish, read_numbers, say
-from windrow.cli.output import errors_reported
+from windrow.cli.lab_options import Pattern, Report, check_pattern, seconds
+from windrow.cli.load_options import Dataset, JsonFile, check_folder, publish, read_numbers
+from windrow.cli.output import errors_reported, log
 from windrow.cli.requests import NO_URL, Url, connect
 
 if TYPE_CHECKING:
     from windrow.bench.dataset import Item
     from windrow.bench.serve.load import Answer
 
-#: Sent before the clock starts, so that the worker knows its pace and connections are open.
-WARM = 20
-#: Different texts of a sweep, where no file is given.
-TEXTS = 1000
-Model = Annotated[str | None, typer.Option(help="Of the server; left out where it has one.")]
+#: Requests sent before the measurement, which open the connections and let the worker measure its rate.
+WARM_UP = 20
+#: Generated texts of a sweep without a dataset.
+SWEEP_TEXTS = 1000
+Model = Annotated[str | None, typer.Option(help="Model of the server; optional if it has only one.")]
 Slo = Annotated[
-    str | None, typer.Option(help="Latency that counts as good, such as 300ms; of generated text, its TTFT.")
+    str | None, typer.Option(help="Latency objective, such as 300ms; for text generation, of the first token.")
 ]
-SloItl = Annotated[str | None, typer.Option(help="From token to token on average, such as 50ms.")]
-OutputTokens = Annotated[float, typer.Option(min=1, help="Where text is generated: median length.")]
-Seed = Annotated[int, typer.Option(min=0, help="The same seed sends the same texts at the same times.")]
+SloItl = Annotated[str | None, typer.Option(help="Objective for the mean inter-token latency, such as 50ms.")]
+OutputTokens = Annotated[float, typer.Option(min=1, help="Text generation only: median completion length, in tokens.")]
+Seed = Annotated[int, typer.Option(min=0, help="Random seed of the texts and arrival times.")]
 
 
 def serve(
     url: Url = NO_URL,
     model: Model = None,
-    rate: Annotated[float | None, typer.Option(min=0.01, help="Requests a second, sent whatever comes back.")] = None,
-    concurrency: Annotated[
-        int | None, typer.Option(min=1, help="Or so many users, each with one request at a time.")
+    rate: Annotated[
+        float | None, typer.Option(min=0.01, help="Requests per second, sent without waiting for results.")
     ] = None,
-    requests: Annotated[int, typer.Option(min=2, help="How many.")] = 500,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Instead of --rate: concurrent users, each with one request at a time.")
+    ] = None,
+    requests: Annotated[int, typer.Option(min=2, help="Number of requests.")] = 500,
     pattern: Pattern = "poisson",
     dataset: Dataset = None,
     slo: Slo = None,
@@ -48,10 +50,10 @@ def serve(
     report: Report = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Load a running server, at a rate or by so many users at once; the API key is read from WINDROW_API_KEY."""
-    from windrow.bench.serve.report import failure_notes, panels, summarise, tables
+    """Load a running server at a rate or with concurrent users; the API key is read from WINDROW_API_KEY."""
+    with errors_reported(as_json=False, extra="lab"):
+        from windrow.bench.serve.report import failure_notes, panels, summarise, tables
 
-    with errors_reported(as_json=False):
         check_folder(report)
         limits_s = _limits_s(slo, slo_itl)
         if (rate is None) == (concurrency is None):
@@ -72,10 +74,13 @@ def sweep(
     url: Url = NO_URL,
     model: Model = None,
     rates: Annotated[
-        str | None, typer.Option(help="Requests a second, by commas; else from a fifth of the capacity to past it.")
+        str | None,
+        typer.Option(
+            help="Requests per second, separated by commas; default: from a fifth of the measured capacity to above it."
+        ),
     ] = None,
-    step: Annotated[float, typer.Option("--seconds", min=1, help="Length of each rate.")] = 10.0,
-    concurrency: Annotated[int, typer.Option(min=1, help="Users that measure the capacity first.")] = 64,
+    step: Annotated[float, typer.Option("--seconds", min=1, help="Duration of each rate, in seconds.")] = 10.0,
+    concurrency: Annotated[int, typer.Option(min=1, help="Concurrent users that measure the capacity first.")] = 64,
     pattern: Pattern = "poisson",
     dataset: Dataset = None,
     slo: Slo = None,
@@ -85,22 +90,22 @@ def sweep(
     report: Report = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Load a running server at rates from low to past its capacity, and name the highest that it keeps up with."""
-    from windrow.bench.serve.sweep import summarise_sweep, sweep_panels, sweep_rows
+    """Load a running server at rising rates, and find the highest rate that it sustains."""
+    with errors_reported(as_json=False, extra="lab"):
+        from windrow.bench.serve.sweep import summarise_sweep, sweep_panels, sweep_rows
 
-    with errors_reported(as_json=False):
         check_folder(report)
         limits_s = _limits_s(slo, slo_itl)
         tried = None if rates is None else read_numbers(rates, "--rates")
-        _check_pattern(pattern)
+        check_pattern(pattern)
         about = _served(url, model)
-        items = _items(dataset, TEXTS, seed, about, output_tokens)
+        items = _items(dataset, SWEEP_TEXTS, seed, about, output_tokens)
         answers = asyncio.run(_sweep(url, about, items, tried, concurrency, step, pattern, seed))
         made = {**about, **summarise_sweep(answers, *limits_s)}
         knee = made["knee_per_s"]
         within = " within the limits at p99" if slo or slo_itl else ""
         about = about | {
-            "load": f"{pattern}, {step:g} s a rate",
+            "load": f"{pattern}, {step:g} s per rate",
             "knee": f"{knee:g} requests/s{within}" if knee else f"below {min(answers):g} requests/s{within}",
         }
         drawn = [sweep_rows(made)]
@@ -114,7 +119,7 @@ async def _load(
 
     async with Server(url, about["model"]) as server:
         ask = server.follow if _streams(about) else server.ask
-        await by_users(ask, items[:WARM], users)
+        await by_users(ask, items[:WARM_UP], users)
         return await (by_users(ask, items, users) if due_s is None else at_times(ask, items, due_s))
 
 
@@ -134,11 +139,11 @@ async def _sweep(
 
     async with Server(url, about["model"]) as server:
         ask = server.follow if _streams(about) else server.ask
-        await by_users(ask, items[:WARM], users)
+        await by_users(ask, items[:WARM_UP], users)
         if rates is None:
             rates = await find_rates(ask, items, users, step_s)
-            say(f"rates: {', '.join(f'{rate:g}' for rate in rates)}")
-        return await run(ask, items, rates, step_s, pattern, seed, say)
+            log(f"rates: {', '.join(f'{rate:g}' for rate in rates)}")
+        return await run(ask, items, rates, step_s, pattern, seed, log)
 
 
 def _items(dataset: Path | None, count: int, seed: int, about: Mapping[str, Any], output_tokens: float) -> list[Item]:
@@ -149,7 +154,7 @@ def _items(dataset: Path | None, count: int, seed: int, about: Mapping[str, Any]
 
 
 def _streams(about: Mapping[str, Any]) -> bool:
-    """Whether the model generates, so that its answers come piece by piece."""
+    """Whether the model streams its output."""
     from windrow.scheduler.tasks import TASKS
 
     task = TASKS.get(about["task"])
@@ -164,16 +169,17 @@ def _limits_s(slo: str | None, slo_itl: str | None) -> tuple[float | None, float
 
 
 def _served(url: str, model: str | None) -> dict[str, Any]:
-    """What the server says of the model. Raises `ClientError`, and `ValueError` where the model is not one of its."""
+    """Return the server's description of the model. Raises `ClientError`, and `ValueError` for an unknown model."""
     with connect(url, timeout_s=10.0) as client:
-        listed = {one["id"]: one for one in client.models()}
+        listed = {described["id"]: described for described in client.models()}
     if model is None and len(listed) == 1:
         (model,) = listed
     if model not in listed:
-        named = "left out" if model is None else repr(model)
-        raise ValueError(f"--model {named}: takes a model of the server: {', '.join(listed)}")
-    one = listed[model]
-    return {"model": model} | {name: one[name] for name in ("task", "device", "strategy", "wait_ms") if one.get(name)}
+        given = "is required" if model is None else repr(model)
+        raise ValueError(f"--model {given}: takes a model of the server: {', '.join(listed)}")
+    described = listed[model]
+    shown = ("task", "device", "strategy", "wait_ms")
+    return {"model": model} | {name: described[name] for name in shown if described.get(name)}
 
 
 def _arrivals(pattern: str, rate_per_s: float, requests: int, seed: int) -> list[float]:
@@ -181,12 +187,5 @@ def _arrivals(pattern: str, rate_per_s: float, requests: int, seed: int) -> list
 
     from windrow.lab.simulate.workload import PATTERNS, draw_arrivals
 
-    _check_pattern(pattern)
+    check_pattern(pattern)
     return draw_arrivals(PATTERNS[pattern], rate_per_s, requests, np.random.default_rng(seed))
-
-
-def _check_pattern(pattern: str) -> None:
-    from windrow.lab.simulate.workload import PATTERNS
-
-    if pattern not in PATTERNS:
-        raise ValueError(f"--pattern {pattern!r}; there are {', '.join(PATTERNS)}")

@@ -29,10 +29,10 @@ def new(
         # On stdout by itself, so that `KEY=$(windrow key new --tenant acme)` is the key.
         print(key, flush=True)
         log(
-            f"\nThis key is shown only once; the server stores its hash. Add these lines to windrow.toml, and send gunicorn "
-            f'a HUP signal:\n\n[tenants."{tenant}"]\nkeys = ["{hash_key(key)}"]\n\n'
-            "A tenant may have several keys. To replace one: add the new key, send HUP, change the clients, remove the old "
-            "key, send HUP."
+            "\nThis key is shown only once; the server stores its hash. Add these lines to windrow.toml, and send "
+            f'gunicorn a HUP signal:\n\n[tenants."{tenant}"]\nkeys = ["{hash_key(key)}"]\n\n'
+            "A tenant may have several keys. To replace one: add the new key, send HUP, change the clients, remove the "
+            "old key, send HUP."
         )
 
 

@@ -1,4 +1,4 @@
-"""What ``windrow bench compare``, ``serve`` and ``sweep`` share: options, and how a report is given out."""
+"""Options and reports that ``windrow bench compare``, ``serve`` and ``sweep`` share."""
 
 from __future__ import annotations
 
@@ -11,26 +11,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from windrow.cli.output import FAILED, errors_reported, fail
+from windrow.cli.output import FAILED, INTERRUPTED, errors_reported, fail, log
 
 if TYPE_CHECKING:
     from windrow.lab.report.charts import Panel
     from windrow.lab.report.tables import TableRows
 
-#: A shell's number for a program that INT ended.
-INTERRUPTED = 130
 Dataset = Annotated[
     Path | None,
     typer.Option(
         exists=True,
         dir_okay=False,
-        help="One text a line, or .jsonl with input, text or prompt; else seeded texts of 3 to 400 words.",
+        help="One text per line, or .jsonl with input, text or prompt; default: generated texts of 3 to 400 words.",
     ),
 ]
 
 
 def read_numbers(text: str, name: str, *, whole: bool = False, most: float = math.inf) -> list[float]:
-    """``8,16`` -> numbers above 0 in rising order, each once. Raises `ValueError` naming the option."""
+    """Parse ``8,16`` into distinct numbers above 0 in rising order. Raises `ValueError` that names the option."""
     try:
         values = sorted({float(part) for part in text.split(",")})
     except ValueError:
@@ -47,7 +45,7 @@ def read_numbers(text: str, name: str, *, whole: bool = False, most: float = mat
 
 
 def check_folder(folder: Path | None) -> None:
-    """Raise `ValueError` where a page is asked for and cannot be written: before anything is measured, not after."""
+    """Raise `ValueError` if a report is requested and cannot be written, before anything is measured."""
     from windrow.lab.report.page import check_report
 
     if folder is not None:
@@ -56,26 +54,21 @@ def check_folder(folder: Path | None) -> None:
 
 def _check_json(file: Path | None) -> Path | None:
     if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
-        raise typer.BadParameter(f"{file}: takes a file in a folder that is there")
+        raise typer.BadParameter(f"{file}: takes a file in an existing folder")
     return file
 
 
 JsonFile = Annotated[
-    Path | None, typer.Option("--json", callback=_check_json, help="Write the report to this file too.")
+    Path | None, typer.Option("--json", callback=_check_json, help="File to write the results to as JSON.")
 ]
 
 
 def write_json(file: Path | None, report: Mapping[str, Any]) -> None:
-    """Write ``report`` where a file was asked for."""
+    """Write ``report`` to ``file``, if there is one."""
     if file is not None:
         import orjson
 
         file.write_bytes(orjson.dumps(report, option=orjson.OPT_INDENT_2))
-
-
-def say(*parts: object) -> None:
-    """A line on stderr."""
-    print(*parts, file=sys.stderr, flush=True)
 
 
 def publish(
@@ -88,7 +81,7 @@ def publish(
     folder: Path | None,
     panels: Callable[[], Sequence[Panel]],
 ) -> None:
-    """Print the tables; where asked, write ``report`` as JSON, and a page and a picture into ``folder``."""
+    """Print the tables; write ``report`` to ``json_file``, and a page and a picture to ``folder``, if given."""
     from rich.console import Console
 
     from windrow.lab.report.tables import show
@@ -104,22 +97,22 @@ def publish(
     if folder is not None:
         from windrow.lab.report.page import write_report
 
-        say(*write_report(folder, title, about, tables, panels()))
+        log(*write_report(folder, title, about, tables, panels()))
 
 
 @contextmanager
 def problems_reported() -> Iterator[None]:
-    """Turn what can go wrong into one line on stderr and an exit code."""
-    from windrow.bench.programs import BenchFailed
-    from windrow.stack.serve import NotReady
-    from windrow.stack.supervisor import Interrupted, ProgramEnded
-
+    """Report every expected failure of a benchmark as one line on stderr, and exit with its code."""
     if sys.platform != "linux":
-        fail("platform", "the benchmarks read /proc; they run on Linux", FAILED, as_json=False)
-    with errors_reported(as_json=False):
+        fail("platform", "the benchmarks read /proc and run on Linux only", FAILED, as_json=False)
+    with errors_reported(as_json=False, extra="server,worker"):
+        from windrow.bench.programs import BenchFailed
+        from windrow.stack.serve import NotReady
+        from windrow.stack.supervisor import Interrupted, ProgramEnded
+
         try:
             yield
         except (BenchFailed, NotReady, ProgramEnded) as error:
             fail("bench_failed", str(error), FAILED, as_json=False)
         except Interrupted:
-            fail("interrupted", "stopped by a signal before the end", INTERRUPTED, as_json=False)
+            fail("interrupted", "stopped by a signal", INTERRUPTED, as_json=False)

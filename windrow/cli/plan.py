@@ -1,40 +1,36 @@
-"""``windrow plan``: how many devices a workload needs, or how much the devices hold."""
+"""``windrow plan``: how many devices a workload needs, or which rate the devices sustain."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from windrow.cli import lab_options as options
-from windrow.cli.output import FAILED, errors_reported, fail, print_json
+from windrow.cli.output import FAILED, Json, errors_reported, fail, log, print_json
 
 if TYPE_CHECKING:
     from windrow.lab.plan.planner import Plan
     from windrow.lab.plan.trials import Slo
 
-#: Requests of a simulated run where --requests does not say; those that generate take hundreds of steps each.
+#: Default numbers of requests of a simulated run; a request that generates text takes hundreds of steps.
 REQUESTS, GENERATED_REQUESTS = 10_000, 1000
 
 
 def plan(
     context: typer.Context,
-    p99: Annotated[str | None, typer.Option(help="99 % of the requests take at most this, such as 300ms.")] = None,
-    p95: Annotated[str | None, typer.Option(help="The same for 95 %.")] = None,
-    p50: Annotated[str | None, typer.Option(help="The same for half of them.")] = None,
-    ttft_p99: Annotated[
-        str | None, typer.Option(help="With --generate: 99 % have their first token within this.")
-    ] = None,
-    itl_p99: Annotated[str | None, typer.Option(help="With --generate: 99 % of the tokens follow within this.")] = None,
+    p99: Annotated[str | None, typer.Option(help="Latency objective for 99 % of the requests, such as 300ms.")] = None,
+    p95: Annotated[str | None, typer.Option(help="Latency objective for 95 %.")] = None,
+    p50: Annotated[str | None, typer.Option(help="Latency objective for 50 %.")] = None,
+    ttft_p99: Annotated[str | None, typer.Option(help="With --generate: time to first token, 99th percentile.")] = None,
+    itl_p99: Annotated[str | None, typer.Option(help="With --generate: inter-token latency, 99th percentile.")] = None,
     rate: options.Rate = None,
     devices: Annotated[
-        int | None, typer.Option(min=1, help="Find the highest rate that so many hold, instead of how many it takes.")
+        int | None, typer.Option(min=1, help="Find the highest rate that this many devices sustain.")
     ] = None,
-    most_devices: Annotated[int, typer.Option(min=1, help="How many could be had.")] = 256,
+    most_devices: Annotated[int, typer.Option(min=1, help="Maximum number of devices.")] = 256,
     pattern: options.Pattern = "poisson",
     requests: options.Requests = None,
     trace: options.Trace = None,
@@ -43,27 +39,28 @@ def plan(
     max_tokens: options.MaxTokens = 256,
     tenant: options.Tenants = None,
     seed: options.Seed = 0,
-    strategy: Annotated[list[str] | None, typer.Option(help="Strategies to choose from; all when left out.")] = None,
+    strategy: Annotated[list[str] | None, typer.Option(help="Strategy to consider, repeatable; default: all.")] = None,
     max_batch_tokens: options.BatchTokens = 16384,
-    generate: Annotated[bool, typer.Option(help="Text generation: none, static, continuous or chunked.")] = False,
+    generate: Annotated[
+        bool, typer.Option(help="Simulate text generation: none, static, continuous or chunked.")
+    ] = False,
     median_output: Annotated[
-        float, typer.Option(min=1, help="Median of what is generated, where no trace says.")
+        float, typer.Option(min=1, help="Median completion length in tokens, without a trace.")
     ] = 100,
-    max_output: Annotated[int, typer.Option(min=1, help="Most tokens that are generated.")] = 1000,
-    cache_tokens: Annotated[int, typer.Option(min=16, help="Tokens that the cache of a device holds.")] = 200_000,
+    max_output: Annotated[int, typer.Option(min=1, help="Maximum completion length, in tokens.")] = 1000,
+    cache_tokens: Annotated[int, typer.Option(min=16, help="KV-cache size of a device, in tokens.")] = 200_000,
     cost: options.Cost = options.DEFAULT_COST,
     report: options.Report = None,
-    as_json: options.Json = False,
+    as_json: Json = False,
 ) -> None:
-    """Find the fewest devices and the best settings for a rate and an SLO; or with --devices, the highest rate.
+    """Find the fewest devices and the best settings for a rate and an SLO; with --devices, find the highest rate.
 
-    Ends with 1 where no number of devices meets the SLO, or not so many as there are, and says what the best reachable
-    is.
+    Exits with 1 and the best reachable latency if no allowed number of devices meets the SLO.
     """
-    from windrow.lab.plan.plans import Asked, search
-    from windrow.lab.simulate.workload_options import Traffic
+    with errors_reported(as_json, "lab"), options.many_objects(report):
+        from windrow.lab.plan.plans import Asked, search
+        from windrow.lab.simulate.workload_options import Traffic
 
-    with errors_reported(as_json), options.many_objects(report):
         _refuse_idle(context)
         slos = _read_slos({"p99": p99, "p95": p95, "p50": p50}, ttft_p99, itl_p99)
         count = (GENERATED_REQUESTS if generate else REQUESTS) if requests is None and trace is None else requests
@@ -74,27 +71,27 @@ def plan(
         )  # fmt: skip
         names = options.strategies(strategy or ["all"], generate)
         asked = Asked(slos, names, devices, most_devices, max_batch_tokens, cache_tokens)
-        found = search(traffic, asked, cost, _say)
+        found = search(traffic, asked, cost, log)
         about = {"workload": traffic.describe(), "slo": _describe(found.slos)}
         print_json({**about, **_as_json(found)}) if as_json else _show(found, about)
         if report is not None and found.best is not None:
             from windrow.lab.plan.plans import panels, rows
             from windrow.lab.report.page import write_report
 
-            _say(*write_report(report, "Plan", about, [rows(found)], panels(found, devices is not None)))
+            log(*write_report(report, "Plan", about, [rows(found)], panels(found, devices is not None)))
     if found.best is None:
         fail("slo_unreachable", _why_not(found), FAILED, as_json)
 
 
 def _refuse_idle(context: typer.Context) -> None:
-    """Refuse the options that would do nothing beside the others."""
+    """Refuse options that have no effect together with the others."""
     given, idle = context.params, partial(options.refuse, context)
     if given["devices"] is not None:
-        idle({"rate", "most_devices"}, "with --devices, which looks for the highest rate that these hold")
+        idle({"rate", "most_devices"}, "with --devices, which finds the highest rate")
     if given["trace"] is not None:
-        idle({"pattern", "median_tokens", "max_tokens"}, "with --trace, which has arrivals and lengths of its own")
+        idle({"pattern", "median_tokens", "max_tokens"}, "with --trace, which contains arrivals and lengths")
     if given["generate"]:
-        idle({"max_batch_tokens"}, "with --generate, which looks for it")
+        idle({"max_batch_tokens"}, "with --generate, which finds it")
     else:
         idle({"ttft_p99", "itl_p99", "median_output", "max_output", "cache_tokens"}, "without --generate")
 
@@ -125,18 +122,18 @@ def _why_not(found: Plan[Any]) -> str:
             if figure_s > slo.seconds
         )
         return (
-            f"no number of devices meets {_describe(found.slos)}: alone on an idle device the requests take "
-            f"{figures} at that percentile, which is the best reachable"
+            f"no number of devices meets {_describe(found.slos)}: on an idle device the requests take {figures} at "
+            "that percentile, which is the best reachable"
         )
     from windrow.lab.report.tables import number
 
     near = found.nearest
     reached = zip(found.slos, near.figures_s, strict=True)
     figures = ", ".join(f"{slo.name} {number(figure_s * 1e3)} ms" for slo, figure_s in reached)
-    growing = "" if near.worst > 1 else ", but their queue grows and grows"
+    growing = "" if near.worst > 1 else ", but their queue grows without limit"
     return (
         f"up to {near.devices} devices do not meet {_describe(found.slos)} at {number(near.rate_per_s)} requests/s; "
-        f"the best that these reach is {figures}{growing}, with {_settings(near.policy)}"
+        f"the best result is {figures}{growing}, with {_settings(near.policy)}"
     )
 
 
@@ -162,8 +159,4 @@ def _show(found: Plan[Any], about: dict[str, str]) -> None:
     for name, value in about.items():
         console.print(f"{name}: {value}", markup=False, highlight=False)
     if found.best is not None:
-        show(console, f"Plan, of {len(found.tried)} simulated", rows(found))
-
-
-def _say(*parts: str | Path) -> None:
-    print(*parts, file=sys.stderr, flush=True)
+        show(console, f"Plan, chosen from {len(found.tried)} simulated", rows(found))

@@ -1,8 +1,7 @@
-"""``windrow simulate``: policies on a virtual clock."""
+"""``windrow simulate``: scheduling policies on a virtual clock."""
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from windrow.cli import lab_options as options
-from windrow.cli.output import errors_reported, print_json
+from windrow.cli.output import Json, errors_reported, log, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,55 +32,60 @@ def simulate(
     max_tokens: options.MaxTokens = 256,
     tenant: options.Tenants = None,
     seed: options.Seed = 0,
-    strategy: Annotated[list[str] | None, typer.Option(help="Once for each; none, static, ... or all.")] = None,
-    max_batch_size: Annotated[int, typer.Option(min=1, help="Requests of a row.")] = 64,
+    strategy: Annotated[
+        list[str] | None, typer.Option(help="Strategy, repeatable: none, static, dynamic, bucket, packed or all.")
+    ] = None,
+    max_batch_size: Annotated[int, typer.Option(min=1, help="Maximum requests per batch.")] = 64,
     max_batch_tokens: options.BatchTokens = 16384,
     max_wait_ms: options.MaxWait = "5",
-    devices: Annotated[int, typer.Option(min=1, max=100_000, help="How many.")] = 1,
+    devices: Annotated[int, typer.Option(min=1, max=100_000, help="Number of devices.")] = 1,
     fail: Annotated[
-        list[str] | None, typer.Option(help="WHEN:DEVICE:HOW_LONG; a worker dies, such as 10s:0:5s. Repeatable.")
+        list[str] | None, typer.Option(help="Failure of a worker, WHEN:DEVICE:HOW_LONG such as 10s:0:5s; repeatable.")
     ] = None,
-    lease: Annotated[str, typer.Option(help="From a worker's death until its requests are back.")] = "15s",
-    max_attempts: Annotated[int, typer.Option(min=1, help="Before a request is given up.")] = 3,
+    lease: Annotated[str, typer.Option(help="Time until the requests of a dead worker are requeued.")] = "15s",
+    max_attempts: Annotated[int, typer.Option(min=1, help="Attempts per request.")] = 3,
     slo: Annotated[
         str | None,
-        typer.Option(help="Latency that counts as good, such as 300ms; with --generate, to the first token."),
+        typer.Option(help="Latency objective, such as 300ms; with --generate, of the first token."),
     ] = None,
-    generate: Annotated[bool, typer.Option(help="Text generation: none, static, continuous or chunked.")] = False,
+    generate: Annotated[
+        bool, typer.Option(help="Simulate text generation: none, static, continuous or chunked.")
+    ] = False,
     median_output: Annotated[
-        float, typer.Option(min=1, help="Median of what is generated, where no trace says.")
+        float, typer.Option(min=1, help="Median completion length in tokens, without a trace.")
     ] = 100,
-    max_output: Annotated[int, typer.Option(min=1, help="Most tokens that are generated.")] = 1000,
+    max_output: Annotated[int, typer.Option(min=1, help="Maximum completion length, in tokens.")] = 1000,
     cache_tokens: Annotated[
-        int, typer.Option(min=16, max=100_000_000, help="Tokens that the cache of a device holds.")
+        int, typer.Option(min=16, max=100_000_000, help="KV-cache size of a device, in tokens.")
     ] = 200_000,
-    prefill_chunk: Annotated[int, typer.Option(min=1, help="Prompt tokens of a step, for chunked.")] = 512,
-    slo_itl: Annotated[str | None, typer.Option(help="Mean time between tokens that counts as good.")] = None,
+    prefill_chunk: Annotated[int, typer.Option(min=1, help="Only for chunked: prompt tokens per step.")] = 512,
+    slo_itl: Annotated[
+        str | None, typer.Option(help="Objective for the mean inter-token latency, such as 50ms.")
+    ] = None,
     cost: options.Cost = options.DEFAULT_COST,
     against: Annotated[
         Path | None,
-        typer.Option(
-            exists=True, dir_okay=False, help="Simulate this recorded run instead, and show by how much it is off."
-        ),
+        typer.Option(exists=True, dir_okay=False, help="Simulate this recorded run and compare the results with it."),
     ] = None,
     report: options.Report = None,
-    as_json: options.Json = False,
+    as_json: Json = False,
 ) -> None:
-    """Run a workload through the scheduler's own decisions on a virtual clock, and say what would have been.
+    """Run a workload through the scheduler on a virtual clock, and report latency, throughput and batches.
 
-    What passes take comes from a cost file of `windrow tune`; without one, from the default model on two CPU cores.
+    The time of each batch comes from a cost file of `windrow tune`; the default is that of the default model on two CPU
+    cores.
     """
-    from windrow.lab.measure.cost import decode_cost, read_cost
-    from windrow.lab.measure.figures import summarise
-    from windrow.lab.simulate.generation import GenerationPolicy, simulate_generation
-    from windrow.lab.simulate.simulation import Fleet
-    from windrow.lab.simulate.simulation import simulate as run
-    from windrow.lab.simulate.workload_options import Traffic
+    with errors_reported(as_json, "lab"), options.many_objects(report):
+        from windrow.lab.measure.cost import decode_cost, read_cost
+        from windrow.lab.measure.figures import summarise
+        from windrow.lab.simulate.generation import GenerationPolicy, simulate_generation
+        from windrow.lab.simulate.simulation import Fleet
+        from windrow.lab.simulate.simulation import simulate as run
+        from windrow.lab.simulate.workload_options import Traffic
 
-    with errors_reported(as_json), options.many_objects(report):
         _refuse_idle(context)
         if against is not None:
-            _lay_over(against, cost, report, as_json)
+            _compare_with_run(against, cost, report, as_json)
             return
         slo_s = None if slo is None else options.seconds(slo, "--slo")
         wait_s = options.read_wait_s(max_wait_ms)
@@ -91,7 +95,7 @@ def simulate(
             (median_output, max_output) if generate else None,
         )  # fmt: skip
         fleet = Fleet(devices, options.read_failures(fail), options.seconds(lease, "--lease"), max_attempts)
-        _look_at_trace(context, traffic)
+        _check_trace(context, traffic)
         costs = read_cost(cost)
         workload = traffic.workload()
         longest_tokens = max_tokens if trace is None else max(workload.tokens)
@@ -109,17 +113,17 @@ def simulate(
         for name, runner in runners.items():
             began_s = time.perf_counter()
             outcomes[name] = runner()
-            _say(f"{name}: {len(workload):,} requests in {time.perf_counter() - began_s:.1f} s")
+            log(f"{name}: {len(workload):,} requests in {time.perf_counter() - began_s:.1f} s")
         runs = {name: summarise(outcome, slo_s, slo_itl_s) for name, outcome in outcomes.items()}
         about = {
             "workload": f"{len(workload):,} requests, {traffic.describe()}",
             "devices": str(devices),
-            "costs": _cost_words(costs, generate),
-            "settings": f"rows of {max_batch_size} and {max_batch_tokens} tokens"
-            + (f", {cache_tokens} tokens of cache" if generate else f", {max_wait_ms} ms"),
+            "costs": _describe_costs(costs, generate),
+            "settings": f"batches of {max_batch_size} requests and {max_batch_tokens} tokens"
+            + (f", a KV cache of {cache_tokens} tokens" if generate else f", a window of {max_wait_ms} ms"),
         }
         if fail:
-            about["failures"] = f"{', '.join(fail)}; back after {lease}, at most {max_attempts} attempts"
+            about["failures"] = f"{', '.join(fail)}; requeued after {lease}, at most {max_attempts} attempts"
         if slo or slo_itl:
             about["slo"] = ", ".join([*([slo] if slo else []), *([f"{slo_itl} between tokens"] if slo_itl else [])])
         show_runs("Simulation", about, runs, as_json)
@@ -129,21 +133,21 @@ def simulate(
             from windrow.lab.report.tables import answer_rows, flow_rows, run_rows, work_rows
 
             tables = [rows(runs) for rows in (run_rows, answer_rows, work_rows, flow_rows)]
-            _say(*write_report(report, "Simulation", about, tables, run_panels(outcomes)))
+            log(*write_report(report, "Simulation", about, tables, run_panels(outcomes)))
 
 
 def _refuse_idle(context: typer.Context) -> None:
-    """Refuse the options that would do nothing beside the others."""
+    """Refuse options that have no effect together with the others."""
     given, idle = context.params, partial(options.refuse, context)
     if given["against"] is not None:
         idle(
             given.keys() - {"against", "generate", "cost", "report", "as_json"},
-            "with --against: the run says what it was",
+            "with --against, which reads them from the run",
         )
     if given["trace"] is not None:
-        idle({"pattern", "median_tokens", "max_tokens"}, "with --trace, which has arrivals and lengths of its own")
+        idle({"pattern", "median_tokens", "max_tokens"}, "with --trace, which contains arrivals and lengths")
     if given["generate"]:
-        idle({"max_wait_ms"}, "with --generate: there is no window between two steps")
+        idle({"max_wait_ms"}, "with --generate, which has no window")
     else:
         idle({"median_output", "max_output", "cache_tokens", "prefill_chunk", "slo_itl"}, "without --generate")
     if not {"chunked", "all"} & set(given["strategy"] or ()):
@@ -152,22 +156,22 @@ def _refuse_idle(context: typer.Context) -> None:
         idle({"lease", "max_attempts"}, "without --fail")
 
 
-def _look_at_trace(context: typer.Context, traffic: Traffic) -> None:
-    """Refuse the options for what the trace has itself, and say what of it is left out."""
+def _check_trace(context: typer.Context, traffic: Traffic) -> None:
+    """Refuse options for values that the trace contains, and report which part of the trace is not used."""
     if traffic.trace is None:
         return
     generates, has_outputs = traffic.output_tokens is not None, traffic.trace_generates()
     if has_outputs:
-        options.refuse(context, {"median_output", "max_output"}, "with a trace that has output lengths")
+        options.refuse(context, {"median_output", "max_output"}, "with a trace that contains completion lengths")
     if has_outputs or not generates:
         drawn = {"sigma"} if len(traffic.flows) > 1 else {"sigma", "seed"}
-        options.refuse(context, drawn, "with a trace that leaves nothing to draw")
+        options.refuse(context, drawn, "with a trace that leaves nothing to draw at random")
     if has_outputs and not generates:
-        _say(f"{traffic.trace}: the tokens that it generates are left out; --generate simulates them")
+        log(f"{traffic.trace}: its completion lengths are ignored without --generate")
 
 
-def _lay_over(run: Path, cost: Path, report: Path | None, as_json: bool) -> None:
-    """The arrivals, lengths and settings of a recorded run, simulated; and both beside each other."""
+def _compare_with_run(run: Path, cost: Path, report: Path | None, as_json: bool) -> None:
+    """Simulate the arrivals, lengths and settings of a recorded run, and compare the results with the run."""
     from rich.console import Console
 
     from windrow.lab.measure.cost import read_cost
@@ -186,10 +190,10 @@ def _lay_over(run: Path, cost: Path, report: Path | None, as_json: bool) -> None
 
         about = {"run": run.name, "strategy": recording.about["strategy"], "requests": f"{len(recording.requests):,}"}
         panel = distribution_panel(distributions(recording, outcomes))
-        _say(*write_report(report, "Measured and simulated", about, [overlay_rows(compared)], [panel]))
+        log(*write_report(report, "Measured and simulated", about, [overlay_rows(compared)], [panel]))
 
 
-def _cost_words(costs: CostModel, generates: bool) -> str:
+def _describe_costs(costs: CostModel, generates: bool) -> str:
     about = costs.about
     if generates:
         return str(about.get("decode", "steps as in the cost file"))
@@ -197,7 +201,7 @@ def _cost_words(costs: CostModel, generates: bool) -> str:
 
 
 def show_runs(title: str, about: Mapping[str, str], runs: Mapping[str, Any], as_json: bool) -> None:
-    """Reports by name, as JSON or as tables."""
+    """Print reports by name, as JSON or as tables."""
     if as_json:
         return print_json({**about, "runs": runs})
     from rich.console import Console
@@ -208,10 +212,6 @@ def show_runs(title: str, about: Mapping[str, str], runs: Mapping[str, Any], as_
     for name, value in about.items():
         console.print(f"{name}: {value}", markup=False, highlight=False)
     show(console, title, run_rows(runs))
-    show(console, "Answers; TTFT and ITL: to the first token and from one to the next, in ms", answer_rows(runs))
-    show(console, "Devices; again: requests that came back from dead workers", work_rows(runs))
+    show(console, "Results; TTFT: time to first token, ITL: inter-token latency, in ms", answer_rows(runs))
+    show(console, "Devices; again: requests requeued from dead workers", work_rows(runs))
     show(console, "By tenant and priority", flow_rows(runs))
-
-
-def _say(*parts: str | Path) -> None:
-    print(*parts, file=sys.stderr, flush=True)

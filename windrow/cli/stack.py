@@ -27,8 +27,8 @@ def serve(
 ) -> None:
     """Run Redis, the API, a worker and a housekeeping worker until Ctrl-C.
 
-    Settings are read from windrow.toml and WINDROW_*. PORT is the port of the API (8000). CELERY_BROKER_URL is the Redis to
-    use; if it is not set, a Redis server is started.
+    Settings are read from windrow.toml and WINDROW_*. PORT is the port of the API (8000). CELERY_BROKER_URL is the
+    Redis to use; if it is not set, a Redis server is started.
     """
 
     def say(text: str) -> None:

@@ -1,8 +1,7 @@
-"""``windrow tune``: what passes take on this device, and which settings suit it."""
+"""``windrow tune``: measures batches on this device and recommends settings."""
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -10,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from windrow.cli.lab_options import Json, require_writable
-from windrow.cli.output import errors_reported, print_json
+from windrow.cli.lab_options import local_model, require_writable
+from windrow.cli.output import Json, errors_reported, log, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,29 +19,31 @@ if TYPE_CHECKING:
     from windrow.lab.measure.fitting import FitError
     from windrow.scheduler.config.model_settings import ModelSettings
 
-#: The kind of timings that a model which generates has.
+#: The kind of the timings of text generation.
 GENERATION = "steps"
 
 
 def tune(
-    model: Annotated[str | None, typer.Argument(help="A model of the settings; the first when left out.")] = None,
+    model: Annotated[str | None, typer.Argument(help="Model of the settings; default: the first.")] = None,
     out: Annotated[Path, typer.Option(dir_okay=False, help="Cost file to write.")] = Path("windrow-cost.json"),
-    seconds: Annotated[float, typer.Option(min=1, help="About how long to measure.")] = 60.0,
-    max_batch_size: Annotated[int, typer.Option(min=1, help="Largest row to time.")] = 256,
+    seconds: Annotated[float, typer.Option(min=1, help="Approximate duration of the measurement, in seconds.")] = 60.0,
+    max_batch_size: Annotated[int, typer.Option(min=1, help="Largest batch to measure, in requests.")] = 256,
     from_run: Annotated[
         list[Path] | None,
-        typer.Option("--from", exists=True, dir_okay=False, help="Take the passes of this recorded run instead."),
+        typer.Option(
+            "--from", exists=True, dir_okay=False, help="Use the batches of this recorded run instead; repeatable."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Time forward passes of a model on this device until memory is out, and write what they cost for the simulator.
+    """Measure batches of a model on this device up to its memory limit, and write a cost file for the simulator.
 
-    Of a model that generates, time its steps. With --from, fit the passes or the steps of runs that `windrow bench
-    record` wrote: beside everything else that a server does.
+    For a model that generates text, measure its steps. With --from, fit the costs to runs that `windrow bench record`
+    wrote, which include everything else that a server does.
     """
-    with errors_reported(as_json):
+    with errors_reported(as_json, "lab,worker"):
         if from_run and model is not None:
-            raise ValueError(f"takes a model or --from, not both: {model!r} and {from_run[0]}")
+            raise ValueError(f"takes MODEL or --from, not both (got {model!r} and {from_run[0]})")
         require_writable(out, "--out")
         report = _fit_runs(from_run) if from_run else _time_model(model, seconds, max_batch_size)
         cost: CostModel = report.pop("cost")
@@ -51,23 +52,17 @@ def tune(
         write_cost(out, cost)
         report = {**report, "cost": asdict(cost), "file": str(out)}
         for warning in report["warnings"]:
-            _say(f"warning: {warning}")
+            log(f"warning: {warning}")
         print_json(report) if as_json else _show(report)
 
 
 def _time_model(model: str | None, seconds: float, max_batch_size: int) -> dict[str, Any]:
-    from windrow.errors import UnknownModel
     from windrow.scheduler.config.settings import load_settings
 
-    models = load_settings().models
-    name = model or next(iter(models))
-    if name not in models:
-        raise UnknownModel(f"no model {name!r}; there are {', '.join(models)}")
-    settings = models[name]
-    if settings.task == "upstream":
-        raise ValueError(f"model {name!r}: takes a model that runs here; this one is a server's")
-    time_it = _time_steps if settings.task == "generate" else _time_passes
-    return time_it(name, settings, seconds, max_batch_size)
+    name = model or next(iter(load_settings().models))
+    settings = local_model("MODEL", name)
+    measure = _time_steps if settings.task == "generate" else _time_passes
+    return measure(name, settings, seconds, max_batch_size)
 
 
 def _time_passes(name: str, settings: ModelSettings, seconds: float, max_batch_size: int) -> dict[str, Any]:
@@ -75,7 +70,7 @@ def _time_passes(name: str, settings: ModelSettings, seconds: float, max_batch_s
     from windrow.lab.measure.fitting import fit_passes
     from windrow.lab.tune.passes import recommend, tune_model
 
-    info, timings, lanes = tune_model(name, settings, seconds, max_batch_size, _say)
+    info, timings, lanes = tune_model(name, settings, seconds, max_batch_size, log)
     fits = {kind: fit_passes(timed.passes, lanes) for kind, timed in timings.items()}
     best = "packed" if "packed" in timings else "dynamic"
     chosen = recommend(timings[best].curve)
@@ -93,7 +88,7 @@ def _time_passes(name: str, settings: ModelSettings, seconds: float, max_batch_s
             "max_batch_tokens": chosen.tokens,
         },
         "warnings": [
-            _too_little_time(f"{kind} rows of at most {timed.curve[-1].batch_size}", seconds)
+            _too_little_time(f"{kind} batches of at most {timed.curve[-1].batch_size} requests", seconds)
             for kind, timed in timings.items()
             if timed.is_cut
         ],
@@ -106,7 +101,7 @@ def _time_steps(name: str, settings: ModelSettings, seconds: float, max_batch_si
     from windrow.lab.tune.step_timing import runs_of
     from windrow.lab.tune.steps import recommend_steps, tune_generation
 
-    info, timings = tune_generation(name, settings, seconds, max_batch_size, _say)
+    info, timings = tune_generation(name, settings, seconds, max_batch_size, log)
     cost, error = fit_steps(timings.steps, runs_of(info))
     about = {"model": name, "device": info.device, "dtype": info.dtype, "fit": _errors({GENERATION: error})}
     most = max(point.sequences for point in timings.curve)
@@ -118,7 +113,7 @@ def _time_steps(name: str, settings: ModelSettings, seconds: float, max_batch_si
             **recommend_steps(cost, timings, settings.max_batch_tokens),
             "cache_tokens": (info.pages or 0) * (info.page_tokens or 0),
         },
-        "warnings": [_too_little_time(f"at most {most} sequences, and not for all lengths of the cache", seconds)]
+        "warnings": [_too_little_time(f"at most {most} sequences, and not all cache lengths", seconds)]
         if timings.left_out
         else [],
     }
@@ -126,8 +121,8 @@ def _time_steps(name: str, settings: ModelSettings, seconds: float, max_batch_si
 
 def _too_little_time(timed: str, seconds: float) -> str:
     return (
-        f"the {seconds:g} s were enough for {timed}: what is more is extrapolated, and not among what is recommended; "
-        "takes more --seconds, or a smaller --max-batch-size"
+        f"{seconds:g} s were enough to measure {timed}: larger values are extrapolated and not recommended; "
+        "increase --seconds or reduce --max-batch-size"
     )
 
 
@@ -136,7 +131,7 @@ def _fit_runs(paths: list[Path]) -> dict[str, Any]:
 
     kinds = {generates(path) for path in paths}
     if len(kinds) > 1:
-        raise ValueError("--from takes runs of one model: some of these generate, and some answer in one pass")
+        raise ValueError("--from: takes runs of one model; some of these runs generate text and some do not")
     return _fit_run_steps(paths) if kinds == {True} else _fit_run_passes(paths)
 
 
@@ -149,7 +144,7 @@ def _fit_run_steps(paths: list[Path]) -> dict[str, Any]:
     steps = [step for run in runs for step in run.typical_steps()]
     if not steps:
         raise ValueError(
-            f"{paths[0]}: it has no steps to fit; takes a run as `windrow bench record --engine` writes it"
+            f"--from {paths[0]}: the run has no steps; takes a file that `windrow bench record --engine` wrote"
         )
     cost, error = fit_steps(steps, runs[0].runs)
     handover_s = median([run.handover_s() for run in runs])
@@ -166,9 +161,9 @@ def _fit_run_passes(paths: list[Path]) -> dict[str, Any]:
     runs = [read_recording(path) for path in paths]
     for run in runs:
         passes.setdefault("packed" if run.policy.strategy == "packed" else "padded", []).extend(run.passes())
-    # A lane is a core of this machine: where the run was made is where it is fitted.
+    # The fit models the CPU cores of the machine that made the run.
     fits = {kind: fit_passes(timed, _lanes(runs[0].about)) for kind, timed in passes.items()}
-    # One kind stands in for the other where no run has it.
+    # If no run has padded batches, use packed batches for both, and the reverse.
     padded, packed = fits.get("padded", fits.get("packed")), fits.get("packed", fits.get("padded"))
     assert padded is not None
     assert packed is not None
@@ -190,8 +185,8 @@ def _lanes(about: Any) -> int:
 
 def _errors(errors: dict[str, FitError]) -> dict[str, Any]:
     return {
-        kind: {"passes": one.passes, "median_error": round(one.median, 4), "p95_error": round(one.p95, 4)}
-        for kind, one in errors.items()
+        kind: {"passes": error.passes, "median_error": round(error.median, 4), "p95_error": round(error.p95, 4)}
+        for kind, error in errors.items()
     }
 
 
@@ -203,16 +198,16 @@ def _show(report: dict[str, Any]) -> None:
 
     console = Console()
     for kind, points in report.get("curve", {}).items():
-        show(console, f"Rows of mixed lengths, {kind}" if kind != GENERATION else "Who decodes", curve_rows(points))
+        show(
+            console,
+            f"Batches of mixed lengths, {kind}" if kind != GENERATION else "Sequences that decode",
+            curve_rows(points),
+        )
     cost = report["cost"]
-    show(console, "What passes cost", pass_rows(cost))
-    show(console, "What steps cost", step_rows(cost))
-    console.print(f"from a submit to an idle device: {cost['handover_s'] * 1e3:.2f} ms", highlight=False)
+    show(console, "Cost of batches", pass_rows(cost))
+    show(console, "Cost of steps", step_rows(cost))
+    console.print(f"from submit to an idle device: {cost['handover_s'] * 1e3:.2f} ms", highlight=False)
     if "recommended" in report:
         for name, value in report["recommended"].items():
             console.print(f"{name} = {value!r}", markup=False, highlight=False)
     console.print(f"written to {report['file']}", markup=False, highlight=False)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -192,9 +192,9 @@ def test_a_malformed_run_is_refused_with_its_line(
     ("words", "said"),
     [
         (["--out", "/proc/none/cost.json"], "--out /proc/none/cost.json: cannot be written"),
-        (["minilm", "--from", "RUN"], "takes a model or --from, not both"),
+        (["minilm", "--from", "RUN"], "takes MODEL or --from, not both"),
         (["--from", "RUN", "--from", "ROWS"], "takes runs of one model"),
-        (["--from", "STEPLESS"], "has no steps to fit"),
+        (["--from", "STEPLESS"], "the run has no steps"),
     ],
 )
 def test_tune_refuses_what_it_cannot_do_before_it_measures(tmp_path: Path, words: list[str], said: str) -> None:
