@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,3 +22,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def installed_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Python of an environment that has the wheel and the packages of the test environment."""
     return install(wheel, tmp_path_factory.mktemp("installed") / "venv")
+
+
+@pytest.fixture(scope="session")
+def python_with(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """``python_with("server,worker")`` is the Python of an environment with these extras only; "" has none."""
+
+    @cache
+    def make(extras: str) -> Path:
+        return install(wheel, tmp_path_factory.mktemp("extras") / "venv", extras)
+
+    return make

