@@ -37,13 +37,15 @@ class Admission:
 
         ``decoding`` is the number of sequences that decode.
         """
-        pool = self.pool
+        missing = self._needed_pages(sequence) - self.pool.available
+        if not self._reserves_output:
+            missing += decoding
+        if not sequence.page_keys:
+            return missing, []
         # The last token of the context is always prefilled, because its output is the next token.
         usable = (sequence.context_tokens - 1) // self._limits.page_tokens
-        shared = pool.match(sequence.page_keys[:usable]) if sequence.page_keys else []
-        spare = 0 if self._reserves_output else decoding
-        available = pool.available - pool.count_idle(shared) - spare
-        return self._needed_pages(sequence) - len(shared) - available, shared
+        shared = self.pool.match(sequence.page_keys[:usable])
+        return missing - len(shared) + self.pool.count_idle(shared), shared
 
     def admit(self, sequence: GeneratingSequence, decoding: int) -> bool:
         """Allocate a slot and pages to ``sequence``; return False and change nothing if there are too few."""
@@ -52,7 +54,8 @@ class Admission:
         missing, shared = self.missing_pages(sequence, decoding)
         if missing > 0:
             return False
-        self.pool.share(shared)
+        if shared:
+            self.pool.share(shared)
         sequence.pages = shared + self.pool.take(self._needed_pages(sequence) - len(shared))
         sequence.published = len(shared)
         sequence.cached_tokens = sequence.prefilled_tokens = len(shared) * self._limits.page_tokens

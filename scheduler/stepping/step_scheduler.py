@@ -55,6 +55,8 @@ class StepScheduler:
         #: ``none`` and ``static``: ended sequences that keep their slots until their batch ends, then released.
         self._ended_in_batch: list[GeneratingSequence] = []
         self._released: list[GeneratingSequence] = []
+        #: Sequences with siblings whose prefill the last step completes.
+        self._have_siblings: list[GeneratingSequence] = []
         self._added = 0
         self._known_step = 0
 
@@ -131,8 +133,8 @@ class StepScheduler:
             return plan if plan.stopped or plan.released else None
         self.step = plan.number
         self._end_by_length(plan)
-        if plan.chunks:
-            self._add_siblings(plan)
+        if self._have_siblings:
+            self._add_siblings()
         return plan
 
     def _grow(self, plan: StepPlan) -> None:
@@ -223,6 +225,8 @@ class StepScheduler:
             self._prefilled.append(sequence)
         if is_last:
             self._running.complete_prefill(sequence, plan.number)
+            if sequence.siblings:
+                self._have_siblings.append(sequence)
         return tokens
 
     def _end_by_length(self, plan: StepPlan) -> None:
@@ -234,13 +238,13 @@ class StepScheduler:
             sequence.state = State.ENDED
         self._last_tokens = plan.ended
 
-    def _add_siblings(self, plan: StepPlan) -> None:
+    def _add_siblings(self) -> None:
         """Queue the siblings of sequences whose prefill is complete: from now on they can share its pages."""
-        for chunk in plan.chunks:
-            if chunk.is_last:
-                for sibling in chunk.sequence.siblings:
-                    if not sibling.order and sibling.state is State.WAITING:
-                        self.add(sibling)
+        for sequence in self._have_siblings:
+            for sibling in sequence.siblings:
+                if not sibling.order and sibling.state is State.WAITING:
+                    self.add(sibling)
+        self._have_siblings = []
 
     def _free_ended(self, sequence: GeneratingSequence) -> None:
         """Free the slot and pages of an ended sequence: at once, or in a whole batch when all its sequences ended."""
