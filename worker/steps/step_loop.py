@@ -1,8 +1,8 @@
-"""The loop of one model that generates: its requests join and leave between steps, and are told of as they go.
+"""The step loop of one model that generates: requests join and leave the engine between steps.
 
-Five threads beside the keeper: one claims and prepares as the engine has room, one prepares what may take long, one
-launches steps, one takes up what they gave, and one writes events and ends to Redis. The device waits for none of the
-others: the steps go on while Redis is away, and a step is launched before the one before it was read.
+Six threads: one claims and prepares requests, one prepares those that take long, one launches steps, one collects them,
+one publishes events and results, and one listens for cancelations. The device waits for none of the others: a step is
+launched before the previous one is collected, and steps continue while Redis is away.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from windrow.scheduler.queue import Request
 from windrow.worker.batches.isolation import ClaimTurn, PoisonIsolation
 from windrow.worker.batches.prepare import prepare_requests
 from windrow.worker.engines.base import StepEngine
@@ -23,135 +24,141 @@ from windrow.worker.steps.slow_prepare import SlowPrepare
 from windrow.worker.steps.step_model import StepModel
 
 log = logging.getLogger(__name__)
-#: Steps launched behind the one that is being read.
+#: Steps that may be launched before the step that is being collected is complete.
 STEPS_AHEAD = 1
-#: How long a stopping worker lets answers go on that have begun, in seconds; another worker begins the others anew.
-RUN_ON_S = 20.0
-#: How often a stage that waits looks around, in seconds.
-LOOK_S = 0.2
-#: Between two round trips for events that are not urgent, in seconds.
-TELL_EVERY_S = 0.005
+#: How long a stopping worker continues requests that have tokens, in seconds. Another worker restarts the rest.
+DRAIN_S = 20.0
+#: How often a waiting thread checks whether it has to stop, in seconds.
+POLL_S = 0.2
+#: Minimum time between two round trips for events that are not urgent, in seconds.
+PUBLISH_EVERY_S = 0.005
 
 
 class StepLoop:
-    """Runs from `start` until ``stopping()`` and everything held has ended or was given back; see `join`."""
+    """Runs from `start` until ``stopping()`` is true and every request held has ended or was released; see `join`."""
 
     def __init__(
         self,
-        lane: StepModel,
-        quarantine: PoisonIsolation,
-        vitals: Progress,
+        model: StepModel,
+        isolation: PoisonIsolation,
+        progress: Progress,
         stopping: Callable[[], int],
         drained: Callable[[], object],
         is_out_of_time: Callable[[], bool],
-        run_on_s: float = RUN_ON_S,
+        drain_s: float = DRAIN_S,
     ) -> None:
-        self._lane = lane
-        self._quarantine = quarantine
-        self._vitals = vitals
+        self._model = model
+        self._isolation = isolation
+        self._progress = progress
         self._stopping = stopping
         self._drained = drained
         self._is_out_of_time = is_out_of_time
-        self._run_on_s = run_on_s
-        self._slow = SlowPrepare(lane)
+        self._drain_s = drain_s
+        self._slow = SlowPrepare(self._prepare)
         self._launched: queue.Queue[tuple[StepEngine, Any] | None] = queue.Queue(STEPS_AHEAD)
-        #: Nothing runs any more, and nothing will.
+        #: Set when no request runs and none will.
         self._is_over = threading.Event()
         self._is_collected = threading.Event()
         self._threads: list[threading.Thread] = []
-        lane.on_left = quarantine.ended
+        model.on_left = isolation.ended
 
     def start(self) -> None:
-        """Begin."""
-        self._preparing = start_thread(self._prepare_slow)
-        stages = (self._claim, self._step, self._collect, self._tell, self._hear)
-        self._threads = [self._preparing, *(start_thread(stage) for stage in stages)]
+        """Start the threads."""
+        self._slow_thread = start_thread(self._slow.run, self._progress.stage())
+        stages = (self._claim, self._step, self._collect, self._publish, self._listen)
+        self._threads = [self._slow_thread, *(start_thread(stage) for stage in stages)]
 
     def join(self) -> None:
-        """Return once everything has ended or was given back."""
+        """Return when every request has ended or was released."""
         for thread in self._threads:
             thread.join()
 
     def _claim(self) -> None:
-        """Claim and prepare what the engine has room for; once it stops, wind down."""
-        lane, stage = self._lane, self._vitals.stage()
+        """Claim and prepare as many requests as the engine has room for; when the worker stops, drain."""
+        model, stage = self._model, self._progress.stage()
         while not self._stopping():
-            if self._drained() or lane.leases.is_paused:
-                self._is_over.wait(LOOK_S)
+            if self._drained() or model.leases.is_paused:
+                self._is_over.wait(POLL_S)
                 continue
-            room, priorities = self._slow.wait_for_room(LOOK_S)
-            turn = self._quarantine.take_turn(lane.model, LOOK_S) if room else None
+            room, priorities = self._wait_for_room()
+            turn = self._isolation.take_turn(model.model, POLL_S) if room else None
             if turn is None:
                 continue
             alone = turn is ClaimTurn.ALONE
-            is_blocking = not (alone or priorities)
+            may_block = not (alone or priorities)
             claim = retry_redis(
-                lane.leases.claim, room, is_blocking, alone, priorities, give_up=lambda: bool(self._stopping())
+                model.leases.claim, room, may_block, alone, priorities, give_up=lambda: bool(self._stopping())
             )
             requests = claim.requests if claim else []
-            self._quarantine.claimed(lane.model, requests, claim is not None and claim.suspects_wait)
+            self._isolation.claimed(model.model, requests, claim is not None and claim.suspects_wait)
             with stage:
-                lane.add(*prepare_requests(lane.engine, self._slow.take(requests), lane.leases))
-        self._wind_down()
+                self._prepare(self._slow.take(requests))
+        self._drain()
 
-    def _prepare_slow(self) -> None:
-        """Prepare what the others are not to wait for."""
-        self._slow.run(self._vitals.stage())
+    def _wait_for_room(self) -> tuple[int, tuple[str, ...]]:
+        """Like `RunningRequests.wait_for_room`, without the places of requests that are being prepared."""
+        room, priorities = self._model.requests.wait_for_room(POLL_S)
+        if not room:
+            return 0, priorities
+        return max(0, room - self._slow.wait_for_fewer(room, POLL_S)), priorities
 
-    def _wind_down(self) -> None:
-        """What has no token yet is for the next worker; what has may go on for a while."""
-        lane = self._lane
-        self._give_back(self._slow.stop(), "unprepared")
-        self._preparing.join(self._run_on_s)
-        self._give_back(lane.take_out(begun=False), "unstarted")
-        with lane.left:
-            lane.left.wait_for(lambda: not lane.running, self._run_on_s)
-        self._give_back(lane.take_out(begun=True), "half done")
+    def _prepare(self, requests: Sequence[Request]) -> None:
+        """Prepare requests and pass them to the engine."""
+        self._model.requests.add(*prepare_requests(self._model.engine, requests, self._model.leases))
+
+    def _drain(self) -> None:
+        """Release requests without a token to other workers; let the others continue for up to ``drain_s``."""
+        requests = self._model.requests
+        self._release(self._slow.stop(), "not prepared")
+        self._slow_thread.join(self._drain_s)
+        self._release(requests.take_out(started=False), "without a token")
+        requests.wait_until_empty(self._drain_s)
+        self._release(requests.take_out(started=True), "unfinished")
         self._is_over.set()
 
-    def _give_back(self, held: Mapping[str, str], state: str) -> None:
+    def _release(self, held: Mapping[str, str], state: str) -> None:
         if held:
-            log.info("model %s: %d requests go back %s", self._lane.model, len(held), state)
-            retry_redis(self._lane.leases.release, held, give_up=self._is_out_of_time)
-            self._lane.on_left(len(held))
+            log.info("model %s: releasing %d requests %s", self._model.model, len(held), state)
+            retry_redis(self._model.leases.release, held, give_up=self._is_out_of_time)
+            self._model.on_left(len(held))
 
     def _step(self) -> None:
-        """The device: launch step after step."""
-        stage = self._vitals.stage()
+        """Launch step after step."""
+        stage = self._progress.stage()
         while not self._is_over.is_set():
-            engine = self._lane.engine  # it may be another one by now
+            engine = self._model.engine  # a reload may have replaced it
             with stage:
                 handle = engine.step()
             if handle is None:
-                engine.wait(LOOK_S)
+                engine.wait(POLL_S)
             else:
                 self._launched.put((engine, handle))
         self._launched.put(None)
 
     def _collect(self) -> None:
-        """Take up what the steps gave."""
-        stage = self._vitals.stage()
+        """Wait for launched steps and take up their tokens."""
+        stage = self._progress.stage()
         while (launched := self._launched.get()) is not None:
             engine, handle = launched
             with stage:
                 deltas = engine.collect(handle)
-            self._lane.take(deltas)
+            self._model.requests.collect(deltas)
         self._is_collected.set()
-        self._lane.urgent.set()
+        self._model.publisher.urgent.set()
 
-    def _tell(self) -> None:
-        """Write events as they are due, and ends as they come."""
-        lane = self._lane
+    def _publish(self) -> None:
+        """Write events when they are due, and results as requests finish."""
+        urgent = self._model.publisher.urgent
         while True:
             is_last = self._is_collected.is_set()
-            lane.urgent.clear()
-            wait_s = retry_redis(lane.tell, give_up=self._is_out_of_time)
+            urgent.clear()
+            wait_s = retry_redis(self._model.publish, give_up=self._is_out_of_time)
             if wait_s is None and is_last:
                 return
-            lane.urgent.wait(LOOK_S if wait_s is None else max(TELL_EVERY_S, wait_s))
+            urgent.wait(POLL_S if wait_s is None else max(PUBLISH_EVERY_S, wait_s))
 
-    def _hear(self) -> None:
-        """Requests that are canceled leave the engine at once."""
+    def _listen(self) -> None:
+        """Remove canceled requests from the engine at once."""
         while not self._is_over.is_set():
-            retry_redis(self._lane.hear_canceled, LOOK_S, give_up=self._is_over.is_set)
-        self._lane.cancels.close()
+            retry_redis(self._model.remove_canceled, POLL_S, give_up=self._is_over.is_set)
+        self._model.close()

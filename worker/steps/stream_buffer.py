@@ -1,4 +1,4 @@
-"""Gathering tokens into entries of event streams: the first at once, then as many as come in a while."""
+"""Gathers tokens into entries of event streams: the first token at once, later ones at intervals."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from windrow.scheduler.queue import Request
 from windrow.scheduler.queue.events import METRIC, OUTPUT, START, Entry, next_place
 from windrow.worker.engines.base import Delta, stream_interval_s
 
-#: In one call, about.
-MOST_ENTRIES = 500
+#: Approximate number of entries in one round trip.
+MAX_ENTRIES = 500
 
 
 @dataclass(slots=True)
-class _Pending:
-    """What one of the answers of a request brought since it was last told."""
+class _Unwritten:
+    """Tokens of one choice that are not in the stream yet."""
 
     texts: list[str] = field(default_factory=list)
     tokens: int = 0
@@ -26,115 +26,121 @@ class _Pending:
 
 
 @dataclass(slots=True)
-class _Followed:
-    """One request that somebody follows."""
+class _Stream:
+    """The event stream of one request."""
 
     request: Request
-    #: Of the last entry; None until the start was told.
+    #: Place of the last entry; None until the start event is written.
     place: str | None = None
-    #: `time.monotonic` of the last output that was told.
-    told_s: float = float("-inf")
-    pieces: dict[int, _Pending] = field(default_factory=dict)
+    #: `time.monotonic` of the last output event.
+    output_s: float = float("-inf")
+    #: Choice -> tokens to write.
+    choices: dict[int, _Unwritten] = field(default_factory=dict)
     metrics: list[tuple[str, float]] = field(default_factory=list)
     has_ended: bool = False
 
 
 class StreamBuffer:
-    """What is to be told of the requests of one lane. Time comes from the caller, who also sees to the locking."""
+    """The unwritten events of the followed requests of one model. The caller passes the time and holds a lock."""
 
     def __init__(self) -> None:
-        self._followed: dict[str, _Followed] = {}
-        #: Those of them that have something to tell; in this order.
-        self._pending: dict[str, _Followed] = {}
+        self._streams: dict[str, _Stream] = {}
+        #: The streams that have something to write, in that order.
+        self._pending: dict[str, _Stream] = {}
 
-    def begin(self, key: str, request: Request) -> None:
-        """An attempt begins; ``key`` is the engine's name for it."""
-        self._followed[key] = self._pending[key] = _Followed(request)
+    def follow(self, key: str, request: Request) -> None:
+        """Open the stream of an attempt; ``key`` is the engine's name for it."""
+        self._streams[key] = self._pending[key] = _Stream(request)
 
     def add(self, delta: Delta) -> None:
-        """Take up what a step gave; nothing where nobody follows the request."""
-        followed = self._followed.get(delta.id)
-        if followed is None:
+        """Buffer what a step generated; does nothing for a request that is not followed."""
+        stream = self._streams.get(delta.id)
+        if stream is None:
             return
         if delta.tokens or delta.text:
-            piece = followed.pieces.setdefault(delta.index, _Pending())
-            piece.texts.append(delta.text)
-            piece.tokens += delta.tokens
-            piece.logprobs += delta.logprobs or ()
-        followed.has_ended = followed.has_ended or delta.outcome is not None
-        if delta.text or delta.logprobs or delta.outcome is not None:  # else there is nothing to show yet
-            self._pending[delta.id] = followed
+            unwritten = stream.choices.setdefault(delta.index, _Unwritten())
+            unwritten.texts.append(delta.text)
+            unwritten.tokens += delta.tokens
+            unwritten.logprobs += delta.logprobs or ()
+        stream.has_ended = stream.has_ended or delta.outcome is not None
+        if delta.text or delta.logprobs or delta.outcome is not None:  # tokens without text yet are not worth an event
+            self._pending[delta.id] = stream
 
-    def measure(self, key: str, name: str, value: float) -> None:
-        """Tell of a measurement with the next output."""
-        if key in self._followed:
-            self._followed[key].metrics.append((name, value))
+    def add_metric(self, key: str, name: str, value: float) -> None:
+        """Write a metric with the next output event; does nothing for a request that is not followed."""
+        if key in self._streams:
+            self._streams[key].metrics.append((name, value))
 
     def drop(self, key: str) -> None:
-        """Tell nothing more of it: it has ended, or is another worker's."""
-        self._followed.pop(key, None)
+        """Discard the stream of a request that has ended or is no longer held."""
+        self._streams.pop(key, None)
         self._pending.pop(key, None)
 
-    def due(self, now_s: float) -> list[tuple[str, Entry]]:
-        """Take out what is to be told now, by key. `told` has to follow before the next call."""
+    def take_due(self, now_s: float) -> list[tuple[str, Entry]]:
+        """Take out the entries that are due, with their keys. Call `written` before the next call."""
         entries: list[tuple[str, Entry]] = []
-        for key, followed in list(self._pending.items()):
-            if len(entries) >= MOST_ENTRIES:
+        for key, stream in list(self._pending.items()):
+            if len(entries) >= MAX_ENTRIES:
                 break
-            if followed.place is None:
-                data = orjson.dumps({"id": followed.request.id, "attempt": followed.request.attempt})
-                entries.append((key, Entry(followed.request.id, followed.request.token, "", START, data)))
-            elif self._wait_s(followed, now_s) <= 0:
-                entries += [(key, entry) for entry in _entries(followed)]
-                followed.told_s = now_s
+            request = stream.request
+            if stream.place is None:
+                data = orjson.dumps({"id": request.id, "attempt": request.attempt})
+                entries.append((key, Entry(request.id, request.token, "", START, data)))
+            elif self._stream_wait_s(stream, now_s) <= 0:
+                entries += [(key, entry) for entry in _take_entries(stream)]
+                stream.output_s = now_s
                 del self._pending[key]
         return entries
 
-    def told(self, entries: Sequence[tuple[str, Entry]], places: Sequence[str | None]) -> list[Request]:
-        """Learn where the entries of `due` went; return the requests that turned out to be another's."""
+    def written(self, entries: Sequence[tuple[str, Entry]], places: Sequence[str | None]) -> list[Request]:
+        """Record the places of the entries of `take_due`.
+
+        Drops and returns the requests whose place is None: this process has lost them.
+        """
         lost: dict[str, Request] = {}
         for (key, entry), place in zip(entries, places, strict=True):
-            followed = self._followed.get(key)
-            if followed is None:
+            stream = self._streams.get(key)
+            if stream is None:
                 continue
             if place is None:
-                lost[key] = followed.request
+                lost[key] = stream.request
+                self.drop(key)
             elif entry.place == "":
-                followed.place = place
-                if not (followed.pieces or followed.metrics):
+                stream.place = place
+                if not (stream.choices or stream.metrics):
                     self._pending.pop(key, None)
         return list(lost.values())
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is to be told."""
+        """Whether there is nothing to write."""
         return not self._pending
 
     def is_pending(self, key: str) -> bool:
-        """Whether there is something to tell of it."""
+        """Whether a request has something to write."""
         return key in self._pending
 
     def wait_s(self, now_s: float) -> float | None:
-        """Seconds until something is due; None where nothing is pending."""
-        return min((self._wait_s(followed, now_s) for followed in self._pending.values()), default=None)
+        """Return the seconds until an entry is due; None if there is nothing to write."""
+        return min((self._stream_wait_s(stream, now_s) for stream in self._pending.values()), default=None)
 
-    def _wait_s(self, followed: _Followed, now_s: float) -> float:
-        if followed.place is None or followed.has_ended:
+    def _stream_wait_s(self, stream: _Stream, now_s: float) -> float:
+        if stream.place is None or stream.has_ended:
             return 0.0
-        return max(0.0, followed.told_s + stream_interval_s(len(self._followed)) - now_s)
+        return max(0.0, stream.output_s + stream_interval_s(len(self._streams)) - now_s)
 
 
-def _entries(followed: _Followed) -> list[Entry]:
-    """Everything gathered, as entries behind the last one."""
-    told = []
-    for index, piece in sorted(followed.pieces.items()):
-        output: dict[str, Any] = {"index": index, "text": "".join(piece.texts), "tokens": piece.tokens}
-        told.append((OUTPUT, output | ({"logprobs": piece.logprobs} if piece.logprobs else {})))
-    told += [(METRIC, {"name": name, "value": value}) for name, value in followed.metrics]
-    followed.pieces, followed.metrics = {}, []
+def _take_entries(stream: _Stream) -> list[Entry]:
+    """Turn everything buffered into entries behind the last one."""
+    events: list[tuple[str, dict[str, Any]]] = []
+    for index, unwritten in sorted(stream.choices.items()):
+        output: dict[str, Any] = {"index": index, "text": "".join(unwritten.texts), "tokens": unwritten.tokens}
+        events.append((OUTPUT, output | ({"logprobs": unwritten.logprobs} if unwritten.logprobs else {})))
+    events += [(METRIC, {"name": name, "value": value}) for name, value in stream.metrics]
+    stream.choices, stream.metrics = {}, []
     entries = []
-    for kind, data in told:
-        assert followed.place is not None
-        followed.place = next_place(followed.place)
-        entries.append(Entry(followed.request.id, followed.request.token, followed.place, kind, orjson.dumps(data)))
+    for type, data in events:
+        assert stream.place is not None
+        stream.place = next_place(stream.place)
+        entries.append(Entry(stream.request.id, stream.request.token, stream.place, type, orjson.dumps(data)))
     return entries

@@ -1,4 +1,4 @@
-"""Tokens gathered into entries, with the clock and the reader in the test's hand."""
+"""Tokens are gathered into stream entries; the test controls the clock and what Redis answers."""
 
 from itertools import pairwise
 
@@ -12,117 +12,118 @@ from windrow.scheduler.queue.events import Entry, next_place
 from windrow.worker.engines.base import STREAM_INTERVAL_S, Delta
 from windrow.worker.steps.stream_buffer import StreamBuffer
 
-BASE = "1000-0"
+FIRST_PLACE = "1000-0"
 
 
-def request(id: str = "a") -> Request:
+def make_request(id: str = "a") -> Request:
     return Request(id, "token", 2, 0.0, None, "t:normal", b'{"stream":true}', 1, 2)
 
 
-def delta(text: str, *, id: str = "a", index: int = 0, ends: bool = False) -> Delta:
+def make_delta(text: str, *, id: str = "a", index: int = 0, ends: bool = False) -> Delta:
     return Delta(id, index, text, 1, None, Done({}) if ends else None, False)
 
 
-def tell(gatherer: StreamBuffer, now_s: float) -> list[Entry]:
-    """What is due now, told by a Redis that takes everything."""
-    due = gatherer.due(now_s)
-    assert gatherer.told(due, [entry.place or BASE for _, entry in due]) == []
+def write_due(buffer: StreamBuffer, now_s: float) -> list[Entry]:
+    """Write the entries that are due to a Redis that accepts all of them."""
+    due = buffer.take_due(now_s)
+    assert buffer.written(due, [entry.place or FIRST_PLACE for _, entry in due]) == []
     return [entry for _, entry in due]
 
 
-def said(entries: list[Entry]) -> list[str]:
+def texts(entries: list[Entry]) -> list[str]:
     return [orjson.loads(entry.data)["text"] for entry in entries if entry.type == "output"]
 
 
-def test_the_start_is_told_before_all_else_and_names_the_attempt() -> None:
-    gatherer = StreamBuffer()
-    gatherer.begin("a", request())
-    gatherer.add(delta("Make"))
-    (start,) = tell(gatherer, 0.0)
+def started_buffer() -> StreamBuffer:
+    """A buffer that follows request "a", whose start event is written."""
+    buffer = StreamBuffer()
+    buffer.follow("a", make_request())
+    write_due(buffer, 0.0)
+    return buffer
+
+
+def test_the_start_event_comes_first_and_names_the_attempt() -> None:
+    buffer = StreamBuffer()
+    buffer.follow("a", make_request())
+    buffer.add(make_delta("Make"))
+    (start,) = write_due(buffer, 0.0)
     assert (start.type, start.place, start.data) == ("start", "", b'{"id":"a","attempt":2}')
-    (output,) = tell(gatherer, 0.0)
-    assert (output.place, orjson.loads(output.data)) == (next_place(BASE), {"index": 0, "text": "Make", "tokens": 1})
+    (output,) = write_due(buffer, 0.0)
+    assert output.place == next_place(FIRST_PLACE)
+    assert orjson.loads(output.data) == {"index": 0, "text": "Make", "tokens": 1}
 
 
-def test_the_first_token_goes_at_once_and_the_next_ones_are_gathered() -> None:
-    gatherer = StreamBuffer()
-    gatherer.begin("a", request())
-    tell(gatherer, 0.0)
-    gatherer.add(delta("Make"))
-    assert said(tell(gatherer, 1.0)) == ["Make"]
+def test_the_first_token_is_due_at_once_and_later_ones_are_gathered() -> None:
+    buffer = started_buffer()
+    buffer.add(make_delta("Make"))
+    assert texts(write_due(buffer, 1.0)) == ["Make"]
     for text in (" hay", " while", " the"):
-        gatherer.add(delta(text))
-    assert tell(gatherer, 1.0 + STREAM_INTERVAL_S / 2) == []
-    wait_s = gatherer.wait_s(1.0 + STREAM_INTERVAL_S / 2)
+        buffer.add(make_delta(text))
+    early_s = 1.0 + STREAM_INTERVAL_S / 2
+    assert write_due(buffer, early_s) == []
+    wait_s = buffer.wait_s(early_s)
     assert wait_s is not None
-    assert said(tell(gatherer, 1.0 + STREAM_INTERVAL_S / 2 + wait_s)) == [" hay while the"]
-    assert gatherer.wait_s(2.0) is None
+    assert texts(write_due(buffer, early_s + wait_s)) == [" hay while the"]
+    assert buffer.wait_s(2.0) is None
 
 
-def test_the_end_waits_for_nothing() -> None:
-    gatherer = StreamBuffer()
-    gatherer.begin("a", request())
-    tell(gatherer, 0.0)
-    gatherer.add(delta("Make"))
-    tell(gatherer, 1.0)
-    gatherer.add(delta(" hay", ends=True))
-    assert gatherer.wait_s(1.0) == 0.0
-    assert said(tell(gatherer, 1.0)) == [" hay"]
-    assert not gatherer.is_pending("a")
+def test_the_last_token_is_due_at_once() -> None:
+    buffer = started_buffer()
+    buffer.add(make_delta("Make"))
+    write_due(buffer, 1.0)
+    buffer.add(make_delta(" hay", ends=True))
+    assert buffer.wait_s(1.0) == 0.0
+    assert texts(write_due(buffer, 1.0)) == [" hay"]
+    assert not buffer.is_pending("a")
 
 
-def test_answers_and_measurements_are_told_apart_under_places_without_a_gap() -> None:
-    gatherer = StreamBuffer()
-    gatherer.begin("a", request())
-    tell(gatherer, 0.0)
-    gatherer.measure("a", "time_to_first_token_ms", 1.5)
-    gatherer.add(delta("one", index=1))
-    gatherer.add(delta("zero", index=0))
-    entries = tell(gatherer, 0.0)
+def test_choices_and_metrics_are_separate_entries_with_consecutive_places() -> None:
+    buffer = started_buffer()
+    buffer.add_metric("a", "time_to_first_token_ms", 1.5)
+    buffer.add(make_delta("one", index=1))
+    buffer.add(make_delta("zero", index=0))
+    entries = write_due(buffer, 0.0)
     assert [entry.type for entry in entries] == ["output", "output", "metric"]
-    assert said(entries) == ["zero", "one"]
+    assert texts(entries) == ["zero", "one"]
     assert [entry.place for entry in entries] == ["1000-1", "1000-2", "1000-3"]
 
 
-def test_who_turns_out_to_be_anothers_is_named_and_can_be_dropped() -> None:
-    gatherer = StreamBuffer()
-    gatherer.begin("a", request())
-    gatherer.begin("b", request("b"))
-    due = gatherer.due(0.0)
-    assert [lost.id for lost in gatherer.told(due, [BASE, None])] == ["b"]
-    gatherer.drop("b")
-    gatherer.add(delta("late", id="b", ends=True))
-    assert gatherer.is_empty
+def test_a_request_that_redis_refuses_events_for_is_lost_and_dropped() -> None:
+    buffer = StreamBuffer()
+    buffer.follow("a", make_request())
+    buffer.follow("b", make_request("b"))
+    due = buffer.take_due(0.0)
+    assert [request.id for request in buffer.written(due, [FIRST_PLACE, None])] == ["b"]
+    buffer.add(make_delta("late", id="b", ends=True))
+    assert buffer.is_empty
 
 
-def test_nothing_is_gathered_of_requests_that_nobody_follows() -> None:
-    gatherer = StreamBuffer()
-    gatherer.add(delta("Make", ends=True))
-    gatherer.measure("a", "x", 1.0)
-    assert gatherer.is_empty
+def test_requests_that_are_not_followed_are_not_buffered() -> None:
+    buffer = StreamBuffer()
+    buffer.add(make_delta("Make", ends=True))
+    buffer.add_metric("a", "x", 1.0)
+    assert buffer.is_empty
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.floats(0.0, 0.05)), max_size=60))
-def test_all_text_is_told_once_in_order_and_no_two_outputs_of_a_request_too_soon(
-    steps: list[tuple[str, float]],
-) -> None:
-    gatherer, now_s = StreamBuffer(), 0.0
-    told: dict[str, list[str]] = {"a": [], "b": []}
+def test_all_text_is_written_once_in_order_and_at_intervals(steps: list[tuple[str, float]]) -> None:
+    buffer, now_s = StreamBuffer(), 0.0
+    written: dict[str, list[str]] = {"a": [], "b": []}
     times: dict[str, list[float]] = {"a": [], "b": []}
     for id in "ab":
-        gatherer.begin(id, request(id))
-    tell(gatherer, now_s)
+        buffer.follow(id, make_request(id))
+    write_due(buffer, now_s)
     for number, (id, pause_s) in enumerate(steps):
         now_s += pause_s
-        gatherer.add(delta(f"{number} ", id=id))
-        for entry in tell(gatherer, now_s):
-            told[entry.id] += said([entry])
+        buffer.add(make_delta(f"{number} ", id=id))
+        for entry in write_due(buffer, now_s):
+            written[entry.id] += texts([entry])
             times[entry.id].append(now_s)
     for id in "ab":
-        gatherer.add(delta("end", id=id, ends=True))
-    for entry in tell(gatherer, now_s):
-        told[entry.id] += said([entry])
+        buffer.add(make_delta("end", id=id, ends=True))
+    for entry in write_due(buffer, now_s):
+        written[entry.id] += texts([entry])
     for id in "ab":
-        expected = "".join(f"{number} " for number, (of, _) in enumerate(steps) if of == id)
-        assert "".join(told[id]) == expected + "end"
-        assert all(later - sooner > STREAM_INTERVAL_S - 1e-9 for sooner, later in pairwise(times[id]))
+        expected = "".join(f"{number} " for number, (step_id, _) in enumerate(steps) if step_id == id)
+        assert "".join(written[id]) == expected + "end"
+        assert all(later - earlier > STREAM_INTERVAL_S - 1e-9 for earlier, later in pairwise(times[id]))
