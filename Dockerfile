@@ -1,8 +1,8 @@
-# One image for the API, the workers and housekeeping; the command says which (docker-compose.yml).
-# On Linux the lock's torch is the CUDA build. For an image with the smaller CPU build, point pip at an index that has it:
+# One image for the API, the workers and housekeeping; the command selects one (docker-compose.yml).
+# On Linux, the torch of the lock is the CUDA build. For an image with the smaller CPU build, give pip an index that has it:
 #   docker build --build-arg PIP_ARGS="--extra-index-url <index of CPU builds>" .
 
-# The full image has a compiler, for platforms where a dependency ships no wheel.
+# The full image has a compiler, for platforms for which a dependency has no wheel.
 FROM python:3.11 AS build
 ARG PIP_ARGS=""
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
@@ -21,9 +21,9 @@ RUN pip install --no-deps --no-build-isolation .
 FROM python:3.11-slim
 RUN useradd --uid 10001 --create-home windrow && install --directory --owner windrow --group windrow /models
 COPY --from=build /opt/windrow /opt/windrow
-# A container is reached from outside it, so it listens on every address; publish the port where it should be seen.
+# Clients connect from outside the container, so the API listens on every address; docker-compose.yml publishes the port.
 ENV PATH=/opt/windrow/bin:$PATH PYTHONUNBUFFERED=1 WINDROW_HOST=0.0.0.0 PORT=8000 HF_HOME=/models
-# A windrow.toml mounted here is read at the start.
+# Mount a windrow.toml here; it is read at the start.
 WORKDIR /app
 USER windrow
 EXPOSE 8000
