@@ -48,7 +48,7 @@ def test_a_claimed_request_is_held_until_it_is_released_or_finished(leases: Leas
     leases.claim(2, blocking=False)
     assert leases.held == {"a": "1", "b": "1"}
     leases.release({"a": "1"})
-    finished: Any = SimpleNamespace(request=SimpleNamespace(id="b", token="1"))
+    finished: Any = SimpleNamespace(id="b", token="1")
     leases.finish([finished], may_stream=True)
     assert leases.is_idle
     assert queue.finish_options == [{"busy_s": 0.0, "may_stream": True}]
