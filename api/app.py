@@ -31,7 +31,7 @@ def build_app(settings: Settings | None = None, redis: Redis | None = None) -> F
         settings, redis or connect(settings.redis_url, max_connections=MAX_CONNECTIONS, wait_s=CONNECTION_WAIT_S)
     )
     with suppress(RedisError):  # Redis may start later; its settings are checked then
-        service.server.require()
+        service.intake.server.require()
     app = Flask("windrow.api", static_folder=None, template_folder=None)
     # Redirects and the automatic OPTIONS answer would be HTML.
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False

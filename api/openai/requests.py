@@ -8,9 +8,10 @@ from functools import cache
 
 from redis.exceptions import RedisError
 
-from windrow.api.service import LOOK_S, Service, SubmitCall
+from windrow.api.service import LOOK_S, Service
 from windrow.api.subscriptions.waiters import Waiter
 from windrow.errors import Canceled, Stopping, WindrowError
+from windrow.scheduler.intake import SubmitCall
 from windrow.scheduler.queue import Prediction
 
 
@@ -22,11 +23,10 @@ def run_requests(
     Raises the error of the first one that failed. In that case, and if the client disconnects or the server stops, the
     remaining requests are canceled.
     """
-    costs = service.check(call)
-    ids = service.new_ids(tenant, len(costs))
+    ids = service.intake.new_ids(tenant, len(call.inputs))
     with ExitStack() as stack:
         waiters = [stack.enter_context(service.waiters.expect(id)) for id in ids]
-        service.submit(call, tenant, ids, costs)
+        service.intake.submit(call, tenant, ids)
         finished: list[Prediction] = []
         try:
             for waiter in waiters:

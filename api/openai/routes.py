@@ -24,8 +24,9 @@ from windrow.api.openai.requests import run_requests
 from windrow.api.openai.response_schemas import ChatCompletion, Completion, Embeddings
 from windrow.api.openai.streaming import AnswerStream, StreamOptions
 from windrow.api.routes.route import RESULT_ERRORS, Answer, Route, response_header
-from windrow.api.service import Service, SubmitCall
+from windrow.api.service import Service
 from windrow.errors import InvalidInput
+from windrow.scheduler.intake import SubmitCall
 from windrow.scheduler.queue import Prediction
 from windrow.scheduler.tasks import TASKS
 from windrow.scheduler.tasks.validation import parse
@@ -103,10 +104,9 @@ def _stream(service: Service, body: CompletionRequest | ChatRequest, options: St
     # With a fixed seed, another attempt after a worker's death generates the same text, and the stream continues.
     seeded = body if body.seed is not None else body.model_copy(update={"seed": secrets.randbits(SEED_BITS)})
     call, tenant = replace(_call(service, seeded), is_followed=True), current_tenant()
-    costs = service.check(call)
-    ids = service.submit(call, tenant, service.new_ids(tenant, len(costs)), costs)
-    stream = AnswerStream(service, call, tenant, ids, options, hangup_check(request.environ))
-    response = event_stream_response(iter(stream), {REQUEST_ID: ids[0]}, "text/event-stream; charset=utf-8")
+    accepted = service.intake.submit(call, tenant, service.intake.new_ids(tenant, len(call.inputs)))
+    stream = AnswerStream(service, accepted, options, hangup_check(request.environ))
+    response = event_stream_response(iter(stream), {REQUEST_ID: accepted[0].id}, "text/event-stream; charset=utf-8")
     response.call_on_close(stream.close)
     return response
 
@@ -116,7 +116,7 @@ def _read(service: Service, kind: type[Body]) -> Body:
 
 
 def _require_task(service: Service, model: str, tasks: Collection[str]) -> None:
-    task = service.require_model(model).task
+    task = service.intake.require_model(model).task
     if task not in tasks:
         raise InvalidInput(f"model: {model!r} is of task {task}; this route takes models of task {' or '.join(tasks)}")
 
@@ -128,7 +128,7 @@ def _call(service: Service, body: EmbeddingsRequest | CompletionRequest | ChatRe
     return SubmitCall(
         model=body.model,
         inputs=inputs,
-        parameters=service.read_parameters(body.model, body.parameters()),
+        parameters=service.intake.read_parameters(body.model, body.parameters()),
         priority=body.priority,
         deadline_s=parse_cancel_after(request.headers.get("Cancel-After")),
         is_batch=len(inputs) > 1,

@@ -19,7 +19,7 @@ from windrow.api.openai.chunks import Chunks, usage_chunk
 from windrow.api.openai.errors import openai_error
 from windrow.api.openai.fields import FieldNames
 from windrow.api.openai.requests import cancel_requests, require_running, require_success
-from windrow.api.service import LOOK_S, Service, SubmitCall
+from windrow.api.service import LOOK_S, Service
 from windrow.api.subscriptions.event_followers import Follower
 from windrow.api.subscriptions.waiters import Waiter
 from windrow.errors import WindrowError
@@ -53,16 +53,13 @@ class AnswerStream:
     def __init__(
         self,
         service: Service,
-        call: SubmitCall,
-        tenant: str,
-        ids: Sequence[str],
+        accepted: Sequence[Prediction],
         options: StreamOptions,
         has_hung_up: Callable[[], bool] | None,
     ) -> None:
         self._service = service
-        self._call = call
-        self._tenant = tenant
-        self._ids = ids
+        self._accepted = accepted
+        self._ids = [prediction.id for prediction in accepted]
         self._options = options
         self._has_hung_up = has_hung_up
         self._outputs: dict[str, Any] = {}
@@ -76,17 +73,17 @@ class AnswerStream:
         """Cancel the unfinished requests; may be called again."""
         self._body.close()
         unread = [id for id in self._ids if id not in self._outputs]
-        self._ids = ()
-        cancel_requests(self._service, self._call.model, unread)
+        self._ids = []
+        cancel_requests(self._service, self._accepted[0].model, unread)
 
     def _make_body(self) -> Generator[bytes, None, None]:
         try:
             with self._options.names.in_errors(), ExitStack() as stack:
                 followed = {id: stack.enter_context(self._service.followers.follow(id, BEGINNING)) for id in self._ids}
                 # The waiters miss requests that finished before they were registered.
-                found = self._service.accepted(self._call, self._tenant, list(followed))
+                found = self._service.refresh(self._accepted)
                 finished = {prediction.id: prediction for prediction in found if prediction.is_ended}
-                yield from self._follow(followed, finished, found[0].created_s)
+                yield from self._follow(followed, finished)
         except RedisError as error:
             log.warning("a streamed answer ends: Redis: %s: %s", type(error).__name__, error)
             yield _data(openai_error(503, "Redis is unreachable; send the call again", "redis_unavailable"))
@@ -94,11 +91,9 @@ class AnswerStream:
             # The status 200 has been sent already, so the stream carries the error.
             yield _data(openai_error(http_error(error).status, error.detail, error.code))
 
-    def _follow(
-        self, followed: dict[str, tuple[Follower, Waiter]], finished: dict[str, Prediction], created_s: float
-    ) -> Iterator[bytes]:
-        options = self._options
-        first = head(options.kind, next(iter(followed)), created_s, self._call.model)
+    def _follow(self, followed: dict[str, tuple[Follower, Waiter]], finished: dict[str, Prediction]) -> Iterator[bytes]:
+        options, accepted = self._options, self._accepted[0]
+        first = head(options.kind, accepted.id, accepted.created_s, accepted.model)
         chunks = {
             id: Chunks(options.kind, first, number * options.choices, options.choices, options.includes_usage)
             for number, id in enumerate(followed)

@@ -94,7 +94,7 @@ ROUTES = (
 
 def describe_model(service: Service, name: str) -> dict[str, Any]:
     """Return a model in OpenAI's shape, with its task and what its workers report about it."""
-    task = service.require_model(name).task
+    task = service.intake.require_model(name).task
     entry = {"id": name, "object": "model", "created": STARTED_S, "owned_by": "windrow", "task": task}
     return entry | loaded_model(service, name)
 

@@ -34,8 +34,9 @@ from windrow.api.routes import schemas
 from windrow.api.routes.events import stream
 from windrow.api.routes.route import READ_ERRORS, RETRY_AFTER, SUBMIT_ERRORS, Answer, Route, response_header
 from windrow.api.routes.schemas import BatchRequest, PredictionRequest
-from windrow.api.service import Service, SubmitCall
+from windrow.api.service import Service
 from windrow.errors import InvalidInput
+from windrow.scheduler.intake import SubmitCall
 from windrow.scheduler.queue import Prediction
 from windrow.scheduler.queue.prediction_view import prediction_json
 from windrow.scheduler.tasks.validation import parse
@@ -70,10 +71,9 @@ def create_batch(service: Service) -> Response:
     if len(body.inputs) > settings.max_batch_inputs:
         raise InvalidInput(f"inputs: {len(body.inputs)} inputs; at most {settings.max_batch_inputs} in one batch")
     call, tenant = _call(service, body, body.inputs, is_batch=True), current_tenant()
-    costs = service.check(call)
-    ids = service.submit(call, tenant, service.new_ids(tenant, len(costs)), costs)
+    accepted = service.intake.submit(call, tenant, service.intake.new_ids(tenant, len(body.inputs)))
     base_url = _base_url()
-    predictions = [prediction_json(prediction, base_url) for prediction in service.accepted(call, tenant, ids)]
+    predictions = [prediction_json(prediction, base_url) for prediction in accepted]
     return json_response({"predictions": predictions}, 202, _retry_after(service, call.model))
 
 
@@ -133,17 +133,15 @@ ROUTES = (
 def _submit(service: Service, call: SubmitCall, wait_s: float) -> Prediction:
     """Submit the one input of ``call`` and wait up to ``wait_s`` seconds for its result."""
     tenant = current_tenant()
-    costs = service.check(call)
-    (id,) = service.new_ids(tenant, 1)
+    (id,) = service.intake.new_ids(tenant, 1)
     if wait_s <= 0:
-        (id,) = service.submit(call, tenant, [id], costs)
-        return service.accepted(call, tenant, [id])[0]
-    # The waiter is registered first, so that it cannot miss the result.
+        return service.intake.submit(call, tenant, [id])[0]
+    # Wait from before the submit, so that the announcement of the result cannot be missed.
     with service.waiters.expect(id) as waiter:
-        (first,) = service.submit(call, tenant, [id], costs)
-        if first == id:
-            return service.wait(waiter, id, tenant, wait_s, _hangup_check()) or service.accepted(call, tenant, [id])[0]
-    return service.find_ended(first, tenant, wait_s, _hangup_check())
+        (accepted,) = service.intake.submit(call, tenant, [id])
+        if accepted.id == id:
+            return service.wait(waiter, id, tenant, wait_s, _hangup_check()) or service.refresh([accepted])[0]
+    return service.find_ended(accepted.id, tenant, wait_s, _hangup_check())
 
 
 def _hangup_check() -> Callable[[], bool] | None:
@@ -159,7 +157,7 @@ def _call(
     return SubmitCall(
         model=body.model,
         inputs=inputs,
-        parameters=service.read_parameters(body.model, body.parameters),
+        parameters=service.intake.read_parameters(body.model, body.parameters),
         priority=body.priority or "normal",
         deadline_s=min((deadline for deadline in deadlines if deadline is not None), default=None),
         idempotency_key=parse_idempotency_key(request.headers.get("Idempotency-Key")),

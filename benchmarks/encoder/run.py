@@ -266,4 +266,4 @@ def _submit(queue: RedisQueue, texts: list[str]) -> list[str]:
         )
         for text in texts
     ]
-    return queue.submit(submissions, flow="bench:normal", weight=4.0, max_depth=1 << 40, max_bytes=1 << 50)
+    return queue.submit(submissions, flow="bench:normal", weight=4.0, max_depth=1 << 40, max_bytes=1 << 50).ids

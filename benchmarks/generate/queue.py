@@ -183,7 +183,9 @@ class Client:
 
     def _submit(self, payloads: Sequence[bytes], streamed: bool) -> list[str]:
         submissions = [Submission(make_id(SECRET, "bench"), payload, is_followed=streamed) for payload in payloads]
-        return self._queue.submit(submissions, flow="bench:normal", weight=4.0, max_depth=NO_LIMIT, max_bytes=NO_LIMIT)
+        return self._queue.submit(
+            submissions, flow="bench:normal", weight=4.0, max_depth=NO_LIMIT, max_bytes=NO_LIMIT
+        ).ids
 
     def _metrics(self, id: str) -> dict[str, Any]:
         found = self._queue.lookup(id)

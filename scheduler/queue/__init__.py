@@ -3,9 +3,10 @@
 from windrow.scheduler.queue.keys import finished_channel, result_key
 from windrow.scheduler.queue.records import DeadLetter, Prediction
 from windrow.scheduler.queue.redis_queue import RedisQueue
-from windrow.scheduler.queue.request import Claim, Request, Submission
+from windrow.scheduler.queue.request import Accepted, Claim, Request, Submission
 
 __all__ = [
+    "Accepted",
     "Claim",
     "DeadLetter",
     "Prediction",

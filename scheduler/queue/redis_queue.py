@@ -14,12 +14,10 @@ from redis.exceptions import ExecAbortError, OutOfMemoryError, RedisError
 from windrow.errors import AttemptsExhausted, Canceled, DeadlineExceeded
 from windrow.scheduler.connection.redis_clock import RedisClock
 from windrow.scheduler.core.admission import UNLIMITED, Quota
-from windrow.scheduler.core.fairness import PRIORITY_WEIGHTS, flow_name
 from windrow.scheduler.core.outcomes import Failed
 from windrow.scheduler.core.retry import SUSPECT_AFTER, GiveUp, decide_retry
 from windrow.scheduler.queue.depth import Depth, read_depth
 from windrow.scheduler.queue.idempotency import conflict, idempotency_key
-from windrow.scheduler.queue.ids import make_id, shared_secret
 from windrow.scheduler.queue.keys import (
     KEY_NAMES,
     MAX_REQUESTS_PER_CALL,
@@ -39,13 +37,12 @@ from windrow.scheduler.queue.records import (
     parse_dead_letter,
 )
 from windrow.scheduler.queue.refusals import quota_arguments, refusal
-from windrow.scheduler.queue.request import Claim, Request, Submission
+from windrow.scheduler.queue.request import Accepted, Claim, Request, Submission
 from windrow.scheduler.queue.script_calls import ScriptCalls
 from windrow.scheduler.queue.wire import ClaimReply, encode_finished, encode_submissions
 
 T = TypeVar("T")
 REAPED_PER_CALL = 500
-NO_LIMIT = 1 << 53
 #: So many documents and fewer travel within the script, in one command. Beyond, Lua costs more than three commands do.
 FEW_ENDINGS = 8
 
@@ -79,8 +76,8 @@ class RedisQueue:
         max_bytes: int,
         quota: Quota = UNLIMITED,
         idempotency: tuple[str, str] | None = None,
-    ) -> list[str]:
-        """Queue all of ``submissions`` in one round trip, or none, and return their ids.
+    ) -> Accepted:
+        """Queue all of ``submissions`` in one round trip, or none.
 
         ``quota`` limits the tenant, which is what stands before the last colon of ``flow``. ``idempotency`` is
         ``(key, fingerprint)``: the same pair again returns the ids of the first call, full or not. Raises `QueueFull`
@@ -88,7 +85,7 @@ class RedisQueue:
         another fingerprint.
         """
         if not submissions:
-            return []
+            return Accepted([], self._now_us() / 1e6)
         key, fingerprint = idempotency or ("", "")
         arguments: list[Any] = [max_depth, max_bytes, flow, weight, fingerprint, self._result_ttl_s]
         arguments += quota_arguments(quota, len(submissions))
@@ -103,10 +100,10 @@ class RedisQueue:
                     what.decode(), self.model, int(present), len(submissions), max_depth, max_bytes, quota, retry_s
                 )
             case [b"same", ids]:
-                return cast(bytes, ids).decode().split()
+                return Accepted(cast(bytes, ids).decode().split(), None)
             case [b"conflict"]:
                 raise conflict()
-        return [item.id for item in submissions]
+        return Accepted([item.id for item in submissions], int(reply[1]) / 1e6)
 
     def claim(
         self,
@@ -246,30 +243,14 @@ class RedisQueue:
     def dead_letters(self, limit: int = MAX_REQUESTS_PER_CALL) -> list[DeadLetter]:
         """Requests that were given up, newest first."""
         ids = cast(list[bytes], self._redis.zrange(self._key["dead"], 0, limit - 1, desc=True))
-        return [letter for letter in self._letters([id.decode() for id in ids]) if letter is not None]
+        return self.find_dead_letters([id.decode() for id in ids])
 
-    def dead_letter(self, id: str) -> DeadLetter | None:
-        """The dead letter of that id; None where there is none."""
-        return self._letters([id])[0]
-
-    def retry_dead(self, ids: Sequence[str]) -> dict[str, str]:
-        """Send dead letters again as new requests, and drop them; return old id -> new id of those there were.
-
-        An end state is final, so the old ids keep theirs. Limits do not apply.
-        """
-        renamed = {}
-        secret = shared_secret(self._redis)
-        for letter in self._letters(ids):
-            if letter is not None:
-                is_followed = bool(letter.call().get("stream"))
-                new = Submission(
-                    make_id(secret, letter.tenant), letter.payload, letter.cost_tokens, is_followed=is_followed
-                )
-                flow, weight = flow_name(letter.tenant, letter.priority), PRIORITY_WEIGHTS.get(letter.priority, 1.0)
-                self.submit([new], flow=flow, weight=weight, max_depth=NO_LIMIT, max_bytes=NO_LIMIT)
-                self.drop_dead([letter.id])
-                renamed[letter.id] = new.id
-        return renamed
+    def find_dead_letters(self, ids: Sequence[str]) -> list[DeadLetter]:
+        """Return the dead letters of those ids; unknown ids are left out."""
+        if not ids:
+            return []
+        found = cast(list[bytes | None], self._redis.hmget(self._key["dead_letters"], list(ids)))
+        return [parse_dead_letter(letter) for letter in found if letter is not None]
 
     def drop_dead(self, ids: Sequence[str]) -> int:
         """Forget dead letters; return how many there were."""
@@ -294,10 +275,6 @@ class RedisQueue:
             seconds, micros = self._redis.time()
             self.clock.learn(seconds + micros / 1e6)
         return round(self.clock.now_s() * 1e6)
-
-    def _letters(self, ids: Sequence[str]) -> list[DeadLetter | None]:
-        found = cast(list[bytes | None], self._redis.hmget(self._key["dead_letters"], list(ids))) if ids else []
-        return [None if letter is None else parse_dead_letter(letter) for letter in found]
 
 
 def expired() -> Failed:

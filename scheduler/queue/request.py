@@ -28,6 +28,16 @@ class Submission:
     is_followed: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The reply to a submit."""
+
+    ids: list[str]
+    #: Redis time of the submit, in seconds since the epoch; None if an earlier call with the same idempotency key had
+    #: queued these requests.
+    created_s: float | None
+
+
 @dataclass(slots=True, eq=False)
 class Request:
     """One request that a worker holds, from the claim to the finish.

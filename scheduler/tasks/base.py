@@ -15,7 +15,7 @@ bounded work for a body of any content.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
@@ -55,6 +55,10 @@ def _no_extra_tokens(value: object, parameters: Any) -> int:
     return 0
 
 
+def _unchanged(value: object, where: str) -> object:
+    return value
+
+
 def _accept_parameters(parameters: Any) -> None:
     pass
 
@@ -70,6 +74,9 @@ class Task(Generic[P]):
     #: The value of ``task`` in windrow.toml.
     name: str
     parameters: type[P]
+    #: (input, name of the input in errors) -> the parsed input, which ``texts`` and ``extra_tokens`` take as well as
+    #: the input itself, so that an input of several fields is parsed once. Raises `InvalidInput`.
+    parse_input: Callable[[object, str], object] = field(default=_unchanged, kw_only=True)
     #: (input, parameters, name of the input in errors) -> the texts that the model reads, at least one.
     #: Raises `InvalidInput`.
     texts: Callable[[object, P, str], list[Text]]

@@ -167,6 +167,8 @@ def read_call(value: object, parameters: Mapping[str, Any] | None, where: str = 
 
 def read_prompt(value: object, where: str = "input") -> Prompt:
     """Check an input alone; see `read_call`."""
+    if isinstance(value, Prompt):
+        return value
     if isinstance(value, str):
         value = {"prompt": value}
     if not isinstance(value, dict):
@@ -222,5 +224,5 @@ def _require_enforced(parameters: GenerateParameters) -> None:
 
 GENERATE = Task(
     "generate", GenerateParameters, _texts, input=Prompt, check_parameters=_require_enforced,
-    extra_tokens=_extra_tokens, streams=True,
+    extra_tokens=_extra_tokens, streams=True, parse_input=read_prompt,
 )  # fmt: skip

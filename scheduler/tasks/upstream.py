@@ -15,5 +15,6 @@ def _texts(value: object, parameters: GenerateParameters, where: str) -> list[Te
 
 UPSTREAM = Task(
     "upstream", GenerateParameters, _texts, input=Prompt, extra_tokens=GENERATE.extra_tokens, streams=True,
+    parse_input=GENERATE.parse_input,
     has_tokenizer=False,
 )  # fmt: skip

@@ -48,7 +48,7 @@ def submit(
         max_bytes=max_bytes,
         quota=quota,
         idempotency=idempotency,
-    )
+    ).ids
 
 
 def claim(queue: RedisQueue, count: int = 1000, *, lease_s: float = LEASE_S, **how: Any) -> list[Request]:

@@ -1,4 +1,4 @@
-"""``windrow dead list | show | retry | drop``: requests that were given up. These commands talk to Redis itself."""
+"""``windrow dead list | show | retry | drop``: dead letters, read from Redis directly."""
 
 from __future__ import annotations
 
@@ -13,30 +13,34 @@ import typer
 from windrow.cli.output import FAILED, UNREACHABLE, Json, errors_reported, fail, print_json
 
 if TYPE_CHECKING:
+    from windrow.scheduler.intake import Intake
     from windrow.scheduler.queue import DeadLetter, RedisQueue
 
 dead_app = typer.Typer(
-    name="dead", help="Look at requests that were given up, send them again, drop them.", no_args_is_help=True
-)
-Model = Annotated[str | None, typer.Option(help="Only of this model; of all configured ones where it is left out.")]
-All = Annotated[bool, typer.Option("--all", help="All of them, instead of ids.")]
-Ids = Annotated[list[str] | None, typer.Argument(help="Ids as `windrow dead list` prints them.")]
+    name="dead", help="List, show, submit again or drop dead letters: requests that used up their attempts.",
+    no_args_is_help=True,
+)  # fmt: skip
+Model = Annotated[str | None, typer.Option(help="Only dead letters of this model; by default those of all models.")]
+All = Annotated[bool, typer.Option("--all", help="All dead letters, instead of ids.")]
+Ids = Annotated[list[str] | None, typer.Argument(help="Ids as printed by `windrow dead list`.")]
 #: Characters of an input that a list shows.
 SHOWN_CHARACTERS = 60
-#: Letters that a model keeps, and that are read at a time: inputs may be long.
-KEPT, READ = 1000, 20
-#: Ids that an error names.
-NAMED = 5
+#: Dead letters that Redis keeps of each model.
+MAX_LETTERS = 1000
+#: Dead letters that are read at a time, because their inputs may be long.
+READ_AT_ONCE = 20
+#: Ids that an error message lists.
+LISTED_IDS = 5
 
 
 @dead_app.command("list")
 def list_(
     model: Model = None,
-    limit: Annotated[int, typer.Option(min=1, max=KEPT, help="At most so many.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, max=MAX_LETTERS, help="Maximum number of dead letters.")] = 100,
     as_json: Json = False,
 ) -> None:
-    """List the requests that were given up, newest first."""
-    with _queues(model, as_json) as queues:
+    """List dead letters, newest first."""
+    with _opened(model, as_json) as (_, queues):
         letters = _newest(queues, limit)
     if as_json:
         return print_json([as_object(letter) for letter in letters])
@@ -52,12 +56,13 @@ def list_(
 def show(
     id: Annotated[str, typer.Argument(help="Id of a dead letter.")], model: Model = None, as_json: Json = False
 ) -> None:
-    """Print one dead letter, its whole input too."""
-    with _queues(model, as_json) as queues:
+    """Print one dead letter with its whole input."""
+    with _opened(model, as_json) as (_, queues):
         (queue,) = _owners(queues, [id], as_json)
-        letter = queue.dead_letter(id)
-    if letter is None:  # dropped this moment
+        letters = queue.find_dead_letters([id])
+    if not letters:  # it was dropped meanwhile
         return fail("unknown_dead_letter", f"no dead letter {id}", FAILED, as_json)
+    (letter,) = letters
     if as_json:
         return print_json(as_object(letter))
     call = letter.call()
@@ -71,11 +76,13 @@ def show(
 
 @dead_app.command()
 def retry(ids: Ids = None, every: All = False, model: Model = None, as_json: Json = False) -> None:
-    """Send dead letters again, under new ids: the end of the old ones stays what it was."""
+    """Submit dead letters again under new ids. The predictions with the old ids stay failed."""
     renamed: dict[str, str] = {}
-    with _queues(model, as_json) as queues:
-        for queue, some in _selected(queues, ids, every, as_json):
-            renamed |= queue.retry_dead(some)
+    with _opened(model, as_json) as (intake, queues):
+        from windrow.scheduler.intake.dead_letters import retry_dead_letters
+
+        for queue, selected in _selected(queues, ids, every, as_json):
+            renamed |= retry_dead_letters(intake, queue, selected)
     if as_json:
         return print_json({"retried": renamed})
     for old, new in renamed.items():
@@ -85,16 +92,16 @@ def retry(ids: Ids = None, every: All = False, model: Model = None, as_json: Jso
 
 @dead_app.command()
 def drop(ids: Ids = None, every: All = False, model: Model = None, as_json: Json = False) -> None:
-    """Forget dead letters, input and reason; their predictions stay failed."""
+    """Delete dead letters with their inputs and reasons. Their predictions stay failed."""
     dropped = 0
-    with _queues(model, as_json) as queues:
-        for queue, some in _selected(queues, ids, every, as_json):
-            dropped += queue.drop_dead(some)
+    with _opened(model, as_json) as (_, queues):
+        for queue, selected in _selected(queues, ids, every, as_json):
+            dropped += queue.drop_dead(selected)
     print_json({"dropped": dropped}) if as_json else print(f"{dropped} dropped")
 
 
 def as_object(letter: DeadLetter) -> dict[str, Any]:
-    """A dead letter as ``--json`` prints it."""
+    """Return a dead letter as ``--json`` prints it."""
     call = letter.call()
     return {
         "id": letter.id,
@@ -110,47 +117,50 @@ def as_object(letter: DeadLetter) -> dict[str, Any]:
 
 
 def when(seconds: float) -> str:
-    """ISO 8601 in UTC, to the second."""
+    """Return a time in ISO 8601, in UTC and whole seconds."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def reason(letter: DeadLetter) -> str:
-    """Why it was given up, for people."""
+    """Return the error of a dead letter as text."""
     return f"{letter.error.get('detail')} ({letter.error.get('code')})"
 
 
 def printable(value: Any) -> str:
-    """A value of a client's as JSON on one line; what could steer a terminal is escaped."""
+    """Return a client's value as one line of JSON, with everything escaped that could control a terminal."""
     text = json.dumps(value, ensure_ascii=False)
-    return "".join(sign if sign.isprintable() else f"\\u{ord(sign):04x}" for sign in text)
+    return "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in text)
 
 
 def shorten(value: Any) -> str:
-    """The start of `printable`."""
+    """Return the first `SHOWN_CHARACTERS` characters of `printable`."""
     text = printable(value)
     return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 3] + "..."
 
 
 @contextmanager
-def _queues(model: str | None, as_json: bool) -> Iterator[list[RedisQueue]]:
-    """The queues of the models asked for, on the Redis of the settings."""
+def _opened(model: str | None, as_json: bool) -> Iterator[tuple[Intake, list[RedisQueue]]]:
+    """Connect to the Redis server of the settings; yield the intake, and the queues of ``model`` or of all models."""
     with errors_reported(as_json, "server"):
         from redis.exceptions import RedisError
 
         from windrow.errors import UnknownModel
         from windrow.scheduler.config.settings import load_settings
         from windrow.scheduler.connection.connect import connect
+        from windrow.scheduler.intake import Intake
         from windrow.scheduler.queue import RedisQueue
+
 
         settings = load_settings()
         if model is not None and model not in settings.models:
             raise UnknownModel(f"no model {model!r} is configured; there are {', '.join(settings.models)}")
         redis = connect(settings.redis_url)
+        queues = {
+            name: RedisQueue(redis, name, result_ttl_s=settings.result_ttl_s, max_attempts=settings.max_attempts)
+            for name in settings.models
+        }
         try:
-            yield [
-                RedisQueue(redis, name, result_ttl_s=settings.result_ttl_s, max_attempts=settings.max_attempts)
-                for name in (settings.models if model is None else [model])
-            ]
+            yield Intake(settings, redis, queues), list(queues.values()) if model is None else [queues[model]]
         except RedisError as error:
             fail("redis_unavailable", f"Redis does not answer: {type(error).__name__}", UNREACHABLE, as_json)
         finally:
@@ -165,28 +175,28 @@ def _newest(queues: Sequence[RedisQueue], limit: int) -> list[DeadLetter]:
 def _selected(
     queues: Sequence[RedisQueue], ids: list[str] | None, every: bool, as_json: bool
 ) -> Iterator[tuple[RedisQueue, list[str]]]:
-    """What is to be changed, a few at a time; each few have to leave before the next are asked for."""
+    """Yield the dead letters to change, a few at a time; the caller removes them before it asks for more."""
     if bool(ids) == every:
         raise ValueError("takes ids, or --all, and not both")
     if ids:
         yield from zip(_owners(queues, ids, as_json), ([id] for id in ids), strict=True)
         return
     for queue in queues:
-        # No more than there can have been at the start: what is sent again may die again meanwhile.
-        for _ in range(KEPT // READ):
-            some = [letter.id for letter in queue.dead_letters(READ)]
-            if not some:
+        # Bounded, because a request that is submitted again may become a dead letter again meanwhile.
+        for _ in range(MAX_LETTERS // READ_AT_ONCE):
+            selected = [letter.id for letter in queue.dead_letters(READ_AT_ONCE)]
+            if not selected:
                 break
-            yield queue, some
+            yield queue, selected
 
 
 def _owners(queues: Sequence[RedisQueue], ids: Sequence[str], as_json: bool) -> list[RedisQueue]:
-    """The queue of each id; ends the command, before anything was changed, where one is nowhere."""
-    owners = {id: queue for id in ids for queue in queues if queue.dead_letter(id) is not None}
+    """Return the queue of each id; if an id is unknown, end the command before anything is changed."""
+    owners = {id: queue for id in ids for queue in queues if queue.find_dead_letters([id])}
     missing = [id for id in ids if id not in owners]
     if missing:
-        known = [letter.id for letter in _newest(queues, NAMED + 1)]
-        there = f"there are {', '.join(known[:NAMED])}" if known else "there are none"
-        more = ", and more: windrow dead list" if len(known) > NAMED else ""
+        known = [letter.id for letter in _newest(queues, LISTED_IDS + 1)]
+        there = f"there are {', '.join(known[:LISTED_IDS])}" if known else "there are none"
+        more = ", and more: windrow dead list" if len(known) > LISTED_IDS else ""
         fail("unknown_dead_letter", f"no dead letter {', '.join(missing)}; {there}{more}", FAILED, as_json)
     return [owners[id] for id in ids]

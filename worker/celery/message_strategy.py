@@ -1,13 +1,13 @@
-"""How ``windrow.predict`` messages are taken: in the worker's parent process, straight onto the model's queue.
+"""The Celery strategy of ``windrow.predict``: the worker's parent process queues each message itself.
 
-So Celery callers share batches, fairness and limits with everyone else, and no pool process is spent on waiting.
+Requests of Celery callers therefore share batches, fairness and limits with all others, and no pool process is
+occupied by waiting for results.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -15,30 +15,24 @@ from typing import Any, Literal
 import orjson
 from celery.worker.state import revoked
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from redis import Redis
 from redis.exceptions import RedisError
 
-from windrow.errors import InvalidInput, ModelUnusable, UnknownModel, WindrowError
-from windrow.scheduler.config.settings import Settings
+from windrow.errors import InvalidInput, ModelUnusable, NoWorker, WindrowError
 from windrow.scheduler.connection.connect import connect
 from windrow.scheduler.core.exception_text import describe_exception
-from windrow.scheduler.core.fairness import PRIORITY_WEIGHTS, flow_name
-from windrow.scheduler.core.heartbeats import HEARD_WITHIN_S, describe_failures
-from windrow.scheduler.queue import RedisQueue, Submission, result_key
-from windrow.scheduler.queue.load_failures import read_reasons
-from windrow.scheduler.tasks import TASKS
+from windrow.scheduler.intake import Intake, SubmitCall
+from windrow.scheduler.queue import RedisQueue, result_key
 
 log = logging.getLogger(__name__)
+#: The tenant of all Celery callers; no table in the settings may have this name.
 TENANT = "celery"
-#: What a message may carry that the queue cannot do: refused, not dropped.
+#: Fields of a message that the queue cannot fulfil. A message with one of them is refused.
 CANVAS = ("callbacks", "errbacks", "chain", "chord")
-#: While the queue is full, the message is looked at again after so many seconds.
+#: While the model's queue is full, a message is submitted again after this many seconds.
 RETRY_S = 1.0
-#: Result keys and documents carry the id as it is.
+#: Redis keys and result documents contain the id without escaping.
 TASK_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-LONGEST_DEADLINE_MS = 7 * 24 * 3600 * 1000
-#: For so long it is believed what was last heard of a model's workers, in seconds.
-BELIEVED_S = 1.0
+MAX_DEADLINE_MS = 7 * 24 * 3600 * 1000
 
 
 class PredictCall(BaseModel):
@@ -50,54 +44,24 @@ class PredictCall(BaseModel):
     input: Any
     parameters: dict[str, Any] | None = None
     priority: Literal["high", "normal", "low"] = "normal"
-    deadline_ms: float | None = Field(None, gt=0, le=LONGEST_DEADLINE_MS)
-
-
-class ModelQueues:
-    """The queues that calls may go to, by model."""
-
-    def __init__(self, redis: Redis, settings: Settings) -> None:
-        self._redis = redis
-        self._queues = {
-            name: RedisQueue(redis, name, result_ttl_s=settings.result_ttl_s, max_attempts=settings.max_attempts)
-            for name in settings.models
-        }
-        #: Model -> when its workers were last asked about, `time.monotonic`, and why it is of no use; None where it is.
-        self._heard: dict[str, tuple[float, str | None]] = {}
-
-    def of(self, model: str) -> RedisQueue:
-        """Raises `UnknownModel`, or `ModelUnusable` where workers could not load it and none serves it.
-
-        Where none is there at all the call waits for one, as with any Celery task.
-        """
-        if model not in self._queues:
-            raise UnknownModel(f"unknown model {model[:64]!r}; there are {', '.join(self._queues)}")
-        at_s, trouble = self._heard.get(model, (float("-inf"), None))
-        if (now_s := time.monotonic()) > at_s + BELIEVED_S:
-            trouble = self._trouble(model)
-            self._heard[model] = now_s, trouble
-        if trouble:
-            raise ModelUnusable(trouble)
-        return self._queues[model]
-
-    def _trouble(self, model: str) -> str | None:
-        reasons = read_reasons(self._redis, model)
-        if not reasons or self._queues[model].workers(within_s=HEARD_WITHIN_S):
-            return None
-        return describe_failures(model, reasons)
+    deadline_ms: float | None = Field(None, gt=0, le=MAX_DEADLINE_MS)
 
 
 def put_on_the_queue(task: Any, app: Any, consumer: Any, **_: Any) -> Callable[..., None]:
-    """Celery's Strategy interface: return the function that handles each message of the task."""
+    """Return the function that handles each message of the task: Celery's Strategy interface."""
     from windrow.worker.celery.app import settings
 
     redis = connect(settings.redis_url)
-    queues = ModelQueues(redis, settings)
+    queues = {
+        name: RedisQueue(redis, name, result_ttl_s=settings.result_ttl_s, max_attempts=settings.max_attempts)
+        for name in settings.models
+    }
+    intake = Intake(settings, redis, queues)
 
     def on_message(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **_: Any) -> None:
         id = message.headers.get("id")
-        if not isinstance(id, str):  # raised here, it would come again and again
-            log.warning("a message without a task id in its headers, as protocol 1 has them, was dropped")
+        if not isinstance(id, str):  # an exception here would make the broker deliver the message again and again
+            log.warning("dropped a message of protocol 1, which has no task id in its headers; use task_protocol 2")
             return ack(log, consumer.connection_errors)
         try:
             left_s = _seconds_left(message.headers.get("expires"))
@@ -105,34 +69,30 @@ def put_on_the_queue(task: Any, app: Any, consumer: Any, **_: Any) -> Callable[.
                 app.backend.mark_as_revoked(id, "revoked", request=None)
             elif left_s is not None and left_s <= 0:
                 app.backend.mark_as_revoked(id, "expired", request=None)
-            elif not redis.exists(result_key(id)):  # else delivered twice, and answered already
-                submit_call(queues, settings, id, message.headers, message.payload, left_s)
+            elif not redis.exists(result_key(id)):  # a message that was delivered twice has a result already
+                submit_message(intake, id, message.headers, message.payload, left_s)
         except RedisError as error:
-            log.warning("prediction %s goes back to the broker: %s", id, error)
+            log.warning("prediction %s returns to the broker: %s", id, error)
             reject(log, consumer.connection_errors, requeue=True)
             return
-        except Exception as error:  # raised here, it would end the worker
+        except Exception as error:  # an exception here would end the worker
             if isinstance(error, WindrowError) and error.retryable:
-                log.warning("prediction %s has to wait: %s", id, error.detail)
+                log.warning("prediction %s waits: %s", id, error.detail)
                 consumer.timer.call_after(RETRY_S, on_message, (message, body, ack, reject, callbacks))
                 return
-            said = error.detail if isinstance(error, WindrowError) else describe_exception(error)
-            log.warning("prediction %s is refused: %s", id, said)
+            detail = error.detail if isinstance(error, WindrowError) else describe_exception(error)
+            log.warning("prediction %s is refused: %s", id, detail)
             app.backend.mark_as_failure(id, error if isinstance(error, WindrowError) else InvalidInput(str(error)))
         ack(log, consumer.connection_errors)
 
     return on_message
 
 
-def submit_call(
-    queues: ModelQueues,
-    settings: Settings,
-    id: str,
-    headers: Mapping[str, Any],
-    payload: Any,
-    left_s: float | None,
-) -> None:
-    """Queue one message's call under the task's own id; raise `WindrowError` where it is not one we take."""
+def submit_message(intake: Intake, id: str, headers: Mapping[str, Any], payload: Any, left_s: float | None) -> None:
+    """Queue the call of one message under its task id; raises `WindrowError` for a call that is not accepted.
+
+    The call waits for a worker, as any Celery task does, unless workers failed to load its model.
+    """
     args, kwargs, embed = payload
     if args:
         raise InvalidInput("windrow.predict takes keyword arguments only: " + ", ".join(PredictCall.model_fields))
@@ -143,40 +103,42 @@ def submit_call(
     if not TASK_ID.fullmatch(id):
         raise InvalidInput("the task id takes letters, digits, '.', '_', ':' and '-', at most 128")
     call = read_call(kwargs)
-    queue, model = queues.of(call.model), settings.models[call.model]
-    try:
-        body = orjson.dumps({"model": call.model, "input": call.input, "parameters": call.parameters or {}})
-    except TypeError as error:  # half a surrogate pair, an integer past 64 bits
-        raise InvalidInput(f"input or parameters: {error}") from None
-    if len(body) > settings.max_body_bytes:
-        raise InvalidInput(f"the call has {len(body)} bytes; at most {settings.max_body_bytes} are taken")
-    limits = [seconds for seconds in (left_s, call.deadline_ms and call.deadline_ms / 1e3) if seconds is not None]
-    task = TASKS[model.task]
-    parameters = task.read_parameters(call.parameters)
-    texts = task.texts(call.input, parameters, "input")
-    # No text costs more than the model reads of it, or one caller's would stand for a queue of others.
-    cost = task.estimate_tokens(texts, model.max_input_tokens or model.max_batch_tokens)
-    cost += task.extra_tokens(call.input, parameters)
-    queue.submit(
-        [Submission(id, body, cost, min(limits, default=None))],
-        flow=flow_name(TENANT, call.priority),
-        weight=PRIORITY_WEIGHTS[call.priority],
-        max_depth=model.max_depth,
-        max_bytes=model.max_queue_bytes,
+    _require_size(call, intake.settings.max_body_bytes)
+    limits_s = [seconds for seconds in (left_s, call.deadline_ms and call.deadline_ms / 1e3) if seconds is not None]
+    submit = SubmitCall(
+        model=call.model,
+        inputs=[call.input],
+        parameters=intake.read_parameters(call.model, call.parameters),
+        priority=call.priority,
+        deadline_s=min(limits_s, default=None),
+        waits_for_worker=True,
     )
+    try:
+        intake.submit(submit, TENANT, [id])
+    except (NoWorker, ModelUnusable) as error:
+        raise ModelUnusable(intake.load_failure(call.model) or error.detail) from None
 
 
 def read_call(kwargs: Any) -> PredictCall:
-    """Check the keyword arguments; raise `InvalidInput` naming the one that is wrong and what it takes."""
+    """Validate the keyword arguments; raises `InvalidInput` with the wrong one and what it accepts."""
     try:
         return PredictCall.model_validate(kwargs)
     except ValidationError as error:
         problem = error.errors()[0]
         name = ".".join(str(part) for part in problem["loc"]) or "the keyword arguments"
         if problem["type"] == "extra_forbidden":
-            takes = ", ".join(PredictCall.model_fields)
-            raise InvalidInput(f"unknown argument {name!r}; windrow.predict takes {takes}") from None
+            accepted = ", ".join(PredictCall.model_fields)
+            raise InvalidInput(f"unknown argument {name!r}; windrow.predict takes {accepted}") from None
         raise InvalidInput(f"{name}: {problem['msg']}") from None
+
+
+def _require_size(call: PredictCall, max_bytes: int) -> None:
+    try:
+        size_bytes = len(orjson.dumps([call.input, call.parameters]))
+    except TypeError as error:  # half a surrogate pair, or an integer that needs more than 64 bits
+        raise InvalidInput(f"input or parameters: {error}") from None
+    if size_bytes > max_bytes:
+        raise InvalidInput(f"input and parameters have {size_bytes} bytes; at most {max_bytes} are accepted")
 
 
 def _seconds_left(expires: str | None) -> float | None:

@@ -5,7 +5,7 @@
 --       then per request: id, cost of at least 1, bytes of its payload; then, of those that have one or are followed: id,
 --       microseconds to its deadline or 0, webhook URL or '', 1 where it is followed, else 0. KEYS[RESULTS + 1] is the
 --       idempotency key where fingerprint is not ''.
--- Returns {'queued'} | {'full', what, how much there is, microseconds to wait or -1} | {'same', ids} | {'conflict'}
+-- Returns {'queued', now_us} | {'full', what, how much there is, microseconds to wait or -1} | {'same', ids} | {'conflict'}
 local max_depth, max_bytes, flow, weight = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local tenant_in_flight, tenant_bytes = tonumber(ARGV[7]), tonumber(ARGV[8])
 local interval_us, burst = tonumber(ARGV[9]), tonumber(ARGV[10])
@@ -41,7 +41,7 @@ if fingerprint ~= '' then
     return drop(print == fingerprint and { 'same', first } or { 'conflict' })
   end
 end
-if #fresh == 0 then return { 'queued' } end
+if #fresh == 0 then return { 'queued', int(now_us) } end
 
 local tenant = string.match(flow, '^(.*):')
 local state = redis.call('HMGET', STATE, 'vtime', 'bytes')
@@ -111,4 +111,4 @@ if fingerprint ~= '' then
   redis.call('SET', KEYS[RESULTS + 1], fingerprint .. ' ' .. table.concat(ids, ' '), 'EX', ARGV[6])
 end
 wake(WAKE)
-return { 'queued' }
+return { 'queued', int(now_us) }

@@ -10,10 +10,10 @@ from redis import Redis
 from tests.support.api_client import ApiClient, assert_problem
 from tests.support.api_fixtures import NewClient
 from tests.support.fake_worker import FakeWorker
-from windrow.api import service
 from windrow.api.auth import tenants
 from windrow.errors import ModelFailed
 from windrow.scheduler.core.outcomes import Done, Failed
+from windrow.scheduler.intake import availability
 from windrow.scheduler.queue import Submission, result_key
 
 pytestmark = pytest.mark.integration
@@ -274,7 +274,7 @@ def test_a_prediction_that_celery_sent_is_read_too(client: ApiClient, worker: Fa
 def test_retry_after_is_what_the_queue_measured(
     client: ApiClient, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "FRESH_S", 0.0)
+    monkeypatch.setattr(availability, "FRESH_S", 0.0)
     worker.pause()
     first = client.predict()
     while not (claim := worker.queue.claim(1, lease_s=30)).requests:

