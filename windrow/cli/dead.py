@@ -150,7 +150,6 @@ def _opened(model: str | None, as_json: bool) -> Iterator[tuple[Intake, list[Red
         from windrow.scheduler.intake import Intake
         from windrow.scheduler.queue import RedisQueue
 
-
         settings = load_settings()
         if model is not None and model not in settings.models:
             raise UnknownModel(f"no model {model!r} is configured; there are {', '.join(settings.models)}")
