@@ -1,4 +1,4 @@
-"""The HTTP clients, `Client` and `AsyncClient`. They need httpx only."""
+"""The HTTP clients, `Client` and `AsyncClient`; the base install has everything they import."""
 
 from windrow.client.async_client import AsyncClient
 from windrow.client.event_stream import StreamEvent

@@ -1,4 +1,4 @@
-"""`AsyncClient`: Windrow over HTTP for asyncio; the twin of `windrow.client.sync_client.Client`."""
+"""`AsyncClient`: a Windrow server over HTTP, for asyncio."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ T = TypeVar("T")
 
 
 class AsyncClient:
-    """`windrow.Client` with the same methods, to be awaited. Close it, or use it in an ``async with``."""
+    """A client of one server, for coroutines of one event loop. Close it, or use it with ``async with``.
+
+    ``api_key`` defaults to the variable ``WINDROW_API_KEY``. ``timeout_s`` limits one call with its retries, beyond the
+    time that the call asks the server to wait. Every method raises the errors of `windrow.errors`. A retry after a lost
+    connection, 429 or 503 never runs a request twice: a submit carries an ``Idempotency-Key``, yours or a new one.
+    """
 
     def __init__(
         self,
@@ -44,7 +49,7 @@ class AsyncClient:
         wait_s: float = 60.0,
         idempotency_key: str | None = None,
     ) -> Prediction:
-        """Submit and follow to the end, for at most ``wait_s``; then it is returned as it is, to `wait` for again."""
+        """Submit one request and wait up to ``wait_s`` for its result; return the unfinished prediction after that."""
         request = build_request(model, input=input, parameters=parameters, priority=priority, deadline_ms=deadline_ms)
         return await self._run(self._flows.predict(request, idempotency_key, wait_s))
 
@@ -59,7 +64,7 @@ class AsyncClient:
         stream: bool = False,
         idempotency_key: str | None = None,
     ) -> Prediction:
-        """Queue one request and return at once; with ``stream``, `follow` has its output piece by piece."""
+        """Queue one request and return at once; with ``stream``, `follow` yields its output while it is generated."""
         request = build_request(
             model, input=input, parameters=parameters, priority=priority, deadline_ms=deadline_ms, stream=stream
         )
@@ -74,7 +79,7 @@ class AsyncClient:
         priority: str = "normal",
         deadline_ms: float | None = None,
     ) -> list[Prediction]:
-        """Queue up to 1000 inputs in one call, all or none; the answer is in input order."""
+        """Queue up to 1000 inputs in one call, all or none; return their predictions in input order."""
         request = build_request(
             model, inputs=list(inputs), parameters=parameters, priority=priority, deadline_ms=deadline_ms
         )
@@ -90,29 +95,29 @@ class AsyncClient:
         deadline_ms: float | None = None,
         idempotency_key: str | None = None,
     ) -> AsyncIterator[StreamEvent]:
-        """Submit, and yield what comes of it as it comes; the last event has the prediction.
+        """Submit one request and yield its events; the last event carries the prediction.
 
-        A connection that breaks is opened again, and the stream goes on where it was.
+        A lost connection is opened again, and the stream resumes after the last event received.
         """
         request = build_request(model, input=input, parameters=parameters, priority=priority, deadline_ms=deadline_ms)
         async for event in self._stream(Stream(request, idempotency_key)):
             yield event
 
     async def follow(self, id: str) -> AsyncIterator[StreamEvent]:
-        """Yield the events of a prediction submitted with ``stream``, from the first on; of any other, the last."""
+        """Yield all events of a prediction that was submitted with ``stream``, or the last event of any other."""
         async for event in self._stream(Stream(None, None, id)):
             yield event
 
     async def get(self, id: str, wait_s: float | None = None) -> Prediction:
-        """Ask once; the server answers at the end of the prediction, or after ``wait_s`` (at most 60)."""
+        """Return the prediction; with ``wait_s`` (at most 60), the server waits that long for it to finish."""
         return await self._run(self._flows.get(id, wait_s))
 
     async def wait(self, id: str, timeout_s: float = 60.0) -> Prediction:
-        """Follow to the end, for at most ``timeout_s``; then it is returned as it is."""
+        """Wait up to ``timeout_s`` for the result; return the unfinished prediction after that."""
         return await self._run(self._flows.wait(id, timeout_s))
 
     async def cancel(self, id: str) -> Prediction:
-        """Cancel; a prediction that has ended is returned as it is."""
+        """Cancel the prediction; return a finished prediction unchanged."""
         return await self._run(self._flows.cancel(id))
 
     async def models(self) -> list[dict[str, Any]]:
@@ -137,7 +142,7 @@ class AsyncClient:
             try:
                 async with self._http.stream(**request_options(stream.call(), self._timeout_s)) as response:
                     if response.status_code == 200:
-                        stream.opened(response.headers.get("Location"))
+                        stream.connected(response.headers.get("Location"))
                         async for chunk in response.aiter_bytes():
                             for event in stream.feed(chunk):
                                 yield event
@@ -146,18 +151,18 @@ class AsyncClient:
                         reply = to_reply(response)
             except httpx.TransportError as error:
                 reply = to_no_reply(error, self._http.base_url)
-            stream.broke(reply)
+            stream.disconnected(reply)
             if not stream.is_over:
                 await asyncio.sleep(stream.pause_s)
 
     async def _run(self, flow: Flow[T]) -> T:
-        answer: Reply | NoReply | None = None
+        reply: Reply | NoReply | None = None
         while True:
             try:
-                step = flow.send(answer)
+                step = flow.send(reply)
             except StopIteration as end:
                 return end.value
-            answer = await self._do(step)
+            reply = await self._do(step)
 
     async def _do(self, step: HttpCall | Sleep) -> Reply | NoReply | None:
         if isinstance(step, Sleep):

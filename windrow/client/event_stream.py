@@ -1,4 +1,4 @@
-"""The client's side of event streams with no I/O in it: reading events, and going on where a connection broke off."""
+"""The event streams of both clients without I/O: a parser of server-sent events, and the reconnection of a stream."""
 
 from __future__ import annotations
 
@@ -12,46 +12,54 @@ import orjson
 
 from windrow.client.prediction import Prediction
 from windrow.client.protocol import HttpCall, NoReply, Reply, backoff_s, may_retry, read_error, read_prediction
-from windrow.errors import ClientError, RequestRefused
+from windrow.errors import RequestRefused
 
 #: The events that end a stream; their data is the prediction.
 LAST = frozenset({"completed", "error"})
+#: Largest event that is read. A server that never ends an event must not fill the client's memory.
+MAX_EVENT_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class StreamEvent:
-    """One event: ``start``, ``restart``, ``output``, ``metric``, and at last ``completed`` or ``error``.
+    """One event: ``start``, ``restart``, ``output`` or ``metric``, and finally ``completed`` or ``error``.
 
-    After ``restart`` all output before it is void: another worker begins the answer anew.
+    ``restart`` cancels all output before it: another worker generates the answer again from its start.
     """
 
     type: str
     data: Mapping[str, Any]
-    #: Its place in the stream; None where it has none.
+    #: Position of the event in the stream; None if it has none.
     id: str | None = None
 
     @property
     def text(self) -> str:
-        """What an ``output`` adds to the answer number ``data["index"]``; empty for other events."""
+        """Text that an ``output`` event appends to completion number ``data["index"]``; empty for other events."""
         return str(self.data.get("text", "")) if self.type == "output" else ""
 
     @property
     def prediction(self) -> Prediction | None:
-        """The ended prediction that the last event carries; None for other events."""
+        """The finished prediction of the last event; None for other events."""
         return read_prediction(self.data) if self.type in LAST and "status" in self.data else None
 
 
 class EventParser:
-    """Bytes in, events out, as the HTML standard reads an event stream; comments and unknown fields are passed over."""
+    """Parses an event stream as the HTML standard describes it, with lines that end in LF or CR LF."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._line = b""
         self._fields: dict[bytes, bytes] = {}
 
     def feed(self, chunk: bytes) -> list[StreamEvent]:
-        """The events that ``chunk`` completes. Raises `RequestRefused` where the data of one is not JSON."""
-        *lines, self._rest = (self._rest + chunk).split(b"\n")
-        return [event for line in lines if (event := self._read(line.removesuffix(b"\r"))) is not None]
+        """Return the events that ``chunk`` completes.
+
+        Raises `RequestRefused` if an event has other data than JSON or is larger than `MAX_EVENT_BYTES`.
+        """
+        *lines, self._line = (self._line + chunk).split(b"\n")
+        events = [event for line in lines if (event := self._read(line.removesuffix(b"\r"))) is not None]
+        if len(self._line) + sum(map(len, self._fields.values())) > MAX_EVENT_BYTES:
+            raise RequestRefused(f"the event stream has an event above {MAX_EVENT_BYTES} bytes", code="bad_answer")
+        return events
 
     def _read(self, line: bytes) -> StreamEvent | None:
         if line:
@@ -59,7 +67,8 @@ class EventParser:
             value = value.removeprefix(b" ")
             if name == b"data" and b"data" in self._fields:
                 value = self._fields[b"data"] + b"\n" + value
-            self._fields[name] = value
+            if name in (b"event", b"data", b"id"):
+                self._fields[name] = value
             return None
         fields, self._fields = self._fields, {}
         if b"data" not in fields:
@@ -69,15 +78,16 @@ class EventParser:
             data = orjson.loads(fields[b"data"])
         except orjson.JSONDecodeError:
             raise RequestRefused(
-                "the event stream is not a prediction's; is this a Windrow server?", code="bad_answer"
+                "the event stream does not belong to a prediction; is this a Windrow server?", code="bad_answer"
             ) from None
         return StreamEvent(fields.get(b"event", b"message").decode(), data, None if id is None else id.decode())
 
 
 class Stream:
-    """One stream from its first request to its last event, over as many connections as it takes.
+    """One stream from its submit to its last event, over as many connections as necessary.
 
-    The driver sends `call`, tells what came of it, and lets ``pause_s`` pass before it sends the next.
+    The client sends `call`, reports the connection by `connected`, `feed` and `disconnected`, and waits ``pause_s``
+    before the next call.
     """
 
     def __init__(self, request: Mapping[str, Any] | None, idempotency_key: str | None, id: str | None = None) -> None:
@@ -86,44 +96,47 @@ class Stream:
         self._request = request
         self._key = idempotency_key or uuid4().hex
         self._id = id
-        self._after: str | None = None
+        self._last_event_id: str | None = None
         self._parser = EventParser()
         self._failures = 0
 
     def call(self) -> HttpCall:
-        """The next request: the submit, until it was answered once."""
+        """Return the next request: the submit until the server has answered it once, then the events."""
         headers = {"Accept": "text/event-stream"}
-        if self._after is not None:
-            headers["Last-Event-ID"] = self._after
+        if self._last_event_id is not None:
+            headers["Last-Event-ID"] = self._last_event_id
         if self._id is not None:
             return HttpCall("GET", f"/v1/predictions/{quote(self._id, safe='')}/events", headers=headers)
         return HttpCall("POST", "/v1/predictions", self._request, headers | {"Idempotency-Key": self._key})
 
-    def opened(self, location: str | None) -> None:
-        """The stream begins; ``location`` is the header of that name."""
+    def connected(self, location: str | None) -> None:
+        """Start reading a connection; ``location`` is the ``Location`` header."""
         self._parser = EventParser()
         if location:
             self._id = location.rpartition("/")[2]
 
     def feed(self, chunk: bytes) -> list[StreamEvent]:
-        """The events that ``chunk`` completes."""
+        """Return the events that ``chunk`` completes."""
         events = self._parser.feed(chunk)
         for event in events:
-            self._failures, self._after = 0, event.id or self._after
+            self._failures, self._last_event_id = 0, event.id or self._last_event_id
             self.is_over = self.is_over or event.type in LAST
         return events
 
-    def broke(self, reply: Reply | NoReply | None) -> None:
-        """It did not begin, for ``reply``, or broke off (None). Raises `ClientError` where it is of no use to go on."""
+    def disconnected(self, reply: Reply | NoReply | None) -> None:
+        """Handle the end of a connection; ``reply`` is a refusal, or None if the stream was interrupted.
+
+        Raises `ClientError` if another attempt is useless.
+        """
         if self.is_over:
             return
         self._failures += 1
         if isinstance(reply, Reply) and reply.status == 204:
             self.is_over = True
             return
-        answer = reply or NoReply("the event stream breaks off again and again", was_sent=True)
-        error: ClientError | None = read_error(answer)
+        outcome = reply or NoReply("the event stream was interrupted repeatedly", was_sent=True)
+        error = read_error(outcome)
         assert error is not None
-        if not may_retry(self.call(), answer, self._failures):
+        if not may_retry(self.call(), outcome, self._failures):
             raise error
         self.pause_s = backoff_s(self._failures) if error.retry_after_s is None else error.retry_after_s

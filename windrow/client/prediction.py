@@ -1,4 +1,4 @@
-"""`Prediction`: one request as the server describes it."""
+"""`Prediction`: a request as the server describes it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class Prediction:
 
     id: str
     model: str
-    #: queued, processing, succeeded, failed, canceled or expired
+    #: ``queued``, ``processing``, ``succeeded``, ``failed``, ``canceled`` or ``expired``.
     status: str
     input: Any = None
     output: Any = None
-    #: ``{"code", "detail"}`` of a prediction that ended without an output.
+    #: ``code`` and ``detail`` of a prediction that finished without an output.
     error: Mapping[str, Any] | None = None
     #: ``queue_ms``, ``batch_wait_ms``, ``compute_ms``, ``total_ms``, ``batch_size``, ``padding_ratio`` and more.
     metrics: Mapping[str, Any] = field(default_factory=dict)
-    #: RFC 3339 times.
+    #: Times in RFC 3339 format.
     created_at: str | None = None
     started_at: str | None = None
     completed_at: str | None = None
@@ -31,7 +31,7 @@ class Prediction:
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> Prediction:
-        """Build one from the server's JSON; fields of newer servers are left out. Raises `KeyError`, `TypeError`."""
+        """Build a prediction from the server's JSON; ignore unknown fields. Raises `KeyError` and `TypeError`."""
         known = {name: body[name] for name in cls.__slots__ if body.get(name) is not None}
         return cls(**{"id": body["id"], "model": body["model"], "status": body["status"], **known})
 
@@ -41,7 +41,10 @@ class Prediction:
         return self.status not in ("queued", "processing")
 
     def result(self) -> Any:
-        """Return the output. Raises `PredictionFailed` where there is none, `PredictionPending` where none is yet."""
+        """Return the output.
+
+        Raises `PredictionFailed` if the prediction finished without one, `PredictionPending` if it has not finished.
+        """
         if self.status == "succeeded":
             return self.output
         if not self.is_ended:

@@ -1,8 +1,7 @@
-"""The client's side of the REST contract with no I/O in it: both clients drive the same generators.
+"""The REST calls of both clients without I/O: requests, retries, polling and replies.
 
-A *flow* is a generator that yields what to do next, a `HttpCall` to send or a `Sleep` to make, is sent what came of
-it, and
-returns the result. Retries, polling and the reading of answers live here once; a driver is a loop of a few lines.
+A *flow* is a generator. It yields the next step, an `HttpCall` or a `Sleep`, receives the outcome of the step, and
+returns the result of the call. Each client runs flows in a loop of a few lines.
 """
 
 from __future__ import annotations
@@ -23,16 +22,16 @@ from windrow.errors import ClientError, RequestRefused, ServerUnreachable
 
 T = TypeVar("T")
 
-#: The longest that the server holds one request, in seconds (``Prefer: wait``, ``?wait``).
+#: Longest time that the server waits before it answers, in seconds (``Prefer: wait``, ``?wait``).
 MAX_WAIT_S = 60
-#: Tries before a server that cannot be reached is reported; about 1.5 s of pauses.
+#: Attempts before a server is reported as unreachable, with pauses of about 1.5 s in total.
 CONNECTION_ATTEMPTS = 5
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
-#: Between two polls when the server did not hold the first one.
+#: Pause between two polls if the server answered the first one at once.
 POLL_PAUSE_S = 0.1
-#: Refused for now. 429 is said before anything is queued; the others leave that open, so they need a safe call.
-REFUSED_BEFORE_WORK = frozenset({429})
-REFUSED_FOR_NOW = frozenset({429, 502, 503, 504})
+#: Statuses to retry after. A server answers 429 before it queues anything; after the others, a request may be queued.
+RETRYABLE_ALWAYS = frozenset({429})
+RETRYABLE_IF_SAFE = frozenset({429, 502, 503, 504})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,22 +43,22 @@ class HttpCall:
     body: Any = None
     headers: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
-    #: How long the server may hold it on purpose, in seconds.
+    #: How long the server may wait before it answers, in seconds.
     hold_s: float = 0.0
-    #: Whether sending it twice is the same as sending it once.
+    #: Whether the call is idempotent.
     is_safe: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Sleep:
-    """Seconds to let pass."""
+    """A pause."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One HTTP answer."""
+    """One HTTP response."""
 
     status: int
     body: bytes
@@ -68,10 +67,10 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class NoReply:
-    """No answer came."""
+    """A request that got no response."""
 
     detail: str
-    #: False where the server cannot have seen the request.
+    #: False if the server cannot have received the request.
     was_sent: bool
 
 
@@ -79,14 +78,14 @@ Flow = Generator[HttpCall | Sleep, Reply | NoReply | None, T]
 
 
 class Flows:
-    """One method for each method of the clients; ``clock`` gives monotonic seconds."""
+    """One flow for each method of the clients; ``clock`` returns monotonic seconds."""
 
     def __init__(self, timeout_s: float, clock: Callable[[], float]) -> None:
         self._timeout_s = timeout_s
         self._clock = clock
 
     def submit(self, request: Mapping[str, Any], idempotency_key: str | None, wait_s: float = 0.0) -> Flow[Prediction]:
-        """Queue one request; the server holds the answer for up to ``wait_s``."""
+        """Queue one request; the server waits up to ``wait_s`` for it to finish."""
         headers = {"Idempotency-Key": idempotency_key or uuid4().hex}
         hold_s = _whole_seconds(wait_s)
         if hold_s:
@@ -95,31 +94,31 @@ class Flows:
         return read_prediction(body)
 
     def submit_many(self, request: Mapping[str, Any]) -> Flow[list[Prediction]]:
-        """Queue many inputs, all or none. Not sent again where the first try may have been queued."""
+        """Queue many inputs, all or none. The call is not retried if the inputs may have been queued."""
         body = yield from self._exchange(HttpCall("POST", "/v1/predictions:batch", request, is_safe=False))
         return read_list(body, "predictions", read_prediction)
 
     def predict(self, request: Mapping[str, Any], idempotency_key: str | None, wait_s: float) -> Flow[Prediction]:
-        """Queue one request and follow it for ``wait_s``."""
+        """Queue one request and wait up to ``wait_s`` for it to finish."""
         end_s = self._clock() + wait_s
         prediction = yield from self.submit(request, idempotency_key, wait_s)
         return (yield from self._follow(prediction, end_s))
 
     def wait(self, id: str, timeout_s: float) -> Flow[Prediction]:
-        """Follow ``id`` for ``timeout_s``."""
+        """Wait up to ``timeout_s`` for ``id`` to finish."""
         end_s = self._clock() + timeout_s
         prediction = yield from self.get(id, timeout_s)
         return (yield from self._follow(prediction, end_s))
 
     def get(self, id: str, wait_s: float | None = None) -> Flow[Prediction]:
-        """Ask for ``id``; the server holds the answer for up to ``wait_s`` while it has not ended."""
+        """Get ``id``; the server waits up to ``wait_s`` for it to finish."""
         hold_s = _whole_seconds(wait_s or 0.0)
         params = {"wait": str(hold_s)} if hold_s else {}
         body = yield from self._exchange(HttpCall("GET", _path(id), params=params, hold_s=hold_s))
         return read_prediction(body)
 
     def cancel(self, id: str) -> Flow[Prediction]:
-        """Cancel ``id``; one that has ended stays as it is."""
+        """Cancel ``id``; a finished prediction stays unchanged."""
         return read_prediction((yield from self._exchange(HttpCall("POST", f"{_path(id)}/cancel"))))
 
     def models(self) -> Flow[list[dict[str, Any]]]:
@@ -135,7 +134,7 @@ class Flows:
         return prediction
 
     def _exchange(self, call: HttpCall) -> Flow[Any]:
-        """Send ``call`` until it is answered, retrying what may be retried within the timeout."""
+        """Send ``call`` and return the JSON of its response; retry within the timeout."""
         end_s = self._clock() + self._timeout_s + call.hold_s
         for attempt in count(1):
             reply = yield call
@@ -162,7 +161,7 @@ def build_request(
     stream: bool = False,
     **inputs: Any,
 ) -> dict[str, Any]:
-    """The body of a submit; ``inputs`` is ``input=`` for one request and ``inputs=`` for many."""
+    """Return the body of a submit; ``inputs`` is ``input=`` for one request and ``inputs=`` for many."""
     request: dict[str, Any] = {"model": model, **inputs, "priority": priority}
     if parameters is not None:
         request["parameters"] = dict(parameters)
@@ -174,28 +173,28 @@ def build_request(
 
 
 def may_retry(call: HttpCall, reply: Reply | NoReply, attempt: int) -> bool:
-    """Whether sending ``call`` again can neither do its work twice nor is hopeless."""
+    """Whether a retry of ``call`` may succeed and cannot run its request twice."""
     if isinstance(reply, NoReply):
         return attempt < CONNECTION_ATTEMPTS and (call.is_safe or not reply.was_sent)
-    return reply.status in (REFUSED_FOR_NOW if call.is_safe else REFUSED_BEFORE_WORK)
+    return reply.status in (RETRYABLE_IF_SAFE if call.is_safe else RETRYABLE_ALWAYS)
 
 
 def backoff_s(attempt: int) -> float:
-    """Pause after the ``attempt``-th try, in seconds: doubling, spread so that clients do not return together."""
+    """Return the pause after attempt number ``attempt``, in seconds: doubling, with jitter."""
     return min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(attempt - 1, 10)) * random.uniform(0.75, 1.0)
 
 
 def read_error(reply: Reply | NoReply) -> ClientError | None:
-    """The error in an answer (RFC 9457, or OpenAI's shape), or None."""
+    """Return the error in a response (RFC 9457 or OpenAI's format), or None."""
     if isinstance(reply, NoReply):
         return ServerUnreachable(reply.detail)
     problem = _json_object(reply.body)
     if reply.status < 300:
-        return None if problem is not None else _foreign(reply)
+        return None if problem is not None else _not_windrow(reply)
     if problem is not None and isinstance(problem.get("error"), dict):
         problem = {**problem["error"], "detail": problem["error"].get("message")}
     if problem is None or not isinstance(problem.get("code"), str):
-        return _foreign(reply)
+        return _not_windrow(reply)
     detail = str(problem.get("detail") or problem.get("title") or problem["code"])
     return RequestRefused(
         detail, code=problem["code"], status=reply.status, retry_after_s=_retry_after_s(reply.retry_after)
@@ -203,24 +202,24 @@ def read_error(reply: Reply | NoReply) -> ClientError | None:
 
 
 def read_prediction(body: Any) -> Prediction:
-    """Build a `Prediction`; raises `RequestRefused` where the answer is not one."""
+    """Build a `Prediction`. Raises `RequestRefused` if the response does not contain one."""
     try:
         return Prediction.from_json(body)
     except (KeyError, TypeError, AttributeError):
-        raise RequestRefused("the answer is not a prediction; is this a Windrow server?", code="bad_answer") from None
+        raise RequestRefused("the response is not a prediction; is this a Windrow server?", code="bad_answer") from None
 
 
 def read_list(body: Any, name: str, read: Callable[[Any], T]) -> list[T]:
-    """Read every item of ``body[name]``; raises `RequestRefused` where there is no such list."""
+    """Read every item of ``body[name]``. Raises `RequestRefused` if there is no such list."""
     items = body.get(name) if isinstance(body, dict) else None
     if not isinstance(items, Sequence) or isinstance(items, str):
-        raise RequestRefused(f"the answer has no list {name!r}; is this a Windrow server?", code="bad_answer")
+        raise RequestRefused(f"the response has no list {name!r}; is this a Windrow server?", code="bad_answer")
     return [read(item) for item in items]
 
 
-def _foreign(reply: Reply) -> RequestRefused:
+def _not_windrow(reply: Reply) -> RequestRefused:
     return RequestRefused(
-        f"HTTP {reply.status} without a Windrow answer; is this a Windrow server?",
+        f"HTTP {reply.status} without a response of Windrow; is this a Windrow server?",
         code=f"http_{reply.status}" if reply.status >= 300 else "bad_answer",
         status=reply.status,
         retry_after_s=_retry_after_s(reply.retry_after),
@@ -236,7 +235,7 @@ def _json_object(body: bytes) -> dict[str, Any] | None:
 
 
 def _retry_after_s(header: str | None) -> float | None:
-    # The HTTP-date form is never sent by Windrow; a proxy's is left to the backoff.
+    # Windrow never sends the date format. If a proxy does, the pause is that of `backoff_s`.
     try:
         seconds = float(header or "")
     except ValueError:

@@ -1,4 +1,4 @@
-"""The client's side of event streams: bytes in any pieces, connections that break, and refusals."""
+"""The client side of event streams: chunks of any size, lost connections and refusals."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -15,7 +15,7 @@ from windrow.client.event_stream import EventParser, Stream
 from windrow.client.protocol import CONNECTION_ATTEMPTS, NoReply
 from windrow.errors import RequestRefused, ServerUnreachable
 
-WHOLE = (
+CONTENT = (
     b"retry: 1000\n\n"
     b'id: 5-0\nevent: start\ndata: {"id":"p1","attempt":1}\n\n'
     b": \n\n"
@@ -46,7 +46,7 @@ def stream(request: pytest.FixtureRequest) -> Callable[..., list[StreamEvent]]:
 
 
 class Body(httpx.SyncByteStream, httpx.AsyncByteStream):
-    """So many bytes of an answer, and then the connection breaks."""
+    """The content of a response, after which the connection is lost."""
 
     def __init__(self, content: bytes) -> None:
         self._content = content
@@ -61,7 +61,7 @@ class Body(httpx.SyncByteStream, httpx.AsyncByteStream):
 
 
 class Server:
-    """Sends what comes behind ``Last-Event-ID``, and breaks off after so many bytes, one number a connection."""
+    """Sends the events after ``Last-Event-ID``; each number is the length in bytes after which a connection is lost."""
 
     def __init__(self, *lengths: int) -> None:
         self.requests: list[httpx.Request] = []
@@ -70,41 +70,50 @@ class Server:
     def __call__(self, request: httpx.Request) -> httpx.Response:
         self.requests.append(request)
         after = request.headers.get("Last-Event-ID")
-        content = WHOLE if after is None else WHOLE.partition(f"id: {after}\n".encode())[2].partition(b"\n\n")[2]
+        content = CONTENT if after is None else CONTENT.partition(f"id: {after}\n".encode())[2].partition(b"\n\n")[2]
         headers = {"Location": "/v1/predictions/p1", "Content-Type": "text/event-stream"}
         if self._lengths:
             return httpx.Response(200, headers=headers, stream=Body(content[: self._lengths.pop(0)]))
         return httpx.Response(200, headers=headers, content=content)
 
 
-@given(st.lists(st.integers(0, len(WHOLE)), max_size=20))
-def test_events_are_the_same_however_their_bytes_are_cut(cuts: list[int]) -> None:
+@given(st.lists(st.integers(0, len(CONTENT)), max_size=20))
+def test_events_do_not_depend_on_how_the_bytes_are_split_into_chunks(cuts: list[int]) -> None:
     parser, events = EventParser(), []
-    edges = [0, *sorted(cuts), len(WHOLE)]
+    edges = [0, *sorted(cuts), len(CONTENT)]
     for start, end in pairwise(edges):
-        events += parser.feed(WHOLE[start:end])
-    assert events == EventParser().feed(WHOLE)
+        events += parser.feed(CONTENT[start:end])
+    assert events == EventParser().feed(CONTENT)
     assert [event.type for event in events] == ["start", "output", "output", "completed"]
     assert "".join(event.text for event in events) == "Make hay ☀"
 
 
-def test_lines_may_end_as_the_standard_allows_and_data_may_have_several() -> None:
+def test_lines_may_end_in_cr_lf_and_an_event_may_have_several_data_lines() -> None:
     (event,) = EventParser().feed(b'event:output\r\ndata: {"text":\r\ndata: "a"}\r\n\r\n')
     assert (event.type, event.text, event.id) == ("output", "a", None)
 
 
-def test_what_ends_lines_elsewhere_ends_none_in_an_event_stream() -> None:
+def test_unicode_line_separators_do_not_end_a_line() -> None:
     text = "a\u2028b\u2029c\x85d\x0be"
     (event,) = EventParser().feed(f'event: output\ndata: {{"text":"{text}"}}\n\n'.replace("\x0b", "\\u000b").encode())
     assert event.text == text
 
 
-def test_what_is_not_json_is_no_stream_of_ours() -> None:
+def test_data_that_is_not_json_is_refused() -> None:
     with pytest.raises(RequestRefused):
         EventParser().feed(b"data: [DONE]\n\n")
 
 
-def test_a_stream_ends_with_the_prediction(stream: Callable[..., list[StreamEvent]]) -> None:
+def test_an_event_without_an_end_is_refused_before_it_fills_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("windrow.client.event_stream.MAX_EVENT_BYTES", 100)
+    for chunk in (b"x" * 60, b"data: " + b"1" * 50 + b"\n"):
+        parser = EventParser()
+        parser.feed(chunk)
+        with pytest.raises(RequestRefused, match="above 100 bytes"):
+            parser.feed(chunk)
+
+
+def test_the_last_event_carries_the_prediction(stream: Callable[..., list[StreamEvent]]) -> None:
     server = Server()
     prediction = stream(server)[-1].prediction
     assert prediction is not None
@@ -114,16 +123,16 @@ def test_a_stream_ends_with_the_prediction(stream: Callable[..., list[StreamEven
 
 
 @pytest.mark.parametrize("cut", [40, 100, 150, 200])
-def test_a_connection_that_breaks_is_opened_again_behind_the_last_event(
+def test_a_lost_connection_is_opened_again_after_the_last_event(
     stream: Callable[..., list[StreamEvent]], cut: int
 ) -> None:
     server = Server(cut, 30)
-    assert stream(server) == EventParser().feed(WHOLE)
+    assert stream(server) == EventParser().feed(CONTENT)
     assert [request.method for request in server.requests] == ["POST", "GET", "GET"]
     assert {request.url.path for request in server.requests[1:]} == {"/v1/predictions/p1/events"}
 
 
-def test_a_submit_that_was_not_answered_is_sent_again_under_its_key(
+def test_a_submit_without_an_answer_is_sent_again_with_its_idempotency_key(
     stream: Callable[..., list[StreamEvent]],
 ) -> None:
     seen: list[httpx.Request] = []
@@ -135,27 +144,27 @@ def test_a_submit_that_was_not_answered_is_sent_again_under_its_key(
             raise httpx.ReadError("broken")
         return server(request)
 
-    assert stream(handler) == EventParser().feed(WHOLE)
+    assert stream(handler) == EventParser().feed(CONTENT)
     assert [request.method for request in seen] == ["POST", "POST"]
     assert seen[0].headers["Idempotency-Key"] == seen[1].headers["Idempotency-Key"]
 
 
-def test_a_refusal_is_raised_as_by_any_other_call(stream: Callable[..., list[StreamEvent]]) -> None:
+def test_a_refusal_raises_the_error_of_any_other_call(stream: Callable[..., list[StreamEvent]]) -> None:
     problem = {"title": "t", "status": 422, "detail": "no", "code": "invalid_input"}
     with pytest.raises(RequestRefused, match="no") as refused:
         stream(lambda request: httpx.Response(422, json=problem))
     assert refused.value.code == "invalid_input"
 
 
-def test_a_stream_that_only_breaks_is_given_up_unless_it_gets_on() -> None:
+def test_a_stream_is_given_up_after_several_attempts_without_an_event() -> None:
     stream = Stream({}, None)
     down = NoReply("refused", was_sent=False)
     for _ in range(CONNECTION_ATTEMPTS - 1):
-        stream.broke(down)
-    stream.opened("/v1/predictions/p1")
-    stream.feed(WHOLE[:100])
-    stream.broke(None)
+        stream.disconnected(down)
+    stream.connected("/v1/predictions/p1")
+    stream.feed(CONTENT[:100])
+    stream.disconnected(None)
     for _ in range(CONNECTION_ATTEMPTS - 2):
-        stream.broke(None)
+        stream.disconnected(None)
     with pytest.raises(ServerUnreachable):
-        stream.broke(None)
+        stream.disconnected(None)
