@@ -163,6 +163,47 @@ def test_the_check_of_commands_finds_a_wrong_one() -> None:
     assert wrong_words("python -m benchmarks", "python -m benchmarks http --clients 64") == []
 
 
+def test_every_function_of_the_architecture_page_is_in_its_file() -> None:
+    rows = re.findall(r"^\| `([\w.]+)` \| `([\w/.]+\.py)` \|", prose(ROOT / "docs/architecture.md"), re.M)
+    assert len(rows) > 20
+    missing = [(name, file) for name, file in rows if not has_member(ROOT / file, name.split("."))]
+    assert missing == []
+
+
+def has_member(file: Path, names: list[str]) -> bool:
+    """Whether a module defines a function or class, or a class of it a method."""
+    body: list[ast.stmt] = ast.parse(file.read_text(encoding="utf-8")).body
+    for name in names:
+        found = [node for node in body if getattr(node, "name", None) == name]
+        if not found:
+            return False
+        body = getattr(found[0], "body", [])
+    return True
+
+
+def test_the_drawing_has_every_folder_of_the_package_and_only_existing_files() -> None:
+    (drawing,) = re.findall(
+        r"```\n(scheduler/.*?)```", (ROOT / "docs/architecture.md").read_text(encoding="utf-8"), re.S
+    )
+    parents: list[str] = []
+    drawn: set[Path] = set()
+    for line in drawing.splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2
+        for folder in re.findall(r"(\w+)/(?=[ ,])", line[:28]):
+            parents[depth:] = [folder]
+            drawn.add(ROOT.joinpath(*parents))
+            drawn.update(ROOT.joinpath(*parents, name) for name in re.findall(r"(?<!\S)([\w/]+\.(?:py|lua))", line))
+    assert [path for path in sorted(drawn) if not path.exists()] == []
+    packages = {
+        init.parent
+        for top in ("scheduler", "worker", "api", "windrow")
+        for init in (ROOT / top).rglob("__init__.py")
+        if init.parent.relative_to(ROOT).parts[:2] not in ((top, "bench"), ("windrow", "api"), ("windrow", "worker"))
+    }
+    undrawn = {folder for folder in packages if folder not in drawn and folder.parts[-2:] != ("models", "builtin")}
+    assert {folder for folder in undrawn if "scheduler" not in folder.relative_to(ROOT).parts[1:]} == set()
+
+
 def test_every_extra_that_a_page_names_exists() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     named = {
