@@ -1,20 +1,19 @@
-"""When to send a request again that a server of somebody else's did not take."""
+"""Decides when to send a request again that an upstream server did not accept."""
 
 from __future__ import annotations
 
-FIRST_S, LONGEST_S = 0.25, 15.0
-#: Statuses of a server that may take the same request later: busy, or not there behind its proxy.
-PASSING = frozenset({408, 425, 429, 502, 503, 504})
+from windrow.backoff import Backoff
+
+BACKOFF = Backoff(first_s=0.25, max_s=15.0)
+#: Statuses of a server that may accept the same request later: it is busy, or its proxy cannot reach it.
+TEMPORARY_STATUSES = frozenset({408, 425, 429, 502, 503, 504})
 
 
 def retry_pause_s(tries: int, spent_s: float, give_up_s: float, fraction: float, after_s: float | None) -> float | None:
-    """Seconds to wait after ``tries`` tries that took ``spent_s``; None where it is to be given up after ``give_up_s``.
+    """Return the seconds to wait before the next try, or None if that exceeds ``give_up_s`` in total.
 
-    ``after_s`` is what the server asked for (``Retry-After``), which is waited for at least. ``fraction`` in [0, 1] is
-    drawn by the caller: requests that were refused together must not come back in step.
+    ``tries`` have taken ``spent_s`` so far. ``after_s`` is the ``Retry-After`` of the server, which is the least to
+    wait. ``fraction`` is a random number from 0 to 1; see `Backoff.pause_s`.
     """
-    longest_s = min(LONGEST_S, FIRST_S * 2.0 ** min(tries - 1, 16))
-    pause_s = longest_s * (0.5 + 0.5 * fraction)
-    if after_s is not None:
-        pause_s = after_s + FIRST_S * fraction
+    pause_s = BACKOFF.pause_s(tries, fraction) if after_s is None else after_s + BACKOFF.first_s * fraction
     return None if spent_s + pause_s > give_up_s else pause_s

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
+from windrow.backoff import Backoff
 from windrow.errors import InvalidInput
 from windrow.scheduler.core.addresses import Address, Network, is_allowed
 
@@ -25,7 +26,7 @@ _INNER = (".localhost", ".local", ".internal")
 
 MAX_TRIES = 8
 #: Pauses between tries: 5 s, 25 s, 2 min, 10 min, 52 min, then an hour; each up to a fifth shorter or longer.
-FIRST_PAUSE_S, PAUSE_FACTOR, LONGEST_PAUSE_S, JITTER = 5.0, 5.0, 3600.0, 0.2
+BACKOFF = Backoff(first_s=5.0, max_s=3600.0, factor=5.0, jitter=(0.8, 1.2))
 #: The last try comes so long before the result goes, in seconds.
 LAST_TRY_S = 15.0
 
@@ -143,9 +144,7 @@ def decide_next(
     if tries >= MAX_TRIES:
         return GiveUp(f"{tries} tries failed")
     latest_s = left_s - LAST_TRY_S
-    if latest_s < FIRST_PAUSE_S * (1 - JITTER):
+    if latest_s < BACKOFF.pause_s(1, 0.0):
         return GiveUp(f"{tries} tries failed and the result is no longer kept")
-    pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * PAUSE_FACTOR ** (tries - 1))
-    pause_s *= 1 - JITTER + 2 * JITTER * jitter
-    pause_s = max(pause_s, min(retry_after_s or 0.0, LONGEST_PAUSE_S))
+    pause_s = max(BACKOFF.pause_s(tries, jitter), min(retry_after_s or 0.0, BACKOFF.max_s))
     return RetryAt(min(pause_s, latest_s))

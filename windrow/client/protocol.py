@@ -17,6 +17,7 @@ from uuid import uuid4
 
 import orjson
 
+from windrow.backoff import Backoff
 from windrow.client.prediction import Prediction
 from windrow.errors import ClientError, RequestRefused, ServerUnreachable
 
@@ -26,7 +27,7 @@ T = TypeVar("T")
 MAX_WAIT_S = 60
 #: Attempts before a server is reported as unreachable, with pauses of about 1.5 s in total.
 CONNECTION_ATTEMPTS = 5
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
+BACKOFF = Backoff(first_s=0.1, max_s=2.0, jitter=(0.75, 1.0))
 #: Pause between two polls if the server answered the first one at once.
 POLL_PAUSE_S = 0.1
 #: Statuses to retry after. A server answers 429 before it queues anything; after the others, a request may be queued.
@@ -181,7 +182,7 @@ def may_retry(call: HttpCall, reply: Reply | NoReply, attempt: int) -> bool:
 
 def backoff_s(attempt: int) -> float:
     """Return the pause after attempt number ``attempt``, in seconds: doubling, with jitter."""
-    return min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(attempt - 1, 10)) * random.uniform(0.75, 1.0)
+    return BACKOFF.pause_s(attempt, random.random())
 
 
 def read_error(reply: Reply | NoReply) -> ClientError | None:

@@ -1,4 +1,4 @@
-"""Waiting for a Redis that is away."""
+"""Repeats a Redis call until Redis is available again."""
 
 from __future__ import annotations
 
@@ -10,18 +10,11 @@ from typing import TypeVar
 
 from redis.exceptions import RedisError
 
+from windrow.backoff import Backoff
+
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-FIRST_S, LONGEST_S = 0.1, 2.0
-
-
-def pause_s(failures: int, fraction: float) -> float:
-    """How long to wait after so many failures in a row, in seconds: at least half of what doubles each time.
-
-    ``fraction`` in [0, 1] is drawn by the caller: workers that lost the same Redis must not come back in step.
-    """
-    longest_s = min(LONGEST_S, FIRST_S * 2.0 ** min(failures - 1, 16))
-    return longest_s * (0.5 + 0.5 * fraction)
+BACKOFF = Backoff(first_s=0.1, max_s=2.0)
 
 
 def retry_redis(
@@ -30,15 +23,15 @@ def retry_redis(
     give_up: Callable[[], bool] = lambda: False,
     sleep: Callable[[float], None] = time.sleep,
 ) -> T | None:
-    """Return ``call(*args)``, repeating it with growing, jittered pauses while Redis fails; None once ``give_up()``."""
+    """Return ``call(*args)``; repeat it after a pause while Redis fails. Return None if ``give_up()`` is true then."""
     failures = 0
     while True:
         try:
             return call(*args)
         except RedisError as error:
             failures += 1
-            wait_s = pause_s(failures, random.random())
-            log.warning("Redis failed (%s: %s); trying again in %.1f s", type(error).__name__, error, wait_s)
+            pause_s = BACKOFF.pause_s(failures, random.random())
+            log.warning("Redis failed (%s: %s); trying again in %.1f s", type(error).__name__, error, pause_s)
         if give_up():
             return None
-        sleep(wait_s)
+        sleep(pause_s)

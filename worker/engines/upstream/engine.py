@@ -20,7 +20,7 @@ from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.core.exception_text import describe_exception
 from windrow.scheduler.core.outcomes import Done, Failed, Outcome
 from windrow.scheduler.core.upstream_concurrency import ConcurrencyLimit
-from windrow.scheduler.core.upstream_retry import PASSING
+from windrow.scheduler.core.upstream_retry import TEMPORARY_STATUSES
 from windrow.scheduler.tasks.generate import GenerateCall, read_prompt
 from windrow.scheduler.tasks.upstream import UPSTREAM
 from windrow.worker.engines.base import Delta, EngineInfo, Prepared
@@ -230,4 +230,6 @@ class UpstreamEngine:
             return f"the server is away: {type(error).__name__}"
         self._counts_along = can_count_along(read_json(response.content))
         # A 500 comes from the server itself, which may have no list of models and answer all the same.
-        return f"the server is away: status {response.status_code}" if response.status_code in PASSING else None
+        return (
+            f"the server is away: status {response.status_code}" if response.status_code in TEMPORARY_STATUSES else None
+        )

@@ -14,7 +14,7 @@ import httpx
 import orjson
 
 from windrow.errors import InputTooLong, InvalidInput, ModelUnusable, UpstreamFailed, WindrowError
-from windrow.scheduler.core.upstream_retry import PASSING, retry_pause_s
+from windrow.scheduler.core.upstream_retry import TEMPORARY_STATUSES, retry_pause_s
 
 #: To connect, and between two pieces of an answer, in seconds. A busy server may let a request wait long for the first.
 CONNECT_S, SILENCE_S = 10.0, 300.0
@@ -122,7 +122,7 @@ def _read(data: bytes) -> Json:
 def _error(response: httpx.Response, content: bytes) -> TransientFailure | WindrowError:
     said = read_json(content)
     status, words = response.status_code, _message(said)
-    if status in PASSING:
+    if status in TEMPORARY_STATUSES:
         return TransientFailure(f"status {status}: {words}", retry_after_s(response.headers.get("Retry-After")))
     if status in UNUSABLE:
         return ModelUnusable(f"the server behind this model refused us with status {status}: {words}")
