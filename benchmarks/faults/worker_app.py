@@ -32,10 +32,9 @@ def replace_models() -> None:
     torch: Any = ModuleType("torch")
     torch.set_num_threads = lambda count: None
     sys.modules["torch"] = torch
-    for name, engine in (("embed", "EmbedEngine"), ("classify", "ClassifyEngine")):
-        module = ModuleType(f"windrow.worker.engines.text.{name}")
-        setattr(module, engine, KnownEngine)
-        sys.modules[module.__name__] = module
+    module: Any = ModuleType("windrow.worker.engines.text.encoder")
+    module.EncoderEngine = KnownEngine
+    sys.modules[module.__name__] = module
 
 
 def put_barriers(leases: Any) -> None:

@@ -84,7 +84,7 @@ def test_rectangles_are_replayed_in_any_order_without_a_trace_of_the_last(models
 def test_what_is_planned_was_captured(models: TinyModels, monkeypatch: pytest.MonkeyPatch) -> None:
     wishes = settings(models, "deberta-v2", strategy="packed", dtype="bfloat16")
     engine = load_engine("fallback", wishes)
-    monkeypatch.setattr(engine, "_run_padded", None)  # what is not replayed raises
+    monkeypatch.setattr(engine._forward, "split_padded", None)  # a batch without a graph raises
     rows = run_tokens(engine, wishes, token_ids())
     assert np.isfinite(rows).all()
     tokens = [batch.tokens for batch in plan_batches("bucket", [10] * 5 + [40], batch_limits(wishes, engine.info))]

@@ -29,8 +29,8 @@ from windrow.scheduler.core.outcomes import Failed
 from windrow.scheduler.core.planning import plan_batches
 from windrow.scheduler.tasks import TASKS
 from windrow.worker.engines.base import Engine, Prepared
+from windrow.worker.engines.device.token_batches import Tokens
 from windrow.worker.engines.loading import batch_limits
-from windrow.worker.engines.text.sequences import Tokens
 from windrow.worker.engines.text.tokenization import TextRequest
 
 STRATEGIES = ("none", "static", "dynamic", "bucket", "packed")

@@ -13,11 +13,11 @@ from windrow.worker.engines.device.captured_sizes import captured_padded_sizes
 
 #: Task -> its engine class, ``module:class``. The module, and torch with it, is imported when a model is loaded.
 ENGINES: dict[str, str] = {
-    "embed": "windrow.worker.engines.text.embed:EmbedEngine",
-    "classify": "windrow.worker.engines.text.classify:ClassifyEngine",
-    "token-classify": "windrow.worker.engines.text.token_classify:TokenClassifyEngine",
-    "rerank": "windrow.worker.engines.text.rerank:RerankEngine",
-    "zero-shot": "windrow.worker.engines.text.zero_shot:ZeroShotEngine",
+    "embed": "windrow.worker.engines.text.encoder:EncoderEngine",
+    "classify": "windrow.worker.engines.text.encoder:EncoderEngine",
+    "token-classify": "windrow.worker.engines.text.encoder:EncoderEngine",
+    "rerank": "windrow.worker.engines.text.encoder:EncoderEngine",
+    "zero-shot": "windrow.worker.engines.text.encoder:EncoderEngine",
     "generate": "windrow.worker.engines.generation.engine:GenerateEngine",
     "upstream": "windrow.worker.engines.upstream.engine:UpstreamEngine",
 }

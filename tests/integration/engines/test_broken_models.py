@@ -1,4 +1,4 @@
-"""Models whose files can be read and are of no use all the same."""
+"""Models with readable but wrong files are refused at load."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def load(folder: Path) -> None:
     load_engine("broken", ModelSettings(task="classify", source=str(folder)))
 
 
-def test_a_model_that_answers_nothing_but_nan_is_refused(folder: Path) -> None:
+def test_a_model_whose_answers_are_all_nan_is_refused(folder: Path) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     torch.nn.init.constant_(model.classifier.weight, float("nan"))
     model.save_pretrained(folder)
@@ -32,7 +32,7 @@ def test_a_model_that_answers_nothing_but_nan_is_refused(folder: Path) -> None:
         load(folder)
 
 
-def test_weights_of_another_shape_are_said_to_be_that(folder: Path) -> None:
+def test_weights_of_another_shape_are_refused(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     config["intermediate_size"] += 1
     (folder / "config.json").write_text(json.dumps(config))
@@ -40,10 +40,10 @@ def test_weights_of_another_shape_are_said_to_be_that(folder: Path) -> None:
         load(folder)
 
 
-def test_a_label_that_is_left_out_is_named_by_its_number(folder: Path) -> None:
+def test_the_error_names_the_index_of_a_missing_label(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     config["id2label"] = {"0": "a", "2": "c", "3": "d"}
     config["label2id"] = {"a": 0, "c": 2, "d": 3}
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelUnusable, match=r"config\.json: id2label has 3 labels, and none of number 1"):
+    with pytest.raises(ModelUnusable, match=r"config\.json: id2label has 3 labels, but none for index 1"):
         load(folder)

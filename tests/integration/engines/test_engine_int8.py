@@ -20,7 +20,7 @@ def settings(source: object, dtype: str = "int8", **more: object) -> ModelSettin
 
 
 def linears(engine: object) -> set[type]:
-    return {type(part) for part in engine._weights.module.modules() if "Linear" in type(part).__name__}
+    return {type(part) for part in engine._forward.weights.module.modules() if "Linear" in type(part).__name__}
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_float32_takes_the_place_of_int8_and_says_why(
     engine, full = load_engine("int8", wishes), load_engine("full", settings(folder, "float32"))
     assert engine.info.dtype == "float32"
     assert says in engine.info.dtype_note
-    assert engine._weights is full._weights
+    assert engine._forward.weights is full._forward.weights
     assert load_int8.cache_info().currsize == 0
     assert largest_error(run_tokens(engine, wishes, token_ids()), tiny_models.one_by_one("bert", "embed")) < 1e-5
 

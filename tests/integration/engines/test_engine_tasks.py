@@ -167,7 +167,7 @@ def test_one_bad_pair_fails_its_request_and_no_neighbour(made: Any, tmp_path: Pa
     ]
     right = outputs(answers(engine, wishes, [asked[0], asked[3]]))
     with torch.inference_mode():
-        engine._weights.module.base_model.embeddings.word_embeddings.weight[4 + WORDS.index("rain")] = torch.nan
+        engine._forward.weights.module.base_model.embeddings.word_embeddings.weight[4 + WORDS.index("rain")] = torch.nan
     found = answers(engine, wishes, asked, [{}] * 6 + [{"labels": []}])
     kinds = [type(one.error) if isinstance(one, Failed) else None for one in found]
     assert kinds == [None, ModelFailed, InvalidInput, None, InvalidInput, InputTooLong, InvalidInput]
@@ -228,7 +228,7 @@ def test_a_label_too_long_to_leave_room_for_the_text_fails_alone(made: Any) -> N
 
 
 def test_a_model_with_one_label_twice_is_refused_with_the_label(made: Any) -> None:
-    with pytest.raises(ModelUnusable, match="the label 'good' is there twice"):
+    with pytest.raises(ModelUnusable, match="two labels have the name 'good'"):
         load_engine("sentiment", settings(made(save_scorer, "bert", ("good", "bad", "good")), "classify"))
 
 
@@ -308,7 +308,7 @@ def test_one_token_that_is_not_a_number_fails_its_text_alone(tmp_path: Path, str
     texts = ["the sun", "the rain and sun", "hay", "rake"]
     right = outputs(answers(engine, wishes, [texts[0], *texts[2:]]))
     with torch.inference_mode():
-        engine._weights.module.base_model.embeddings.word_embeddings.weight[4 + WORDS.index("rain")] = torch.nan
+        engine._forward.weights.module.base_model.embeddings.word_embeddings.weight[4 + WORDS.index("rain")] = torch.nan
     found = answers(engine, wishes, texts)
     assert isinstance(found[1].error, ModelFailed)
     for one, other in zip(outputs([found[0], *found[2:]]), right, strict=True):

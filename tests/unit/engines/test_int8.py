@@ -113,6 +113,6 @@ def test_int8_serves_where_it_is_close_enough_and_faster(
 
 
 def test_int8_is_refused_on_cuda_with_what_is_accepted_there() -> None:
-    with pytest.raises(ModelUnusable, match=r"int8 runs on a CPU; on cuda take auto, bfloat16"):
+    with pytest.raises(ModelUnusable, match=r"int8 runs on a CPU; on cuda set auto, bfloat16"):
         pick_dtype("int8", torch.device("cuda"))
     assert pick_dtype("int8", torch.device("cpu")) == torch.int8

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from windrow.worker.engines.device.attention import PackedLayout
-from windrow.worker.engines.text.embed import PACKED_POOLING
+from windrow.worker.engines.text.pooling import PACKED_POOLING
 
 LENGTHS = [1, 3000, 7]
 

@@ -1,8 +1,8 @@
-"""Passes on several CPU cores: a piece of the batch a thread, each with torch's own threads switched off.
+"""Runs a batch on several CPU cores: one thread per part of the batch, each with torch's own threads switched off.
 
-torch would split every operation over the cores instead, and wait for the slowest, spinning. Beside other processes
-that collapses (measured in docs/performance.md); a piece that is held up holds up nobody. For the same reason no core
-waits for the others at the end of a pass: the next one may start as soon as one of them has nothing to do.
+torch would split every operation over the cores instead and wait for the slowest one, spinning. Beside other processes
+that collapses (measured in docs/performance.md). For the same reason no core waits for the others at the end of a
+batch: the next batch starts as soon as one core is idle.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-#: A piece of a pass: called on a core, it gives some of the rows.
-Piece = Callable[[], Tensor]
+#: A part of a batch: computes the result of some of its sequences.
+BatchPart = Callable[[], Tensor]
 
-#: Held while a pass is cut and handed over.
+#: Held while a batch is split and its parts are submitted.
 _starting = threading.Lock()
-#: Pieces of all passes that may not have ended yet.
-_under_way: list[Future[tuple[Tensor, float]]] = []
+#: Parts of all batches that may still be running.
+_running: list[Future[tuple[Tensor, float]]] = []
 
 
-class Started:
-    """A pass whose pieces have been handed to the cores."""
+class StartedBatch:
+    """A batch whose parts have been submitted to the cores."""
 
-    def __init__(self, pieces: Sequence[Future[tuple[Tensor, float]]]) -> None:
-        self._pieces = pieces
-        #: `time.monotonic`; the end is that of the last piece, known once `rows` has returned.
+    def __init__(self, parts: Sequence[Future[tuple[Tensor, float]]]) -> None:
+        self._parts = parts
+        #: Start of the batch, and end of its last part once `result` has returned, by `time.monotonic`.
         self.began_s = self.ended_s = time.monotonic()
 
-    def rows(self) -> Tensor:
-        """Wait for all pieces and return their rows, in order. Raises what a piece raised."""
-        results = [piece.result() for piece in self._pieces]
+    def result(self) -> Tensor:
+        """Wait for all parts and return their concatenated results. Raises the first exception of a part."""
+        results = [part.result() for part in self._parts]
         self.ended_s = max(ended_s for _, ended_s in results)
-        return torch.cat([rows for rows, _ in results])
+        return torch.cat([tensor for tensor, _ in results])
 
 
 @cache
 def cores() -> int:
-    """Cores of this process, as `torch.set_num_threads` said before the first pass."""
+    """Return the number of cores of this process: `torch.get_num_threads` before the first batch."""
     return torch.get_num_threads()
 
 
@@ -51,36 +51,36 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(cores(), "core", initializer=partial(torch.set_num_threads, 1))
 
 
-def start_on_cores(cut: Callable[[], Sequence[Piece]]) -> Started:
-    """Start the pieces that ``cut`` gives, and return once a core has nothing to do: the last ones may still run.
+def start_on_cores(split: Callable[[], Sequence[BatchPart]]) -> StartedBatch:
+    """Start the parts that ``split`` returns, and return as soon as a core is idle; some parts may still be running.
 
-    A single piece runs in this thread, and what it raises is raised here. No other pass is cut meanwhile.
+    A single part runs in the calling thread and raises its exception here. No other batch is split at the same time.
     """
     with _starting:
-        pieces = cut()
-        alone: Future[tuple[Tensor, float]] | None = Future() if len(pieces) == 1 else None
-        futures = [alone] if alone else [_threads().submit(_run, piece) for piece in pieces]
-        started = Started(futures)
-        left = {future for future in [*_under_way, *futures] if not future.done()}
-        _under_way[:] = left
-    if alone:  # not worth handing over
-        cores()  # is read before it is changed
+        parts = split()
+        single: Future[tuple[Tensor, float]] | None = Future() if len(parts) == 1 else None
+        futures = [single] if single else [_threads().submit(_run, part) for part in parts]
+        started = StartedBatch(futures)
+        unfinished = {future for future in [*_running, *futures] if not future.done()}
+        _running[:] = unfinished
+    if single:  # not worth another thread
+        cores()  # read and cached before set_num_threads changes it
         torch.set_num_threads(1)
         try:
-            alone.set_result(_run(pieces[0]))
+            single.set_result(_run(parts[0]))
         except BaseException as error:
-            alone.set_exception(error)
+            single.set_exception(error)
             raise
-    while len(left) >= cores():
-        left = wait(left, return_when=FIRST_COMPLETED).not_done
+    while len(unfinished) >= cores():
+        unfinished = wait(unfinished, return_when=FIRST_COMPLETED).not_done
     return started
 
 
-def finish_on_cores() -> None:
-    """Wait for all pieces; to be called by ``cut`` where a pass changes what those before it use."""
-    wait(_under_way)
+def wait_for_cores() -> None:
+    """Wait for all running parts. ``split`` calls this before it changes something that earlier batches use."""
+    wait(_running)
 
 
-def _run(piece: Piece) -> tuple[Tensor, float]:
-    with torch.inference_mode():  # a setting of each thread
-        return piece(), time.monotonic()
+def _run(part: BatchPart) -> tuple[Tensor, float]:
+    with torch.inference_mode():  # this setting is per thread
+        return part(), time.monotonic()

@@ -1,14 +1,11 @@
-"""CUDA graphs of packed passes: one per size in tokens, captured before the model is ready, replayed in one launch.
+"""CUDA graphs of packed batches, one per size in tokens.
 
-A pass of small kernels is bound by Python and by launches, and a new shape costs milliseconds of planning; a replay
-has neither. Passes are rounded up to the next captured size (`windrow.scheduler.core.planning.token_rungs`): the tokens
-behind the last sequence belong to nobody, and no other token ever sees them.
+Batches are rounded up to the next captured size (`windrow.scheduler.core.planning.token_rungs`). The tokens after the
+last sequence belong to no sequence, and no other token attends to them.
 """
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -17,84 +14,73 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from windrow.worker.engines.device.attention import PackedLayout
-from windrow.worker.engines.device.staging import InputStages, capture
+from windrow.worker.engines.device.graph_capture import CapturedGraphs, PinnedInputs
 
-log = logging.getLogger(__name__)
-
-#: (1, tokens) ids, (1, tokens) positions, layout, and (1, tokens) types where the model is told -> rows.
-PackedRun = Callable[..., Tensor]
+#: (1, tokens) ids, (1, tokens) positions, layout and, if the model uses them, (1, tokens) types -> vectors.
+PackedFunction = Callable[..., Tensor]
 
 
 class PackedGraphs:
-    """Captured passes over shared input memory. Used by one thread, in inference mode."""
+    """Captured packed batches. Used by one thread, in inference mode.
+
+    The input buffer has the offset of each sequence, then one array per kind of input: ids, positions and types.
+    """
 
     def __init__(
         self,
-        run: PackedRun,
-        rungs: Sequence[int],
+        function: PackedFunction,
+        sizes: Sequence[int],
         max_sequences: int,
-        longest: int,
-        channels: int,
+        max_tokens: int,
+        arrays: int,
         device: torch.device,
     ) -> None:
-        """Capture ``run`` for each of ``rungs`` (tokens), up to ``max_sequences`` of at most ``longest`` tokens each.
+        """Capture ``function`` for each of ``sizes`` in tokens, with up to ``max_sequences`` of ``max_tokens`` each.
 
-        ``channels`` is how many numbers it reads of a token: id and position, or the type too. Raises whatever the
-        model raises when it is captured.
+        ``arrays`` is 2 if it reads ids and positions, 3 if it reads types, too. Raises what the model raises.
         """
-        self._run = run
-        self._longest = longest
+        self._function = function
+        self._max_tokens = max_tokens
         self._offsets = max_sequences + 1
-        self._channels = channels
-        room = self._offsets + channels * max(rungs)
-        self._stages = InputStages(room, torch.int32, device)
-        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
-        pool = torch.cuda.graph_pool_handle()
-        began_s = time.monotonic()
-        # The largest first: the smaller ones then find room in its memory.
-        for rung in sorted(rungs, reverse=True):
-            self._graphs[rung] = self._capture(rung, pool)
-        log.info("%d passes captured in %.1f s", len(self._graphs), time.monotonic() - began_s)
+        self._arrays = arrays
+        self._inputs = PinnedInputs(self._offsets + arrays * max(sizes), torch.int32, device)
+        self._graphs = CapturedGraphs(sorted(sizes, reverse=True), self._inputs, self._function_of)
 
-    def has(self, rung: int, sequences: int) -> bool:
-        """Whether a pass of that size was captured."""
-        return rung in self._graphs and sequences < self._offsets
+    def has(self, size: int, sequences: int) -> bool:
+        """Return whether a batch of ``size`` tokens with this number of sequences can be replayed."""
+        return size in self._graphs and sequences < self._offsets
 
     def replay(
         self,
-        rung: int,
-        channels: Sequence[NDArray[np.int64]],
+        size: int,
+        arrays: Sequence[NDArray[np.int64]],
         lengths: Sequence[int],
         began: torch.cuda.Event | None = None,
     ) -> Tensor:
-        """Start the pass of ``rung`` over ``lengths`` laid end to end; its rows, and behind them rows of nobody's.
+        """Start the batch of ``size`` tokens over sequences of ``lengths``; ``arrays`` are (tokens,) each.
 
-        ``channels`` are (tokens,) each. ``began`` is recorded when there is work for the device, which the
-        preparations here are not. The rows are good until the next call.
+        Returns its vectors, followed by vectors without meaning for the padding; they are valid until the next call.
         """
-        tokens, sequences = len(channels[0]), len(lengths)
-        stage = self._stages.next()
-        stage[0] = 0
-        np.cumsum(lengths, out=stage[1 : sequences + 1])
-        stage[sequences + 1 : self._offsets] = tokens
-        for start, values in zip(self._places(rung), channels, strict=True):
-            stage[start : start + tokens] = values
-            # What an earlier pass of another size left there need not be a token, a position or a type.
-            stage[start + tokens : start + rung] = 0
-        self._stages.send(self._offsets + self._channels * rung, began)
-        graph, rows = self._graphs[rung]
-        graph.replay()
-        return rows
+        tokens, sequences = len(arrays[0]), len(lengths)
+        buffer = self._inputs.next()
+        buffer[0] = 0
+        np.cumsum(lengths, out=buffer[1 : sequences + 1])
+        buffer[sequences + 1 : self._offsets] = tokens
+        for start, values in zip(self._starts(size), arrays, strict=True):
+            buffer[start : start + tokens] = values
+            # Values from an earlier batch of another size may be no valid id, position or type.
+            buffer[start + tokens : start + size] = 0
+        return self._graphs.replay(size, self._offsets + self._arrays * size, began)
 
-    def _places(self, rung: int) -> range:
-        """Where each channel of a pass begins, behind the offsets."""
-        return range(self._offsets, self._offsets + self._channels * rung, rung)
+    def _starts(self, size: int) -> range:
+        """Return where each array of a batch starts in the buffer."""
+        return range(self._offsets, self._offsets + self._arrays * size, size)
 
-    def _capture(self, rung: int, pool: object) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        inputs = self._stages.on_device
+    def _function_of(self, size: int) -> Callable[[], Tensor]:
+        inputs = self._inputs.on_device
         offsets = inputs[: self._offsets]
-        ids, positions, *types = (inputs[None, start : start + rung] for start in self._places(rung))
-        # One token in each sequence: shapes are what counts.
-        offsets.copy_(torch.arange(self._offsets, dtype=torch.int32).clamp(max=rung))
-        layout = PackedLayout(offsets, self._longest)
-        return capture(lambda: self._run(ids, positions, layout, *types), pool)
+        ids, positions, *types = (inputs[None, start : start + size] for start in self._starts(size))
+        # Sequences of one token each: only the shapes matter for the capture.
+        offsets.copy_(torch.arange(self._offsets, dtype=torch.int32).clamp(max=size))
+        layout = PackedLayout(offsets, self._max_tokens)
+        return lambda: self._function(ids, positions, layout, *types)

@@ -1,91 +1,81 @@
-"""CUDA graphs of padded passes, for models that cannot pack: one per bucket and number of rows.
+"""CUDA graphs of padded batches, one per bucket and number of rows, for models that cannot run packed batches.
 
-As with `windrow.worker.engines.device.packed_graphs`, what is captured before the model is ready is replayed in one
-launch. The planner
-rounds the rows of a bucket up (`windrow.scheduler.core.planning.rectangle_rungs`); rows that belong to no sequence
-hold one padding token, and what they answer is not read.
+The number of rows is rounded up to the next captured one (`windrow.scheduler.core.planning.rectangle_rungs`). Rows
+without a sequence have one padding token, and their vectors are ignored.
 """
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor
 
-from windrow.worker.engines.device.staging import InputStages, capture
-from windrow.worker.engines.text.sequences import Tokens, as_rectangle
+from windrow.worker.engines.device.graph_capture import CapturedGraphs, PinnedInputs
+from windrow.worker.engines.device.token_batches import Tokens, pad_batch
 
-log = logging.getLogger(__name__)
-
-#: (rows, length) ids, mask, and types where the model is told, all int64 -> (rows, width), or (rows, length, width).
-PaddedRun = Callable[..., Tensor]
+#: (rows, length) ids, mask and, if the model uses them, types, all int64 -> (rows, width) or (rows, length, width).
+PaddedFunction = Callable[..., Tensor]
 
 
-class RectangleGraphs:
-    """Captured passes over shared input memory. Used by one thread, in inference mode."""
+class PaddedGraphs:
+    """Captured padded batches. Used by one thread, in inference mode.
+
+    The input buffer has the length of each row, then one (rows, length) array per kind of input: ids and types.
+    """
 
     def __init__(
-        self, run: PaddedRun, shapes: Collection[tuple[int, int]], channels: int, pad_id: int, device: torch.device
+        self,
+        function: PaddedFunction,
+        shapes: Collection[tuple[int, int]],
+        arrays: int,
+        pad_id: int,
+        device: torch.device,
     ) -> None:
-        """Capture ``run`` for each of ``shapes`` (rows, length in tokens).
+        """Capture ``function`` for each of ``shapes``, (rows, length in tokens).
 
-        ``channels`` is how many numbers it reads of a token: its id, or its type too. Raises whatever the model raises
-        when it is captured.
+        ``arrays`` is 1 if it reads ids, 2 if it reads types, too. Raises what the model raises.
         """
-        self._run = run
-        self._channels = channels
+        self._function = function
+        self._arrays = arrays
         self._pad_id = pad_id
-        room = max(self._size(rows, length) for rows, length in shapes)
-        self._stages = InputStages(room, torch.int64, device)
-        self._graphs: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
-        pool = torch.cuda.graph_pool_handle()
-        began_s = time.monotonic()
-        # The largest first: the smaller ones then find room in its memory.
-        for rows, length in sorted(shapes, key=lambda shape: shape[0] * shape[1], reverse=True):
-            self._graphs[rows, length] = self._capture(rows, length, pool)
-        log.info("%d rectangles captured in %.1f s", len(self._graphs), time.monotonic() - began_s)
+        self._inputs = PinnedInputs(max(self._integers(*shape) for shape in shapes), torch.int64, device)
+        largest_first = sorted(shapes, key=lambda shape: shape[0] * shape[1], reverse=True)
+        self._graphs = CapturedGraphs(largest_first, self._inputs, self._function_of)
 
     def has(self, rows: int, length: int) -> bool:
-        """Whether a pass of that shape was captured."""
+        """Return whether a batch of this shape was captured."""
         return (rows, length) in self._graphs
 
     def replay(
         self, rows: int, length: int, sequences: Sequence[Tokens], began: torch.cuda.Event | None = None
     ) -> Tensor:
-        """Start the pass of ``rows`` by ``length`` over ``sequences``; an answer for each, good until the next call.
+        """Start the batch of ``rows`` by ``length``; return the vectors of ``sequences``, valid until the next call."""
+        ids, _, types = pad_batch(sequences, length, self._pad_id)
+        count, integers = len(sequences), self._integers(rows, length)
+        buffer = self._inputs.next()
+        buffer[:rows] = 1
+        buffer[:count] = [len(sequence) for sequence in sequences]
+        arrays = buffer[rows:integers].reshape(self._arrays, rows, length)
+        for array, values, padding in zip(arrays, (ids, types), (self._pad_id, 0), strict=False):
+            array[:count] = values
+            array[count:] = padding
+        return self._graphs.replay((rows, length), integers, began)[:count]
 
-        ``began`` is recorded when there is work for the device, which the preparations here are not.
-        """
-        ids, _, types = as_rectangle(sequences, length, self._pad_id)
-        count, size = len(sequences), self._size(rows, length)
-        stage = self._stages.next()
-        stage[:rows] = 1
-        stage[:count] = [len(one) for one in sequences]
-        channels = stage[rows:size].reshape(self._channels, rows, length)
-        for channel, values, padding in zip(channels, (ids, types), (self._pad_id, 0), strict=False):
-            channel[:count] = values
-            channel[count:] = padding
-        self._stages.send(size, began)
-        graph, answers = self._graphs[rows, length]
-        graph.replay()
-        return answers[:count]
+    def _integers(self, rows: int, length: int) -> int:
+        """Return how many integers of the buffer a batch uses."""
+        return rows * (1 + self._arrays * length)
 
-    def _size(self, rows: int, length: int) -> int:
-        """Integers of a pass: the length of each row, then its channels."""
-        return rows * (1 + self._channels * length)
-
-    def _capture(self, rows: int, length: int, pool: object) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        lengths = self._stages.on_device[:rows]
-        ids, *types = self._stages.on_device[rows : self._size(rows, length)].view(self._channels, rows, length)
-        # Some padding: before the capture, models look whether there is any.
+    def _function_of(self, shape: tuple[int, int]) -> Callable[[], Tensor]:
+        rows, length = shape
+        lengths = self._inputs.on_device[:rows]
+        ids, *types = self._inputs.on_device[rows : self._integers(rows, length)].view(self._arrays, rows, length)
+        # With padding: models check before the capture whether there is any.
         lengths.fill_(1)
 
         def run() -> Tensor:
-            # All in here: a graph reads no memory that is let go after its capture.
+            # The mask is computed inside: a graph must not read memory that is freed after the capture.
             columns = torch.arange(length, device=ids.device)
-            return self._run(ids, (columns < lengths[:, None]).to(torch.int64), *types)
+            return self._function(ids, (columns < lengths[:, None]).to(torch.int64), *types)
 
-        return capture(run, pool)
+        return run

@@ -1,4 +1,4 @@
-"""Weights in memory: safetensors only, loaded once a process and shared by every model entry that names them."""
+"""Loading of weights: safetensors only, once per process, shared by all models of the same source."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import nn
 
 from windrow.errors import ModelUnusable
 
-#: How the classes of architectures end that have the head of an auto class. Heads of other tasks may fit its tensors.
+#: Auto class -> end of the names of its architectures. Checked, because the tensors of another task's head may fit.
 HEADS = {
     "AutoModelForSequenceClassification": "ForSequenceClassification",
     "AutoModelForTokenClassification": "ForTokenClassification",
@@ -27,62 +27,62 @@ class Weights:
     """One loaded model, in eval mode on its device."""
 
     module: nn.Module
-    #: The attention transformers chose for it; what padded passes use.
+    #: The attention that transformers chose for it; padded batches use it.
     padded_attention: str
-    #: Where position ids count from this id + 1 and skip it (RoBERTa and its kin); None where they count from 0.
+    #: In RoBERTa and models like it, position ids start at this id + 1 and skip padding; None if they start at 0.
     position_pad_id: int | None
     pad_id: int
-    #: Tokens that its position table has room for; None where it has none.
+    #: Longest sequence that the position table allows, in tokens; None if the model has no such table.
     positions: int | None = None
 
 
 def pick_device() -> torch.device:
-    """CUDA where there is some, else the CPU. Call it in the pool process only: it may initialise CUDA."""
+    """Return CUDA if available, else the CPU. Call this in the pool process only, because it may initialize CUDA."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def pick_dtype(wish: str, device: torch.device) -> torch.dtype:
-    """``wish`` is the setting; "auto" is bfloat16 on CUDA and float32 on the CPU.
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the dtype of a ``dtype`` setting; "auto" is bfloat16 on CUDA and float32 on the CPU.
 
-    Raises `ModelUnusable` for int8 on another device than the CPU.
+    Raises `ModelUnusable` for int8 on any device but the CPU.
     """
-    if wish == "int8" and device.type != "cpu":
-        raise ModelUnusable(f"dtype int8 runs on a CPU; on {device.type} take auto, bfloat16, float16 or float32")
-    if wish == "auto":
+    if name == "int8" and device.type != "cpu":
+        raise ModelUnusable(f"dtype int8 runs on a CPU; on {device.type} set auto, bfloat16, float16 or float32")
+    if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
-    dtype = getattr(torch, wish)
+    dtype = getattr(torch, name)
     assert isinstance(dtype, torch.dtype)
     return dtype
 
 
 @cache
 def load_weights(folder: Path, auto_class: str, dtype: torch.dtype, device: torch.device) -> Weights:
-    """Load ``folder`` with ``transformers.<auto_class>``; a second call with the same arguments shares the first's.
+    """Load ``folder`` with ``transformers.<auto_class>``; the same arguments return the same object again.
 
-    Raises `ModelUnusable` where there is no safetensors file, or the files are of another task or damaged.
-    ``load_weights.cache_clear()`` makes the next call read the files again.
+    Raises `ModelUnusable` if there is no safetensors file, or if the files are damaged or of another task. Call
+    ``load_weights.cache_clear()`` to read the files again.
     """
     if not any(folder.glob("*.safetensors")):
         raise ModelUnusable(
             f"{folder}: no *.safetensors file; Windrow never reads pickled weights. "
             "Convert with model.save_pretrained(folder) and serve that folder"
         )
-    transformers.utils.logging.disable_progress_bar()  # a log file is no place for one
+    transformers.utils.logging.disable_progress_bar()  # it would fill log files
     try:
         module, report = getattr(transformers, auto_class).from_pretrained(
             folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True,
             output_loading_info=True,
         )  # fmt: skip
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        raise ModelUnusable(f"{folder}: {auto_class} cannot load it: {_fault(error)}") from error
+        raise ModelUnusable(f"{folder}: {auto_class} cannot load it: {_reason(error)}") from error
     config = module.config
-    made, head = config.architectures or [], HEADS.get(auto_class, "")
-    if made and not any(name.endswith(head) for name in made):
+    names, head = config.architectures or [], HEADS.get(auto_class, "")
+    if names and not any(name.endswith(head) for name in names):
         raise ModelUnusable(
-            f"{folder / 'config.json'}: {', '.join(made)} is a model of another task; this one takes a ...{head}"
+            f"{folder / 'config.json'}: {', '.join(names)} is a model of another task; this task takes a ...{head}"
         )
-    # transformers fills what is missing with random numbers. Only the pooler may be missing, and only where its
-    # output is not used: sentence-transformers checkpoints often leave it out.
+    # transformers fills missing tensors with random numbers. Only the pooler may be missing, and only if its output is
+    # not used: checkpoints of sentence-transformers often lack it.
     missing = [key for key in report["missing_keys"] if auto_class != "AutoModel" or "pooler" not in key]
     if missing:
         raise ModelUnusable(
@@ -99,27 +99,27 @@ def load_weights(folder: Path, auto_class: str, dtype: torch.dtype, device: torc
     )
 
 
-def _fault(error: Exception) -> str:
-    """What transformers says, without advice that Windrow has no setting for."""
-    said = str(error)
-    if "trust_remote_code" in said:
-        return "it needs code of its own, which Windrow does not run"
-    return "the weights do not fit config.json" if "ignore_mismatched_sizes" in said else said
+def _reason(error: Exception) -> str:
+    """Return the message of an error of transformers, without advice about options that Windrow does not have."""
+    message = str(error)
+    if "trust_remote_code" in message:
+        return "the model needs Python code from its own files, which Windrow does not run"
+    return "the weights do not fit config.json" if "ignore_mismatched_sizes" in message else message
 
 
 def read_labels(config: Any, folder: Path) -> list[str]:
-    """The labels by number; raises `ModelUnusable` where ``id2label`` leaves one out."""
+    """Return the labels in order of their index; raise `ModelUnusable` if ``id2label`` lacks one."""
     count = config.num_labels
     gap = next((index for index in range(count) if index not in config.id2label), None)
     if gap is not None:
-        raise ModelUnusable(f"{folder / 'config.json'}: id2label has {count} labels, and none of number {gap}")
+        raise ModelUnusable(f"{folder / 'config.json'}: id2label has {count} labels, but none for index {gap}")
     return [str(config.id2label[index]) for index in range(count)]
 
 
 def distinguishes_texts(module: nn.Module, folder: Path) -> bool:
-    """Whether the model is told which text of a pair each token is of.
+    """Return whether the model reads token types, which tell the two texts of a pair apart.
 
-    It has to have types of tokens, and to take them, and its tokenizer has to be one that transformers asks for them.
+    It must have at least two types and an argument for them, and its tokenizer must return them in transformers.
     """
     types = getattr(module.config, "type_vocab_size", None) or 0
     if types < 2 or "token_type_ids" not in inspect.signature(module.forward).parameters:
@@ -129,18 +129,18 @@ def distinguishes_texts(module: nn.Module, folder: Path) -> bool:
 
 
 def require_positions(weights: Weights, max_tokens: int) -> None:
-    """Raise `ModelUnusable` where inputs of ``max_tokens`` do not fit into the position table."""
+    """Raise `ModelUnusable` if inputs of ``max_tokens`` do not fit into the position table."""
     if weights.positions is not None and max_tokens > weights.positions:
         raise ModelUnusable(
-            f"inputs of {max_tokens} tokens are more than the {weights.positions} that the model's position table has "
-            f"room for; set max_input_tokens = {weights.positions}, or lower"
+            f"max_input_tokens {max_tokens} is more than the {weights.positions} tokens of the model's position table; "
+            f"set max_input_tokens = {weights.positions} or less"
         )
 
 
 def _position_table(module: nn.Module) -> tuple[int | None, int | None]:
-    """The padding row and the room of the position table, in tokens.
+    """Return the padding row of the position table and the longest sequence that the table allows, in tokens.
 
-    A table with a padding row belongs to a model that counts positions past that row.
+    If the table has a padding row, the model counts positions from the row after it.
     """
     for name, part in module.named_modules():
         if name.endswith("position_embeddings") and isinstance(part, nn.Embedding):

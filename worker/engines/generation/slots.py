@@ -117,7 +117,7 @@ class Slots:
         parts = max(1, min(cores(), len(items), sum(tokens) // PART_TOKENS))
         ends = [len(items) * part // parts for part in range(parts + 1)]
         pieces = [partial(run, items[begin:end]) for begin, end in pairwise(ends)]
-        return start_on_cores(lambda: pieces).rows()
+        return start_on_cores(lambda: pieces).result()
 
     def forward(self, ids: Tensor, positions: Tensor, layout: Layout, keep: Tensor | int = 0) -> Tensor:
         """(tokens,) ids and positions -> logits of all, or of the tokens ``keep``."""

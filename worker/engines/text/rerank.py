@@ -1,4 +1,4 @@
-"""Task ``rerank``: a cross-encoder's score of each document, as sentence-transformers' CrossEncoder gives it."""
+"""Task ``rerank``: the score of each document, as in the CrossEncoder of sentence-transformers."""
 
 from __future__ import annotations
 
@@ -12,39 +12,40 @@ from numpy.typing import NDArray
 from windrow.errors import ModelUnusable
 from windrow.scheduler.models.files import read_modules, read_object
 from windrow.scheduler.models.token_counts import default_prompt
-from windrow.worker.engines.text.logits import LogitsEngine
+from windrow.worker.engines.device.weights import Weights
+from windrow.worker.engines.text.logits import LogitsHead
 from windrow.worker.engines.text.scores import sigmoid
 from windrow.worker.engines.text.tokenization import TextRequest
 
 Activation = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-#: Last part of the name that a model's files give its activation -> what it does.
+#: Last part of the class name in the model's files -> the activation function.
 ACTIVATIONS: dict[str, Activation] = {"Sigmoid": sigmoid, "Identity": lambda logits: logits}
 
 
-class RerankEngine(LogitsEngine):
+class RerankHead(LogitsHead):
     """Output: ``{"scores": [float]}`` in the order of the documents.
 
     With ``top_n`` also ``"results": [{"index": int, "score": float}]``, the best first.
     """
 
-    task = "rerank"
-
-    def _set_up(self) -> None:
-        super()._set_up()
-        if len(self._labels) != 1:
+    def __init__(self, weights: Weights, folder: Path) -> None:
+        """Read the activation function. Raises `ModelUnusable` if the model does not have exactly one label."""
+        super().__init__(weights, folder)
+        if len(self.labels) != 1:
             raise ModelUnusable(
-                f"{self._folder}: a reranker has one score, and this model has {len(self._labels)} labels; "
-                "is it one for classify or zero-shot?"
+                f"{folder}: a reranker has one score, and this model has {len(self.labels)} labels; "
+                "serve it with task classify or zero-shot"
             )
-        if default_prompt(self._folder):
-            raise ModelUnusable(f"{self._folder}: a default prompt is not supported for pairs of texts")
-        self._activation = read_activation(self._folder)
+        if default_prompt(folder):
+            raise ModelUnusable(f"{folder}: a default prompt is not supported for pairs of texts")
+        self._activation = read_activation(folder)
 
-    def _outputs(self, rows: NDArray[np.float32], requests: Sequence[TextRequest]) -> list[dict[str, Any]]:
-        scores = self._activation(rows)
+    def outputs(self, vectors: NDArray[np.float32], requests: Sequence[TextRequest]) -> list[dict[str, Any]]:
+        """Return the scores of each request's documents."""
+        scores = self._activation(vectors)
         return [
-            _output(of_request[:, 0], one.parameters.top_n)
-            for of_request, one in zip(self._split_rows(scores, requests), requests, strict=True)
+            _output(of_request[:, 0], request.parameters.top_n)
+            for of_request, request in zip(self.split_by_request(scores, requests), requests, strict=True)
         ]
 
 
@@ -57,15 +58,16 @@ def _output(scores: NDArray[np.float32], top_n: int | None) -> dict[str, Any]:
 
 
 def read_activation(folder: Path) -> Activation:
-    """What becomes of a logit, as the model's files say; without a word of it, the sigmoid.
+    """Return the activation function in the model's files, by default the sigmoid.
 
-    sentence-transformers has written it in three places over its releases; the newest counts. Raises `ModelUnusable`
-    for another one than `ACTIVATIONS`, and for a model with modules that are not computed here.
+    Releases of sentence-transformers have written it to three places; the newest one has precedence. Raises
+    `ModelUnusable` for a function that is not in `ACTIVATIONS`, or for a module that Windrow does not compute.
     """
-    modules = read_modules(folder)
-    kinds = {str(module["type"]).rpartition(".")[2] for module in modules}
+    kinds = {str(module["type"]).rpartition(".")[2] for module in read_modules(folder)}
     if not kinds <= {"Transformer"}:
-        raise ModelUnusable(f"{folder}: modules {', '.join(sorted(kinds))} are not supported; there is Transformer")
+        raise ModelUnusable(
+            f"{folder}: modules {', '.join(sorted(kinds))} are not supported; supported is Transformer alone"
+        )
     config = read_object(folder / "config.json")
     name = (
         read_object(folder / "config_sentence_transformers.json").get("activation_fn")
@@ -75,5 +77,5 @@ def read_activation(folder: Path) -> Activation:
     )
     kind = str(name).rpartition(".")[2]
     if kind not in ACTIVATIONS:
-        raise ModelUnusable(f"{folder}: activation {name} is not supported; there are {', '.join(ACTIVATIONS)}")
+        raise ModelUnusable(f"{folder}: activation {name} is not supported; supported are {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[kind]

@@ -1,9 +1,8 @@
-"""From request inputs to token ids: one call of the tokenizer for a whole row, and each bad input on its own."""
+"""Tokenizes the inputs of requests: one tokenizer call for many texts; a bad input fails without the others."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -20,124 +19,121 @@ from windrow.scheduler.models.wordpiece import reraise_if_fatal
 from windrow.scheduler.tasks import Task, Text
 from windrow.scheduler.tasks.base import characters
 from windrow.worker.engines.base import Prepared
-from windrow.worker.engines.text.sequences import Ids, Tokens
+from windrow.worker.engines.device.token_batches import Ids, Tokens
 
-#: Of a text that is to be cut, so many characters are read for each token that the model takes. English has 4 to 5;
-#: only runs of space or words of hundreds of letters are cut shorter than the model would take them.
+#: Characters read of a text that is to be truncated, per token of the limit. English has 4 to 5 characters per token;
+#: only runs of spaces or words of hundreds of letters end up shorter than the limit.
 CHARACTERS_PER_TOKEN = 64
-#: So far back from there a space is looked for; where text has none, as Chinese or compact JSON, any place will do.
+#: The text is cut at a space among the last characters of this number, if there is one. Some text, such as Chinese or
+#: compact JSON, has none.
 CHARACTERS_PER_WORD = 256
-#: What the tokenizer says of a token takes a hundred bytes, so no more texts are in its hands at once.
+#: Maximum number of texts per tokenizer call: an `Encoding` takes a hundred bytes per token.
 TEXTS_PER_CALL = 1024
-#: How the tokenizer says that the one text of a pair that may be cut is not long enough for it.
+#: Start of the tokenizer's error if the text of a pair that may be truncated is too short for it.
 NO_ROOM = "Truncation error"
-#: Different parameters that are remembered.
-KNOWN_PARAMETERS = 256
+#: Maximum number of different parameters that are cached.
+CACHED_PARAMETERS = 256
 
 
 class TextRequest(NamedTuple):
-    """One request, read and tokenised: `Prepared.data` of the engines that read text."""
+    """One tokenized request: `Prepared.data` of the engines for text."""
 
-    #: Of the task's own kind.
+    #: An object of the task's parameters class.
     parameters: Any
     texts: Sequence[Text]
-    #: As many as there are texts.
+    #: One per text.
     sequences: Sequence[Tokens]
-    #: What the tokenizer said of each (`tokenizers.Encoding`), with offsets; empty where nobody wants it.
+    #: One `tokenizers.Encoding` with offsets per text; empty if the task does not need offsets.
     encodings: Sequence[Any] = ()
-    #: Characters of the text in front of what the tokenizer read, which the offsets do not count.
+    #: Characters at the start of the text that were cut off before tokenizing; offsets do not count them.
     skipped: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class TokenizedText:
-    """What an engine wants to know of its texts, beside the ids."""
-
-    #: Which text of a pair a token is of.
-    types: bool = False
-    #: Where in the text each token is.
-    offsets: bool = False
-
-
 class TextPreparer:
-    """Checks and tokenises texts for one model. Safe beside a forward pass: the tokenizer lets go of the GIL."""
+    """Validates and tokenizes texts for one model. Threads may share it; the tokenizer releases the GIL."""
 
-    def __init__(self, task: Task[Any], limit: TextLimit, folder: Path, reading: TokenizedText) -> None:
-        """``folder`` holds the model's tokenizer_config.json."""
+    def __init__(
+        self, task: Task[Any], limit: TextLimit, folder: Path, *, types: bool = False, offsets: bool = False
+    ) -> None:
+        """``folder`` has the model's tokenizer_config.json.
+
+        ``types`` and ``offsets`` say whether the engine needs the type and the position in the text of each token.
+        """
         self._task = task
-        self._reading = reading
+        self._types = types
+        self._offsets = offsets
         self._limit = limit
         self._max_tokens = limit.max_input_tokens
-        self._whole = limit.tokenizer
-        # Truncation is a state of the tokenizer and rows mix both wishes, hence a second one; cutting inside the
-        # tokenizer keeps the special tokens as transformers and sentence-transformers do.
-        self._cutting = Tokenizer.from_str(limit.tokenizer.to_str())
-        side = _truncation_side(folder)
-        self._cuts_end = side == "right"
-        self._known: dict[bytes, Any] = {}
-        # It knows the ids alone, of single texts.
-        self._wordpiece = None if task.reads_pairs or reading.offsets else limit.wordpiece
-        self._cutting.enable_truncation(self._max_tokens, strategy=task.truncation, direction=side)
+        # Truncation is a state of the tokenizer, and requests with and without it are mixed: hence two tokenizers.
+        # Truncation inside the tokenizer keeps the special tokens, as in transformers and sentence-transformers.
+        self._tokenizer = limit.tokenizer
+        self._truncating = Tokenizer.from_str(limit.tokenizer.to_str())
+        side = str(read_object(folder / "tokenizer_config.json").get("truncation_side", "right"))
+        self._keeps_start = side == "right"
+        self._truncating.enable_truncation(self._max_tokens, strategy=task.truncation, direction=side)
+        #: Parameters by their JSON.
+        self._parameters: dict[bytes, Any] = {}
+        # Returns ids of single texts only.
+        self._wordpiece = None if task.reads_pairs or offsets else limit.wordpiece
 
     def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
-        """Check and tokenise; same length and order as ``inputs``. `Prepared.data` is a `TextRequest`.
+        """Validate and tokenize; return one item per input, in order. `Prepared.data` is a `TextRequest`.
 
-        A text that is to be cut is read only as far as `CHARACTERS_PER_TOKEN` goes: megabytes would hold up everybody
-        else's requests for seconds.
+        Of a text that is to be truncated, only `CHARACTERS_PER_TOKEN` per token are read, because tokenizing megabytes
+        would delay other requests for seconds.
         """
-        read = [self._read(value, wishes) for value, wishes in zip(inputs, parameters, strict=True)]
-        prepared: list[Prepared | Failed | None] = [one if isinstance(one, Failed) else None for one in read]
-        for cut in (False, True):
+        requests = [self._read(value, some) for value, some in zip(inputs, parameters, strict=True)]
+        prepared: list[Prepared | Failed | None] = [item if isinstance(item, Failed) else None for item in requests]
+        for truncate in (False, True):
             chosen = [
-                (index, *one) for index, one in enumerate(read)
-                if not isinstance(one, Failed) and one[1].truncate is cut
+                (index, *item) for index, item in enumerate(requests)
+                if not isinstance(item, Failed) and item[1].truncate is truncate
             ]  # fmt: skip
-            texts = [text for _, of_request, _ in chosen for text in of_request]
-            encodings = self._encode(texts, cut)
-            for index, of_request, wishes in chosen:
-                prepared[index] = self._measured(of_request, wishes, list(islice(encodings, len(of_request))))
+            encodings = self._encode([text for _, texts, _ in chosen for text in texts], truncate)
+            for index, texts, options in chosen:
+                prepared[index] = self._prepared(texts, options, list(islice(encodings, len(texts))))
         return [item for item in prepared if item is not None]
 
     def _read(self, value: Any, parameters: Mapping[str, Any]) -> tuple[list[Text], Any] | Failed:
-        """The texts and the parameters of one request, before any tokenising."""
+        """Return the texts and the parameters of one request, before tokenizing."""
         try:
-            wishes = self._read_parameters(parameters)
-            texts = self._task.with_prompt(self._task.texts(value, wishes, "input"), self._limit.prompt)
-            if not wishes.truncate:
-                for at, text in enumerate(texts):
-                    self._limit.require_countable(text, self._task.text_name("input", at))
-            return texts, wishes
+            options = self._read_parameters(parameters)
+            texts = self._task.with_prompt(self._task.texts(value, options, "input"), self._limit.prompt)
+            if not options.truncate:
+                for index, text in enumerate(texts):
+                    self._limit.require_countable(text, self._task.text_name("input", index))
+            return texts, options
         except InvalidInput as error:
             return Failed(error)
 
     def _read_parameters(self, parameters: Mapping[str, Any]) -> Any:
-        """Checked once for all that are written alike, as most requests of a model are."""
+        """Return the validated parameters, from a cache: most requests of a model have the same."""
         try:
-            written = orjson.dumps(parameters)
+            key = orjson.dumps(parameters)
         except TypeError:  # half a surrogate pair
             return self._task.read_parameters(parameters)
-        wishes = self._known.get(written)
-        if wishes is None:
-            wishes = self._task.read_parameters(parameters)
-            if len(self._known) >= KNOWN_PARAMETERS:
-                self._known.clear()
-            self._known[written] = wishes
-        return wishes
+        options = self._parameters.get(key)
+        if options is None:
+            options = self._task.read_parameters(parameters)
+            if len(self._parameters) >= CACHED_PARAMETERS:
+                self._parameters.clear()
+            self._parameters[key] = options
+        return options
 
-    def _measured(
+    def _prepared(
         self, texts: list[Text], parameters: Any, encodings: Sequence[Encoding | Ids | str]
     ) -> Prepared | Failed:
         sequences = []
-        for at, encoding in enumerate(encodings):
+        for index, encoding in enumerate(encodings):
             if isinstance(encoding, str) or not 0 < len(encoding) <= self._max_tokens:
-                return Failed(self._fault(self._task.text_name("input", at), encoding))
+                return Failed(self._error(self._task.text_name("input", index), encoding))
             if isinstance(encoding, Encoding):
-                types = np.asarray(encoding.type_ids, dtype=np.int64) if self._reading.types else None
+                types = np.asarray(encoding.type_ids, dtype=np.int64) if self._types else None
                 sequences.append(Tokens(np.asarray(encoding.ids, dtype=np.int64), types))
             else:
                 sequences.append(Tokens(encoding))
         request = TextRequest(parameters, texts, sequences)
-        if self._reading.offsets:
+        if self._offsets:
             skipped = self._skipped(texts[0]) if parameters.truncate else 0
             request = request._replace(encodings=encodings, skipped=skipped)
         if len(sequences) == 1:
@@ -145,8 +141,8 @@ class TextPreparer:
         lengths = tuple(map(len, sequences))
         return Prepared(sum(lengths), request, lengths)
 
-    def _fault(self, name: str, encoding: Encoding | Ids | str) -> InvalidInput:
-        """Why the model does not take the text of that name."""
+    def _error(self, name: str, encoding: Encoding | Ids | str) -> InvalidInput:
+        """Return the error for the text ``name``, whose tokenization failed or has a wrong length."""
         if isinstance(encoding, str):
             if encoding.startswith(NO_ROOM):
                 return InvalidInput(
@@ -160,69 +156,66 @@ class TextPreparer:
             f"{name}: {len(encoding)} tokens, and the model takes {self._max_tokens}; {TOO_LONG_ADVICE}"
         )
 
-    def _encode(self, texts: Sequence[Text], cut: bool) -> Iterator[Encoding | Ids | str]:
-        """What the tokenizer says of each text, or why it cannot read it; in few calls."""
+    def _encode(self, texts: Sequence[Text], truncate: bool) -> Iterator[Encoding | Ids | str]:
+        """Yield the encoding or the ids of each text, or the tokenizer's error."""
         for start in range(0, len(texts), TEXTS_PER_CALL):
             some = texts[start : start + TEXTS_PER_CALL]
-            readable = [self._readable(one) for one in some] if cut else some
-            ids = self._ids_alone(readable, cut)
-            yield from ids or _encode_alike(self._cutting if cut else self._whole, readable, self._reading)
+            if truncate:
+                some = [self._shortened(text) for text in some]
+            ids = self._wordpiece_ids(some, truncate)
+            yield from ids or _encode(self._truncating if truncate else self._tokenizer, some, self._offsets)
 
-    def _ids_alone(self, texts: Sequence[Text], cut: bool) -> list[Ids] | None:
-        """Just the ids, where they are all that is wanted; None where the tokenizer itself has to be asked."""
+    def _wordpiece_ids(self, texts: Sequence[Text], truncate: bool) -> list[Ids] | None:
+        """Return the ids of ``texts`` from the fast tokenizer; None if it cannot be used for them."""
         if self._wordpiece is None:
             return None
-        limit = self._max_tokens if cut else None
+        limit = self._max_tokens if truncate else None
         try:
-            return self._wordpiece.encode(cast(Sequence[str], texts), limit, cuts_end=self._cuts_end)
-        except ValueError:  # of one of them, and it says which
+            return self._wordpiece.encode(cast(Sequence[str], texts), limit, cuts_end=self._keeps_start)
+        except ValueError:  # for one of the texts; the other tokenizer finds out which
             return None
 
-    def _readable(self, text: Text) -> Text:
+    def _shortened(self, text: Text) -> Text:
         if isinstance(text, str):
-            return cut_roughly(text, self._max_tokens, keeps_start=self._cuts_end)
-        first, second = (cut_roughly(one, self._max_tokens, keeps_start=self._cuts_end) for one in text)
+            return cut_roughly(text, self._max_tokens, keeps_start=self._keeps_start)
+        first, second = (cut_roughly(part, self._max_tokens, keeps_start=self._keeps_start) for part in text)
         return first, second
 
     def _skipped(self, text: Text) -> int:
-        return 0 if self._cuts_end else characters(text) - characters(self._readable(text))
+        return 0 if self._keeps_start else characters(text) - characters(self._shortened(text))
 
 
 def cut_roughly(text: str, max_tokens: int, *, keeps_start: bool) -> str:
-    """What is read of a text that is to be cut to ``max_tokens``: megabytes would hold up everybody else's requests."""
+    """Shorten a text that the tokenizer will truncate to ``max_tokens``, to bound the time that tokenizing takes."""
     limit = CHARACTERS_PER_TOKEN * max_tokens
     if len(text) <= limit:
         return text
-    # At a space, so that the last word read is a word of the text, but not far from here: what is cut off must be
-    # more than the model would take.
+    # At a space, so that the last word stays whole, but near the limit, so that more than ``max_tokens`` are left.
     near = min(CHARACTERS_PER_WORD, limit // 2)
     kept = text[:limit] if keeps_start else text[-limit:]
     places = range(limit - 1, limit - near, -1) if keeps_start else range(near)
-    at = next((place for place in places if kept[place].isspace()), None)
-    return kept if at is None else kept[:at] if keeps_start else kept[at:]
+    cut = next((place for place in places if kept[place].isspace()), None)
+    return kept if cut is None else kept[:cut] if keeps_start else kept[cut:]
 
 
 def require_room(limit: TextLimit, text: Text) -> None:
-    """Raise `ModelUnusable` where the limit leaves no room beside the special tokens of an input like ``text``."""
+    """Raise `ModelUnusable` if the special tokens of an input like ``text`` fill the whole limit."""
     if limit.max_input_tokens <= limit.added_to(text):
         raise ModelUnusable(
-            f"max_input_tokens {limit.max_input_tokens} leaves no room beside {limit.added_to(text)} special tokens"
+            f"max_input_tokens {limit.max_input_tokens} leaves no room beside {limit.added_to(text)} special tokens; "
+            "set a greater value"
         )
 
 
-def _encode_alike(tokenizer: Tokenizer, texts: Sequence[Text], reading: TokenizedText) -> list[Encoding | str]:
-    """One call for all; where that raises, one by one, so that the culprit fails alone."""
+def _encode(tokenizer: Tokenizer, texts: Sequence[Text], offsets: bool) -> list[Encoding | str]:
+    """Encode all texts in one call; if that raises, one by one, so that only the text with the error fails."""
     try:
-        if len(texts) == 1:  # threads are not worth waking for one
+        if len(texts) == 1:  # encode_batch would wake threads
             return [tokenizer.encode(texts[0]) if isinstance(texts[0], str) else tokenizer.encode(*texts[0])]
-        encode = tokenizer.encode_batch if reading.offsets else tokenizer.encode_batch_fast
+        encode = tokenizer.encode_batch if offsets else tokenizer.encode_batch_fast
         return list(encode(list(texts)))
-    except BaseException as error:  # A panic inside the tokenizer derives from BaseException.
+    except BaseException as error:  # panics inside the tokenizer derive from BaseException
         reraise_if_fatal(error)
         if len(texts) == 1:
             return [str(error)]
-        return [outcome for text in texts for outcome in _encode_alike(tokenizer, [text], reading)]
-
-
-def _truncation_side(folder: Path) -> str:
-    return str(read_object(folder / "tokenizer_config.json").get("truncation_side", "right"))
+        return [outcome for text in texts for outcome in _encode(tokenizer, [text], offsets)]

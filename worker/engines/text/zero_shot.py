@@ -1,8 +1,9 @@
-"""Task ``zero-shot``: how surely a text entails a sentence about each label, as transformers' pipeline scores it."""
+"""Task ``zero-shot``: scores how well a text entails a hypothesis about each label, as in the transformers pipeline."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,44 +11,45 @@ from numpy.typing import NDArray
 
 from windrow.errors import ModelUnusable
 from windrow.scheduler.tasks.zero_shot import ZeroShotParameters
-from windrow.worker.engines.text.logits import LogitsEngine
+from windrow.worker.engines.device.weights import Weights
+from windrow.worker.engines.text.logits import LogitsHead
 from windrow.worker.engines.text.scores import softmax
 from windrow.worker.engines.text.tokenization import TextRequest
 
 
-class ZeroShotEngine(LogitsEngine):
+class ZeroShotHead(LogitsHead):
     """Output: ``{"labels": [str], "scores": [float]}``, the best first."""
 
-    task = "zero-shot"
-
-    def _set_up(self) -> None:
-        super()._set_up()
-        entails = _find(self._labels, "entail")
-        if entails is None or len(self._labels) < 2:
+    def __init__(self, weights: Weights, folder: Path) -> None:
+        """Find the label of entailment. Raises `ModelUnusable` if there is none."""
+        super().__init__(weights, folder)
+        entailment = _find(self.labels, "entail")
+        if entailment is None or len(self.labels) < 2:
             raise ModelUnusable(
-                f"{self._folder}: its labels are {', '.join(self._labels)}; zero-shot needs a model of natural "
-                "language inference, two labels or more of which one starts with 'entail'"
+                f"{folder}: its labels are {', '.join(self.labels)}; zero-shot needs a model of natural "
+                "language inference, with at least two labels of which one starts with 'entail'"
             )
-        # Where no label says so it is the first one, or the last one where the first is entailment: what transformers'
-        # pipeline takes for it.
-        named = _find(self._labels, "contradict")
-        contradicts = named if named is not None else 0 if entails else len(self._labels) - 1
-        self._entails, self._contradicts = entails, contradicts
+        # Without a label of that name, the first label, or the last one if the first is entailment, as in the pipeline
+        # of transformers.
+        named = _find(self.labels, "contradict")
+        contradiction = named if named is not None else 0 if entailment else len(self.labels) - 1
+        self._entailment, self._contradiction = entailment, contradiction
 
-    def _outputs(self, rows: NDArray[np.float32], requests: Sequence[TextRequest]) -> list[dict[str, Any]]:
+    def outputs(self, vectors: NDArray[np.float32], requests: Sequence[TextRequest]) -> list[dict[str, Any]]:
+        """Return the sorted labels and scores of each request."""
         return [
-            self._output(of_request, one.parameters)
-            for of_request, one in zip(self._split_rows(rows, requests), requests, strict=True)
+            self._output(of_request, request.parameters)
+            for of_request, request in zip(self.split_by_request(vectors, requests), requests, strict=True)
         ]
 
     def _output(self, logits: NDArray[np.float32], parameters: ZeroShotParameters) -> dict[str, Any]:
         if parameters.multi_label or len(logits) == 1:
-            scores = softmax(logits[:, [self._contradicts, self._entails]])[:, 1]
+            scores = softmax(logits[:, [self._contradiction, self._entailment]])[:, 1]
         else:
-            scores = softmax(logits[:, self._entails])
+            scores = softmax(logits[:, self._entailment])
         order = np.argsort(-scores, kind="stable").tolist()
-        return {"labels": [parameters.labels[at] for at in order], "scores": scores[order].tolist()}
+        return {"labels": [parameters.labels[index] for index in order], "scores": scores[order].tolist()}
 
 
 def _find(labels: Sequence[str], start: str) -> int | None:
-    return next((at for at, label in enumerate(labels) if label.lower().startswith(start)), None)
+    return next((index for index, label in enumerate(labels) if label.lower().startswith(start)), None)
