@@ -108,6 +108,6 @@ class Service:
 
     def trouble(self, model: str, within_s: float) -> str | None:
         """Return why no worker has served ``model`` in the last ``within_s`` seconds; None if one has."""
-        infos = self.queues[model].workers(within_s=within_s)
-        failures = {} if infos else self.failures(model)
-        return describe_trouble(model, infos, within_s=within_s, stall_s=self.settings.stall_s, failures=failures)
+        heartbeats = self.queues[model].workers(within_s=within_s)
+        failures = {} if heartbeats else self.failures(model)
+        return describe_trouble(model, heartbeats, within_s=within_s, stall_s=self.settings.stall_s, failures=failures)

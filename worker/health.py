@@ -28,8 +28,8 @@ def troubles_of(settings: Settings, worker: str) -> list[str]:
     with connect(settings.redis_url) as redis:
         heartbeats = {
             model: {
-                name: info
-                for name, info in RedisQueue(redis, model).workers(within_s=HEARD_WITHIN_S).items()
+                name: heartbeat
+                for name, heartbeat in RedisQueue(redis, model).workers(within_s=HEARD_WITHIN_S).items()
                 if name.rpartition("/")[0] == worker
             }
             for model in settings.models
@@ -37,9 +37,9 @@ def troubles_of(settings: Settings, worker: str) -> list[str]:
     if not any(heartbeats.values()):
         return [f"no heartbeat from {worker} in the last {HEARD_WITHIN_S:.0f} s"]
     found = [
-        describe_trouble(model, infos, within_s=HEARD_WITHIN_S, stall_s=settings.stall_s)
-        for model, infos in heartbeats.items()
-        if infos
+        describe_trouble(model, by_worker, within_s=HEARD_WITHIN_S, stall_s=settings.stall_s)
+        for model, by_worker in heartbeats.items()
+        if by_worker
     ]
     return [trouble for trouble in found if trouble is not None]
 

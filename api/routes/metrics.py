@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import accumulate
 
-import orjson
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.core import Metric as Family
@@ -34,7 +33,7 @@ def render_metrics(redis: Redis, queues: Mapping[str, RedisQueue], models: Mappi
 
 def read_state(redis: Redis, queue: RedisQueue, *, generates: bool) -> ModelState:
     """Read what the metrics of one model are made from."""
-    heartbeats = {worker: orjson.loads(info) for worker, info in queue.workers(within_s=HEARD_WITHIN_S).items()}
+    heartbeats = queue.workers(within_s=HEARD_WITHIN_S)
     return ModelState(generates, queue.depth(), read_observations(redis, queue.model), heartbeats)
 
 

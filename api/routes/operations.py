@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import orjson
 from flask import Response
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from redis.exceptions import RedisError
@@ -19,7 +18,7 @@ from windrow.api.routes.metrics import render_metrics
 from windrow.api.routes.route import Answer, Route
 from windrow.api.service import Service
 from windrow.errors import NoWorker
-from windrow.scheduler.core.heartbeats import HEARD_WITHIN_S
+from windrow.scheduler.core.heartbeats import HEARD_WITHIN_S, Heartbeat
 
 #: ``created`` of every model: when this process started, in seconds since 1970.
 STARTED_S = int(time.time())
@@ -102,9 +101,10 @@ def describe_model(service: Service, name: str) -> dict[str, Any]:
 def loaded_model(service: Service, name: str) -> dict[str, Any]:
     """Return what the workers of a model report; nulls without a worker, or if Redis is unreachable."""
     try:
-        infos = list(service.queues[name].workers(within_s=HEARD_WITHIN_S).values())
+        heartbeats = list(service.queues[name].workers(within_s=HEARD_WITHIN_S).values())
         failures = service.failures(name)
     except RedisError:
-        infos, failures = [], {}
-    info = orjson.loads(infos[0]) if infos else {}
-    return {"workers": len(infos)} | {field: info.get(field) for field in LOADED} | {"failures": failures or None}
+        heartbeats, failures = [], {}
+    first = heartbeats[0] if heartbeats else Heartbeat()
+    loaded = {field: getattr(first, field) for field in LOADED}
+    return {"workers": len(heartbeats), **loaded, "failures": failures or None}

@@ -30,6 +30,7 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError
 
+from windrow.scheduler.core.heartbeats import Heartbeat
 from windrow.scheduler.core.outcomes import Done
 from windrow.scheduler.queue import RedisQueue
 
@@ -89,7 +90,7 @@ def work(url: str, go: Event) -> None:
     queue = RedisQueue(Redis.from_url(url), MODEL)
     output = {"embedding": [round(random.gauss(0, 0.05), 8) for _ in range(384)]}
     while True:
-        queue.heartbeat("bench", b"{}", stale_s=600)
+        queue.heartbeat("bench", Heartbeat(), stale_s=600)
         if not go.wait(1.0):
             continue
         claim = queue.claim(BATCH, lease_s=60)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
+from windrow.scheduler.core.heartbeats import Heartbeat
 from windrow.scheduler.queue.depth import Depth
 
 #: The histograms of where a request's time goes, for every model.
@@ -67,7 +68,7 @@ class ModelState(NamedTuple):
     depth: Depth
     observed: Observed
     #: Worker -> its last heartbeat.
-    heartbeats: Mapping[str, Mapping[str, Any]]
+    heartbeats: Mapping[str, Heartbeat]
 
 
 #: Values of the labels after ``model`` -> the value.
@@ -99,17 +100,17 @@ def _counts(name: str) -> Callable[[ModelState], Samples]:
 def _heartbeats(field: str, scale: float = 1.0) -> Callable[[ModelState], Samples]:
     """Read a field of the heartbeats that have it."""
     return lambda model: [
-        ((worker,), heartbeat[field] * scale)
+        ((worker,), value * scale)
         for worker, heartbeat in model.heartbeats.items()
-        if heartbeat.get(field) is not None
+        if (value := getattr(heartbeat, field)) is not None
     ]
 
 
 def _cache_pages(model: ModelState) -> Samples:
     for worker, heartbeat in model.heartbeats.items():
-        if (taken := heartbeat.get("pages_taken")) is not None:
-            yield (worker, "taken"), taken
-            yield (worker, "available"), heartbeat["pages"] - taken
+        if heartbeat.pages is not None and heartbeat.pages_taken is not None:
+            yield (worker, "taken"), heartbeat.pages_taken
+            yield (worker, "available"), heartbeat.pages - heartbeat.pages_taken
 
 
 def _histogram(

@@ -14,6 +14,7 @@ from redis.exceptions import ExecAbortError, OutOfMemoryError, RedisError
 from windrow.errors import AttemptsExhausted, Canceled, DeadlineExceeded
 from windrow.scheduler.connection.redis_clock import RedisClock
 from windrow.scheduler.core.admission import UNLIMITED, Quota
+from windrow.scheduler.core.heartbeats import Heartbeat, decode_heartbeat
 from windrow.scheduler.core.outcomes import Failed
 from windrow.scheduler.core.retry import SUSPECT_AFTER, GiveUp, decide_retry
 from windrow.scheduler.queue.depth import Depth, read_depth
@@ -210,9 +211,9 @@ class RedisQueue:
         keys = [*map(result_key, ids), *map(events_key, ids)]
         return int(self._calls.run("reap", keys, arguments)) if ids else 0
 
-    def heartbeat(self, worker: str, info: bytes, *, stale_s: float) -> None:
-        """Say that ``worker`` serves this model; ``info`` is its description as JSON."""
-        self._calls.run("heartbeat", [], [worker, info, round(stale_s * 1e6)])
+    def heartbeat(self, worker: str, heartbeat: Heartbeat, *, stale_s: float) -> None:
+        """Store the heartbeat of a worker, and remove workers without one for ``stale_s`` seconds."""
+        self._calls.run("heartbeat", [], [worker, heartbeat.encode(), round(stale_s * 1e6)])
 
     def observe(self, counts: Mapping[str, int]) -> None:
         """Add what a worker observed (`Observations.take_out`) to that of all workers."""
@@ -226,8 +227,11 @@ class RedisQueue:
         """How much waits and runs, and how fast it goes."""
         return read_depth(self._redis, self.model)
 
-    def workers(self, *, within_s: float) -> dict[str, bytes]:
-        """Workers heard of in the last ``within_s`` seconds: name -> info JSON."""
+    def workers(self, *, within_s: float) -> dict[str, Heartbeat]:
+        """Return the last heartbeat of every worker that sent one in the last ``within_s`` seconds.
+
+        Heartbeats that cannot be read are left out; see `decode_heartbeat`.
+        """
         seconds, micros = self._redis.time()
         oldest_us = seconds * 1_000_000 + micros - round(within_s * 1e6)
         names = self._redis.zrangebyscore(self._key["workers"], oldest_us, "+inf")
@@ -235,9 +239,9 @@ class RedisQueue:
             return {}
         infos = self._redis.hmget(self._key["info"], cast(list[str], names))
         return {
-            name.decode(): info
+            name.decode(): heartbeat
             for name, info in zip(cast(list[bytes], names), cast(list[bytes | None], infos), strict=True)
-            if info is not None
+            if info is not None and (heartbeat := decode_heartbeat(info)) is not None
         }
 
     def dead_letters(self, limit: int = MAX_REQUESTS_PER_CALL) -> list[DeadLetter]:

@@ -19,6 +19,7 @@ from tests.support.queue_calls import (
     status_of,
     submit,
 )
+from windrow.scheduler.core.heartbeats import Heartbeat
 from windrow.scheduler.queue import RedisQueue, Request, Submission
 
 
@@ -96,8 +97,8 @@ def test_a_full_redis_still_renews_leases(full: tuple[RedisQueue, list[Request]]
 
 def test_a_full_redis_still_hears_that_workers_are_alive(full: tuple[RedisQueue, list[Request]]) -> None:
     queue, _ = full
-    queue.heartbeat("worker", b"{}", stale_s=60)
-    assert queue.workers(within_s=60) == {"worker": b"{}"}
+    queue.heartbeat("worker", Heartbeat(), stale_s=60)
+    assert queue.workers(within_s=60) == {"worker": Heartbeat()}
 
 
 def test_a_full_redis_still_takes_requests_back(full: tuple[RedisQueue, list[Request]]) -> None:

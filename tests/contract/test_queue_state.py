@@ -15,6 +15,7 @@ from tests.support.queue_calls import (
     submit,
 )
 from windrow.errors import ModelFailed
+from windrow.scheduler.core.heartbeats import Heartbeat
 from windrow.scheduler.core.outcomes import Done, Failed
 from windrow.scheduler.queue import RedisQueue
 from windrow.scheduler.queue.ids import is_issued, make_id, shared_secret
@@ -108,37 +109,37 @@ def test_the_expected_wait_is_the_queued_cost_over_the_measured_rate_of_all_work
     submit(queue, "a", "b", "c", cost=20)
     assert queue.depth().wait_s == pytest.approx(3.0)  # 60 tokens at 0.05 s
     for worker in ("one", "two"):
-        queue.heartbeat(worker, b"{}", stale_s=60)
+        queue.heartbeat(worker, Heartbeat(), stale_s=60)
     assert queue.depth().wait_s == pytest.approx(1.5)
 
 
 def test_a_worker_that_is_silent_takes_no_part_in_the_expected_wait(queue: RedisQueue, redis: Redis) -> None:
-    queue.heartbeat("lively", b"{}", stale_s=60)
-    queue.heartbeat("silent", b"{}", stale_s=60)
+    queue.heartbeat("lively", Heartbeat(), stale_s=60)
+    queue.heartbeat("silent", Heartbeat(), stale_s=60)
     redis.zadd(f"windrow:{MODEL}:workers", {"silent": (redis.time()[0] - 16) * 1e6})
     assert queue.depth().workers == 1
 
 
 def test_a_worker_is_known_while_it_is_heard_of(queue: RedisQueue) -> None:
-    queue.heartbeat("one", b'{"device":"cpu"}', stale_s=60)
-    queue.heartbeat("two", b"{}", stale_s=60)
-    assert queue.workers(within_s=60) == {"one": b'{"device":"cpu"}', "two": b"{}"}
+    queue.heartbeat("one", Heartbeat(device="cpu"), stale_s=60)
+    queue.heartbeat("two", Heartbeat(), stale_s=60)
+    assert queue.workers(within_s=60) == {"one": Heartbeat(device="cpu"), "two": Heartbeat()}
     assert queue.depth().workers == 2
 
 
 def test_a_worker_that_says_something_new_is_known_by_that(queue: RedisQueue) -> None:
-    queue.heartbeat("one", b"old", stale_s=60)
-    queue.heartbeat("one", b"new", stale_s=60)
-    assert queue.workers(within_s=60) == {"one": b"new"}
+    queue.heartbeat("one", Heartbeat(device="old"), stale_s=60)
+    queue.heartbeat("one", Heartbeat(device="new"), stale_s=60)
+    assert queue.workers(within_s=60) == {"one": Heartbeat(device="new")}
 
 
 def test_a_worker_that_is_silent_is_not_counted_on_and_then_forgotten(queue: RedisQueue) -> None:
-    queue.heartbeat("silent", b"{}", stale_s=60)
+    queue.heartbeat("silent", Heartbeat(), stale_s=60)
     while queue.workers(within_s=0.001):
         pass
-    assert queue.workers(within_s=60) == {"silent": b"{}"}
-    queue.heartbeat("lively", b"{}", stale_s=0.001)
-    assert queue.workers(within_s=60) == {"lively": b"{}"}
+    assert queue.workers(within_s=60) == {"silent": Heartbeat()}
+    queue.heartbeat("lively", Heartbeat(), stale_s=0.001)
+    assert queue.workers(within_s=60) == {"lively": Heartbeat()}
 
 
 def test_when_everything_has_ended_only_bounded_keys_are_left_without_a_ttl(redis: Redis) -> None:

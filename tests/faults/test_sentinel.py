@@ -24,6 +24,7 @@ from tests.support.sentinels import SERVICE, Watched
 from tests.support.worker_process import WorkerProcess, until
 from windrow.scheduler.connection.connect import connect
 from windrow.scheduler.connection.sentinel import MasterConnection
+from windrow.scheduler.core.heartbeats import Heartbeat
 from windrow.scheduler.core.outcomes import Done
 from windrow.scheduler.queue import RedisQueue
 from windrow.worker.celery.broker import celery_connection
@@ -67,7 +68,7 @@ class Worker:
     def _run(self) -> None:
         while not self._stops.wait(0.01):
             try:
-                self._queue.heartbeat("worker@test", b"{}", stale_s=60)
+                self._queue.heartbeat("worker@test", Heartbeat(), stale_s=60)
                 self._queue.reap()
                 claimed = self._queue.claim(16, lease_s=LEASE_S).requests
                 self._queue.finish([one.set_outcome(Done({"embedding": [1.0]})) for one in claimed])

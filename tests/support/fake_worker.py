@@ -10,6 +10,7 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError
 
+from windrow.scheduler.core.heartbeats import Heartbeat
 from windrow.scheduler.core.outcomes import Done, Outcome
 from windrow.scheduler.queue import RedisQueue
 
@@ -36,7 +37,7 @@ class FakeWorker:
 
     def beat(self) -> None:
         """Say that it is there."""
-        self.queue.heartbeat("worker@test", b"{}", stale_s=60)
+        self.queue.heartbeat("worker@test", Heartbeat(), stale_s=60)
 
     def pause(self) -> None:
         """Claim no more."""

@@ -5,9 +5,9 @@ The worker's parent process answers from shared memory and Redis, so it answers 
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
-import orjson
 from celery.worker.control import control_command, inspect_command
 from pydantic import ValidationError
 from redis.exceptions import RedisError
@@ -83,8 +83,8 @@ def _heartbeats(settings: Settings, hostname: str) -> dict[str, dict[str, Any]]:
     with connect(settings.redis_url) as redis:
         return {
             model: {
-                name.rpartition("/")[2]: orjson.loads(info)
-                for name, info in RedisQueue(redis, model).workers(within_s=HEARD_WITHIN_S).items()
+                name.rpartition("/")[2]: asdict(heartbeat)
+                for name, heartbeat in RedisQueue(redis, model).workers(within_s=HEARD_WITHIN_S).items()
                 if name.rpartition("/")[0] == hostname
             }
             for model in settings.models

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-import orjson
 from redis.exceptions import RedisError
 
+from windrow.scheduler.core.heartbeats import Heartbeat
 from windrow.scheduler.queue import RedisQueue
 from windrow.scheduler.queue.observations import Observations
 from windrow.worker.engines.base import EngineBase
@@ -42,12 +42,16 @@ class ModelStatus:
         ``details`` are fields that only one kind of model has. A worker that stops sends no farewell: its heartbeats
         end. Readers ignore unknown fields, so that workers of several versions can share a queue.
         """
-        info = asdict(engine.info) | {"busy_s": round(busy_s, 1), "held": held}
-        info["drained"] = bool(DRAINED.value)
-        info["reload_note"] = self.reload_note
-        info["device_busy_ratio"] = self._device_busy_ratio(engine.busy_s)
-        info |= details or {}
-        self.queue.heartbeat(self.worker, orjson.dumps(info), stale_s=FORGET_AFTER_S)
+        heartbeat = Heartbeat(
+            **asdict(engine.info),
+            **details or {},
+            busy_s=round(busy_s, 1),
+            held=held,
+            drained=bool(DRAINED.value),
+            reload_note=self.reload_note,
+            device_busy_ratio=self._device_busy_ratio(engine.busy_s),
+        )
+        self.queue.heartbeat(self.worker, heartbeat, stale_s=FORGET_AFTER_S)
 
     def engine_replaced(self, engine: EngineBase) -> None:
         """Measure the device time of ``engine`` from now on."""

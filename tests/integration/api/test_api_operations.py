@@ -1,6 +1,5 @@
 """What operators ask: models, health, readiness, metrics."""
 
-import orjson
 import pytest
 from redis import Redis
 
@@ -9,6 +8,7 @@ from tests.support.api_fixtures import NewClient, make_settings
 from tests.support.fake_worker import FakeWorker
 from windrow.api import create_app
 from windrow.errors import ModelFailed
+from windrow.scheduler.core.heartbeats import Heartbeat
 from windrow.scheduler.core.outcomes import Done, Failed, Outcome
 from windrow.scheduler.queue.load_failures import report_load_failure
 from windrow.scheduler.queue.observations import Observations
@@ -30,7 +30,7 @@ def test_a_models_entry_says_what_its_worker_made_of_the_settings(
     info = {"model": "minilm", "strategy": "bucket", "strategy_note": "it cannot pack", "max_input_tokens": 256}
     info |= {"reload_note": "reloaded at 2026-01-02T03:04:05Z"}
     info |= {"dtype": "float32", "dtype_note": "int8 is not faster here", "relative_error": 1e-7}
-    worker.queue.heartbeat("worker@test", orjson.dumps(info), stale_s=60)
+    worker.queue.heartbeat("worker@test", Heartbeat(**info), stale_s=60)  # type: ignore[arg-type]
     (model,) = client.get("/v1/models").json["data"]
     assert model | info == model | {"model": "minilm"}
 
@@ -77,8 +77,8 @@ def test_metrics_count_every_end_and_what_waits(redis_server: str, new_client: N
         return Failed(ModelFailed("no")) if call["input"] == "bad" else Done(1)
 
     with FakeWorker(redis_server, "minilm", answer) as worker:
-        said = b'{"wait_ms":2.5,"device_busy_ratio":0.25,"pages":96,"pages_taken":30}'
-        worker.queue.heartbeat("worker@test", said, stale_s=60)
+        heartbeat = Heartbeat(wait_ms=2.5, device_busy_ratio=0.25, pages=96, pages_taken=30)
+        worker.queue.heartbeat("worker@test", heartbeat, stale_s=60)
         client = new_client(redis_server)
         for text in ("good", "good", "bad"):
             client.predict(text, headers={"Prefer": "wait=20"})

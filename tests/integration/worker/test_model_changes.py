@@ -109,7 +109,7 @@ def test_a_model_loaded_anew_takes_over_between_two_requests(start: Callable[...
     assert set(answers) == {"first", "second", "third"}
     assert {one.metrics["attempts"] for one in ended} == {1}
     assert site.lane.limits == BatchLimits(4, 2000)  # the tokens are those of what was loaded
-    assert b"reloaded at" in site.queue.workers(within_s=60)["worker@test/0"]
+    assert "reloaded at" in (site.queue.workers(within_s=60)["worker@test/0"].reload_note or "")
 
 
 @pytest.mark.parametrize(

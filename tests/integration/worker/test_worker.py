@@ -251,7 +251,10 @@ def test_a_model_is_loaded_anew_while_requests_come(app: Celery, queue: RedisQue
     predictions = ended(queue, ids)
     assert {one.status for one in predictions} == {"succeeded"}
     assert {one.metrics["attempts"] for one in predictions} == {1}
-    until("it is told", lambda: any(b"reloaded at" in info for info in queue.workers(within_s=30).values()))
+    until(
+        "it is told",
+        lambda: any("reloaded at" in (beat.reload_note or "") for beat in queue.workers(within_s=30).values()),
+    )
     submit(queue, ["reload-after"])
     (after,) = ended(queue, ["reload-after"])
     assert after.output["embedding"] == pytest.approx(predictions[0].output["embedding"], abs=1e-5)

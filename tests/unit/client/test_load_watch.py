@@ -7,6 +7,7 @@ import time
 import fakeredis
 import pytest
 
+from windrow.scheduler.core.heartbeats import Heartbeat
 from windrow.scheduler.queue import RedisQueue
 from windrow.scheduler.queue.load_failures import report_load_failure
 from windrow.stack.load_watch import LoadWatch
@@ -18,7 +19,7 @@ def redis() -> fakeredis.FakeRedis:
 
 
 def serve(redis: fakeredis.FakeRedis, model: str) -> None:
-    RedisQueue(redis, model).heartbeat("worker@a/0", b"{}", stale_s=60)
+    RedisQueue(redis, model).heartbeat("worker@a/0", Heartbeat(), stale_s=60)
 
 
 def test_it_is_settled_once_each_model_is_served_or_failed(redis: fakeredis.FakeRedis) -> None:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import orjson
 import pytest
 
+from windrow.scheduler.core.heartbeats import Heartbeat
 from windrow.worker.engines.base import EngineInfo
 from windrow.worker.process.model_status import ModelStatus
 
 
 class Queue:
     def __init__(self) -> None:
-        self.heartbeats: list[dict[str, Any]] = []
+        self.heartbeats: list[Heartbeat] = []
 
-    def heartbeat(self, worker: str, info: bytes, *, stale_s: float) -> None:
-        self.heartbeats.append(orjson.loads(info))
+    def heartbeat(self, worker: str, heartbeat: Heartbeat, *, stale_s: float) -> None:
+        self.heartbeats.append(heartbeat)
 
 
 class BusyEngine:
@@ -31,4 +29,4 @@ def test_a_heartbeat_reports_how_busy_the_device_was_since_the_last_one(busy_s: 
     engine.busy_s = busy_s
     status.heartbeat(engine, held=0)  # type: ignore[arg-type]
     status.heartbeat(engine, held=0)  # type: ignore[arg-type]
-    assert [heartbeat["device_busy_ratio"] for heartbeat in queue.heartbeats] == [ratio, 0.0]
+    assert [heartbeat.device_busy_ratio for heartbeat in queue.heartbeats] == [ratio, 0.0]

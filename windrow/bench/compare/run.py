@@ -110,5 +110,5 @@ def measure(plan: Plan, items: Sequence[Item], redis: Redis, check: Check, say: 
 
 def _engine(redis: Redis, name: str) -> dict[str, Any]:
     """What the worker's heartbeat says; empty before the first."""
-    infos = list(RedisQueue(redis, name).workers(within_s=HEARD_WITHIN_S).values())
-    return orjson.loads(infos[0]) if infos else {}
+    heartbeats = list(RedisQueue(redis, name).workers(within_s=HEARD_WITHIN_S).values())
+    return asdict(heartbeats[0]) if heartbeats else {}

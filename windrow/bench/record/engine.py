@@ -11,7 +11,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +91,8 @@ def record_engine(load: Load, say: Say) -> Recording | GenerationRecording:
             worker(plan, url, folder, interrupts) as check,
         ):
             queue = RedisQueue(redis, load.model)
-            (described,) = queue.workers(within_s=END_S).values()
-            info = orjson.loads(described)
+            (heartbeat,) = queue.workers(within_s=END_S).values()
+            info = asdict(heartbeat)
             say(f"{load.model} is loaded on {info['device']}")
             _send(queue, payloads[:WARM], [0.0] * WARM, check)
             warm_steps = len(_read_steps(steps)) if generates else 0
