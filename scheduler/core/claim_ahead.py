@@ -1,73 +1,76 @@
-"""When to claim the next row while one runs.
+"""When to claim the requests of the next window while the device is busy.
 
-As late as possible, so that what comes meanwhile and is more urgent is in it; as early as the device needs it.
+A late claim lets more urgent requests overtake, because claimed requests keep their place. An early claim keeps the
+device busy, because claiming and preparing take time.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-#: A row that is over sooner leaves no time to wait for anything, in seconds.
-SHORT_ROW_S = 0.02
-#: On top of what was measured: threads that wake up, and the round trip of a claim that found nothing at first.
+#: Windows that run for less than this leave no time to delay a claim, in seconds.
+SHORT_RUN_S = 0.02
+#: Time reserved on top of the measured preparation: thread wake-ups and one claim that finds nothing, in seconds.
 MARGIN_S = 0.004
-#: Weight of the last row in the averages.
-LAST = 0.3
+#: Weight of the latest observation in the moving averages.
+LATEST_WEIGHT = 0.3
+#: Longest time that a claim blocks in Redis while the queue is empty, in seconds.
+CLAIM_BLOCK_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How fast rows run and are made ready, averaged; nothing is known at first.
+class Pace(NamedTuple):
+    """How long windows run and take to prepare, as moving averages.
 
-    A row takes as long as the last ones, where the device is not full, or as long as its tokens say. Whichever was
-    mistaken less is believed.
+    Two estimates of a run compete: the average of the last runs, which is right while the device is not full, and the
+    window's cost times the average time per unit of cost. The one with the smaller recent error is used.
     """
 
-    #: Seconds of a row, and of a token on the device; None before the first row.
-    row_s: float | None = None
-    token_s: float = 0.0
-    #: By how much each of them was mistaken about a row, in seconds.
-    row_mistake_s: float = 0.0
-    token_mistake_s: float = 0.0
-    #: From asking Redis for a row to having it ready, in seconds.
+    #: Average seconds of a run; None before the first one.
+    run_s: float | None = None
+    #: Average seconds per unit of cost.
+    cost_s: float = 0.0
+    #: Average error of each of the two estimates, in seconds.
+    run_error_s: float = 0.0
+    cost_error_s: float = 0.0
+    #: Average seconds from asking Redis for requests until they are prepared.
     prepare_s: float = 0.0
 
-    def ran(self, tokens: int, seconds: float) -> Pace:
-        """Learn from a row of ``tokens`` that ran for ``seconds``."""
-        token_s = seconds / max(1, tokens)
-        if self.row_s is None:
-            return replace(self, row_s=seconds, token_s=token_s)
-        return replace(
-            self,
-            row_s=_mix(self.row_s, seconds),
-            token_s=_mix(self.token_s, token_s),
-            row_mistake_s=_mix(self.row_mistake_s, abs(seconds - self.row_s)),
-            token_mistake_s=_mix(self.token_mistake_s, abs(seconds - tokens * self.token_s)),
+    def observe_run(self, cost: int, seconds: float) -> Pace:
+        """Include a window of ``cost`` that ran for ``seconds``."""
+        cost_s = seconds / max(1, cost)
+        if self.run_s is None:
+            return self._replace(run_s=seconds, cost_s=cost_s)
+        return Pace(
+            _average(self.run_s, seconds),
+            _average(self.cost_s, cost_s),
+            _average(self.run_error_s, abs(seconds - self.run_s)),
+            _average(self.cost_error_s, abs(seconds - cost * self.cost_s)),
+            self.prepare_s,
         )
+
+    def observe_preparation(self, seconds: float) -> Pace:
+        """Include a claim that took ``seconds`` until its requests were prepared."""
+        return self._replace(prepare_s=_average(self.prepare_s, seconds))
 
     @property
     def is_short(self) -> bool:
-        """Whether rows are over sooner than the next is sure to be ready, or than it is worth to wait for anything."""
-        return self.row_s is not None and self.row_s < max(SHORT_ROW_S, self._lead_s)
+        """Whether runs may end before the next window is prepared, or too soon for a delayed claim to pay."""
+        return self.run_s is not None and self.run_s < max(SHORT_RUN_S, _lead_s(self.prepare_s))
 
-    @property
-    def _lead_s(self) -> float:
-        return 2 * self.prepare_s + MARGIN_S
-
-    def prepared(self, seconds: float) -> Pace:
-        """Learn how long a row took to be made ready."""
-        return replace(self, prepare_s=_mix(self.prepare_s, seconds))
-
-    def claim_in_s(self, running_tokens: int, runs_for_s: float) -> float:
-        """Seconds until the next row is to be claimed, while one of ``running_tokens`` runs since ``runs_for_s``."""
-        if self.row_s is None:
+    def claim_after_s(self, cost: int, prepare_s: float) -> float:
+        """Seconds from the start of a window of ``cost`` until a claim is due that takes ``prepare_s`` to prepare."""
+        if self.run_s is None:
             return 0.0
-        by_row, by_token = (self.row_mistake_s, self.row_s), (self.token_mistake_s, running_tokens * self.token_s)
-        mistake_s, expected_s = min(by_row, by_token)
-        if expected_s < SHORT_ROW_S:
+        by_run, by_cost = (self.run_error_s, self.run_s), (self.cost_error_s, cost * self.cost_s)
+        error_s, expected_s = min(by_run, by_cost)
+        if expected_s < SHORT_RUN_S:
             return 0.0
-        return max(0.0, expected_s - runs_for_s - self._lead_s - 2 * mistake_s)
+        return max(0.0, expected_s - _lead_s(prepare_s) - 2 * error_s)
 
 
-def _mix(old: float, last: float) -> float:
-    return old + LAST * (last - old)
+def _lead_s(prepare_s: float) -> float:
+    return 2 * prepare_s + MARGIN_S
+
+
+def _average(average: float, latest: float) -> float:
+    return average + LATEST_WEIGHT * (latest - average)

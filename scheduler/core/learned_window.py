@@ -1,8 +1,8 @@
-"""``max_wait_ms = "auto"``: how long a row should wait, learnt from what arrived and from what rows cost.
+"""``max_wait_ms = "auto"``: learn how long a window should stay open from past arrivals and the cost of past runs.
 
-The last arrivals are played again on a virtual device, once for each wait that might be chosen, and the wait with the
-lowest mean latency is taken. So nothing is assumed about the traffic: Poisson arrivals, bursts and clients that ask
-again when they are answered each get the wait that would have served them best.
+The most recent arrivals are replayed on a virtual device once for each candidate wait, and the wait with the lowest
+mean latency is used. This assumes nothing about the traffic: Poisson arrivals and bursts each get the wait that would
+have served them best.
 """
 
 from __future__ import annotations
@@ -10,136 +10,136 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import accumulate
+from typing import NamedTuple
 
 from windrow.scheduler.core.window import WindowLimits
 
-#: Longest wait that is ever chosen, in seconds.
+#: Longest candidate wait, in seconds.
 MAX_WAIT_S = 0.050
-#: The wait before anything was learnt, in seconds: the default of ``max_wait_ms``.
+#: The wait before anything is learned, in seconds: the default of ``max_wait_ms``.
 FIRST_WAIT_S = 0.005
-#: What may be chosen, in seconds: none, and steps of a half from 0.25 ms to `MAX_WAIT_S`.
+#: Candidate waits in seconds: zero, and 14 waits up to `MAX_WAIT_S`, each 1.5 times the one before.
 WAITS_S = (0.0, *(MAX_WAIT_S / 1.5**step for step in range(13, -1, -1)))
-#: Arrivals that are remembered.
+#: Arrivals that are kept.
 MEMORY = 1024
-#: Rows' worth of them that is played again, and the fewest requests in it.
-REPLAYED_ROWS, FEWEST_REPLAYED = 64, 64
-#: Seconds, and arrivals, from one choice to the next.
+#: A replay covers the arrivals of this many windows, and at least this many requests.
+REPLAYED_WINDOWS, MIN_REPLAYED = 64, 64
+#: A new wait is chosen at most once in this many seconds, and once for this many arrivals.
 CHOOSE_EVERY_S, CHOOSE_EVERY = 1.0, 32
-#: Weight of the last replay in what each wait is known to give.
-LAST = 0.25
-#: A longer wait has to give this share less latency than a shorter one to be chosen.
-WORTH_CHANGING = 0.01
-#: Weight that a row's evidence keeps with each row after it.
-KEEP = 0.98
+#: Weight of the latest replay in the moving averages.
+LATEST_WEIGHT = 0.25
+#: Relative latency above the best that is accepted for a shorter wait.
+TOLERANCE = 0.01
+#: Factor by which the weight of a run decreases with each later run.
+DECAY = 0.98
 
 
-@dataclass(frozen=True, slots=True)
-class WindowCost:
-    """Seconds of a row as ``fixed_s + token_s * tokens``: least squares over the last rows, older ones fading.
+class RunCost(NamedTuple):
+    """Seconds of a run as ``fixed_s + cost_s * cost``, by weighted least squares over past runs.
 
-    The sums are kept, so a row costs a few additions, whatever came before. Where all rows were alike, nothing says
-    what a token costs: all of it is taken to be fixed, which is put right by the first row that is not.
+    Only sums are kept, so an observation costs a few additions. If all runs had the same cost, the slope is unknown and
+    the whole time counts as fixed until a run differs.
     """
 
-    #: Sums over rows, faded: weights, tokens, seconds, tokens squared, tokens times seconds.
-    rows: float = 0.0
-    tokens: float = 0.0
+    #: Weighted sums over runs: of the weights, the costs, the seconds, the squared costs, and cost times seconds.
+    weight: float = 0.0
+    cost: float = 0.0
     seconds: float = 0.0
-    tokens_squared: float = 0.0
-    tokens_seconds: float = 0.0
+    cost_squared: float = 0.0
+    cost_times_seconds: float = 0.0
 
-    def ran(self, tokens: int, seconds: float) -> WindowCost:
-        """Learn from a row of ``tokens`` that ran for ``seconds``."""
-        return WindowCost(
-            self.rows * KEEP + 1.0,
-            self.tokens * KEEP + tokens,
-            self.seconds * KEEP + seconds,
-            self.tokens_squared * KEEP + tokens * tokens,
-            self.tokens_seconds * KEEP + tokens * seconds,
+    def observe(self, cost: int, seconds: float) -> RunCost:
+        """Include a run of ``cost`` that took ``seconds``."""
+        return RunCost(
+            self.weight * DECAY + 1.0,
+            self.cost * DECAY + cost,
+            self.seconds * DECAY + seconds,
+            self.cost_squared * DECAY + cost * cost,
+            self.cost_times_seconds * DECAY + cost * seconds,
         )
 
     def fit(self) -> tuple[float, float]:
-        """``(fixed_s, token_s)``, neither below 0; both 0 before the first row."""
-        if not self.rows:
+        """Return ``(fixed_s, cost_s)``, neither below 0; both are 0 before the first run."""
+        if not self.weight:
             return 0.0, 0.0
-        mean_tokens, mean_s = self.tokens / self.rows, self.seconds / self.rows
-        spread = self.tokens_squared / self.rows - mean_tokens**2
-        together = self.tokens_seconds / self.rows - mean_tokens * mean_s
-        if spread <= 1e-6 * mean_tokens**2:
+        mean_cost, mean_s = self.cost / self.weight, self.seconds / self.weight
+        variance = self.cost_squared / self.weight - mean_cost**2
+        covariance = self.cost_times_seconds / self.weight - mean_cost * mean_s
+        if variance <= 1e-6 * mean_cost**2:
             return mean_s, 0.0
-        token_s = min(max(0.0, together / spread), mean_s / mean_tokens)
-        return mean_s - token_s * mean_tokens, token_s
+        cost_s = min(max(0.0, covariance / variance), mean_s / mean_cost)
+        return mean_s - cost_s * mean_cost, cost_s
 
 
 def mean_latency_s(
-    arrived_s: Sequence[float], tokens: Sequence[int], limits: WindowLimits, cost: tuple[float, float], wait_s: float
+    arrived_s: Sequence[float], costs: Sequence[int], limits: WindowLimits, fit: tuple[float, float], wait_s: float
 ) -> float:
-    """Mean seconds from arrival to the end of the row, had each row waited for ``wait_s`` from its first request.
+    """Return the mean seconds from arrival to the end of the run if each window had stayed open for ``wait_s``.
 
-    ``arrived_s`` is in order, with ``tokens`` beside it; ``cost`` is that of `WindowCost.fit`. Rows close as
-    `windrow.scheduler.core.window.decide_window` and `take_count` close them.
+    ``arrived_s`` is in ascending order, with ``costs`` beside it; ``fit`` comes from `RunCost.fit`. Windows close as in
+    `windrow.scheduler.core.window.decide_window` and `windrow.scheduler.core.window.take_count`.
     """
-    fixed_s, token_s = cost
-    until = [0, *accumulate(tokens)]
+    fixed_s, cost_s = fit
+    sums = [0, *accumulate(costs)]
     count, first, free_s, sum_ended_s = len(arrived_s), 0, arrived_s[0], 0.0
     while first < count:
-        # The row is full by its last request by size, or by the one whose tokens reach the budget.
-        by_tokens = bisect_left(until, until[first] + limits.max_batch_tokens, first + 1) - 1
-        full = min(first + limits.max_batch_size - 1, by_tokens)
+        # The request that closes the window by size, or by reaching the token limit.
+        by_cost = bisect_left(sums, sums[first] + limits.max_batch_tokens, first + 1) - 1
+        last = min(first + limits.max_batch_size - 1, by_cost)
         opened_s = arrived_s[first]
-        close_s = min(opened_s + wait_s, arrived_s[full]) if full < count else opened_s + wait_s
+        close_s = min(opened_s + wait_s, arrived_s[last]) if last < count else opened_s + wait_s
         start_s = max(free_s, close_s)
-        here = bisect_right(arrived_s, start_s, first)
-        fit = bisect_right(until, until[first] + limits.max_batch_tokens, first) - 1
-        end = min(here, first + limits.max_batch_size, max(fit, first + 1))
-        free_s = start_s + fixed_s + token_s * (until[end] - until[first])
+        arrived = bisect_right(arrived_s, start_s, first)
+        fitting = bisect_right(sums, sums[first] + limits.max_batch_tokens, first) - 1
+        end = min(arrived, first + limits.max_batch_size, max(fitting, first + 1))
+        free_s = start_s + fixed_s + cost_s * (sums[end] - sums[first])
         sum_ended_s += free_s * (end - first)
         first = end
     return (sum_ended_s - sum(arrived_s)) / count
 
 
 class LearnedWindow:
-    """The wait of one model, learnt. Told of each arrival and of each row; asked for limits that say the wait."""
+    """The limits of one model's window, with a wait that is learned from observed arrivals and runs."""
 
     def __init__(self, limits: WindowLimits) -> None:
         """``limits.max_wait_s`` is the longest wait that may be chosen."""
         self._waits_s = [wait_s for wait_s in WAITS_S if wait_s < limits.max_wait_s] + [limits.max_wait_s]
         self.limits = replace(limits, max_wait_s=min(FIRST_WAIT_S, limits.max_wait_s))
-        self.cost = WindowCost()
+        self._run_cost = RunCost()
         self._arrivals: deque[tuple[float, int]] = deque(maxlen=MEMORY)
-        self._new = 0
-        self._row_size = 1.0
+        self._new_arrivals = 0
+        self._mean_count = 1.0
         self._chosen_s = float("-inf")
-        #: Latency of each wait over that of the best, averaged over replays.
-        self._regrets: list[float] | None = None
+        #: For each wait, its latency divided by that of the best wait, averaged over replays.
+        self._ratios: list[float] | None = None
 
-    def arrived(self, at_s: float, tokens: int) -> None:
-        """A request of ``tokens`` was submitted at ``at_s``; in about the order of time."""
-        self._arrivals.append((at_s, tokens))
-        self._new += 1
+    def observe_arrivals(self, arrived_s: Sequence[float], costs: Sequence[int]) -> None:
+        """Include requests that arrived at ``arrived_s``, roughly in the order of time."""
+        self._arrivals.extend(zip(arrived_s, costs, strict=True))
+        self._new_arrivals += len(costs)
 
-    def ran(self, now_s: float, count: int, tokens: int, seconds: float) -> None:
-        """A row of ``count`` requests ran for ``seconds`` to ``now_s``; from time to time, choose anew."""
-        self.cost = self.cost.ran(tokens, seconds)
-        self._row_size += LAST * (count - self._row_size)
-        if self._new >= CHOOSE_EVERY and now_s - self._chosen_s >= CHOOSE_EVERY_S:
-            self._new, self._chosen_s = 0, now_s
+    def observe_run(self, now_s: float, count: int, cost: int, seconds: float) -> None:
+        """Include a run of ``count`` requests that took ``seconds`` until ``now_s``; choose a wait if one is due."""
+        self._run_cost = self._run_cost.observe(cost, seconds)
+        self._mean_count += LATEST_WEIGHT * (count - self._mean_count)
+        if self._new_arrivals >= CHOOSE_EVERY and now_s - self._chosen_s >= CHOOSE_EVERY_S:
+            self._new_arrivals, self._chosen_s = 0, now_s
             self._choose()
 
     def _choose(self) -> None:
-        wanted = max(FEWEST_REPLAYED, int(REPLAYED_ROWS * self._row_size))
-        last = sorted(list(self._arrivals)[-wanted:])
-        arrived_s, tokens = [at_s for at_s, _ in last], [count for _, count in last]
-        cost = self.cost.fit()
-        means_s = [mean_latency_s(arrived_s, tokens, self.limits, cost, wait_s) for wait_s in self._waits_s]
+        count = max(MIN_REPLAYED, int(REPLAYED_WINDOWS * self._mean_count))
+        latest = sorted(list(self._arrivals)[-count:])
+        arrived_s, costs = [at_s for at_s, _ in latest], [cost for _, cost in latest]
+        fit = self._run_cost.fit()
+        means_s = [mean_latency_s(arrived_s, costs, self.limits, fit, wait_s) for wait_s in self._waits_s]
         best_s = min(means_s)
         if best_s <= 0:
             return
-        regrets = [mean_s / best_s for mean_s in means_s]
-        old = self._regrets or regrets
-        self._regrets = [before + LAST * (now - before) for before, now in zip(old, regrets, strict=True)]
-        good = min(self._regrets) * (1 + WORTH_CHANGING)
-        chosen = next(index for index, regret in enumerate(self._regrets) if regret <= good)
+        ratios = [mean_s / best_s for mean_s in means_s]
+        old = self._ratios or ratios
+        self._ratios = [before + LATEST_WEIGHT * (now - before) for before, now in zip(old, ratios, strict=True)]
+        accepted = min(self._ratios) * (1 + TOLERANCE)
+        chosen = next(index for index, ratio in enumerate(self._ratios) if ratio <= accepted)
         self.limits = replace(self.limits, max_wait_s=self._waits_s[chosen])

@@ -1,44 +1,47 @@
-"""When a row that is being filled should go to the device.
+"""When to close the window of a batch buffer.
 
-The window opens at the first arrival. It closes when the row is full by requests or by tokens, when ``max_wait_s`` is
-over, or, on an idle device, as soon as waiting is not expected to bring company.
+The window opens when the first request in the buffer arrives. It closes when the buffer holds enough requests or tokens
+for one batch, when ``max_wait_s`` has passed, or, if the device is idle, as soon as no further request is expected.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, islice
+from typing import NamedTuple
 
-#: Company expected in what is left of the window below which an idle device stops waiting, in requests.
-WORTH_WAITING_FOR = 0.5
-#: Evidence older than this many windows of exposure has lost most (1 - 1/e) of its weight.
+#: An idle device stops waiting if it expects fewer than this many requests in the rest of the window.
+MIN_EXPECTED_REQUESTS = 0.5
+#: Observations older than this many windows have lost most (1 - 1/e) of their weight.
 MEMORY_WINDOWS = 8.0
 
 
-@dataclass(frozen=True, slots=True)
-class JoinRate:
-    """How often requests join while another one waits or runs: the only time when waiting could pay.
+class JoinRate(NamedTuple):
+    """How many requests arrive per second while another request waits or runs.
 
-    Time with nothing waiting and nothing running is not counted, so that a client that sends its next request only
-    after the last answer is seen for what it is: company that never comes. Until something has been seen, one join
-    a window is assumed, so that a window somebody configured is used.
+    Only then can waiting pay. Time in which nothing waits or runs does not count, so a single client that sends its
+    next request after each answer yields a rate of zero. Before the first observation the rate is one request per
+    window, so that a configured window is used.
     """
 
-    joins: float
-    exposure_s: float
+    requests: float
+    observed_s: float
 
     @staticmethod
     def unknown(max_wait_s: float) -> JoinRate:
-        """The rate before anything was observed: one request a window."""
-        return JoinRate(joins=1.0, exposure_s=max_wait_s)
+        """The rate before the first observation: one request per window."""
+        return JoinRate(requests=1.0, observed_s=max_wait_s)
 
-    def observe(self, joins: int, exposure_s: float, max_wait_s: float) -> JoinRate:
-        """Add ``joins`` arrivals seen during ``exposure_s`` seconds, letting old evidence fade."""
-        keep = 1.0 / (1.0 + exposure_s / (MEMORY_WINDOWS * max_wait_s)) if max_wait_s > 0 else 0.0
-        return JoinRate(self.joins * keep + joins, self.exposure_s * keep + exposure_s)
+    def observe(self, requests: int, observed_s: float, max_wait_s: float) -> JoinRate:
+        """Add ``requests`` arrivals in ``observed_s`` seconds and reduce the weight of older observations."""
+        keep = 1.0 / (1.0 + observed_s / (MEMORY_WINDOWS * max_wait_s)) if max_wait_s > 0 else 0.0
+        return JoinRate(self.requests * keep + requests, self.observed_s * keep + observed_s)
 
     def expected(self, seconds: float) -> float:
-        """Requests expected to join in the next ``seconds``."""
-        return self.joins * seconds / self.exposure_s if self.exposure_s > 0 else 0.0
+        """Number of requests expected to arrive in the next ``seconds``."""
+        return self.requests * seconds / self.observed_s if self.observed_s > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,53 +49,49 @@ class WindowLimits:
     """What closes a window."""
 
     max_batch_size: int
+    #: In the unit of cost of the model's task, which is tokens for text.
     max_batch_tokens: int
     max_wait_s: float
-    #: Whether ``max_wait_s`` is only a bound, and the wait itself is learnt: `windrow.scheduler.core.learned_window`.
-    is_learnt: bool = False
+    #: Whether the wait is learned and ``max_wait_s`` is its upper bound; see `windrow.scheduler.core.learned_window`.
+    is_learned: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Close:
-    """Send the row now."""
+class Close(NamedTuple):
+    """Close the window and run its requests now."""
 
     #: ``size``, ``tokens``, ``wait`` or ``idle``; the label of ``windrow_batches_total``.
     closed_by: str
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """Keep the window open, and look again after an arrival or ``seconds``, whichever is first."""
+class Wait(NamedTuple):
+    """Do nothing yet; decide again when something changes, and at ``until_s`` at the latest."""
 
-    seconds: float
+    #: Infinite if only a change can lead to another decision.
+    until_s: float
 
 
 def decide_window(
-    now_s: float, opened_s: float, waiting: int, tokens: int, limits: WindowLimits, rate: JoinRate | None
+    now_s: float, opened_s: float, count: int, cost: int, limits: WindowLimits, rate: JoinRate | None
 ) -> Close | Wait:
-    """Decide for a device that is free now and a row of ``waiting`` >= 1 requests with ``tokens`` in all.
+    """Decide whether an idle device runs the ``count`` >= 1 requests of its buffer now.
 
-    ``opened_s`` is the arrival of the row's first request. A busy device is not asked: the row simply grows. Without a
-    ``rate`` the window is used whole: its length was learnt, and knows of the company
-    (`windrow.scheduler.core.learned_window`).
+    ``opened_s`` is the arrival of the buffer's first request and ``cost`` is the sum of all costs. While the device is
+    busy nobody asks: the buffer grows. Without a ``rate`` the whole window is used; a learned wait already accounts for
+    how likely further requests are (`windrow.scheduler.core.learned_window`).
     """
-    if waiting >= limits.max_batch_size:
+    if count >= limits.max_batch_size:
         return Close("size")
-    if tokens >= limits.max_batch_tokens:
+    if cost >= limits.max_batch_tokens:
         return Close("tokens")
-    left_s = opened_s + limits.max_wait_s - now_s
-    if left_s <= 0:
+    ends_s = opened_s + limits.max_wait_s
+    if now_s >= ends_s:
         return Close("wait")
-    if rate is not None and rate.expected(left_s) < WORTH_WAITING_FOR:
+    if rate is not None and rate.expected(ends_s - now_s) < MIN_EXPECTED_REQUESTS:
         return Close("idle")
-    return Wait(left_s)
+    return Wait(ends_s)
 
 
-def take_count(lengths: list[int], limits: WindowLimits) -> int:
-    """How many requests from the front of the row go now: at least one, at most what both limits allow."""
-    tokens = 0
-    for count, length in enumerate(lengths[: limits.max_batch_size]):
-        tokens += length
-        if count and tokens > limits.max_batch_tokens:
-            return count
-    return min(len(lengths), limits.max_batch_size)
+def take_count(costs: Sequence[int], limits: WindowLimits) -> int:
+    """Return how many requests from the front of the buffer run now: at least one, at most what both limits allow."""
+    sums = list(accumulate(islice(costs, limits.max_batch_size)))
+    return max(bisect_right(sums, limits.max_batch_tokens), min(1, len(sums)))

@@ -17,7 +17,7 @@ from windrow.scheduler.core.planning import PLANNERS, BatchLimits
 
 if TYPE_CHECKING:
     from windrow.lab.simulate.device import Policy
-    from windrow.lab.simulate.simulation import Failure
+    from windrow.lab.simulate.outcome import Failure
     from windrow.lab.simulate.workload import Flow
     from windrow.scheduler.config.model_settings import ModelSettings
 
@@ -104,7 +104,7 @@ def read_failures(texts: list[str] | None) -> tuple[Failure, ...]:
 
 
 def _failure(text: str) -> Failure:
-    from windrow.lab.simulate.simulation import Failure
+    from windrow.lab.simulate.outcome import Failure
 
     parts = text.split(":")
     if len(parts) != 3 or not parts[1].isdecimal():

@@ -79,7 +79,7 @@ def simulate(
         from windrow.lab.measure.cost import decode_cost, read_cost
         from windrow.lab.measure.figures import summarise
         from windrow.lab.simulate.generation import GenerationPolicy, simulate_generation
-        from windrow.lab.simulate.simulation import Fleet
+        from windrow.lab.simulate.outcome import Fleet
         from windrow.lab.simulate.simulation import simulate as run
         from windrow.lab.simulate.workload_options import Traffic
 

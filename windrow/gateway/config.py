@@ -60,7 +60,7 @@ class InferenceConfig:
         if not self.enable_batching:
             return WindowLimits(1, self.max_batch_tokens, 0.0)
         if self.max_batch_wait_ms == "auto":
-            return WindowLimits(self.max_batch_size, self.max_batch_tokens, MAX_WAIT_S, is_learnt=True)
+            return WindowLimits(self.max_batch_size, self.max_batch_tokens, MAX_WAIT_S, is_learned=True)
         return WindowLimits(self.max_batch_size, self.max_batch_tokens, self.max_batch_wait_ms / 1e3)
 
     @property

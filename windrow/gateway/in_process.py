@@ -88,7 +88,7 @@ class InProcess:
             "model": info.model,
             "device": info.device,
             "strategy": info.strategy,
-            "batching": self._tally.describe(len(self._inbox)) | {"wait_ms": self._rows.wait_s(self._model) * 1e3},
+            "batching": self._tally.describe(len(self._inbox)) | {"wait_ms": self._rows.max_wait_s(self._model) * 1e3},
         }
 
     async def close(self) -> None:
@@ -107,10 +107,12 @@ class InProcess:
 
     def _prepare(self) -> None:
         while self._ended is None:
-            room = self._rows.reserve(self._model, timeout_s=LOOK_EVERY_S)
-            tickets = self._inbox.take(room) if room else []
+            planned = self._rows.reserve(self._model, timeout_s=LOOK_EVERY_S)
+            if planned is None:
+                continue
+            tickets = self._inbox.take(planned.size)
             began_s = time.monotonic()
-            self._rows.add(self._model, self._ready(tickets, began_s), room, time.monotonic() - began_s)
+            self._rows.add(self._model, self._ready(tickets, began_s), planned.size, time.monotonic() - began_s)
 
     def _ready(self, tickets: list[Ticket], claimed_s: float) -> list[Request]:
         """Check and tokenise; what is refused ends here."""
@@ -130,9 +132,9 @@ class InProcess:
 
     def _forward(self) -> None:
         while (row := self._rows.take()) is not None:
-            started = {one.id: ticket for one in row.waiting if (ticket := self._inbox.start(one.id))}
+            started = {one.id: ticket for one in row.requests if (ticket := self._inbox.start(one.id))}
             try:
-                waiting = [one for one in row.waiting if one.id in started]
+                waiting = [one for one in row.requests if one.id in started]
                 for done in run_window(self._engine, waiting, self._budget):
                     outcomes = self._collect(done)
                     self._tally.add(len(done.members), time.monotonic() - done.started_s)

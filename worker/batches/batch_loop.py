@@ -113,14 +113,17 @@ class BatchLoop:
             if self._drained() or lane.leases.is_paused:
                 self._ended.wait(ATTEND_EVERY_S)
                 continue
-            room = self.rows.reserve(lane.model, timeout_s=1.0)
-            turn = self._quarantine.take_turn(lane.model, timeout_s=1.0) if room else None
+            planned = self.rows.reserve(lane.model, timeout_s=1.0)
+            if planned is None:
+                continue
+            room = planned.size
+            turn = self._quarantine.take_turn(lane.model, timeout_s=1.0)
             if turn is None:
                 self.rows.add(lane.model, [], room)
                 continue
             alone = turn is ClaimTurn.ALONE
             blocking, asked_s = not full and not alone, time.monotonic()
-            claim_enough = partial(lane.leases.claim, enough=self.rows.enough(lane.model, room))
+            claim_enough = partial(lane.leases.claim, enough=planned.fills_batch)
             claim = retry_redis(claim_enough, room, blocking, alone, give_up=self._is_stopping)
             requests = claim.requests if claim else []
             self._quarantine.claimed(lane.model, requests, claim is not None and claim.suspects_wait)
@@ -138,11 +141,11 @@ class BatchLoop:
         stage = self._vitals.stage()
         while (row := self.rows.take()) is not None:
             lane = self.lanes[row.model]
-            waiting, late = split_expired(row.waiting, lane.leases)
+            waiting, late = split_expired(row.requests, lane.leases)
             for started in stage.timed(run_window(lane.engine, waiting, lane.budget)):
                 self._started.put((lane, started, row.closed_by))
             self._store(lane, late)
-            self._quarantine.ended(len(row.waiting) - len(waiting))
+            self._quarantine.ended(len(row.requests) - len(waiting))
         self._started.put(None)
 
     def _finish(self) -> None:
@@ -173,7 +176,7 @@ class BatchLoop:
             self.on_look()
             self._vitals.tick(held=sum(len(holder.leases.held) for holder in self._holders))
             for model, lane in self.lanes.items():
-                lane.wait_s = self.rows.wait_s(model)
+                lane.wait_s = self.rows.max_wait_s(model)
             level = self._stopping()
             if level:
                 self.rows.close()

@@ -50,7 +50,7 @@ class BatchModel:
         """What closes this model's window."""
         size, tokens = self.limits.max_batch_size, self.limits.max_batch_tokens
         if self.max_wait_s is None:
-            return WindowLimits(size, tokens, MAX_WAIT_S, is_learnt=True)
+            return WindowLimits(size, tokens, MAX_WAIT_S, is_learned=True)
         return WindowLimits(size, tokens, self.max_wait_s)
 
     def heartbeat(self, busy_s: float = 0.0) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 
+from windrow.scheduler.core.claim_ahead import CLAIM_BLOCK_S
 from windrow.scheduler.queue import Claim, RedisQueue, Request
 from windrow.scheduler.queue.keys import MAX_REQUESTS_PER_CALL
 
-#: Longest time that a claim blocks while the queue is empty, in seconds.
-CLAIM_BLOCK_S = 1.0
 #: How long a spare process leaves a small backlog to the first process of its device, in seconds.
 SPARE_PATIENCE_S = 1.0
 

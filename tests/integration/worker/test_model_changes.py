@@ -195,4 +195,4 @@ def test_rows_are_put_together_as_asked_from_then_on(start: Callable[..., Site])
     site.submit(*third)
     site.ended(*third)
     assert max(engine.sizes) == 2
-    assert site.resident.rows.wait_s("m") == 0.0
+    assert site.resident.rows.max_wait_s("m") == 0.0

@@ -1,53 +1,77 @@
-"""The learnt wait: what a row costs, what waiting would have given, and that both lead to a good choice."""
+"""The learned window: what a run costs, what each wait would have given, and that both lead to a good choice."""
 
 import itertools
 import random
-from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.window_sweep import LIMITS, Device, Policy, Request, bursts, poisson, simulate, sweep
-from windrow.scheduler.core.learned_window import FIRST_WAIT_S, MAX_WAIT_S, LearnedWindow, WindowCost, mean_latency_s
-from windrow.scheduler.core.window import WindowLimits
+from benchmarks.window_sweep import bursts, poisson, sweep
+from windrow.scheduler.core.learned_window import FIRST_WAIT_S, MAX_WAIT_S, LearnedWindow, RunCost, mean_latency_s
+from windrow.scheduler.core.window import Wait, WindowLimits, decide_window, take_count
 
+LIMITS = WindowLimits(16, 4096, MAX_WAIT_S, is_learned=True)
 GAPS_S = st.lists(st.floats(0, 0.1), min_size=1, max_size=60)
 
 
-def learnt(rows: list[tuple[int, float]]) -> tuple[float, float]:
-    cost = WindowCost()
-    for tokens, seconds in rows:
-        cost = cost.ran(tokens, seconds)
-    return cost.fit()
+def fit(runs: list[tuple[int, float]]) -> tuple[float, float]:
+    run_cost = RunCost()
+    for cost, seconds in runs:
+        run_cost = run_cost.observe(cost, seconds)
+    return run_cost.fit()
 
 
-def test_before_the_first_row_nothing_costs_anything() -> None:
-    assert WindowCost().fit() == (0.0, 0.0)
+def test_before_the_first_run_the_estimated_cost_is_zero() -> None:
+    assert RunCost().fit() == (0.0, 0.0)
 
 
 @given(st.floats(0, 0.1), st.floats(0, 0.001), st.lists(st.integers(1, 16_000), min_size=2, max_size=50, unique=True))
-def test_the_cost_of_a_row_is_found_where_it_is_a_line(fixed_s: float, token_s: float, tokens: list[int]) -> None:
-    found_s, found_token_s = learnt([(one, fixed_s + token_s * one) for one in tokens])
-    for one in tokens:
-        assert found_s + found_token_s * one == pytest.approx(fixed_s + token_s * one, abs=1e-6, rel=1e-3)
+def test_a_linear_cost_is_found(fixed_s: float, cost_s: float, costs: list[int]) -> None:
+    found_s, found_cost_s = fit([(cost, fixed_s + cost_s * cost) for cost in costs])
+    for cost in costs:
+        assert found_s + found_cost_s * cost == pytest.approx(fixed_s + cost_s * cost, abs=1e-6, rel=1e-3)
 
 
 @given(st.lists(st.tuples(st.integers(1, 16_000), st.floats(0, 10)), min_size=1, max_size=50))
-def test_no_cost_is_ever_below_zero(rows: list[tuple[int, float]]) -> None:
-    fixed_s, token_s = learnt(rows)
+def test_no_estimate_is_negative(runs: list[tuple[int, float]]) -> None:
+    fixed_s, cost_s = fit(runs)
     assert fixed_s >= -1e-9
-    assert token_s >= 0
+    assert cost_s >= 0
 
 
-def test_rows_that_are_all_alike_are_taken_to_cost_the_same_whatever_their_size() -> None:
-    assert learnt([(10, 0.02)] * 5) == (pytest.approx(0.02), 0.0)
+def test_runs_of_equal_cost_count_as_fixed_time() -> None:
+    assert fit([(10, 0.02)] * 5) == (pytest.approx(0.02), 0.0)
 
 
 def test_a_device_that_becomes_slower_is_noticed() -> None:
-    sizes = itertools.cycle([10, 100])
-    before, after = [(next(sizes), 0.01) for _ in range(500)], [(next(sizes), 0.03) for _ in range(200)]
-    assert sum(learnt(before + after)) == pytest.approx(0.03, rel=0.05)
+    costs = itertools.cycle([10, 100])
+    before, after = [(next(costs), 0.01) for _ in range(500)], [(next(costs), 0.03) for _ in range(200)]
+    assert sum(fit(before + after)) == pytest.approx(0.03, rel=0.05)
+
+
+def decided_latencies_s(
+    arrived_s: list[float], costs: list[int], limits: WindowLimits, fit: tuple[float, float]
+) -> list[float]:
+    """Latencies if `decide_window` and `take_count` decide, one event at a time."""
+    latencies_s: list[float] = []
+    now_s, arrived = arrived_s[0], 0
+    while (first := len(latencies_s)) < len(costs):
+        while arrived < len(costs) and arrived_s[arrived] <= now_s:
+            arrived += 1
+        if arrived == first:
+            now_s = arrived_s[arrived]
+            continue
+        waiting = costs[first:arrived]
+        decision = decide_window(now_s, arrived_s[first], len(waiting), sum(waiting), limits, None)
+        if isinstance(decision, Wait):
+            now_s = min([decision.until_s, *arrived_s[arrived : arrived + 1]])
+            continue
+        count = take_count(waiting, limits)
+        now_s += fit[0] + fit[1] * sum(waiting[:count])
+        latencies_s += [now_s - at_s for at_s in arrived_s[first : first + count]]
+    return latencies_s
 
 
 @given(
@@ -59,63 +83,57 @@ def test_a_device_that_becomes_slower_is_noticed() -> None:
     st.sampled_from([0.0, 0.001, 0.01, 0.05]),
     st.integers(0, 1000),
 )
-def test_the_replay_gives_the_latencies_that_the_window_itself_gives(
-    gaps_s: list[float], size: int, budget: int, fixed_s: float, token_s: float, wait_s: float, seed: int
+def test_the_replay_gives_the_latencies_that_the_decisions_give(
+    gaps_s: list[float], size: int, budget: int, fixed_s: float, cost_s: float, wait_s: float, seed: int
 ) -> None:
-    # Whole microseconds: both add in another order, and a request may come at the very moment a window closes.
+    # In whole microseconds, because both add in a different order and a request may arrive just as a window closes.
     numbers = random.Random(seed)
-    micros = [round(at_s * 1e6) for at_s in itertools.accumulate(gaps_s)]
-    requests = [Request(float(at), numbers.randint(1, 200)) for at in micros]
+    arrived = [float(round(at_s * 1e6)) for at_s in itertools.accumulate(gaps_s)]
+    costs = [numbers.randint(1, 200) for _ in arrived]
     limits = WindowLimits(size, budget, float(round(wait_s * 1e6)))
-    device = Device(fixed_s=float(round(fixed_s * 1e6)), token_s=float(round(token_s * 1e6)))
-    latencies = simulate(requests, Policy(limits), device, len(requests))
-    at, tokens = [one.at_s for one in requests], [one.tokens for one in requests]
-    replayed = mean_latency_s(at, tokens, limits, (device.fixed_s, device.token_s), limits.max_wait_s)
-    assert replayed == pytest.approx(sum(latencies) / len(latencies))
+    line = (float(round(fixed_s * 1e6)), float(round(cost_s * 1e6)))
+    latencies = decided_latencies_s(arrived, costs, limits, line)
+    assert mean_latency_s(arrived, costs, limits, line, limits.max_wait_s) == pytest.approx(np.mean(latencies))
 
 
-def run(window: LearnedWindow, requests: list[Request], device: Device) -> None:
-    """What a row's worth of traffic teaches, without a queue: rows of what came within 20 ms."""
-    for _, group in itertools.groupby(requests, key=lambda one: int(one.at_s / 0.020)):
-        row = list(group)
-        for one in row:
-            window.arrived(one.at_s, one.tokens)
-        window.ran(row[-1].at_s, len(row), sum(one.tokens for one in row), device.row_s(row))
+def observe(window: LearnedWindow, arrived_s: list[float], run_s: float) -> None:
+    """Let ``window`` observe windows of the requests that arrive within 20 ms."""
+    for _, group in itertools.groupby(arrived_s, key=lambda at_s: int(at_s / 0.020)):
+        together = list(group)
+        window.observe_arrivals(together, [50] * len(together))
+        window.observe_run(together[-1], len(together), 50 * len(together), run_s)
 
 
-def test_until_something_was_learnt_the_default_window_is_used() -> None:
-    assert LearnedWindow(replace(LIMITS, max_wait_s=MAX_WAIT_S)).limits.max_wait_s == FIRST_WAIT_S
+def test_before_anything_is_learned_the_default_wait_is_used() -> None:
+    assert LearnedWindow(LIMITS).limits.max_wait_s == FIRST_WAIT_S
 
 
-def test_no_wait_is_longer_than_the_bound() -> None:
-    assert LearnedWindow(replace(LIMITS, max_wait_s=0.002)).limits.max_wait_s == 0.002
-    window = LearnedWindow(replace(LIMITS, max_wait_s=0.003))
-    run(window, bursts(30.0, 1000, seed=1), Device(fixed_s=0.050))
+def test_no_wait_is_longer_than_the_limit() -> None:
+    assert LearnedWindow(WindowLimits(16, 4096, 0.002)).limits.max_wait_s == 0.002
+    window = LearnedWindow(WindowLimits(16, 4096, 0.003))
+    observe(window, bursts(30.0, 1000, np.random.default_rng(1)), 0.050)
     assert 0 < window.limits.max_wait_s <= 0.003
 
 
-def test_bursts_are_waited_for_and_requests_that_come_alone_are_not_even_after_a_change() -> None:
-    window = LearnedWindow(replace(LIMITS, max_wait_s=MAX_WAIT_S))
-    device = Device(fixed_s=0.020)
-    run(window, bursts(60.0, 3000, seed=1), device)
-    assert 0.002 <= window.limits.max_wait_s <= 0.008  # they are spread over 4 ms
-    later = [one._replace(at_s=one.at_s + 1000) for one in poisson(5.0, 1000, seed=1)]
-    run(window, later, device)
+def test_the_wait_covers_bursts_and_becomes_zero_when_requests_arrive_alone() -> None:
+    window = LearnedWindow(LIMITS)
+    observe(window, bursts(60.0, 3000, np.random.default_rng(1)), 0.020)
+    assert 0.002 <= window.limits.max_wait_s <= 0.008  # a burst takes 4 ms
+    observe(window, [1000 + at_s for at_s in poisson(5.0, 1000, np.random.default_rng(1))], 0.020)
     assert window.limits.max_wait_s == 0.0
 
 
-def test_requests_that_all_came_at_once_on_a_device_that_costs_nothing_teach_nothing_and_break_nothing() -> None:
-    window = LearnedWindow(replace(LIMITS, max_wait_s=MAX_WAIT_S))
-    for _ in range(100):
-        window.arrived(1.0, 1)
-    window.ran(2.0, 100, 100, 0.0)
+def test_nothing_is_learned_from_requests_that_arrive_at_once_on_a_device_that_takes_no_time() -> None:
+    window = LearnedWindow(LIMITS)
+    window.observe_arrivals([1.0] * 100, [1] * 100)
+    window.observe_run(2.0, 100, 100, 0.0)
     assert window.limits.max_wait_s == FIRST_WAIT_S
 
 
-def test_over_a_sweep_of_loads_the_learnt_wait_is_within_a_twentieth_of_the_best_fixed_one() -> None:
-    points = sweep(6000, loads=(0.05, 0.5, 0.95), devices=("fixed", "tokens"))
+def test_over_a_range_of_loads_the_learned_window_is_within_5_percent_of_the_best_fixed_one() -> None:
+    points = list(sweep(6000, loads=(0.05, 0.5, 0.95), devices=("fixed", "tokens")))
     assert len(points) == 12
-    assert {(one.traffic, one.device, one.load): one.regret for one in points if one.regret > 0.05} == {}
-    # What is promised is not to be had from any fixed window, the default included.
-    assert max(one.default_s / one.best_s for one in points) > 1.1
-    assert max(one.no_wait_s / one.best_s for one in points) > 1.1
+    assert {(point.traffic, point.device, point.load): point.regret for point in points if point.regret > 0.05} == {}
+    # Neither the default nor a wait of zero achieves this at every load.
+    assert max(point.default_s / point.best_s for point in points) > 1.04
+    assert max(point.no_wait_s / point.best_s for point in points) > 1.1

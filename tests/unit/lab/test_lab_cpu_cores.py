@@ -22,7 +22,7 @@ TIMES = st.lists(st.floats(0.0, 5.0), max_size=12).map(sorted)
 def ends(lanes: CpuCores) -> list[float]:
     found = []
     while lanes.pieces:
-        at_s = lanes.over_s
+        at_s = lanes.ends_s
         found += [at_s] * len(lanes.end(at_s))
     return found
 
@@ -31,7 +31,7 @@ def test_pieces_wait_in_line_for_the_next_lane() -> None:
     lanes = CpuCores(2)
     lanes.add(0, [3.0, 1.0, 1.0], 10.0)
     assert ends(lanes) == pytest.approx([11.0, 12.0, 13.0])
-    assert lanes.over_s == math.inf
+    assert lanes.ends_s == math.inf
 
 
 def test_chores_take_what_is_free_and_an_equal_share_where_nothing_is() -> None:
@@ -54,11 +54,11 @@ def test_chores_that_came_before_a_piece_run_beside_it() -> None:
 def test_what_comes_later_puts_off_what_runs() -> None:
     lanes = CpuCores(2, [1.0], 1.0)
     lanes.add(0, [2.0], 0.0)
-    assert lanes.over_s == pytest.approx(2.0)
+    assert lanes.ends_s == pytest.approx(2.0)
     lanes.add(1, [0.5], 1.0)
-    assert lanes.over_s == pytest.approx(1.75)
-    assert lanes.end(lanes.over_s) == [1]
-    assert lanes.over_s == pytest.approx(2.25)
+    assert lanes.ends_s == pytest.approx(1.75)
+    assert lanes.end(lanes.ends_s) == [1]
+    assert lanes.ends_s == pytest.approx(2.25)
 
 
 @given(WORK, st.integers(1, 4), TIMES, st.floats(0.001, 0.3))

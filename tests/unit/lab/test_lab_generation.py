@@ -1,5 +1,6 @@
 """Simulated generation agrees with the primitives where both apply, loses no token, and costs what its steps cost."""
 
+import math
 from collections import Counter
 
 import numpy as np
@@ -11,8 +12,10 @@ from windrow.lab import Request, continuous_batch_simulation, static_batch_simul
 from windrow.lab.measure.cost import DecodeCost, StepRuns
 from windrow.lab.measure.figures import summarise
 from windrow.lab.simulate.generation import GENERATION, GenerationPolicy, StepDevice, simulate_generation
-from windrow.lab.simulate.simulation import Failure, Fleet
+from windrow.lab.simulate.outcome import Failure, Fleet
 from windrow.lab.simulate.workload import Workload
+from windrow.scheduler.core.batch_scheduler import ClaimUpTo
+from windrow.scheduler.core.window import Wait
 
 STEP = DecodeCost(step_s=1.0, token_s=0.0)
 OUTPUTS = st.lists(st.integers(1, 20), min_size=1, max_size=40)
@@ -64,8 +67,8 @@ def test_the_cache_is_empty_after_all_requests_have_ended() -> None:
     for name in GENERATION:
         workload = arriving_at_once([3, 9, 1, 14, 6, 2])
         device = StepDevice(0, policy(name, 3, 96), DecodeCost(1.0, 0.0), workload)
-        device.add(range(6) if name in ("continuous", "chunked") else [0], 0.0)
-        while device.waits:
+        device.end_claim(range(6) if name in ("continuous", "chunked") else [0], 0.0)
+        while device.waiting:
             device.start(0.0)
             device.end(0.0)
         assert device.cached.tokens == 0
@@ -74,12 +77,12 @@ def test_the_cache_is_empty_after_all_requests_have_ended() -> None:
 def test_a_device_claims_while_a_step_runs_as_a_worker_does() -> None:
     workload = arriving_at_once([3] * 20)
     device = StepDevice(0, policy("continuous", 16), DecodeCost(1.0, 0.0), workload)
-    assert device.room == 16 + 2
-    device.add(range(16), 0.0)
+    assert device.plan_claim(0.0) == ClaimUpTo(16 + 2, 1)
+    device.end_claim(range(16), 0.0)
     device.start(0.0)
-    assert device.room == 2
-    device.add([16, 17], 0.5)
-    assert device.room == 0
+    assert device.plan_claim(0.0) == ClaimUpTo(2, 1)
+    device.end_claim([16, 17], 0.5)
+    assert device.plan_claim(0.0) == Wait(math.inf)
 
 
 def test_continuous_has_higher_throughput_and_lower_latency_than_static_and_no_padding() -> None:

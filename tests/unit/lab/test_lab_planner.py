@@ -8,7 +8,8 @@ from windrow.lab.measure.figures import latencies_s, summarise
 from windrow.lab.plan.planner import Point, Slo, find_devices, find_rate, pareto, plan_devices, plan_rate, policies
 from windrow.lab.plan.trials import StepTrials, figures_s, generation_policies, keeps_up
 from windrow.lab.simulate.device import Policy
-from windrow.lab.simulate.simulation import Fleet, simulate
+from windrow.lab.simulate.outcome import Fleet
+from windrow.lab.simulate.simulation import simulate
 from windrow.lab.simulate.workload import PATTERNS, Workload, draw_arrivals
 from windrow.scheduler.core.planning import BatchLimits
 

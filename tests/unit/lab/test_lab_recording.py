@@ -14,7 +14,8 @@ from windrow.lab.measure.recording import Recorded, Recording, read_recording, w
 from windrow.lab.measure.shared_cores import Shared
 from windrow.lab.report.overlay import compare, overlay_rows
 from windrow.lab.simulate.device import Policy
-from windrow.lab.simulate.simulation import Outcome, simulate
+from windrow.lab.simulate.outcome import Outcome
+from windrow.lab.simulate.simulation import simulate
 from windrow.lab.simulate.traces import read_trace
 from windrow.lab.simulate.workload import Workload
 from windrow.scheduler.core.planning import BatchLimits

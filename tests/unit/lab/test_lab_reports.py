@@ -13,7 +13,8 @@ from windrow.lab.report.charts import Panel, distribution_panel, draw_svg, run_p
 from windrow.lab.report.page import write_report
 from windrow.lab.report.tables import TableRows, answer_rows, flow_rows, run_rows, show, work_rows
 from windrow.lab.simulate.device import Policy
-from windrow.lab.simulate.simulation import Failure, Fleet, Outcome, simulate
+from windrow.lab.simulate.outcome import Failure, Fleet, Outcome
+from windrow.lab.simulate.simulation import simulate
 from windrow.lab.simulate.workload import Workload
 from windrow.scheduler.core.planning import BatchLimits
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from windrow.lab.measure.cost import CostModel, PassCost
 from windrow.lab.measure.figures import series, summarise
 from windrow.lab.simulate.device import Policy
-from windrow.lab.simulate.simulation import Failure, Fleet, GiveUp, Outcome, simulate
+from windrow.lab.simulate.outcome import Failure, Fleet, GiveUp, Outcome
+from windrow.lab.simulate.simulation import simulate
 from windrow.lab.simulate.workload import PATTERNS, Flow, Workload, draw_arrivals
 from windrow.scheduler.core.planning import PLANNERS, BatchLimits
 

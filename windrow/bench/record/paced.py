@@ -85,12 +85,12 @@ class PacedEngine:
                 self._go_on()
                 if is_due():
                     return
-                over_s = self._passes.over_s
+                over_s = self._passes.ends_s
             time.sleep(max(0.0, over_s - time.monotonic()))
 
     def _go_on(self) -> None:
-        while self._passes.over_s <= time.monotonic():
-            self._over += len(self._passes.end(self._passes.over_s))
+        while self._passes.ends_s <= time.monotonic():
+            self._over += len(self._passes.end(self._passes.ends_s))
 
 
 class NotingQueue(RedisQueue):

@@ -62,7 +62,7 @@ class PassCost:
         lanes.add(0, self.pieces_s(batch, lengths), 0.0)
         over_s = 0.0
         while lanes.pieces:
-            over_s = lanes.over_s
+            over_s = lanes.ends_s
             lanes.end(over_s)
         return over_s
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from windrow.lab.simulate.device import Step
+from windrow.lab.simulate.outcome import Outcome
 from windrow.lab.simulate.passes import SimulatedBatch
-from windrow.lab.simulate.simulation import Outcome
 
 Seconds = NDArray[np.float64]
 #: Of every distribution that is reported.

@@ -12,7 +12,7 @@ import numpy as np
 from windrow.lab.measure.cost import CostModel
 from windrow.lab.plan.trials import PassTrials, Seconds, Slo, Trials, figures_s, keeps_up, policies
 from windrow.lab.simulate.device import Policy
-from windrow.lab.simulate.simulation import GiveUp
+from windrow.lab.simulate.outcome import GiveUp
 from windrow.lab.simulate.workload import Workload
 
 __all__ = ["Plan", "Point", "Slo", "find_devices", "find_rate", "pareto", "plan_devices", "plan_rate", "policies"]

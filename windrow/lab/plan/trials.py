@@ -14,7 +14,8 @@ from windrow.lab.measure.cost import CostModel, DecodeCost
 from windrow.lab.measure.figures import latencies_s
 from windrow.lab.simulate.device import Policy, Step
 from windrow.lab.simulate.generation import GenerationPolicy, simulate_generation
-from windrow.lab.simulate.simulation import Fleet, GiveUp, Outcome, simulate
+from windrow.lab.simulate.outcome import Fleet, GiveUp, Outcome
+from windrow.lab.simulate.simulation import simulate
 from windrow.lab.simulate.workload import Workload
 from windrow.scheduler.core.planning import BatchLimits
 

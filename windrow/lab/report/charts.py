@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from windrow.lab.measure.figures import cumulative, latencies_s, series
-from windrow.lab.simulate.simulation import Outcome
+from windrow.lab.simulate.outcome import Outcome
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,7 +14,8 @@ from windrow.lab.measure.figures import latencies_s, summarise
 from windrow.lab.measure.recording import Recording, generates, read_recording
 from windrow.lab.measure.step_recording import GenerationRecording, read_generation
 from windrow.lab.simulate.generation import simulate_generation
-from windrow.lab.simulate.simulation import Fleet, Outcome, simulate
+from windrow.lab.simulate.outcome import Fleet, Outcome
+from windrow.lab.simulate.simulation import simulate
 
 #: Figure -> its head in a table.
 HEADS = {

@@ -14,13 +14,14 @@ from itertools import repeat
 from windrow.lab.measure.cost import DecodeCost
 from windrow.lab.simulate.device import Device, Step
 from windrow.lab.simulate.kv_tokens import CachedTokens
-from windrow.lab.simulate.simulation import Fleet, GiveUp, Outcome, Simulation
+from windrow.lab.simulate.outcome import ONE_DEVICE, Fleet, GiveUp, Outcome
+from windrow.lab.simulate.simulation import Simulation
 from windrow.lab.simulate.workload import Workload
+from windrow.scheduler.core.batch_scheduler import ClaimUpTo
 from windrow.scheduler.core.window import Close, Wait
 from windrow.scheduler.stepping.sequences import GeneratingSequence, StepLimits, StepPlan
 from windrow.scheduler.stepping.step_scheduler import StepScheduler
 
-ONE_DEVICE = Fleet()
 #: Policy name -> strategy of the step scheduler, and whether prefill is chunked while other sequences decode.
 GENERATION = {
     "none": ("none", False),
@@ -93,6 +94,8 @@ class StepDevice(Device):
     Requests that are claimed while a step runs then take part in the step after the next.
     """
 
+    claims_first = True
+
     def __init__(self, number: int, policy: GenerationPolicy, cost: DecodeCost, workload: Workload) -> None:
         super().__init__(number)
         self._cost, self._workload = cost, workload
@@ -125,29 +128,26 @@ class StepDevice(Device):
         return not self._held
 
     @property
-    def waits(self) -> int:
+    def running_since_s(self) -> float:
+        """When the step began; minus infinity if none runs."""
+        return -math.inf if self._step is None else self._step.start_s
+
+    @property
+    def waiting(self) -> int:
         """Requests for the next step; 0 while a step runs."""
         return len(self._held) if self._step is None else 0
 
-    @property
-    def room(self) -> int:
-        """Requests that may be claimed now, decided as in the worker; see `ClaimLimits.room`."""
-        if self.is_closed:
-            return 0
+    def plan_claim(self, now_s: float) -> ClaimUpTo | Wait:
+        """Decide whether it claims now, as in the worker; see `ClaimLimits.room`."""
+        if self.is_isolated:
+            return Wait(math.inf)
         scheduler, unstarted = self._scheduler, len(self._unstarted)
-        return scheduler.claims.room(scheduler.waiting + scheduler.running - unstarted, repeat(1, unstarted))
+        room = scheduler.claims.room(scheduler.waiting + scheduler.running - unstarted, repeat(1, unstarted))
+        return ClaimUpTo(room, 1) if room else Wait(math.inf)
 
-    @property
-    def window_ends_s(self) -> float:
-        """Minus infinity, because generation has no window."""
-        return -math.inf
-
-    def claim_in_s(self, now_s: float) -> float:
-        """0: requests are claimed while a step runs."""
-        return 0.0
-
-    def add(self, requests: Sequence[int], now_s: float) -> None:
-        """Queue claimed requests in the scheduler."""
+    def end_claim(self, requests: Sequence[int], now_s: float) -> None:
+        """End the claim in progress and queue its requests in the scheduler."""
+        self.claiming = 0
         tokens, output_tokens = self._workload.tokens, self._workload.output_tokens
         for request in requests:
             sequence = GeneratingSequence(request, tokens[request], output_tokens[request])
@@ -180,7 +180,7 @@ class StepDevice(Device):
         self._step = Step(now_s, end_s, tuple(ended), sequences, tokens, asked, self.number, plan.decoding, times)
         self._plan = plan
         self._next_plan = self._plan_step() if self._cost.runs.ahead else None
-        self.over_s = end_s
+        self.ends_s = end_s
 
     def _plan_step(self) -> StepPlan | None:
         """Plan the next step that computes anything; None if no sequence can run."""
@@ -193,13 +193,13 @@ class StepDevice(Device):
         """End the step and the requests that had their last token."""
         assert self._step is not None
         assert self._plan is not None
-        step, self._step, self.over_s = self._step, None, math.inf
+        step, self._step, self.ends_s = self._step, None, math.inf
         self._unstarted.difference_update(_request(chunk.sequence) for chunk in self._plan.chunks if chunk.is_last)
         self._scheduler.collected(self._plan.number)
         for request in step.requests:
             del self._held[request], self._began_s[request], self._first_s[request]
         if not self._held:
-            self.is_closed = False
+            self.is_isolated = False
         return [step]
 
     def die(self, now_s: float) -> tuple[list[int], float]:

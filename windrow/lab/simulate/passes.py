@@ -1,7 +1,6 @@
-"""What one simulated device computes: its passes, and when it takes the next one.
+"""The batches that run on one simulated device, and when the next one may begin.
 
-What `windrow.worker.batches.batch_loop` and `windrow.worker.engines.device.cores` do with threads, here in virtual
-time.
+This is what `windrow.worker.batches.batch_loop` and `windrow.worker.engines.device.cores` do with threads.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from windrow.lab.measure.cost import PassCost
 from windrow.lab.simulate.cpu_cores import CpuCores
 from windrow.scheduler.core.planning import Batch
 
-#: Passes that wait behind the one that is being finished, as in the worker.
+#: Batches that wait behind the one that is being finished, as in the worker.
 STARTED_AHEAD = 1
 
 
@@ -25,11 +24,11 @@ class SimulatedBatch:
 
     start_s: float
     end_s: float
-    #: Those that ended with it.
+    #: The requests that finished with it.
     requests: tuple[int, ...]
-    #: Those that it computed for.
+    #: The number of requests that it computed for.
     size: int
-    #: Computed, padding included.
+    #: Computed tokens, padding included.
     tokens: int
     asked_tokens: int
     device: int
@@ -37,73 +36,76 @@ class SimulatedBatch:
 
 @dataclass(slots=True)
 class _Started:
-    """A pass that was begun."""
+    """A batch that has begun."""
 
     start_s: float
     batch: Batch
     requests: tuple[int, ...]
-    #: Pieces that are not over.
-    left: int
+    pieces_left: int
     is_cut: bool
 
 
 class BatchRunner:
-    """The passes that one device has begun, whose results are stored in the order in which they were."""
+    """The batches that one device has begun; their results are stored in the order in which they began."""
 
     def __init__(self, device: int, cost: PassCost, draw: int = 0, chores_at_s: Sequence[float] = ()) -> None:
-        """Requests that come at ``chores_at_s``, in rising order, have chores on its lanes."""
+        """Requests that arrive at the ascending times ``chores_at_s`` cause chores on its cores."""
         self.device, self._cost = device, cost
-        # The same factors in every run of one draw, so that runs differ by what was changed.
+        # The same factors in every run of one draw, so that runs differ only by what was changed.
         self._factors = Random(f"{device} {draw}")
-        self._lanes = CpuCores(cost.lanes, chores_at_s, cost.chore_s)
-        self._under_way: deque[_Started] = deque()
-        #: The first of those under way, counted from the first of all.
+        self._cores = CpuCores(cost.lanes, chores_at_s, cost.chore_s)
+        self._started: deque[_Started] = deque()
+        #: The number of the first batch in `_started`, counted from 0.
         self._first = 0
 
     @property
-    def over_s(self) -> float:
-        """When the next piece is over; infinite where none runs."""
-        return self._lanes.over_s
+    def ends_s(self) -> float:
+        """When the next piece ends; infinite if none runs."""
+        return self._cores.ends_s
 
     @property
     def is_empty(self) -> bool:
-        """Whether all are over."""
-        return not self._under_way
+        """Whether every batch has finished."""
+        return not self._started
 
     @property
     def has_room(self) -> bool:
-        """Whether another one may begin: a lane has nothing to do, what was not cut is over, and results are stored."""
-        if self._lanes.pieces >= self._cost.lanes or len(self._under_way) > 1 + STARTED_AHEAD:
-            return False
-        last = self._under_way[-1] if self._under_way else None
-        return last is None or last.is_cut or not last.left
+        """Whether another batch may begin.
 
-    def begin(self, batch: Batch, row: Sequence[int], lengths: Sequence[int], now_s: float) -> None:
-        """Start ``batch``, planned from the requests of ``row`` by their ``lengths``."""
+        A core must be free, the previous batch must have ended unless it was split over cores, and at most
+        `STARTED_AHEAD` batches may wait behind the one whose results are being stored.
+        """
+        if self._cores.pieces >= self._cost.lanes or len(self._started) > 1 + STARTED_AHEAD:
+            return False
+        last = self._started[-1] if self._started else None
+        return last is None or last.is_cut or not last.pieces_left
+
+    def begin(self, batch: Batch, window: Sequence[int], lengths: Sequence[int], now_s: float) -> None:
+        """Start ``batch``, which was planned from the requests of ``window`` by their ``lengths``."""
         work_s = self._cost.pieces_s(batch, lengths)
         if spread := self._cost.spread:
             work_s = [seconds * self._factors.choice(spread) for seconds in work_s]
-        requests = tuple(row[index] for index in batch.indices)
-        self._lanes.add(self._first + len(self._under_way), work_s, now_s)
-        self._under_way.append(_Started(now_s, batch, requests, len(work_s), len(work_s) > 1))
+        requests = tuple(window[index] for index in batch.indices)
+        self._cores.add(self._first + len(self._started), work_s, now_s)
+        self._started.append(_Started(now_s, batch, requests, len(work_s), len(work_s) > 1))
 
     def end(self, now_s: float) -> list[SimulatedBatch]:
-        """Those that are over now, and whose results no other one holds up."""
-        for number in self._lanes.end(now_s):
-            self._under_way[number - self._first].left -= 1
-        done = []
-        while self._under_way and not self._under_way[0].left:
-            one = self._under_way.popleft()
+        """Complete the pieces that end now, and return the finished batches that no earlier batch holds up."""
+        for number in self._cores.end(now_s):
+            self._started[number - self._first].pieces_left -= 1
+        finished = []
+        while self._started and not self._started[0].pieces_left:
+            done = self._started.popleft()
             self._first += 1
-            batch, requests = one.batch, one.requests
-            done.append(
+            batch, requests = done.batch, done.requests
+            finished.append(
                 SimulatedBatch(
-                    one.start_s, now_s, requests, len(requests), batch.tokens, batch.asked_tokens, self.device
+                    done.start_s, now_s, requests, len(requests), batch.tokens, batch.asked_tokens, self.device
                 )
             )
-        return done
+        return finished
 
     def lost(self, now_s: float) -> tuple[list[int], float]:
-        """The device dies: whose results are lost, and the seconds spent on them."""
-        requests = [request for one in self._under_way for request in one.requests]
-        return requests, now_s - self._under_way[0].start_s if self._under_way else 0.0
+        """Return the requests whose results a death of the device loses, and the seconds spent on them."""
+        requests = [request for started in self._started for request in started.requests]
+        return requests, now_s - self._started[0].start_s if self._started else 0.0

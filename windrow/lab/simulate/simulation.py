@@ -1,105 +1,44 @@
-"""The event loop: arrivals, rows, windows, deaths of workers and leases on one virtual clock.
+"""The event loop of the simulator: arrivals, claims, windows, batches, worker deaths and leases on a virtual clock.
 
-Nothing here decides anything: windows, plans, fairness, the moment of a claim and retries are those of
-`windrow.scheduler.core`, which the worker runs too.
+It takes no decisions: `windrow.scheduler.core.batch_scheduler`, `windrow.scheduler.core.planning`,
+`windrow.scheduler.core.fairness` and `windrow.scheduler.core.retry` take them, as in the worker.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
 
 from windrow.lab.measure.cost import CostModel
 from windrow.lab.simulate.device import BatchDevice, Device, Policy, Step
+from windrow.lab.simulate.outcome import ONE_DEVICE, Failure, Fleet, GiveUp, Outcome
 from windrow.lab.simulate.passes import BatchRunner, SimulatedBatch
 from windrow.lab.simulate.ready_set import ReadySet
 from windrow.lab.simulate.workload import Workload
+from windrow.scheduler.core.claim_ahead import CLAIM_BLOCK_S
 from windrow.scheduler.core.retry import Retry, decide_retry
-from windrow.scheduler.core.window import Close
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A worker dies with all it holds, and its successor is ready ``down_s`` later."""
-
-    at_s: float
-    device: int
-    down_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Fleet:
-    """The devices and what happens to them. Raises `ValueError` for none, and for failures that cannot be."""
-
-    devices: int = 1
-    failures: tuple[Failure, ...] = ()
-    #: From a worker's death until its requests are back in the queue.
-    lease_s: float = 15.0
-    max_attempts: int = 3
-
-    def __post_init__(self) -> None:
-        if self.devices < 1:
-            raise ValueError(f"{self.devices} devices; takes 1 or more")
-        for failure in self.failures:
-            if not (0 <= failure.device < self.devices and 0 <= failure.at_s < math.inf and failure.down_s >= 0):
-                raise ValueError(
-                    f"a failure of device {failure.device} at {failure.at_s} s for {failure.down_s} s: takes devices "
-                    f"from 0 to {self.devices - 1} and times of 0 s or more"
-                )
-
-
-class GiveUp(NamedTuple):
-    """Stop, with ``is_hopeless``, once more than ``share`` of all took longer than ``slo_s``."""
-
-    slo_s: float
-    share: float
-    #: To their first tokens, and not to their ends.
-    by_first: bool = False
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What became of each request, as columns in the workload's order, and what the devices did."""
-
-    workload: Workload
-    devices: int
-    #: When the pass that answered it began and ended; NaN where none did.
-    start_s: list[float]
-    end_s: list[float]
-    #: When the first token was there; empty where nothing is generated.
-    first_s: list[float] = field(default_factory=list)
-    passes: list[SimulatedBatch] = field(default_factory=list)
-    closed_by: Counter[str] = field(default_factory=Counter)
-    #: Requests that were given up after their last attempt.
-    failed: int = 0
-    redelivered: int = 0
-    #: Device time of passes that died before their end.
-    lost_s: float = 0.0
-    #: It was stopped, since too many were late.
-    is_hopeless: bool = False
+from windrow.scheduler.core.window import Close, Wait
 
 
 def simulate(
     workload: Workload,
     policy: Policy,
     cost: CostModel,
-    fleet: Fleet = Fleet(),
+    fleet: Fleet = ONE_DEVICE,
     give_up: GiveUp | None = None,
     draw: int = 0,
 ) -> Outcome:
-    """Run ``workload`` to its end; or with ``give_up`` until it is hopeless.
+    """Run ``workload`` to its end, or until ``give_up`` ends the run.
 
-    By how much passes miss their line is another ``draw`` from its spread.
+    ``draw`` seeds the random factors by which batches deviate from the cost line.
     """
     line = cost.of_strategy(policy.strategy)
 
     def make(number: int) -> Device:
-        # Whatever serves the requests is on the machines of the devices, an equal part on each.
+        # The API, Redis and the clients share the machines of the devices, an equal part on each.
         chores_at_s = workload.arrival_s[number :: fleet.devices] if line.chore_s else ()
         return BatchDevice(BatchRunner(number, line, draw, chores_at_s), policy, workload.arrival_s, workload.tokens)
 
@@ -107,7 +46,7 @@ def simulate(
 
 
 class Simulation:
-    """One run. Devices that have room and found nothing to claim wait in line, as workers wait in ``BLPOP``."""
+    """One run. A device whose claim finds nothing waits in line, as a worker blocks in Redis for requests."""
 
     def __init__(
         self,
@@ -117,7 +56,7 @@ class Simulation:
         give_up: GiveUp | None = None,
         handover_s: float = 0.0,
     ) -> None:
-        #: When each request can be had.
+        #: When each request can be claimed.
         self._ready_s = [at_s + handover_s for at_s in workload.arrival_s] if handover_s else workload.arrival_s
         self._workload, self._make, self._fleet = workload, make, fleet
         self._ready = ReadySet(workload)
@@ -125,9 +64,9 @@ class Simulation:
         first_s = unknown.copy() if workload.output_tokens else []
         self._outcome = Outcome(workload, fleet.devices, unknown, unknown.copy(), first_s)
         self._devices = [make(number) for number in range(fleet.devices)]
-        #: Devices that wait for work, the longest-waiting first.
+        #: Devices whose claims wait for requests, the longest-waiting first.
         self._line: deque[Device] = deque()
-        #: When, in which order of those at once, and what happens then.
+        #: Time, sequence number (for events at one time) and action.
         self._events: list[tuple[float, int, Callable[[float], None]]] = []
         self._numbers = 0
         self._give_up = give_up or GiveUp(math.inf, 1.0)
@@ -137,20 +76,20 @@ class Simulation:
             self._at(failure.at_s, partial(self._fail, failure))
 
     def run(self) -> Outcome:
-        """Until nothing is left to happen."""
+        """Process events until none is left, or until `GiveUp` ends the run."""
         ready_s, events, line, ready = self._ready_s, self._events, self._line, self._ready
         arrived, count = 0, len(ready_s)
         for device in self._devices:
-            self._stand_in_line(device)
+            self._claim(device, 0.0)
         while self._late <= self._late_allowed:
             next_s = events[0][0] if events else math.inf
-            # While no device waits, an arrival changes nothing but the queue.
+            # While no claim waits, an arrival changes only the queue.
             while arrived < count and ready_s[arrived] <= next_s and not line:
                 ready.submit(arrived)
                 arrived += 1
             if arrived < count and ready_s[arrived] <= next_s:
                 now_s = ready_s[arrived]
-                # What came in one call is claimed in one.
+                # Requests that arrive at the same time came in one call and are claimed together.
                 while arrived < count and ready_s[arrived] == now_s:
                     ready.submit(arrived)
                     arrived += 1
@@ -163,90 +102,125 @@ class Simulation:
         self._outcome.is_hopeless = True
         return self._outcome
 
+    def _advance(self, device: Device, now_s: float) -> None:
+        """Let an idle device decide about its window, and let it claim."""
+        if not device.claims_first:
+            self._decide(device, now_s)
+        self._claim(device, now_s)
+
     def _claim(self, device: Device, now_s: float) -> None:
-        """It takes what it may, runs it if that is enough, and waits in line for more if it has room."""
+        """Let a device claim, and start what it claimed if it decides so."""
+        self._claim_ready(device, now_s)
+        if device.claims_first:
+            self._decide(device, now_s)
+            self._claim_ready(device, now_s)
+
+    def _claim_ready(self, device: Device, now_s: float) -> None:
+        """Claim while the device may and requests are ready; then wait in line, or until the next claim is due."""
         device.claim_due_s = None
         ready = self._ready
-        while ready and (room := device.room) and (taken := ready.claim(room, device.is_empty)):
-            device.is_closed = ready.is_suspect(taken[0])
-            device.add(taken, now_s)
-        if device.waits and not device.is_running:
-            self._decide(device, now_s)
-        elif device.room:
-            self._stand_in_line(device)
+        while device.claiming or self._begin_claim(device, now_s):
+            requests = ready.claim(device.claiming, device.is_empty) if ready else ()
+            if not requests:
+                if not device.is_in_line:
+                    device.is_in_line = True
+                    self._line.append(device)
+                return
+            self._leave_line(device)
+            device.is_isolated = ready.is_suspect(requests[0])
+            device.end_claim(requests, now_s)
+            if not device.claims_first:
+                self._decide(device, now_s)
+
+    def _begin_claim(self, device: Device, now_s: float) -> bool:
+        plan = device.plan_claim(now_s)
+        if isinstance(plan, Wait):
+            if plan.until_s < math.inf:
+                device.claim_due_s = plan.until_s
+                self._at(plan.until_s, partial(self._claim_when_due, device, plan.until_s))
+            return False
+        device.begin_claim(plan.size)
+        device.claiming_since_s = now_s
+        return True
+
+    def _serve_line(self, now_s: float) -> None:
+        """Let each claim that waits in line take requests while there are any."""
+        for _ in range(len(self._line)):
+            if not self._ready:
+                return
+            device = self._line[0]
+            self._leave_line(device)
+            blocks = (now_s - device.claiming_since_s) // CLAIM_BLOCK_S
+            last_block_s = device.claiming_since_s + blocks * CLAIM_BLOCK_S
+            # A claim that blocked for this long returned empty. The device then decided anew whether to claim.
+            if blocks and not (device.is_running and device.running_since_s >= last_block_s):
+                device.end_claim((), now_s)
+            self._claim(device, now_s)
+
+    def _leave_line(self, device: Device) -> None:
+        if device.is_in_line:
+            self._line.remove(device)
+            device.is_in_line = False
 
     def _decide(self, device: Device, now_s: float) -> None:
+        if device.is_running or not device.waiting:
+            return
         decision = device.decide(now_s)
         if isinstance(decision, Close):
             self._start(device, decision.closed_by, now_s)
-            return
-        if device.window_due_s is None:
-            # Not a rounding before the end, when it would be asked again and again.
-            device.window_due_s = max(now_s + decision.seconds, device.window_ends_s)
-            self._at(device.window_due_s, partial(self._look_again, device, device.window_due_s))
-        if device.room:
-            self._stand_in_line(device)
+        elif device.window_due_s is None or decision.until_s < device.window_due_s:
+            device.window_due_s = decision.until_s
+            self._at(decision.until_s, partial(self._decide_when_due, device, decision.until_s))
 
     def _start(self, device: Device, closed_by: str, now_s: float) -> None:
         device.window_due_s = None
         self._outcome.closed_by[closed_by] += 1
         device.start(now_s)
         self._watch(device)
-        early_s = device.claim_in_s(now_s)
-        if early_s <= 0:
-            self._claim(device, now_s)
-            return
-        if device.is_in_line:
-            self._line.remove(device)
-            device.is_in_line = False
-        if early_s < math.inf:
-            device.claim_due_s = now_s + early_s
-            self._at(device.claim_due_s, partial(self._claim_when_due, device, device.claim_due_s))
 
-    def _look_again(self, device: Device, due_s: float, now_s: float) -> None:
+    def _decide_when_due(self, device: Device, due_s: float, now_s: float) -> None:
         if device.window_due_s == due_s and not device.is_dead:
             device.window_due_s = None
-            self._decide(device, now_s)
+            self._advance(device, now_s)
 
     def _claim_when_due(self, device: Device, due_s: float, now_s: float) -> None:
         if device.claim_due_s == due_s and not device.is_dead:
             self._claim(device, now_s)
 
     def _watch(self, device: Device) -> None:
-        if device.over_s < math.inf:
-            self._at(device.over_s, partial(self._end, device, device.over_s))
+        if device.ends_s < math.inf:
+            self._at(device.ends_s, partial(self._end, device, device.ends_s))
 
     def _end(self, device: Device, due_s: float, now_s: float) -> None:
-        # What began meanwhile may have put it off.
-        if device.over_s != due_s or device.is_dead:
+        # A batch that began in the meantime may have delayed the end.
+        if device.ends_s != due_s or device.is_dead:
             return
         was_running = device.is_running
         self._record(device.end(now_s))
         self._watch(device)
         if (was_running and not device.is_running) or device.is_empty:
-            self._claim(device, now_s)
+            self._advance(device, now_s)
 
-    def _record(self, passes: Sequence[SimulatedBatch]) -> None:
+    def _record(self, batches: Sequence[SimulatedBatch]) -> None:
         outcome, arrival_s = self._outcome, self._workload.arrival_s
         start_s, end_s = outcome.start_s, outcome.end_s
         slo_s, by_first = self._give_up.slo_s, self._give_up.by_first
-        outcome.passes += passes
-        for one in passes:
-            for request in one.requests:
-                start_s[request], end_s[request] = one.start_s, one.end_s
-                self._late += not by_first and one.end_s - arrival_s[request] > slo_s
-            if isinstance(one, Step):
-                for request, (began_s, first_s) in zip(one.requests, one.times, strict=True):
+        outcome.passes += batches
+        for batch in batches:
+            for request in batch.requests:
+                start_s[request], end_s[request] = batch.start_s, batch.end_s
+                self._late += not by_first and batch.end_s - arrival_s[request] > slo_s
+            if isinstance(batch, Step):
+                for request, (began_s, first_s) in zip(batch.requests, batch.times, strict=True):
                     start_s[request], outcome.first_s[request] = began_s, first_s
                     self._late += by_first and first_s - arrival_s[request] > slo_s
 
     def _fail(self, failure: Failure, now_s: float) -> None:
         device = self._devices[failure.device]
-        if device.is_dead:  # what is down cannot die
+        if device.is_dead:
             return
         device.is_dead = True
-        if device.is_in_line:
-            self._line.remove(device)
+        self._leave_line(device)
         lost, lost_s = device.die(now_s)
         self._outcome.lost_s += lost_s
         self._at(now_s + self._fleet.lease_s, partial(self._reap, lost))
@@ -257,30 +231,16 @@ class Simulation:
         self._claim(self._devices[number], now_s)
 
     def _reap(self, lost: list[int], now_s: float) -> None:
-        """The lease of a dead worker is over."""
-        deaths, back = self._ready.deaths, []
+        """Requeue the requests of a dead worker whose lease has expired."""
+        deaths, requeued = self._ready.deaths, []
         for request in lost:
             deaths[request] = deaths.get(request, 0) + 1
             if isinstance(decide_retry(deaths[request], self._fleet.max_attempts), Retry):
-                back.append(request)
-        self._outcome.redelivered += len(back)
-        self._outcome.failed += len(lost) - len(back)
-        self._ready.give_back(back)
+                requeued.append(request)
+        self._outcome.redelivered += len(requeued)
+        self._outcome.failed += len(lost) - len(requeued)
+        self._ready.give_back(requeued)
         self._serve_line(now_s)
-
-    def _serve_line(self, now_s: float) -> None:
-        """Those that wait in line claim, once each, while there is something."""
-        for _ in range(len(self._line)):
-            if not self._ready:
-                return
-            device = self._line.popleft()
-            device.is_in_line = False
-            self._claim(device, now_s)
-
-    def _stand_in_line(self, device: Device) -> None:
-        if not device.is_in_line:
-            device.is_in_line = True
-            self._line.append(device)
 
     def _at(self, when_s: float, happen: Callable[[float], None]) -> None:
         self._numbers += 1

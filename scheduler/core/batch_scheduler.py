@@ -1,0 +1,216 @@
+"""Every decision about the batches of one model: when to claim, how much, when to run, and how many requests to take.
+
+`BatchScheduler` has no clock, no threads and does no I/O. `windrow.worker.batches.batch_buffer` drives it from threads
+and `windrow.lab.simulate.device` in virtual time. It sees requests as columns of numbers in the order in which they
+wait; the driver keeps the requests themselves in the same order.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from windrow.scheduler.core.claim_ahead import Pace
+from windrow.scheduler.core.learned_window import LearnedWindow
+from windrow.scheduler.core.window import Close, JoinRate, Wait, WindowLimits, decide_window, take_count
+
+#: Batches that may wait or be prepared while runs are short; otherwise one.
+BATCHES_AHEAD = 2
+#: If tokens fill a batch before requests do: how many times the requests of a full batch may wait.
+TOKEN_LIMITED_CLAIM = 1.5
+
+
+class ClaimUpTo(NamedTuple):
+    """Claim now."""
+
+    #: The largest number of requests to claim.
+    size: int
+    #: Requests expected to fill a batch, at most ``size``; a spare process leaves fewer to the main one.
+    fills_batch: int
+
+
+class RunningWindow(NamedTuple):
+    """The requests that the device runs."""
+
+    size: int
+    cost: int
+    started_s: float
+
+
+class BatchScheduler:
+    """Takes the decisions for one model on one device. Times are seconds on any one clock.
+
+    At most ``max_batch_size`` requests wait or are being claimed, and at most `TOKEN_LIMITED_CLAIM` times as many as
+    reach ``max_batch_tokens``, so that a worker claims little more than it runs next. While runs are short
+    (`Pace.is_short`), `BATCHES_AHEAD` times as many may wait, and several claims run at once.
+    """
+
+    def __init__(self, limits: WindowLimits) -> None:
+        self._pace = Pace()
+        #: How many requests like those of the last window reach ``max_batch_tokens``; infinite before the first window.
+        self._fills_batch = math.inf
+        #: Requests that claims in progress may bring.
+        self._reserved = 0
+        # One entry for each waiting request.
+        self._claimed_s: list[float] = []
+        self._arrived_s: list[float] = []
+        self._costs: list[int] = []
+        self._cost = 0
+        self._opened_s = math.inf
+        self._running: RunningWindow | None = None
+        self.set_limits(limits, 0.0)
+
+    @property
+    def waiting(self) -> int:
+        """Number of waiting requests."""
+        return len(self._costs)
+
+    @property
+    def max_wait_s(self) -> float:
+        """The longest that a window stays open now, in seconds."""
+        return self._window.max_wait_s
+
+    @property
+    def first_claimed_s(self) -> float:
+        """When the first waiting request was claimed."""
+        return self._claimed_s[0]
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the device runs requests of this model."""
+        return self._running is not None
+
+    def set_limits(self, limits: WindowLimits, now_s: float) -> None:
+        """Use other limits from now on, and forget what was learned about the wait."""
+        self._limits = limits
+        self._learned = LearnedWindow(limits) if limits.is_learned else None
+        self._rate = JoinRate.unknown(limits.max_wait_s)
+        #: Requests that joined others since `_observed_since_s`.
+        self._joined = 0
+        #: Since when something has been waiting or running; None if nothing is.
+        self._observed_since_s = now_s if self._costs else None
+
+    @property
+    def claim_room(self) -> int:
+        """How many more requests may be claimed, whatever the device runs."""
+        size, is_short = self._limits.max_batch_size, self._pace.is_short
+        if self._reserved and not is_short:
+            return 0  # one claim at a time is enough
+        most = math.ceil(min(size, TOKEN_LIMITED_CLAIM * self._fills_batch))
+        free = (BATCHES_AHEAD if is_short else 1) * most - len(self._costs) - self._reserved
+        return max(0, min(most, free))
+
+    def plan_claim(self, now_s: float, running: BatchScheduler | None) -> ClaimUpTo | Wait:
+        """Decide whether to claim now. ``running`` is the scheduler of the model that the device runs, if any."""
+        room = self.claim_room
+        if not room:
+            return Wait(math.inf)
+        if running is not None:
+            due_s = running.next_claim_s(self._pace.prepare_s)
+            if now_s < due_s:
+                return Wait(due_s)
+        return ClaimUpTo(room, max(1, int(min(room, self._fills_batch))))
+
+    def next_claim_s(self, prepare_s: float) -> float:
+        """When requests that take ``prepare_s`` are due to be claimed, so that they are ready when the run ends."""
+        if self._running is None:
+            return -math.inf
+        return self._running.started_s + self._pace.claim_after_s(self._running.cost, prepare_s)
+
+    def reserve(self, count: int) -> None:
+        """Note that a claim of up to ``count`` requests begins; `add` or `release` ends it."""
+        self._reserved += count
+
+    def release(self, count: int) -> None:
+        """Note that a claim of up to ``count`` requests ended."""
+        self._reserved -= count
+
+    def add(self, claimed_s: float, arrived_s: Sequence[float], costs: Sequence[int], prepare_s: float) -> int:
+        """Add the prepared requests of one claim, at least one, and return the position at which they wait.
+
+        Requests wait in the order of their claims, so those of a claim that took longer to prepare are inserted before
+        later ones. ``prepare_s`` is how long claiming and preparing took.
+        """
+        self._pace = self._pace.observe_preparation(prepare_s)
+        if self._observed_since_s is None:  # the first request joins no other
+            self._observed_since_s = claimed_s
+            self._joined -= 1
+        self._joined += len(costs)
+        if self._learned is not None:
+            self._learned.observe_arrivals(arrived_s, costs)
+        position = len(self._costs)
+        if position and self._claimed_s[-1] > claimed_s:
+            position = bisect_right(self._claimed_s, claimed_s)
+        self._claimed_s[position:position] = [claimed_s] * len(costs)
+        self._arrived_s[position:position] = arrived_s
+        self._costs[position:position] = costs
+        self._cost += sum(costs)
+        self._opened_s = min(self._opened_s, min(arrived_s))
+        return position
+
+    def decide(self, now_s: float) -> Close | Wait:
+        """Decide whether an idle device runs the waiting requests, at least one, now."""
+        rate = self._rate_at(now_s) if self._learned is None else None
+        return decide_window(now_s, self._opened_s, len(self._costs), self._cost, self._window, rate)
+
+    def take(self, now_s: float) -> int:
+        """Start a run at ``now_s`` and return how many requests from the front are in it."""
+        count = take_count(self._costs, self._limits)
+        cost = sum(self._costs[:count])
+        del self._costs[:count], self._arrived_s[:count], self._claimed_s[:count]
+        self._cost -= cost
+        self._opened_s = min(self._arrived_s, default=math.inf)
+        self._running = RunningWindow(count, cost, now_s)
+        self._fills_batch = self._limits.max_batch_tokens * count / max(1, cost)
+        return count
+
+    def end_run(self, now_s: float) -> None:
+        """Learn from the run that ended at ``now_s``."""
+        if self._running is None:
+            return
+        count, cost, started_s = self._running
+        self._running = None
+        self._pace = self._pace.observe_run(cost, now_s - started_s)
+        if self._learned is not None:
+            self._learned.observe_run(now_s, count, cost, now_s - started_s)
+        self._rate = self._rate_at(now_s)
+        self._joined = 0
+        self._observed_since_s = now_s if self._costs else None
+
+    def clear(self) -> None:
+        """Forget all waiting requests."""
+        for column in (self._claimed_s, self._arrived_s, self._costs):
+            column.clear()
+        self._cost, self._opened_s = 0, math.inf
+
+    @property
+    def _window(self) -> WindowLimits:
+        return self._limits if self._learned is None else self._learned.limits
+
+    def _rate_at(self, now_s: float) -> JoinRate:
+        since_s = self._observed_since_s
+        observed_s = 0.0 if since_s is None else max(0.0, now_s - since_s)
+        return self._rate.observe(self._joined, observed_s, self._limits.max_wait_s)
+
+
+def choose_window(schedulers: Mapping[str, BatchScheduler], now_s: float) -> tuple[str, Close] | Wait:
+    """Choose the model that an idle device runs now, or until when it waits.
+
+    Of several windows that close, the one whose first request was claimed first goes first. By arrival, a model with a
+    backlog would always precede the others.
+    """
+    due: dict[str, Close] = {}
+    until_s = math.inf
+    for model, scheduler in schedulers.items():
+        if scheduler.waiting:
+            decision = scheduler.decide(now_s)
+            if isinstance(decision, Close):
+                due[model] = decision
+            else:
+                until_s = min(until_s, decision.until_s)
+    if not due:
+        return Wait(until_s)
+    first = min(due, key=lambda model: schedulers[model].first_claimed_s)
+    return first, due[first]
