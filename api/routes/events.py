@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from windrow import errors as core
 from windrow.api.auth.tenants import current_tenant
 from windrow.api.http.headers import ID_PATH, LAST_EVENT_ID, parse_last_event_id
-from windrow.api.http.responses import EVENT_STREAM, KEEP_ALIVE, KEEP_ALIVE_S, event_stream_response
+from windrow.api.http.responses import EVENT_STREAM, KEEP_ALIVE, KEEP_ALIVE_S, base_url, event_stream_response
 from windrow.api.routes.route import READ_ERRORS, Answer, Route
 from windrow.api.service import LOOK_S, Service
 from windrow.api.subscriptions.event_followers import Follower
@@ -79,8 +79,7 @@ def stream(
 
     With ``has_hung_up``, the prediction is canceled if the client disconnects.
     """
-    base_url = request.host_url.rstrip("/")
-    chunks = EventStream(service, prediction, after, base_url, has_hung_up).chunks()
+    chunks = EventStream(service, prediction, after, base_url(), has_hung_up).chunks()
     return event_stream_response(chunks, {"Location": f"/v1/predictions/{prediction.id}"})
 
 

@@ -29,7 +29,7 @@ from windrow.api.http.headers import (
     refuse_event_stream,
     wants_event_stream,
 )
-from windrow.api.http.responses import EVENT_STREAM, json_response, whole_seconds
+from windrow.api.http.responses import EVENT_STREAM, base_url, json_response, whole_seconds
 from windrow.api.routes import schemas
 from windrow.api.routes.events import stream
 from windrow.api.routes.route import READ_ERRORS, RETRY_AFTER, SUBMIT_ERRORS, Answer, Route, response_header
@@ -72,8 +72,8 @@ def create_batch(service: Service) -> Response:
         raise InvalidInput(f"inputs: {len(body.inputs)} inputs; at most {settings.max_batch_inputs} in one batch")
     call, tenant = _call(service, body, body.inputs, is_batch=True), current_tenant()
     accepted = service.intake.submit(call, tenant, service.intake.new_ids(tenant, len(body.inputs)))
-    base_url = _base_url()
-    predictions = [prediction_json(prediction, base_url) for prediction in accepted]
+    url = base_url()
+    predictions = [prediction_json(prediction, url) for prediction in accepted]
     return json_response({"predictions": predictions}, 202, _retry_after(service, call.model))
 
 
@@ -169,12 +169,8 @@ def _call(
 
 def _answer(service: Service, prediction: Prediction, status: int) -> Response:
     headers = None if prediction.is_ended else _retry_after(service, prediction.model)
-    return json_response(prediction_json(prediction, _base_url()), status, headers)
+    return json_response(prediction_json(prediction, base_url()), status, headers)
 
 
 def _retry_after(service: Service, model: str) -> dict[str, str]:
     return {"Retry-After": whole_seconds(service.wait_s(model))}
-
-
-def _base_url() -> str:
-    return request.host_url.rstrip("/")
