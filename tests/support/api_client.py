@@ -1,4 +1,4 @@
-"""A client of the Flask application that holds every answer against /openapi.json."""
+"""A test client of the Flask application that checks every response against /openapi.json."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GOOD = {"model": "minilm", "input": "a text"}
 
 
 def check_documented(method: str, rule: str, status: int, content_type: str, value: Any) -> None:
-    """Fail unless the document names this answer of this route, and ``value`` has the shape it says."""
+    """Fail unless the OpenAPI document describes this response of the route and ``value`` matches its schema."""
     responses = DOCUMENT["paths"][rule][method.lower()]["responses"]
     assert str(status) in responses, f"{method} {rule} answered {status}, which is not documented: {value}"
     content = responses[str(status)]["content"]
@@ -30,7 +30,7 @@ def check_documented(method: str, rule: str, status: int, content_type: str, val
 
 
 class ApiClient:
-    """``get`` and ``post`` as Flask's test client has them, every answer checked."""
+    """``get`` and ``post`` like those of Flask's test client, with every response checked."""
 
     def __init__(self, app: Flask) -> None:
         self._app = app
@@ -38,15 +38,15 @@ class ApiClient:
         self._client = app.test_client()
 
     def get(self, path: str, **options: Any) -> TestResponse:
-        """GET, checked."""
+        """Send a GET and check the response."""
         return self._checked("GET", path, options)
 
     def post(self, path: str, **options: Any) -> TestResponse:
-        """POST, checked."""
+        """Send a POST and check the response."""
         return self._checked("POST", path, options)
 
     def predict(self, input: Any = "a text", *, headers: dict[str, str] | None = None, **more: Any) -> TestResponse:
-        """POST /v1/predictions, for the model minilm where ``more`` names none."""
+        """Send POST /v1/predictions with ``more`` fields; the model is minilm by default."""
         return self.post("/v1/predictions", json=GOOD | {"input": input} | more, headers=headers)
 
     def _checked(self, method: str, path: str, options: dict[str, Any]) -> TestResponse:
@@ -62,7 +62,7 @@ class ApiClient:
 
 
 def assert_openai_error(response: TestResponse, status: int, code: str) -> str:
-    """Fail unless this is that error in OpenAI's shape; return its message."""
+    """Fail unless ``response`` is that error in OpenAI's format; return its message."""
     assert response.status_code == status, response.data
     assert response.content_type == "application/json"
     assert response.json is not None
@@ -75,7 +75,7 @@ def assert_openai_error(response: TestResponse, status: int, code: str) -> str:
 
 
 def assert_problem(response: TestResponse, status: int, code: str) -> str:
-    """Fail unless this is that problem; return its detail."""
+    """Fail unless ``response`` is that problem; return its detail."""
     assert response.status_code == status, response.data
     assert response.content_type == "application/problem+json"
     problem = response.json

@@ -1,4 +1,4 @@
-"""Fixtures of the API's integration tests, known everywhere through tests/conftest.py."""
+"""Fixtures of the API's integration tests; tests/conftest.py makes them available everywhere."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ NewClient = Callable[..., ApiClient]
 
 
 def make_settings(url: str, **more: object) -> Settings:
-    """Settings of the default model on that Redis."""
+    """Return settings with the default model and the Redis at ``url``."""
     return Settings.model_validate({"models": DEFAULT_MODELS, "redis_url": url} | more)
 
 
 @pytest.fixture
 def worker(redis_server: str) -> Iterator[FakeWorker]:
-    """A worker of the default model that answers every text with its length."""
+    """A worker of the default model whose results are the lengths of the texts."""
     with FakeWorker(redis_server, "minilm") as fake:
         yield fake
 

@@ -1,4 +1,4 @@
-"""The API as gunicorn serves it, and connections to it on which any bytes can be sent."""
+"""The API under gunicorn, and raw connections to it."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ MAX_BODY_BYTES = 50_000
 
 
 def start_api(redis_url: str, log: Path | None = None, **environ: str) -> tuple[subprocess.Popen[bytes], int]:
-    """gunicorn as the Procfile starts it, with ``environ`` besides; returns it and its port once it answers.
+    """Start gunicorn like the Procfile, with ``environ`` added; return the process and its port once it answers.
 
-    What it prints goes to ``log``, or its errors into a pipe.
+    Its output goes to ``log``; without one, its errors go to a pipe.
     """
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WINDROW_")} | {
@@ -49,8 +49,8 @@ def start_api(redis_url: str, log: Path | None = None, **environ: str) -> tuple[
         except httpx.TransportError:
             if process.poll() is not None or time.monotonic() > end_s:
                 process.kill()
-                said = process.communicate()[1].decode() if log is None else log.read_text()
-                raise RuntimeError(said) from None
+                output = process.communicate()[1].decode() if log is None else log.read_text()
+                raise RuntimeError(output) from None
             time.sleep(0.05)
 
 
@@ -70,7 +70,7 @@ class Answer:
 
 
 class Wire:
-    """One connection, on which any bytes can be sent."""
+    """A raw connection."""
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=30)
@@ -80,7 +80,7 @@ class Wire:
         self.socket.sendall(b"".join(parts))
 
     def read(self) -> Answer:
-        """The next answer."""
+        """Read the next response."""
         status = int(self._file.readline().split()[1])
         headers = {}
         while (line := self._file.readline().strip()) != b"":
@@ -106,7 +106,7 @@ Connect = Callable[[], Wire]
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[int]:
-    """The port of a running API with a worker, on a Redis of its own."""
+    """The port of a running API with a worker and its own Redis."""
     with RedisServer() as redis, FakeWorker(redis.url, "minilm"):
         process, port = start_api(redis.url)
         try:
@@ -120,14 +120,14 @@ def served() -> Iterator[int]:
 
 @pytest.fixture
 def connect(served: int) -> Iterator[Connect]:
-    """Opens connections, and afterwards checks that a good request is served."""
+    """Opens connections, and finally checks that a valid request is served."""
     opened: list[Wire] = []
 
-    def open_one() -> Wire:
+    def open_wire() -> Wire:
         opened.append(Wire(served))
         return opened[-1]
 
-    yield open_one
+    yield open_wire
     for wire in opened:
         wire.close()
     response = httpx.post(

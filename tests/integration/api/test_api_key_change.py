@@ -1,4 +1,4 @@
-"""Keys are changed while the server runs: HUP reads the settings again, and nobody is turned away meanwhile."""
+"""API keys change while the server runs: HUP reads the settings again, and no client is refused meanwhile."""
 
 import signal
 import threading
@@ -51,13 +51,13 @@ def test_a_key_is_changed_under_load_without_an_error(tmp_path: Path) -> None:
             write(config, OLD, NEW)
             process.send_signal(signal.SIGHUP)
             until("the new key is known", lambda: ask(port, NEW) == 200)
-            # The old process may still answer some: it knows the old key alone.
-            until("it always is", lambda: all(ask(port, NEW) == 200 for _ in range(20)))
+            # The old process knows only the old key, and may still answer some requests.
+            until("the new key is known to every process", lambda: all(ask(port, NEW) == 200 for _ in range(20)))
             key = NEW
             time.sleep(0.2)
             write(config, NEW)
             process.send_signal(signal.SIGHUP)
-            until("the old key is not", lambda: ask(port, OLD) == 401)
+            until("the old key is unknown", lambda: ask(port, OLD) == 401)
         finally:
             stops.set()
             for client in clients:
@@ -65,11 +65,11 @@ def test_a_key_is_changed_under_load_without_an_error(tmp_path: Path) -> None:
             process.terminate()
             process.wait(timeout=60)
     assert len(statuses) > 20
-    assert set(statuses) <= {200, 202}  # 202 for who waited at a process that left
+    assert set(statuses) <= {200, 202}  # 202 for clients that waited at a process that stopped
     assert OLD not in (tmp_path / "api.log").read_text()
 
 
-def test_a_server_on_every_address_stops_when_its_keys_are_gone_instead_of_serving_everybody(tmp_path: Path) -> None:
+def test_a_server_on_all_addresses_stops_when_its_keys_are_removed(tmp_path: Path) -> None:
     config = tmp_path / "windrow.toml"
     write(config, OLD)
     with RedisServer() as redis:

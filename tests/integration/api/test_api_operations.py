@@ -1,4 +1,4 @@
-"""What operators ask: models, health, readiness, metrics."""
+"""The routes for operators: models, health, readiness and metrics."""
 
 import pytest
 from redis import Redis
@@ -16,13 +16,13 @@ from windrow.scheduler.queue.observations import Observations
 pytestmark = pytest.mark.integration
 
 
-def test_models_are_listed_in_openais_shape(client: ApiClient) -> None:
+def test_models_are_listed_in_openais_format(client: ApiClient) -> None:
     listed = client.get("/v1/models").json
     assert listed["object"] == "list"
     assert [(model["id"], model["object"], model["task"]) for model in listed["data"]] == [("minilm", "model", "embed")]
 
 
-def test_a_models_entry_says_what_its_worker_made_of_the_settings(
+def test_a_models_entry_has_the_fields_that_its_worker_reports(
     redis_server: str, worker: FakeWorker, client: ApiClient
 ) -> None:
     (before,) = client.get("/v1/models").json["data"]
@@ -35,7 +35,7 @@ def test_a_models_entry_says_what_its_worker_made_of_the_settings(
     assert model | info == model | {"model": "minilm"}
 
 
-def test_it_is_alive_without_a_worker_but_not_ready(redis_server: str, new_client: NewClient) -> None:
+def test_the_server_is_alive_without_a_worker_but_not_ready(redis_server: str, new_client: NewClient) -> None:
     client = new_client(redis_server)
     assert client.get("/healthz").json == {"status": "ok"}
     assert "minilm" in assert_problem(client.get("/readyz"), 503, "no_worker")
@@ -43,36 +43,36 @@ def test_it_is_alive_without_a_worker_but_not_ready(redis_server: str, new_clien
         assert client.get("/readyz").json == {"status": "ready"}
 
 
-def test_a_model_that_could_not_be_loaded_is_shown_with_the_reason_and_refused(
+def test_a_model_that_could_not_be_loaded_is_listed_with_the_reason_and_refused(
     redis_server: str, redis_client: Redis, new_client: NewClient
 ) -> None:
     reason = "/models/minilm: no safetensors"
     client = new_client(redis_server)
     report_load_failure(redis_client, "minilm", "worker@test/1", reason)
     for refused in (client.get("/readyz"), client.predict()):
-        said = assert_problem(refused, 503, "no_worker")
-        assert said == f"model 'minilm' could not be loaded: worker@test/1: {reason}"
-    # Clients that honour it do not try again for a minute before they tell.
+        detail = assert_problem(refused, 503, "no_worker")
+        assert detail == f"model 'minilm' could not be loaded: worker@test/1: {reason}"
+    # Clients that follow it report the error instead of retrying for minutes.
     assert client.predict().headers["Retry-After"] == "120"
     (model,) = client.get("/v1/models").json["data"]
     assert (model["workers"], model["failures"]) == (0, {"worker@test/1": reason})
-    with FakeWorker(redis_server, "minilm"):  # one that could is enough
+    with FakeWorker(redis_server, "minilm"):  # one worker that loaded it is enough
         assert client.get("/readyz").json == {"status": "ready"}
         assert new_client(redis_server).predict().status_code == 202
         assert client.get("/v1/models/minilm").json["failures"] == {"worker@test/1": reason}
 
 
-def test_one_that_was_served_until_a_moment_ago_is_refused_once_it_fails_to_load(
+def test_a_model_served_until_a_moment_ago_is_refused_once_it_fails_to_load(
     redis_server: str, redis_client: Redis, worker: FakeWorker, new_client: NewClient
 ) -> None:
     before_us = redis_client.time()[0] * 1_000_000 - 20_000_000
     redis_client.zadd("windrow:minilm:workers", {"worker@test": before_us})
-    assert new_client(redis_server).predict().status_code == 202  # it may come back
+    assert new_client(redis_server).predict().status_code == 202  # its worker may come back
     report_load_failure(redis_client, "minilm", "worker@test", "no safetensors")
     assert "no safetensors" in assert_problem(new_client(redis_server).predict(), 503, "no_worker")
 
 
-def test_metrics_count_every_end_and_what_waits(redis_server: str, new_client: NewClient) -> None:
+def test_metrics_count_finished_and_waiting_requests(redis_server: str, new_client: NewClient) -> None:
     def answer(call: dict[str, object]) -> Outcome:
         return Failed(ModelFailed("no")) if call["input"] == "bad" else Done(1)
 
@@ -85,12 +85,12 @@ def test_metrics_count_every_end_and_what_waits(redis_server: str, new_client: N
         worker.pause()
         client.post(f"/v1/predictions/{client.predict().json['id']}/cancel")
         client.predict()
-        seen = Observations()
-        seen.observe_each("queue", [0.004, 0.04, 400.0])
-        seen.observe("batch_size", 3)
-        seen.count_batch("wait")
-        seen.count_tokens("prompt", 90)
-        worker.queue.observe(seen.take_out())
+        observed = Observations()
+        observed.observe_each("queue", [0.004, 0.04, 400.0])
+        observed.observe("batch_size", 3)
+        observed.count_batch("wait")
+        observed.count_tokens("prompt", 90)
+        worker.queue.observe(observed.take_out())
         lines = client.get("/metrics").text.splitlines()
     assert 'windrow_requests_total{model="minilm",status="succeeded"} 2.0' in lines
     assert 'windrow_requests_total{model="minilm",status="failed"} 1.0' in lines
@@ -113,7 +113,7 @@ def test_metrics_count_every_end_and_what_waits(redis_server: str, new_client: N
     assert 'windrow_batch_size_bucket{le="4.0",model="minilm"} 1.0' in lines
     assert 'windrow_batches_total{closed_by="wait",model="minilm"} 1.0' in lines
     assert 'windrow_tokens_total{kind="prompt",model="minilm"} 90.0' in lines
-    # What only models that generate have comes without samples here.
+    # Metrics of generation have no samples for this model.
     assert {line.split()[2] for line in lines if line.startswith("# TYPE")} == {
         *(f"windrow_requests_{which}" for which in ("total", "waiting", "running")),
         *(
@@ -143,7 +143,9 @@ def test_metrics_count_every_end_and_what_waits(redis_server: str, new_client: N
         ("POST", "/metrics", 405, "method_not_allowed"),
     ],
 )
-def test_what_is_not_there_is_a_problem_too(redis_server: str, method: str, path: str, status: int, code: str) -> None:
+def test_an_unknown_route_or_method_is_a_problem(
+    redis_server: str, method: str, path: str, status: int, code: str
+) -> None:
     response = create_app(make_settings(redis_server)).test_client().open(path, method=method)
     assert_problem(response, status, code)
     assert ("Allow" in response.headers) == (status == 405)

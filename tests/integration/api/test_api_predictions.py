@@ -1,4 +1,4 @@
-"""The life of a prediction over REST: submit, wait, read, cancel, end."""
+"""A prediction over REST: submit, wait, read, cancel."""
 
 import re
 import time
@@ -41,14 +41,14 @@ def test_a_submit_is_answered_202_with_the_queued_prediction(client: ApiClient, 
     assert client.get(response.headers["Location"]).json == found
 
 
-def test_a_prediction_ends_and_says_when(client: ApiClient) -> None:
+def test_a_finished_prediction_has_its_times(client: ApiClient) -> None:
     found = client.get(f"{client.predict('abc').headers['Location']}?wait=20").json
     assert found["status"] == "succeeded"
     assert found["output"] == {"embedding": [3.0]}
     assert found["created_at"] <= found["started_at"] <= found["completed_at"]
 
 
-def test_prefer_wait_is_answered_200_once_it_has_ended(client: ApiClient) -> None:
+def test_prefer_wait_is_answered_200_once_the_prediction_has_finished(client: ApiClient) -> None:
     response = client.predict("abcd", headers={"Prefer": "wait=20"})
     assert response.status_code == 200
     assert response.json["output"] == {"embedding": [4.0]}
@@ -57,11 +57,13 @@ def test_prefer_wait_is_answered_200_once_it_has_ended(client: ApiClient) -> Non
     assert client.get(response.headers["Location"]).json == response.json
 
 
-def test_bare_prefer_wait_is_the_longest(client: ApiClient) -> None:
+def test_prefer_wait_without_a_value_is_the_longest_wait(client: ApiClient) -> None:
     assert client.predict(headers={"Prefer": "wait"}).headers["Preference-Applied"] == "wait=60"
 
 
-def test_prefer_wait_is_answered_202_when_it_does_not_end_in_time(client: ApiClient, worker: FakeWorker) -> None:
+def test_prefer_wait_is_answered_202_if_the_prediction_does_not_finish_in_time(
+    client: ApiClient, worker: FakeWorker
+) -> None:
     worker.pause()
     response = client.predict(headers={"Prefer": "wait=1"})
     assert (response.status_code, response.json["status"]) == (202, "queued")
@@ -69,12 +71,12 @@ def test_prefer_wait_is_answered_202_when_it_does_not_end_in_time(client: ApiCli
     assert "Retry-After" in response.headers
 
 
-def test_no_wait_is_a_wait_of_zero(client: ApiClient, worker: FakeWorker) -> None:
+def test_a_wait_of_zero_does_not_wait(client: ApiClient, worker: FakeWorker) -> None:
     worker.pause()
     assert client.predict(headers={"Prefer": "wait=0"}).status_code == 202
 
 
-def test_what_a_worker_holds_is_processing(client: ApiClient, worker: FakeWorker) -> None:
+def test_a_claimed_prediction_is_processing(client: ApiClient, worker: FakeWorker) -> None:
     worker.pause()
     id = client.predict().json["id"]
     while not (claim := worker.queue.claim(1, lease_s=30)).requests:
@@ -103,18 +105,18 @@ def test_a_failed_prediction_is_read_with_200_and_its_error(redis_server: str, n
         0,
     ],
 )
-def test_any_json_output_comes_back_as_it_is(redis_server: str, output: object, new_client: NewClient) -> None:
+def test_any_json_output_is_returned_unchanged(redis_server: str, output: object, new_client: NewClient) -> None:
     with FakeWorker(redis_server, "minilm", lambda call: Done(output)):
         response = new_client(redis_server).predict(headers={"Prefer": "wait=20"})
     assert (response.json["status"], response.json["output"]) == ("succeeded", output)
 
 
 @pytest.mark.parametrize("text", ["", "|", "a|b\n", '"\\', "\u2603", "\x00", "\U0001f33e" * 10, '{"windrow":{}}'])
-def test_any_text_comes_back_as_it_is(client: ApiClient, text: str) -> None:
+def test_any_text_is_returned_unchanged(client: ApiClient, text: str) -> None:
     assert client.predict(text, headers={"Prefer": "wait=20"}).json["input"] == text
 
 
-def test_a_cancel_ends_a_waiting_prediction(client: ApiClient, worker: FakeWorker) -> None:
+def test_canceling_a_queued_prediction_finishes_it(client: ApiClient, worker: FakeWorker) -> None:
     worker.pause()
     id = client.predict().json["id"]
     response = client.post(f"/v1/predictions/{id}/cancel")
@@ -125,7 +127,7 @@ def test_a_cancel_ends_a_waiting_prediction(client: ApiClient, worker: FakeWorke
     assert client.post(f"/v1/predictions/{id}/cancel").json == response.json
 
 
-def test_a_cancel_of_an_ended_prediction_changes_nothing(client: ApiClient) -> None:
+def test_canceling_a_finished_prediction_changes_nothing(client: ApiClient) -> None:
     ended = client.predict(headers={"Prefer": "wait=20"}).json
     assert client.post(f"/v1/predictions/{ended['id']}/cancel").json == ended
 
@@ -135,7 +137,7 @@ def test_a_cancel_of_an_ended_prediction_changes_nothing(client: ApiClient) -> N
     [({"Cancel-After": "1ms"}, {}), ({}, {"deadline_ms": 1}), ({"Cancel-After": "1ms"}, {"deadline_ms": 60_000}),
      ({"Cancel-After": "1m"}, {"deadline_ms": 0.5})],
 )  # fmt: skip
-def test_the_smaller_deadline_counts(
+def test_the_shorter_deadline_applies(
     client: ApiClient, worker: FakeWorker, headers: dict[str, str], body: dict[str, float]
 ) -> None:
     worker.pause()
@@ -145,12 +147,12 @@ def test_the_smaller_deadline_counts(
     assert client.get(f"/v1/predictions/{id}").json["status"] == "expired"
 
 
-def test_a_deadline_that_is_far_changes_nothing(client: ApiClient) -> None:
+def test_a_distant_deadline_changes_nothing(client: ApiClient) -> None:
     response = client.predict(headers={"Cancel-After": "1h", "Prefer": "wait=20"}, deadline_ms=60_000)
     assert response.json["status"] == "succeeded"
 
 
-def test_high_goes_before_low(client: ApiClient, worker: FakeWorker) -> None:
+def test_high_priority_is_claimed_before_low(client: ApiClient, worker: FakeWorker) -> None:
     worker.pause()
     low = [client.predict(priority="low").json["id"] for _ in range(3)]
     high = client.predict(priority="high").json["id"]
@@ -160,7 +162,7 @@ def test_high_goes_before_low(client: ApiClient, worker: FakeWorker) -> None:
     assert claimed.index(high) < claimed.index(low[2])
 
 
-def test_the_same_key_and_body_is_the_same_prediction(client: ApiClient) -> None:
+def test_the_same_idempotency_key_and_body_return_the_same_prediction(client: ApiClient) -> None:
     headers = {"Idempotency-Key": "one", "Prefer": "wait=20"}
     first = client.predict("text", headers=headers)
     again = client.post(
@@ -177,7 +179,7 @@ def test_the_same_key_and_body_is_the_same_prediction(client: ApiClient) -> None
 @pytest.mark.parametrize(
     "other", [{"input": "other"}, {"priority": "low"}, {"deadline_ms": 9000}, {"parameters": {"truncate": True}}]
 )
-def test_the_same_key_with_another_body_is_refused(client: ApiClient, other: dict[str, object]) -> None:
+def test_the_same_idempotency_key_with_another_body_is_refused(client: ApiClient, other: dict[str, object]) -> None:
     headers = {"Idempotency-Key": "one"}
     first = client.predict("text", headers=headers).json
     body = {"model": "minilm", "input": "text"} | other
@@ -186,7 +188,9 @@ def test_the_same_key_with_another_body_is_refused(client: ApiClient, other: dic
     assert client.predict("text", headers=headers).json["id"] == first["id"]
 
 
-def test_a_key_whose_prediction_is_gone_is_410_and_queues_nothing(client: ApiClient, redis_client: Redis) -> None:
+def test_an_idempotency_key_whose_prediction_is_gone_is_410_and_queues_nothing(
+    client: ApiClient, redis_client: Redis
+) -> None:
     headers = {"Idempotency-Key": "one"}
     id = client.predict(headers=headers | {"Prefer": "wait=20"}).json["id"]
     redis_client.delete(result_key(id))
@@ -194,7 +198,7 @@ def test_a_key_whose_prediction_is_gone_is_410_and_queues_nothing(client: ApiCli
         assert_problem(client.predict(headers=headers | prefer), 410, "prediction_gone")
 
 
-def test_a_batch_is_queued_whole_in_the_order_of_its_inputs(client: ApiClient, worker: FakeWorker) -> None:
+def test_a_batch_is_queued_in_input_order(client: ApiClient, worker: FakeWorker) -> None:
     worker.pause()
     inputs = [f"{'x' * length}" for length in range(1, 21)]
     response = client.post("/v1/predictions:batch", json={"model": "minilm", "inputs": inputs})
@@ -210,7 +214,7 @@ def test_a_batch_is_queued_whole_in_the_order_of_its_inputs(client: ApiClient, w
         assert ended["created_at"] == found["created_at"]
 
 
-def test_a_batch_repeats_under_its_key_and_never_equals_a_single_submit(client: ApiClient) -> None:
+def test_an_idempotency_key_of_a_batch_is_not_that_of_a_single_submit(client: ApiClient) -> None:
     headers = {"Idempotency-Key": "one"}
     body = {"model": "minilm", "inputs": ["a", "b"]}
     first = client.post("/v1/predictions:batch", json=body, headers=headers).json["predictions"]
@@ -220,7 +224,7 @@ def test_a_batch_repeats_under_its_key_and_never_equals_a_single_submit(client: 
     assert_problem(client.predict("a", headers=headers), 422, "idempotency_conflict")
 
 
-def test_a_batch_that_finds_no_room_leaves_nothing_behind(
+def test_a_batch_that_exceeds_the_depth_queues_nothing(
     redis_server: str, worker: FakeWorker, new_client: NewClient
 ) -> None:
     worker.pause()
@@ -262,7 +266,7 @@ def test_a_prediction_of_another_tenant_is_404(client: ApiClient, monkeypatch: p
     assert client.predict("another text", headers=headers).json["id"] != theirs
 
 
-def test_a_prediction_that_celery_sent_is_read_too(client: ApiClient, worker: FakeWorker) -> None:
+def test_a_prediction_sent_through_celery_can_be_read(client: ApiClient, worker: FakeWorker) -> None:
     payload = orjson.dumps({"model": "minilm", "input": "abc"})
     worker.queue.submit(
         [Submission("celery-made-this-id", payload)], flow="default:normal", weight=1, max_depth=9, max_bytes=999
@@ -271,7 +275,7 @@ def test_a_prediction_that_celery_sent_is_read_too(client: ApiClient, worker: Fa
     assert (found["status"], found["output"]) == ("succeeded", {"embedding": [3.0]})
 
 
-def test_retry_after_is_what_the_queue_measured(
+def test_retry_after_is_the_measured_wait(
     client: ApiClient, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(availability, "FRESH_S", 0.0)
@@ -282,5 +286,5 @@ def test_retry_after_is_what_the_queue_measured(
     worker.queue.finish([item.set_outcome(Done(None)) for item in claim.requests], busy_s=10.0)
     assert "Retry-After" not in client.get(first.headers["Location"]).headers
     assert client.predict().headers["Retry-After"] == "10"
-    # One waits and one more is asked for, at 10 s each.
+    # One request waits and one is submitted, at 10 s each.
     assert client.predict().headers["Retry-After"] == "20"

@@ -1,4 +1,4 @@
-"""Redis goes and comes again: 503 while it is away, and no restart of ours."""
+"""Without Redis the API answers 503, and it serves again without a restart once Redis is back."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -36,7 +36,7 @@ def call(client: ApiClient, method: str, path: str, options: dict[str, Any]) -> 
     return getattr(client, method)(path, **options)
 
 
-def test_every_call_is_503_while_redis_is_away_and_works_again_when_it_is_back(server: RedisServer) -> None:
+def test_every_call_is_503_without_redis_and_works_once_redis_is_back(server: RedisServer) -> None:
     app = create_app(make_settings(server.url))
     client = ApiClient(app)
     with FakeWorker(server.url, "minilm"):
@@ -50,13 +50,13 @@ def test_every_call_is_503_while_redis_is_away_and_works_again_when_it_is_back(s
     assert client.get("/v1/models").status_code == 200
     server.start()
     with FakeWorker(server.url, "minilm"):
-        # One that was there a moment ago counts for a second.
+        # The state of the workers is cached for a second.
         assert client.predict(headers={"Prefer": "wait=20"}).json["status"] == "succeeded"
         assert client.get("/readyz").status_code == 200
     app.extensions["windrow"].waiters.close()
 
 
-def test_an_application_that_starts_before_its_redis_serves_once_it_is_there(
+def test_an_application_started_before_redis_serves_once_redis_is_up(
     server: RedisServer, new_client: NewClient
 ) -> None:
     server.kill()
@@ -67,9 +67,7 @@ def test_an_application_that_starts_before_its_redis_serves_once_it_is_there(
         assert client.predict(headers={"Prefer": "wait=20"}).json["status"] == "succeeded"
 
 
-def test_a_request_that_was_taken_in_is_never_answered_with_an_error(
-    server: RedisServer, new_client: NewClient
-) -> None:
+def test_an_accepted_request_is_never_answered_with_an_error(server: RedisServer, new_client: NewClient) -> None:
     client = new_client(server.url)
     with FakeWorker(server.url, "minilm") as worker:
         worker.pause()
@@ -78,19 +76,19 @@ def test_a_request_that_was_taken_in_is_never_answered_with_an_error(
         service = client.service
         submit = service.queues["minilm"].submit
 
-        def submit_and_die(*args: Any, **named: Any) -> list[str]:
+        def submit_and_kill(*args: Any, **named: Any) -> list[str]:
             ids: list[str] = submit(*args, **named)
             server.kill()
             return ids
 
-        service.queues["minilm"].submit = submit_and_die
+        service.queues["minilm"].submit = submit_and_kill
         response = client.predict("the text", headers={"Prefer": "wait=1"})
     assert response.status_code == 202
     assert (response.json["status"], response.json["input"]) == ("queued", "the text")
     assert response.headers["Location"].endswith(response.json["id"])
 
 
-def test_a_redis_without_memory_is_503_and_takes_requests_again(server: RedisServer, new_client: NewClient) -> None:
+def test_a_redis_without_memory_is_503_until_it_has_memory_again(server: RedisServer, new_client: NewClient) -> None:
     client = new_client(server.url)
     with FakeWorker(server.url, "minilm", lambda call: Done(1)), server.client() as redis:
         assert client.predict().status_code == 202

@@ -1,4 +1,4 @@
-"""JSON schemas over HTTP: what no answer can be held to is a 422, on every route."""
+"""A JSON schema that cannot be enforced is refused on every route."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     ],
     ids=["deep", "large", "not enforced"],
 )
-def test_a_schema_that_cannot_be_held_to_is_a_422(url: str, schema: dict[str, Any], why: str) -> None:
+def test_a_schema_that_cannot_be_enforced_is_refused(url: str, schema: dict[str, Any], why: str) -> None:
     json_schema = {"name": "answer", "schema": schema}
     bodies = {
         "predictions": {"input": "hay", "parameters": {"schema": schema}},

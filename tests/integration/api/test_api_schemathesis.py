@@ -1,4 +1,4 @@
-"""Whatever the OpenAPI document allows, and whatever it does not, is answered as the document says."""
+"""Requests that the OpenAPI document allows, and requests that it does not, are answered as it describes."""
 
 from collections.abc import Iterator
 from copy import deepcopy
@@ -24,8 +24,8 @@ pytestmark = pytest.mark.integration
 KEY = make_key()
 HEADERS = {"Authorization": f"Bearer {KEY}"}
 OPERATIONS = [(method, path) for path, methods in DOCUMENT["paths"].items() for method in methods]
-#: There is no wrong way to call those that take nothing.
-TAKING = [("post", "/v1/predictions"), ("post", "/v1/predictions:batch"), ("get", "/v1/predictions/{id}"),
+#: Operations with a body or parameters; the others have no invalid calls.
+WITH_INPUT = [("post", "/v1/predictions"), ("post", "/v1/predictions:batch"), ("get", "/v1/predictions/{id}"),
           ("post", "/v1/predictions/{id}/cancel"), ("post", "/v1/embeddings"), ("post", "/v1/completions"),
           ("post", "/v1/chat/completions")]  # fmt: skip
 few = settings(max_examples=40, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate])
@@ -33,7 +33,7 @@ few = settings(max_examples=40, derandomize=True, database=None, phases=[Phase.e
 
 @pytest.fixture(scope="module")
 def redis() -> Iterator[RedisServer]:
-    """A Redis of these tests' own."""
+    """A Redis for these tests alone."""
     with RedisServer() as redis:
         yield redis
 
@@ -46,14 +46,14 @@ def worker(redis: RedisServer) -> Iterator[FakeWorker]:
 
 
 @pytest.fixture(autouse=True)
-def heard(worker: FakeWorker) -> None:
-    """It is heard of at the start of each test, however long the ones before took."""
+def beat(worker: FakeWorker) -> None:
+    """Send a heartbeat at the start of each test, however long the tests before took."""
     worker.beat()
 
 
 @pytest.fixture(scope="module")
 def app(redis: RedisServer, worker: FakeWorker) -> Iterator[Flask]:
-    """An application with a worker, that wants a key."""
+    """An application with a worker and an API key."""
     app = create_app(make_settings(redis.url, tenants={"acme": {"keys": [hash_key(KEY)]}}, worker_grace_s=3600))
     yield app
     app.extensions["windrow"].waiters.close()
@@ -61,13 +61,13 @@ def app(redis: RedisServer, worker: FakeWorker) -> Iterator[Flask]:
 
 @pytest.fixture(scope="module")
 def described(app: Flask) -> BaseSchema:
-    """The document that the application serves of itself."""
+    """The document as the application serves it."""
     return schemathesis.openapi.from_wsgi("/openapi.json", app)
 
 
 @pytest.fixture(scope="module")
 def narrowed(app: Flask) -> BaseSchema:
-    """The same, with what no document can say of a deployment: its models, and what they take."""
+    """The document narrowed to the models of this deployment and their inputs."""
     raw: dict[str, Any] = deepcopy(DOCUMENT)
     text = {"type": "string", "maxLength": 50}
     for name, field, kind in (
@@ -78,14 +78,16 @@ def narrowed(app: Flask) -> BaseSchema:
         properties["model"] = {"enum": ["minilm"]}
         properties["parameters"] = {"$ref": "#/components/schemas/EmbedParameters"}
         properties[field] = kind
-        properties.pop("webhook", None)  # of the tenant's own, and only where it has a secret
+        properties.pop("webhook", None)  # requires a webhook secret
     dimensions = raw["components"]["schemas"]["EmbedParameters"]["properties"]["dimensions"]
     dimensions["anyOf"][0]["maximum"] = 384
-    for _, path in TAKING[:2]:
+    for _, path in WITH_INPUT[:2]:
         operation = raw["paths"][path]["post"]
-        # A key that comes again has another body; and the longest deadline is a week.
-        operation["parameters"] = [one for one in operation["parameters"] if one["name"] != "Idempotency-Key"]
-        (cancel_after,) = (one for one in operation["parameters"] if one["name"] == "Cancel-After")
+        # A repeated key would have another body, and the longest deadline is a week.
+        operation["parameters"] = [
+            parameter for parameter in operation["parameters"] if parameter["name"] != "Idempotency-Key"
+        ]
+        (cancel_after,) = (parameter for parameter in operation["parameters"] if parameter["name"] == "Cancel-After")
         cancel_after["schema"]["pattern"] = "^[1-9][0-9]{0,3}(ms|s|m)?$"
     schema = schemathesis.openapi.from_dict(raw)
     schema.app = app
@@ -93,7 +95,9 @@ def narrowed(app: Flask) -> BaseSchema:
 
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
-def test_what_the_document_allows_is_answered_as_it_says(described: BaseSchema, method: str, path: str) -> None:
+def test_a_request_that_the_document_allows_gets_a_documented_response(
+    described: BaseSchema, method: str, path: str
+) -> None:
     @few
     @given(described[path][method].as_strategy(generation_mode=GenerationMode.POSITIVE))
     def check(case: Case) -> None:
@@ -102,8 +106,10 @@ def test_what_the_document_allows_is_answered_as_it_says(described: BaseSchema, 
     check()
 
 
-@pytest.mark.parametrize(("method", "path"), TAKING)
-def test_what_the_document_does_not_allow_is_refused_as_it_says(described: BaseSchema, method: str, path: str) -> None:
+@pytest.mark.parametrize(("method", "path"), WITH_INPUT)
+def test_a_request_that_the_document_does_not_allow_is_refused_as_documented(
+    described: BaseSchema, method: str, path: str
+) -> None:
     @few
     @given(described[path][method].as_strategy(generation_mode=GenerationMode.NEGATIVE))
     def check(case: Case) -> None:
@@ -112,8 +118,8 @@ def test_what_the_document_does_not_allow_is_refused_as_it_says(described: BaseS
     check()
 
 
-@pytest.mark.parametrize(("method", "path"), TAKING[:2])
-def test_whatever_a_model_takes_is_taken_in(narrowed: BaseSchema, method: str, path: str) -> None:
+@pytest.mark.parametrize(("method", "path"), WITH_INPUT[:2])
+def test_a_valid_request_for_the_served_model_is_accepted(narrowed: BaseSchema, method: str, path: str) -> None:
     seen: set[int] = set()
 
     @few

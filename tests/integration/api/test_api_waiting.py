@@ -1,4 +1,4 @@
-"""Waiting: one subscription, hints that may be lost, and nobody left behind."""
+"""Waiting for results: one subscription for all clients, and no client misses its result."""
 
 import threading
 import time
@@ -59,7 +59,7 @@ def test_many_waiters_share_one_subscription(waiters: Waiters, redis_client: Red
     for thread in threads:
         thread.start()
     submit(worker.queue, *ids)
-    # The listener of an application that was closed a moment ago may still be leaving.
+    # The listener of an application that was just closed may still be subscribed.
     until(lambda: len(waiters) == len(ids) and subscribers(redis_client) == 1)
     worker.resume()
     for thread in threads:
@@ -76,7 +76,7 @@ def test_two_clients_may_wait_for_the_same_prediction(waiters: Waiters, worker: 
     assert [answer.status for answer in answers if answer] == ["succeeded", "succeeded"]
 
 
-def test_nothing_is_kept_of_a_wait_that_is_given_up(waiters: Waiters) -> None:
+def test_a_wait_that_ends_without_a_result_is_forgotten(waiters: Waiters) -> None:
     with waiters.expect("one") as waiter:
         assert waiter.wait(0.001) is None
     with pytest.raises(ZeroDivisionError), waiters.expect("one"):
@@ -84,12 +84,14 @@ def test_nothing_is_kept_of_a_wait_that_is_given_up(waiters: Waiters) -> None:
     assert len(waiters) == 0
 
 
-def test_a_lost_message_costs_no_answer(waiters: Waiters, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
-    def hear_nothing(self: Waiters, messages: object, timeout_s: float) -> list[bytes]:
+def test_a_result_is_found_although_its_message_was_lost(
+    waiters: Waiters, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def receive_nothing(self: Waiters, messages: object, timeout_s: float) -> list[bytes]:
         time.sleep(min(0.05, timeout_s))
         return []
 
-    monkeypatch.setattr(Waiters, "_next", hear_nothing)
+    monkeypatch.setattr(Waiters, "_next", receive_nothing)
     with waiters.expect("one") as waiter:
         submit(worker.queue, "one")
         found = waiter.wait(20)
@@ -97,7 +99,7 @@ def test_a_lost_message_costs_no_answer(waiters: Waiters, worker: FakeWorker, mo
     assert found.output == {"embedding": [1.0]}
 
 
-def test_a_result_that_celery_wrote_for_another_task_is_no_answer(waiters: Waiters, redis_client: Redis) -> None:
+def test_the_result_of_another_celery_task_is_ignored(waiters: Waiters, redis_client: Redis) -> None:
     redis_client.set("celery-task-meta-one", b'{"status":"SUCCESS","result":1}')
     with waiters.expect("one") as waiter:
         until(lambda: subscribers(redis_client) == 1)
@@ -105,7 +107,7 @@ def test_a_result_that_celery_wrote_for_another_task_is_no_answer(waiters: Waite
         assert waiter.wait(0.2) is None
 
 
-def test_a_closed_server_lets_everybody_go_with_202(redis_server: str, worker: FakeWorker) -> None:
+def test_all_waiting_clients_get_202_when_the_server_stops(redis_server: str, worker: FakeWorker) -> None:
     worker.pause()
     app = create_app(make_settings(redis_server))
     waiting = app.extensions["windrow"].waiters
@@ -119,7 +121,7 @@ def test_a_closed_server_lets_everybody_go_with_202(redis_server: str, worker: F
     assert (answers[0].status_code, answers[0].json["status"]) == (202, "queued")
 
 
-def test_a_listener_survives_its_redis() -> None:
+def test_a_listener_survives_a_restart_of_redis() -> None:
     with RedisServer() as server, Redis.from_url(server.url) as redis:
         waiters = Waiters(redis, [CHANNEL])
         with waiters.expect("one") as waiter:
@@ -136,7 +138,7 @@ def test_a_listener_survives_its_redis() -> None:
         waiters.close()
 
 
-def test_a_listener_that_has_nothing_to_hear_rests(waiters: Waiters, redis_client: Redis) -> None:
+def test_an_idle_listener_sends_few_commands(waiters: Waiters, redis_client: Redis) -> None:
     with waiters.expect("one"):
         until(lambda: subscribers(redis_client) == 1)
         before = redis_client.info("stats")["total_commands_processed"]

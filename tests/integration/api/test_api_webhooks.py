@@ -1,4 +1,4 @@
-"""``webhook`` in the body of a submit: which are taken, and that they are due once the request has ended."""
+"""``webhook`` in the body of a submit: valid ones are called once the request has finished, others are refused."""
 
 from base64 import b64encode
 from hashlib import sha256
@@ -21,38 +21,38 @@ WAIT = {"Prefer": "wait=20"}
 
 @pytest.fixture
 def hooked(redis_server: str, worker: FakeWorker, new_client: NewClient) -> ApiClient:
-    """A client of an application that can sign."""
+    """A client of an application with a webhook secret."""
     return new_client(redis_server, webhook_secret=SECRET)
 
 
 def due(redis: Redis) -> dict[str, str]:
-    return {one.id: one.url for one in WebhookQueue(redis, "minilm").claim(100, visibility_s=60)}
+    return {delivery.id: delivery.url for delivery in WebhookQueue(redis, "minilm").claim(100, visibility_s=60)}
 
 
-def test_the_end_of_a_prediction_is_due_at_its_webhook(hooked: ApiClient, redis_client: Redis) -> None:
+def test_a_finished_prediction_has_a_due_delivery(hooked: ApiClient, redis_client: Redis) -> None:
     ended = hooked.predict(webhook=URL, headers=WAIT).json
     assert ended["status"] == "succeeded"
     assert due(redis_client) == {ended["id"]: URL}
 
 
-def test_every_prediction_of_a_batch_is_told_by_itself(
+def test_every_prediction_of_a_batch_has_its_own_delivery(
     hooked: ApiClient, redis_client: Redis, worker: FakeWorker
 ) -> None:
     worker.pause()
     batch = hooked.post("/v1/predictions:batch", json=BATCH | {"webhook": URL}).json
-    ids = [one["id"] for one in batch["predictions"]]
+    ids = [prediction["id"] for prediction in batch["predictions"]]
     for id in ids:
         hooked.post(f"/v1/predictions/{id}/cancel")
     assert due(redis_client) == dict.fromkeys(ids, URL)
 
 
-def test_a_prediction_without_a_webhook_is_told_to_nobody(hooked: ApiClient, redis_client: Redis) -> None:
+def test_a_prediction_without_a_webhook_has_no_delivery(hooked: ApiClient, redis_client: Redis) -> None:
     hooked.predict(headers=WAIT)
     hooked.predict(webhook=None, headers=WAIT)
     assert due(redis_client) == {}
 
 
-def test_an_idempotent_repeat_with_another_webhook_is_another_body(hooked: ApiClient) -> None:
+def test_a_repeated_submit_with_another_webhook_is_refused(hooked: ApiClient) -> None:
     headers = {"Idempotency-Key": "one"}
     first = hooked.predict(webhook=URL, headers=headers).json
     assert hooked.predict(webhook=URL, headers=headers).json["id"] == first["id"]
@@ -75,7 +75,7 @@ def test_an_idempotent_repeat_with_another_webhook_is_another_body(hooked: ApiCl
         *("https://0x7f.1/", "https://2130706433/", "https://localhost/", "https://redis:6379/"),
     ],
 )
-def test_a_webhook_that_cannot_be_sent_is_422_and_queues_nothing(
+def test_an_invalid_webhook_is_422_and_queues_nothing(
     hooked: ApiClient, redis_client: Redis, route: str, url: str
 ) -> None:
     body = (BATCH if "batch" in route else GOOD) | {"webhook": url}
@@ -85,7 +85,7 @@ def test_a_webhook_that_cannot_be_sent_is_422_and_queues_nothing(
     assert not redis_client.exists("windrow:minilm:webhook_urls")
 
 
-def test_receivers_inside_are_taken_where_their_network_is_named(
+def test_private_receivers_are_accepted_if_their_network_is_configured(
     redis_server: str, worker: FakeWorker, new_client: NewClient
 ) -> None:
     client = new_client(redis_server, webhook_secret=SECRET, webhook_networks=["10.0.0.0/8"])
@@ -93,7 +93,7 @@ def test_receivers_inside_are_taken_where_their_network_is_named(
     assert_problem(client.predict(webhook="https://192.168.0.1/hook"), 422, "invalid_input")
 
 
-def test_a_tenant_without_a_secret_is_refused_though_others_have_one(
+def test_a_webhook_of_a_tenant_without_a_secret_is_refused(
     redis_server: str, worker: FakeWorker, new_client: NewClient
 ) -> None:
     tenants = {

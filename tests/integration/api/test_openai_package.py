@@ -1,4 +1,4 @@
-"""The `openai` package against the API as gunicorn serves it: sync, async, errors, keys, and clients that leave."""
+"""The `openai` package works with the API: sync, async, streams, errors, keys and disconnecting clients."""
 
 from __future__ import annotations
 
@@ -44,20 +44,22 @@ CHAT: list[Any] = [{"role": "user", "content": "dry hay"}]
 
 
 def embed(call: dict[str, Any]) -> Outcome:
-    """A vector that tells which text it is of, written as asked."""
+    """Return a vector whose first value is the text's length, in the requested encoding."""
     if call["input"] == "poison":
         return Failed(ModelFailed("the model raised ValueError on this input"))
-    wishes = call["parameters"]
-    vector = np.asarray([len(call["input"])] + [0.5] * (wishes.get("dimensions", 4) - 1), dtype="<f4")
-    is_base64 = wishes.get("encoding_format") == "base64"
+    parameters = call["parameters"]
+    vector = np.asarray([len(call["input"])] + [0.5] * (parameters.get("dimensions", 4) - 1), dtype="<f4")
+    is_base64 = parameters.get("encoding_format") == "base64"
     return Done({"embedding": base64.b64encode(vector.tobytes()).decode() if is_base64 else vector.tolist()})
 
 
-def say(call: dict[str, Any]) -> Outcome:
-    """The prompt again, as often as choices were asked for, and the parameters as text where it says so."""
-    asked, parameters = call["input"], call["parameters"]
+def generate(call: dict[str, Any]) -> Outcome:
+    """Return the prompt, or the parameters if the prompt is ``parameters``, once per requested choice."""
+    prompt, parameters = call["input"], call["parameters"]
     text = (
-        asked["messages"][-1]["content"] if "messages" in asked else asked.get("prompt", str(asked.get("prompt_ids")))
+        prompt["messages"][-1]["content"]
+        if "messages" in prompt
+        else prompt.get("prompt", str(prompt.get("prompt_ids")))
     )
     if text == "long":
         return Failed(InputTooLong("input: 2000 tokens, and the model takes 1024"))
@@ -79,7 +81,7 @@ def say(call: dict[str, Any]) -> Outcome:
 
 
 class Served:
-    """The API, its address, and the worker that answers prompts."""
+    """The API's address, and the worker that answers prompts."""
 
     def __init__(self, url: str, words: TellingWorker) -> None:
         self.url = url
@@ -98,7 +100,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with (
         RedisServer() as redis,
         FakeWorker(redis.url, "minilm", embed),
-        TellingWorker(redis.url, "words", say) as words,
+        TellingWorker(redis.url, "words", generate) as words,
     ):
         process, port = start_api(redis.url, log=Path(config.parent / "api.log"), WINDROW_CONFIG=str(config))
         try:
@@ -115,14 +117,14 @@ def client(served: Served) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def test_texts_are_embedded_in_their_order_through_base64(client: openai.OpenAI) -> None:
-    made = client.embeddings.create(model="minilm", input=["a", "bb", "ccc"])
-    assert [one.embedding[0] for one in made.data] == [1.0, 2.0, 3.0]
-    assert [one.index for one in made.data] == [0, 1, 2]
-    assert (made.model, made.usage.prompt_tokens, made.usage.total_tokens) == ("minilm", 9, 9)
+def test_texts_are_embedded_in_input_order(client: openai.OpenAI) -> None:
+    answer = client.embeddings.create(model="minilm", input=["a", "bb", "ccc"])
+    assert [vector.embedding[0] for vector in answer.data] == [1.0, 2.0, 3.0]
+    assert [vector.index for vector in answer.data] == [0, 1, 2]
+    assert (answer.model, answer.usage.prompt_tokens, answer.usage.total_tokens) == ("minilm", 9, 9)
 
 
-def test_the_vector_is_written_and_shortened_as_asked(client: openai.OpenAI) -> None:
+def test_the_requested_encoding_and_dimensions_apply(client: openai.OpenAI) -> None:
     whole, short = (
         client.embeddings.create(model="minilm", input="dry hay", encoding_format="float", dimensions=width)
         for width in (4, 2)
@@ -137,78 +139,78 @@ def test_the_vector_is_written_and_shortened_as_asked(client: openai.OpenAI) -> 
 
 
 def test_a_chat_is_answered(client: openai.OpenAI) -> None:
-    made = client.chat.completions.create(model="words", messages=CHAT)
-    assert made.choices[0].message.content == "dry hay"
-    assert made.choices[0].finish_reason == "stop"
-    assert made.usage is not None
-    assert made.usage.prompt_tokens_details is not None
-    assert (made.usage.total_tokens, made.usage.prompt_tokens_details.cached_tokens) == (5, 1)
-    assert made.id.startswith("chatcmpl-")
-    assert abs(made.created - time.time()) < 60
-    again = client.get(f"/predictions/{made._request_id}", cast_to=httpx.Response)
+    answer = client.chat.completions.create(model="words", messages=CHAT)
+    assert answer.choices[0].message.content == "dry hay"
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens_details is not None
+    assert (answer.usage.total_tokens, answer.usage.prompt_tokens_details.cached_tokens) == (5, 1)
+    assert answer.id.startswith("chatcmpl-")
+    assert abs(answer.created - time.time()) < 60
+    again = client.get(f"/predictions/{answer._request_id}", cast_to=httpx.Response)
     assert again.json()["output"]["text"] == "dry hay"
 
 
-def test_choices_and_log_probabilities_come_as_asked(client: openai.OpenAI) -> None:
+def test_several_choices_and_log_probabilities_are_returned(client: openai.OpenAI) -> None:
     two = client.chat.completions.create(model="words", messages=CHAT, n=2)
-    assert [one.message.content for one in two.choices] == ["dry hay 0", "dry hay 1"]
-    one = client.chat.completions.create(model="words", messages=CHAT, logprobs=True, top_logprobs=0).choices[0]
-    assert one.logprobs is not None
-    assert one.logprobs.content is not None
-    assert [entry.token for entry in one.logprobs.content] == ["dry hay"]
+    assert [choice.message.content for choice in two.choices] == ["dry hay 0", "dry hay 1"]
+    choice = client.chat.completions.create(model="words", messages=CHAT, logprobs=True, top_logprobs=0).choices[0]
+    assert choice.logprobs is not None
+    assert choice.logprobs.content is not None
+    assert [entry.token for entry in choice.logprobs.content] == ["dry hay"]
 
 
-def test_prompts_of_a_completion_share_an_answer(client: openai.OpenAI) -> None:
-    made = client.completions.create(model="words", prompt=["one", "two"], logprobs=1)
-    assert [(one.index, one.text) for one in made.choices] == [(0, "one"), (1, "two")]
-    assert made.choices[0].logprobs is not None
-    assert made.choices[0].logprobs.tokens == ["one"]
-    assert made.usage is not None
-    assert made.usage.total_tokens == 10
+def test_several_prompts_of_a_completion_share_an_answer(client: openai.OpenAI) -> None:
+    answer = client.completions.create(model="words", prompt=["one", "two"], logprobs=1)
+    assert [(choice.index, choice.text) for choice in answer.choices] == [(0, "one"), (1, "two")]
+    assert answer.choices[0].logprobs is not None
+    assert answer.choices[0].logprobs.tokens == ["one"]
+    assert answer.usage is not None
+    assert answer.usage.total_tokens == 10
     assert client.completions.create(model="words", prompt=[5, 6]).choices[0].text == "[5, 6]"
 
 
-def test_what_is_asked_of_the_sampling_reaches_the_worker(client: openai.OpenAI) -> None:
-    made = client.completions.create(
+def test_sampling_parameters_reach_the_worker(client: openai.OpenAI) -> None:
+    answer = client.completions.create(
         model="words", prompt="parameters", temperature=0, max_tokens=4, seed=3, stop="x", extra_body={"top_k": 7}
     )
-    assert made.choices[0].text == "[('max_tokens', 4), ('seed', 3), ('stop', ['x']), ('top_k', 7)]"
+    assert answer.choices[0].text == "[('max_tokens', 4), ('seed', 3), ('stop', ['x']), ('top_k', 7)]"
 
 
-def test_async_calls_run_side_by_side(served: Served) -> None:
+def test_async_calls_run_concurrently(served: Served) -> None:
     async def ask() -> list[str | None]:
         async with openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key=KEY, max_retries=0) as client:
             calls = [
                 client.chat.completions.create(model="words", messages=[{"role": "user", "content": str(number)}])
                 for number in range(8)
             ]
-            return [made.choices[0].message.content for made in await asyncio.gather(*calls)]
+            return [answer.choices[0].message.content for answer in await asyncio.gather(*calls)]
 
     assert asyncio.run(ask()) == [str(number) for number in range(8)]
 
 
-def test_a_streamed_chat_says_its_words_as_they_come_and_its_usage_at_last(served: Served) -> None:
+def test_a_streamed_chat_sends_words_as_they_are_generated_and_finally_its_usage(served: Served) -> None:
     served.words.may_end.clear()
     with served.client() as client:
         chunks = client.chat.completions.create(
             model="words", messages=CHAT, stream=True, stream_options={"include_usage": True}
         )
-        said = [next(chunks).choices[0].delta for _ in range(3)]
-        assert [(one.role, one.content) for one in said] == [("assistant", ""), (None, "dry "), (None, "hay")]
+        deltas = [next(chunks).choices[0].delta for _ in range(3)]
+        assert [(delta.role, delta.content) for delta in deltas] == [("assistant", ""), (None, "dry "), (None, "hay")]
         served.words.may_end.set()
         *rest, last = chunks
     assert [chunk.choices[0].finish_reason for chunk in rest] == ["stop"]
     assert (last.choices, last.usage is not None and last.usage.total_tokens) == ([], 5)
 
 
-def test_a_streamed_completion_says_every_prompts_words(client: openai.OpenAI) -> None:
+def test_a_streamed_completion_sends_the_words_of_every_prompt(client: openai.OpenAI) -> None:
     texts = {0: "", 1: "", 2: "", 3: ""}
     for chunk in client.completions.create(model="words", prompt=["one two", "three"], n=2, stream=True):
         texts[chunk.choices[0].index] += chunk.choices[0].text
     assert texts == {0: "one two 0", 1: "one two 1", 2: "three 0", 3: "three 1"}
 
 
-def test_async_streams_are_read_side_by_side(served: Served) -> None:
+def test_async_streams_are_read_concurrently(served: Served) -> None:
     async def read(client: openai.AsyncOpenAI, text: str) -> str:
         messages: list[Any] = [{"role": "user", "content": text}]
         stream = await client.chat.completions.create(model="words", messages=messages, stream=True)
@@ -221,7 +223,7 @@ def test_async_streams_are_read_side_by_side(served: Served) -> None:
     assert asyncio.run(read_all()) == [f"dry hay {number}" for number in range(8)]
 
 
-def test_what_fails_within_a_stream_raises_there(client: openai.OpenAI) -> None:
+def test_an_error_within_a_stream_raises_while_it_is_read(client: openai.OpenAI) -> None:
     messages: list[Any] = [{"role": "user", "content": "poison"}]
     stream = client.chat.completions.create(model="words", messages=messages, stream=True)
     with pytest.raises(openai.APIError, match="the model raised ValueError") as raised:
@@ -237,7 +239,7 @@ def test_what_fails_within_a_stream_raises_there(client: openai.OpenAI) -> None:
         ("long", "max_tokens", "context_length_exceeded", "messages"),
     ],
 )
-def test_what_only_the_worker_can_know_is_told_by_the_field_that_was_sent(
+def test_an_error_of_the_worker_names_the_field_of_the_request(
     client: openai.OpenAI, text: str, limit: str, code: str, param: str
 ) -> None:
     messages: list[Any] = [{"role": "user", "content": text}]
@@ -259,7 +261,7 @@ def test_what_only_the_worker_can_know_is_told_by_the_field_that_was_sent(
     ],
     ids=["max_tokens", "ids", "text"],
 )
-def test_what_has_no_room_in_the_context_starts_no_stream(
+def test_a_request_that_exceeds_the_context_starts_no_stream(
     client: openai.OpenAI, more: dict[str, Any], code: str, param: str
 ) -> None:
     with pytest.raises(openai.BadRequestError) as raised:
@@ -267,13 +269,13 @@ def test_what_has_no_room_in_the_context_starts_no_stream(
     assert (raised.value.code, raised.value.param) == (code, param)
 
 
-def test_what_is_wrong_before_a_stream_is_an_answer_of_its_own(client: openai.OpenAI) -> None:
+def test_an_error_before_a_stream_starts_is_an_ordinary_response(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as raised:
         client.chat.completions.create(model="words", messages=CHAT, stream=True, top_p=2)
     assert raised.value.param == "top_p"
 
 
-def test_a_reader_that_leaves_cancels_its_stream(served: Served) -> None:
+def test_a_client_that_closes_its_stream_cancels_the_request(served: Served) -> None:
     canceled = served.words.queue.depth().counts.get("canceled", 0)
     served.words.may_end.clear()
     try:
@@ -290,12 +292,12 @@ def test_the_models_are_listed(client: openai.OpenAI) -> None:
     assert {model.id for model in client.models.list()} == {"minilm", "words"}
 
 
-def test_a_model_is_described_as_it_is_listed(client: openai.OpenAI) -> None:
+def test_a_single_model_equals_its_entry_in_the_list(client: openai.OpenAI) -> None:
     (listed,) = [model for model in client.models.list() if model.id == "words"]
     assert client.models.retrieve("words") == listed
 
 
-def test_a_model_that_is_not_served_is_not_found(client: openai.OpenAI) -> None:
+def test_an_unknown_model_is_not_found(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as raised:
         client.models.retrieve("none")
     assert (raised.value.code, raised.value.type) == ("model_not_found", "invalid_request_error")
@@ -317,7 +319,7 @@ def test_a_model_that_is_not_served_is_not_found(client: openai.OpenAI) -> None:
         ({"extra_body": {"min_tokens": 9}, "max_tokens": 5}, openai.BadRequestError, "invalid_input", None),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_a_chat_raises_the_error_that_programs_expect(
+def test_an_invalid_chat_raises_the_error_that_programs_expect(
     client: openai.OpenAI, body: dict[str, Any], kind: type[openai.APIStatusError], code: str, param: str | None
 ) -> None:
     with pytest.raises(kind) as raised:
@@ -325,13 +327,13 @@ def test_what_is_wrong_with_a_chat_raises_the_error_that_programs_expect(
     assert (raised.value.code, raised.value.param, raised.value.type) == (code, param, "invalid_request_error")
 
 
-def test_a_key_that_nobody_has_is_refused(served: Served) -> None:
+def test_an_unknown_key_is_refused(served: Served) -> None:
     with served.client(api_key="sk-nobody") as client, pytest.raises(openai.AuthenticationError) as raised:
         client.embeddings.create(model="minilm", input="a")
     assert raised.value.code == "invalid_api_key"
 
 
-def test_one_text_that_fails_fails_its_call_and_is_not_sent_again(served: Served) -> None:
+def test_a_text_that_fails_fails_its_call_which_is_not_retried(served: Served) -> None:
     with served.client(max_retries=2) as client, pytest.raises(openai.InternalServerError) as raised:
         client.embeddings.create(model="minilm", input=["fine", "poison"])
     assert raised.value.code == "model_failed"
@@ -340,7 +342,7 @@ def test_one_text_that_fails_fails_its_call_and_is_not_sent_again(served: Served
         assert client.embeddings.create(model="minilm", input="fine").data[0].embedding[0] == 4.0
 
 
-def test_a_client_that_leaves_cancels_what_it_asked_for(served: Served) -> None:
+def test_a_client_that_disconnects_cancels_its_requests(served: Served) -> None:
     served.words.pause()
     canceled = served.words.queue.depth().counts.get("canceled", 0)
     try:
@@ -351,10 +353,10 @@ def test_a_client_that_leaves_cancels_what_it_asked_for(served: Served) -> None:
         served.words.resume()
 
 
-def test_a_server_that_stops_says_so_and_cancels(tmp_path: Path) -> None:
+def test_a_server_that_stops_answers_503_and_cancels_the_requests(tmp_path: Path) -> None:
     config = tmp_path / "windrow.toml"
     config.write_text(CONFIG)
-    with RedisServer() as redis, FakeWorker(redis.url, "words", say) as words:
+    with RedisServer() as redis, FakeWorker(redis.url, "words", generate) as words:
         words.pause()
         process, port = start_api(redis.url, log=tmp_path / "api.log", WINDROW_CONFIG=str(config))
         answers: list[httpx.Response] = []
