@@ -1,4 +1,4 @@
-"""The Prometheus metrics, one row each: name, type, help, labels, buckets and where the values come from.
+"""The Prometheus metrics, one row each: name, type, help, labels, buckets and the source of the values.
 
 Workers count what a row with an ``observed`` name describes (see `windrow.scheduler.queue.observations`); the API reads
 all rows from Redis when it is scraped, so that every API process reports the same values.
@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 from windrow.scheduler.core.heartbeats import Heartbeat
 from windrow.scheduler.queue.depth import Depth
 
-#: The histograms of where a request's time goes, for every model.
+#: The histograms of the stages of a request, for every model.
 TIMES = ("queue", "batch_wait", "compute", "request")
 #: ``cached`` are prompt tokens whose KV cache was reused.
 TOKEN_KINDS = ("prompt", "cached", "completion")
