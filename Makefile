@@ -18,7 +18,7 @@ RUNTIME := --extra redis --extra server --extra worker --extra wordpiece
 CLEAN_LOCK := $(BIN)/python requirements/clean_lock.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test lint type bench lock format clean
+.PHONY: help run demo test check lint type bench lock format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ demo: $(VENV)/.runtime ## the same, but stop after the demonstration
 # Runs two test files at a time, in the order of tests/conftest.py, because most tests wait for processes and leases.
 test: $(VENV)/.dev ## install the test dependencies and run all tests; one at a time: make test ARGS="-n 0"
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+check: lint type ## the quick checks before a commit: lint, types, unit and contract tests
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q tests/unit tests/contract $(ARGS)
 
 lint: $(VENV)/.dev ## check style, formatting and import rules
 	$(BIN)/ruff check .

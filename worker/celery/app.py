@@ -13,12 +13,12 @@ from celery.platforms import set_pdeathsig
 from celery.signals import beat_embedded_init
 from kombu import Queue
 
-from windrow.scheduler.config.settings import load_settings
 from windrow.worker.celery import control  # noqa: F401  (registers its commands, for ``celery inspect`` too)
 from windrow.worker.celery.broker import celery_connection
 from windrow.worker.celery.log_redaction import redact_message_bodies
 from windrow.worker.celery.redis_check import CheckRedis
 from windrow.worker.celery.supervision import PREDICT_QUEUE, PoolProcesses, StopPoolProcesses
+from windrow.worker.celery.worker_settings import worker_settings
 from windrow.worker.process.pool_process import visible_devices
 
 HOUSEKEEPING_QUEUE = "windrow.housekeeping"
@@ -26,7 +26,7 @@ JANITOR_EVERY_S = 5.0
 #: Each run delivers webhooks for longer than this interval (`windrow.worker.webhooks.sender.AWAKE_S`).
 WEBHOOK_EVERY_S = 5.0
 
-settings = load_settings()
+settings = worker_settings()
 app = Celery("windrow", include=["windrow.worker.celery.tasks"])
 app.conf.update(
     **celery_connection(settings.redis_url),

@@ -14,13 +14,13 @@ from redis.exceptions import RedisError
 
 from windrow.errors import InvalidInput
 from windrow.scheduler.config.model_settings import ModelSettings
-from windrow.scheduler.config.settings import Settings
 from windrow.scheduler.connection.connect import connect
 from windrow.scheduler.core.heartbeats import HEARD_WITHIN_S
 from windrow.scheduler.queue import RedisQueue
 from windrow.scheduler.queue.load_failures import read_failures
 from windrow.scheduler.tasks import TASKS
 from windrow.worker.celery.supervision import serves_predictions
+from windrow.worker.celery.worker_settings import worker_settings
 from windrow.worker.process import model_requests
 from windrow.worker.process.model_requests import Batching, read_model_requests
 from windrow.worker.process.progress import read_slot
@@ -49,8 +49,8 @@ def models(state: Any, **_: Any) -> dict[str, Any]:
     """Show the models of this worker as each pool process describes them, and why others could not be loaded."""
     if not serves_predictions(state.app):
         return {"ok": NO_MODELS}
-    from windrow.worker.celery.app import settings
 
+    settings = worker_settings()
     with connect(settings.redis_url) as redis:
         failures = {
             model: {
@@ -60,16 +60,15 @@ def models(state: Any, **_: Any) -> dict[str, Any]:
             }
             for model in settings.models
         }
-    return {model: failures[model] | by_slot for model, by_slot in _heartbeats(settings, state.hostname).items()}
+    return {model: failures[model] | by_slot for model, by_slot in _heartbeats(state.hostname).items()}
 
 
 @inspect_command()
 def batching(state: Any, **_: Any) -> dict[str, Any]:
     """Show the batching settings of each model, and the window that each pool process uses now."""
-    from windrow.worker.celery.app import settings
-
     shown = {"strategy", "max_batch_size", "max_batch_tokens", "max_wait_ms", "buckets"}
-    heartbeats, requested = _heartbeats(settings, state.hostname), read_model_requests().batching
+    settings = worker_settings()
+    heartbeats, requested = _heartbeats(state.hostname), read_model_requests().batching
     return {
         name: model.model_dump(mode="json", include=shown)
         | _shown(requested.get(name))
@@ -78,8 +77,9 @@ def batching(state: Any, **_: Any) -> dict[str, Any]:
     }
 
 
-def _heartbeats(settings: Settings, hostname: str) -> dict[str, dict[str, Any]]:
+def _heartbeats(hostname: str) -> dict[str, dict[str, Any]]:
     """Return, by model and slot, the last heartbeat of this worker's pool processes."""
+    settings = worker_settings()
     with connect(settings.redis_url) as redis:
         return {
             model: {
@@ -101,12 +101,11 @@ def set_batching(
     """Change the batch limits of a model until this worker stops."""
     if not serves_predictions(state.app):
         return {"ok": NO_MODELS}
-    from windrow.worker.celery.app import settings
 
     try:
-        known = _known_model(settings, model)
+        known = _known_model(model)
         batching = read_batching(known, max_batch_size, max_wait_ms)
-        if batching.max_batch_size > known.max_batch_size and _is_captured(settings, state.hostname, str(model)):
+        if batching.max_batch_size > known.max_batch_size and _is_captured(state.hostname, str(model)):
             raise InvalidInput(
                 f"max_batch_size {batching.max_batch_size}: the model's CUDA graphs were captured for at most "
                 f"{known.max_batch_size}; raise it in windrow.toml and restart the worker"
@@ -122,12 +121,11 @@ def reload_model(state: Any, model: str | None = None, **_: Any) -> dict[str, st
     """Load a model again from its files; if that fails, the loaded one stays in service."""
     if not serves_predictions(state.app):
         return {"ok": NO_MODELS}
-    from windrow.worker.celery.app import settings
 
     try:
-        if _known_model(settings, model).task == "upstream":
+        if _known_model(model).task == "upstream":
             raise InvalidInput(f"model {model!r} runs on another server; this worker has nothing to load")
-        if not _heartbeats(settings, state.hostname)[str(model)]:
+        if not _heartbeats(state.hostname)[str(model)]:
             raise InvalidInput(
                 f"no pool process of this worker serves {model!r}; repair its files and restart the worker"
             )
@@ -154,14 +152,15 @@ def read_batching(model: ModelSettings, max_batch_size: object, max_wait_ms: obj
     return Batching(limits.max_batch_size, limits.max_wait_s)
 
 
-def _known_model(settings: Settings, model: str | None) -> ModelSettings:
+def _known_model(model: str | None) -> ModelSettings:
+    settings = worker_settings()
     if model is None or model not in settings.models:
         raise InvalidInput(f"unknown model {model!r}; the models are {', '.join(settings.models)}")
     return settings.models[model]
 
 
-def _is_captured(settings: Settings, hostname: str, model: str) -> bool:
-    return any(info.get("is_captured") for info in _heartbeats(settings, hostname)[model].values())
+def _is_captured(hostname: str, model: str) -> bool:
+    return any(info.get("is_captured") for info in _heartbeats(hostname)[model].values())
 
 
 def _shown(batching: Batching | None) -> dict[str, Any]:

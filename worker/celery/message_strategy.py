@@ -22,6 +22,7 @@ from windrow.scheduler.connection.connect import connect
 from windrow.scheduler.core.exception_text import describe_exception
 from windrow.scheduler.intake import Intake, SubmitCall
 from windrow.scheduler.queue import RedisQueue, result_key
+from windrow.worker.celery.worker_settings import worker_settings
 
 log = logging.getLogger(__name__)
 #: The tenant of all Celery callers; no table in the settings may have this name.
@@ -49,8 +50,8 @@ class PredictCall(BaseModel):
 
 def put_on_the_queue(task: Any, app: Any, consumer: Any, **_: Any) -> Callable[..., None]:
     """Return the function that handles each message of the task: Celery's Strategy interface."""
-    from windrow.worker.celery.app import settings
 
+    settings = worker_settings()
     redis = connect(settings.redis_url)
     queues = {
         name: RedisQueue(redis, name, result_ttl_s=settings.result_ttl_s, max_attempts=settings.max_attempts)

@@ -13,6 +13,7 @@ from celery.exceptions import WorkerShutdown
 from windrow.errors import InvalidSetting
 from windrow.scheduler.connection.connect import connect
 from windrow.scheduler.connection.server_check import check_server
+from windrow.worker.celery.worker_settings import worker_settings
 
 log = logging.getLogger(__name__)
 
@@ -29,10 +30,9 @@ class CheckRedis(bootsteps.StartStopStep):
 
     def start(self, consumer: Any) -> None:
         """Check the server. If it does not answer, the check runs again after Celery's next reconnect."""
-        from windrow.worker.celery.app import settings
 
         try:
-            with closing(connect(settings.redis_url)) as redis:
+            with closing(connect(worker_settings().redis_url)) as redis:
                 check_server(redis)
             CheckRedis.has_passed = True
         except InvalidSetting as error:

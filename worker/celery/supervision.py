@@ -10,6 +10,7 @@ from typing import Any, cast
 from celery import bootsteps
 
 from windrow.worker.celery.stall_watch import start_watch
+from windrow.worker.celery.worker_settings import worker_settings
 from windrow.worker.process.pool_process import run_pool_process
 from windrow.worker.process.progress import MAX_SLOTS, clear_slot, read_slot
 from windrow.worker.process.stopping import GRACEFULLY, STOP, Handler, StopSignals, ask_to_stop
@@ -87,7 +88,6 @@ class StopPoolProcesses(bootsteps.StartStopStep):
 
     def start(self, worker: Any) -> None:
         """Start the watch. The main thread calls this when the pool and Celery's signal handlers exist."""
-        from windrow.worker.celery.app import settings
 
         if not serves_predictions(worker.app):
             return
@@ -98,7 +98,7 @@ class StopPoolProcesses(bootsteps.StartStopStep):
             pool = worker.pool._pool  # None after it has stopped
             return [process.pid for process in pool._pool] if pool else []
 
-        start_watch(worker.concurrency, settings.stall_s, pool_pids)
+        start_watch(worker.concurrency, worker_settings().stall_s, pool_pids)
         StopSignals(cast(Handler, signal.getsignal(signal.SIGTERM))).install()
 
     def close(self, worker: Any) -> None:

@@ -9,7 +9,8 @@ from celery.signals import worker_process_shutdown
 
 from windrow.scheduler.connection.connect import connect
 from windrow.scheduler.queue import RedisQueue
-from windrow.worker.celery.app import app, settings
+from windrow.worker.celery.app import app
+from windrow.worker.celery.worker_settings import worker_settings
 from windrow.worker.webhooks.sender import WebhookSender
 
 
@@ -30,6 +31,7 @@ def predict(**call: Any) -> None:
 @app.task(name="windrow.janitor", ignore_result=True)
 def janitor() -> int:
     """Requeue requests whose lease expired and expire those past their deadline; return how many."""
+    settings = worker_settings()
     redis = connect(settings.redis_url)
     try:
         return sum(
@@ -48,6 +50,7 @@ def webhook() -> None:
 
 @cache
 def _webhook_sender() -> WebhookSender:
+    settings = worker_settings()
     return WebhookSender(settings, connect(settings.redis_url))
 
 
