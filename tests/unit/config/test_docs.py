@@ -13,6 +13,7 @@ import typer.main
 
 from benchmarks.cli import app as benchmarks_app
 from windrow.cli.app import app as windrow_app
+from windrow.scheduler.queue.metrics import METRICS
 
 ROOT = Path(__file__).parents[3]
 DECISIONS = sorted((ROOT / "docs/adr").glob("*.md"))
@@ -200,6 +201,15 @@ def test_the_drawing_has_every_folder_of_the_package_and_only_existing_files() -
     inside = (ROOT / "windrow/bench", ROOT / "scheduler/models/builtin")
     undrawn = [path for path in packages - drawn if not any(path.is_relative_to(folder) for folder in inside)]
     assert undrawn == []
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=page_id)
+def test_every_script_and_metric_that_a_page_names_exists(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    scripts = set(re.findall(r"\b(\w+\.lua)\b", text))
+    assert scripts <= {path.name for path in (ROOT / "scheduler/queue/lua").glob("*.lua")}
+    metrics = set(re.findall(r"`(windrow_[a-z_]+)(?:\{[a-z_,]*\})?`", text))
+    assert metrics <= {f"windrow_{metric.name}{ending}" for metric in METRICS for ending in ("", "_total")}
 
 
 def test_every_extra_that_a_page_names_exists() -> None:
