@@ -88,7 +88,7 @@ def test_a_program_that_exits_is_named_and_the_others_are_stopped(serving: Servi
     serving.program(name).kill()
     _, errors = serving.process.communicate(timeout=STOP_S + 60)
     assert serving.process.returncode == 1
-    assert f"{name} was ended by SIGKILL" in errors
+    assert f"{name} was killed by SIGKILL" in errors
     assert f"{name}.log" in errors
     serving.assert_no_process_is_left()
 

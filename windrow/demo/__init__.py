@@ -1,1 +1,1 @@
-"""``windrow demo``: the stack, and traffic through REST that shows how requests become batches."""
+"""``windrow demo``: a stack, and REST traffic that shows how requests are batched."""

@@ -1,4 +1,4 @@
-"""What the scenes showed: batches, rates and the comparison of the answers. Pure; all of it from what clients got."""
+"""The results of the demonstration: batches, rates and a comparison of the outputs, computed from the predictions."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from windrow.demo.scenes import Answer, Run
-from windrow.demo.streams import Written
+from windrow.demo.streams import StreamedAnswer
 
 BASELINE = "none"
-#: Least cosine with the one-by-one answer: float32 gives 1 - 1e-6, bfloat16 about 0.9998.
-LEAST_COSINE = 0.999
+#: Minimum cosine between an embedding and the unbatched one: float32 gives 1 - 1e-6, bfloat16 about 0.9998.
+MIN_COSINE = 0.999
 
 
 @dataclass(frozen=True, slots=True)
 class BatchSeen:
-    """One forward pass, as the answers of its requests describe it."""
+    """One batch, as the metrics of its predictions describe it."""
 
     id: str
-    #: Places of its requests among the answers, in order.
+    #: Indexes of its requests among the answers, in order.
     places: tuple[int, ...]
     size: int
-    #: Tokens computed, padding included.
+    #: Tokens, padding included.
     tokens: int
     padding_ratio: float
     compute_ms: float
@@ -32,7 +32,7 @@ class BatchSeen:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One row of the closing table."""
+    """One row of the final table."""
 
     strategy: str
     requests: int
@@ -41,20 +41,20 @@ class Summary:
     mean_batch_size: float
     padding_ratio: float
     requests_per_s: float
-    #: Against one by one; None without that run.
+    #: Relative to the strategy `BASELINE`; None without its run.
     speedup: float | None
     median_ms: float
-    #: Least cosine between an answer and the one-by-one answer to the same text.
+    #: Minimum cosine between an embedding and that of the same text in the run of `BASELINE`.
     least_cosine: float | None
 
     @property
     def is_right(self) -> bool:
-        """Whether every request succeeded with the answer that it gets one by one."""
-        return not self.failed and (self.least_cosine is None or self.least_cosine >= LEAST_COSINE)
+        """Whether every request succeeded with the same embedding as without batching."""
+        return not self.failed and (self.least_cosine is None or self.least_cosine >= MIN_COSINE)
 
 
 def collect_batches(answers: Sequence[Answer]) -> list[BatchSeen]:
-    """Group answers by the batch that computed them, in the order of each batch's first request."""
+    """Group answers by their batch, in the order of the first request of each batch."""
     places: dict[str, list[int]] = {}
     for place, answer in enumerate(answers):
         if answer.prediction is not None and "batch_size" in answer.prediction.metrics:
@@ -63,19 +63,21 @@ def collect_batches(answers: Sequence[Answer]) -> list[BatchSeen]:
 
 
 def summarise(runs: Sequence[Run]) -> list[Summary]:
-    """One row a run; speed and answers are compared with the run of `BASELINE`."""
+    """Return one row per run; speed and embeddings are compared with the run of `BASELINE`."""
     baseline = next((run for run in runs if run.strategy == BASELINE), None)
     return [_summary(run, baseline) for run in runs]
 
 
 def cosine(left: Sequence[float], right: Sequence[float]) -> float:
-    """Cosine of the angle between two vectors; 0 where one has no direction."""
+    """Return the cosine of the angle between two vectors; 0 if one is zero."""
     lengths = math.hypot(*left) * math.hypot(*right)
     return sum(a * b for a, b in zip(left, right, strict=True)) / lengths if lengths else 0.0
 
 
-def to_json(arrivals: Sequence[Answer], summaries: Sequence[Summary], written: Sequence[Written]) -> dict[str, Any]:
-    """The whole report for ``--json``; vectors are left out."""
+def to_json(
+    arrivals: Sequence[Answer], summaries: Sequence[Summary], written: Sequence[StreamedAnswer]
+) -> dict[str, Any]:
+    """Return the report for ``--json``, without vectors."""
     return {
         "arrivals": [
             {
@@ -95,7 +97,7 @@ def to_json(arrivals: Sequence[Answer], summaries: Sequence[Summary], written: S
 
 
 def is_right(arrivals: Iterable[Answer], summaries: Iterable[Summary]) -> bool:
-    """Whether nothing failed and no strategy changed an answer."""
+    """Whether no request failed and no strategy changed an embedding."""
     return all(answer.problem is None for answer in arrivals) and all(summary.is_right for summary in summaries)
 
 

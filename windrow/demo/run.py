@@ -1,4 +1,4 @@
-"""``windrow demo``: start the stack, play the scenes through REST, show what happened, and stop or keep serving."""
+"""``windrow demo``: starts a stack, plays the scenes through REST, shows the results, and stops or keeps serving."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from windrow.stack.serve import NotReady, Stack
 from windrow.stack.supervisor import POLL_S, Interrupted, Interrupts, ProgramEnded
 
 T = TypeVar("T")
-#: A shell's number for a program that INT ended.
+#: Exit code of a demonstration that a signal stopped, as shells report SIGINT.
 INTERRUPTED = 130
 
 
 class Demo:
-    """One demonstration; ``console`` gets all that people read."""
+    """One demonstration; ``console`` receives the text for people."""
 
     def __init__(self, console: Console, request_count: int, *, keep: bool, is_verbose: bool = False) -> None:
         self._console = console
         self._request_count = request_count
         self._keep = keep
         self._is_verbose = is_verbose
-        #: The report of `windrow.demo.report.to_json`, once there is one.
+        #: The report of `windrow.demo.report.to_json` after the scenes, otherwise None.
         self.report: dict[str, Any] | None = None
 
     def run(self) -> int:
-        """Return the exit code: 0, 1 where something failed or an answer differs, 130 when stopped before the end."""
+        """Return the exit code: 0, 1 if a request failed or an output differs, 130 if a signal stopped it."""
         with Interrupts() as interrupts, tempfile.TemporaryDirectory(prefix="windrow-demo-") as folder:
             try:
                 streams.make_model(interrupts, self._say)
@@ -64,33 +64,37 @@ class Demo:
     async def _play(self, stack: Stack) -> None:
         console = self._console
         async with AsyncClient(stack.url) as client:
-            # Not the window's model: a lone request would teach it that waiting brings no company.
+            # The model of scene 1 is not warmed up: a single request would teach it that waiting is useless.
             await scenes.warm_up(client, [scenes.model_of(strategy) for strategy in scenes.STRATEGIES])
             window = stack.settings.models[scenes.WINDOW_MODEL]
             console.rule("1. Ten clients, one after another")
             self._say(
-                f"They arrive {scenes.ARRIVAL_S * 1e3:.0f} ms apart at {scenes.WINDOW_MODEL}: batches of at most "
-                f"{window.max_batch_size}, and a window of {window.max_wait_ms:.0f} ms from the first arrival."
+                f"They arrive {scenes.ARRIVAL_S * 1e3:.0f} ms apart at {scenes.WINDOW_MODEL}, which has batches "
+                f"of at most {window.max_batch_size} requests and a window of {window.max_wait_ms:.0f} ms from the "
+                "first arrival."
             )
             arrivals = await scenes.play_arrivals(client, SHORT_TEXTS)
             show.show_arrivals(console, arrivals, report.collect_batches(arrivals))
             self._say("")
-            console.rule(f"2. {self._request_count} texts through every strategy")
+            console.rule(f"2. {self._request_count} texts with every strategy")
             self._say(
-                f"3 to 400 words each, sent by {scenes.CLIENTS} clients that wait for each answer; "
-                "the weights are the same, only the batching differs."
+                f"{scenes.CLIENTS} concurrent clients send texts of 3 to 400 words; the models have the same weights "
+                "and differ in their batching."
             )
             runs = await self._play_strategies(client)
             summaries = report.summarise(runs)
             show.show_summary(console, summaries)
             console.rule(f"3. {len(streams.QUESTIONS)} questions, answered token by token")
-            self._say("A Llama of 3 million weights that knows one page by heart; short answers leave, others go on.")
-            written = [streams.Written(question) for question in streams.QUESTIONS]
-            with show.shown_answers(console, written) as on_text:
-                await streams.play_streams(client, written, on_text)
-        self.report = report.to_json(arrivals, summaries, written)
-        asked = [*arrivals, *(answer for run in runs for answer in run.answers)]
-        self._say_problems([answer.problem for answer in asked] + [answer.problem for answer in written])
+            self._say(
+                "A Llama with 3 million parameters, trained on one page; short answers leave the batch while long ones "
+                "continue."
+            )
+            answers = [streams.StreamedAnswer(question) for question in streams.QUESTIONS]
+            with show.shown_answers(console, answers) as on_text:
+                await streams.play_streams(client, answers, on_text)
+        self.report = report.to_json(arrivals, summaries, answers)
+        predicted = [*arrivals, *(answer for run in runs for answer in run.answers)]
+        self._say_problems([answer.problem for answer in predicted] + [answer.problem for answer in answers])
 
     async def _play_strategies(self, client: AsyncClient) -> list[scenes.Run]:
         texts = mixed_texts(self._request_count)
@@ -111,13 +115,13 @@ class Demo:
         if failed:
             self._say(f"{len(failed)} requests failed, the first with: {failed[0]}")
         elif self._exit_code():
-            self._say("Answers differ from those one by one.")
+            self._say("Embeddings differ from those without batching.")
         else:
-            self._say("Every request was answered, and batching changed no answer.")
+            self._say("Every request succeeded, and batching changed no embedding.")
 
 
 async def watched(work: Coroutine[Any, Any, T], stack: Stack) -> T:
-    """Run ``work`` while the stack is well; raises what `Stack.check` raises when it is not."""
+    """Run ``work`` while the stack runs; raise the errors of `Stack.check`."""
     task = asyncio.create_task(work)
     try:
         while not task.done():
@@ -130,14 +134,14 @@ async def watched(work: Coroutine[Any, Any, T], stack: Stack) -> T:
 
 
 def demo_environ(config: Path) -> dict[str, str]:
-    """The environment of the demonstration: its own models, nothing from the network."""
+    """Return the environment of the demonstration: its own models, and no network."""
     return {**os.environ, "WINDROW_CONFIG": str(config), "HF_HUB_OFFLINE": "1"}
 
 
 def examples(url: str, redis_url: str) -> str:
-    """Commands to try while the demonstration keeps serving."""
+    """Return commands to try while the demonstration keeps serving."""
     return f"""
-The Redis of subscribers and Celery callers is {redis_url}
+Redis for subscribers and Celery callers: {redis_url}
 Serving on {url} until Ctrl-C. Try:
 
   curl -s {url}/v1/predictions -H 'Content-Type: application/json' -H 'Prefer: wait=10' \\

@@ -1,4 +1,4 @@
-"""The first two scenes: what the clients send, and when."""
+"""Scenes 1 and 2: which texts the clients send, and when."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from windrow.errors import ClientError
 
 WINDOW_MODEL = "minilm-window"
 STRATEGIES = ("none", "static", "dynamic", "bucket", "packed")
-#: Between two arrivals of scene 1, in seconds.
+#: Time between two arrivals of scene 1, in seconds.
 ARRIVAL_S = 0.02
-#: Closed-loop clients of scene 2: each sends its next request when it has its answer.
+#: Concurrent clients of scene 2; each sends its next request when it has received a result.
 CLIENTS = 64
 PARAMETERS = {"truncate": True}
 ANSWER_S = 120.0
@@ -23,7 +23,7 @@ ANSWER_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one client got: a prediction, or why there is none; and how long it took as the client saw it."""
+    """The result of one client: a prediction or the reason why there is none, and the measured latency."""
 
     text: str
     prediction: Prediction | None
@@ -33,7 +33,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """All answers of one strategy, in the order of the texts."""
+    """All results of one strategy, in the order of the texts."""
 
     strategy: str
     answers: Sequence[Answer]
@@ -41,17 +41,17 @@ class Run:
 
 
 def model_of(strategy: str) -> str:
-    """The model that serves with ``strategy``."""
+    """Return the name of the model with ``strategy``."""
     return f"minilm-{strategy}"
 
 
 async def warm_up(client: AsyncClient, models: Sequence[str]) -> list[Answer]:
-    """One request to each model, so that loading and first calls are in no measurement."""
+    """Send one request to each model, so that loading and first calls are not measured."""
     return [await ask(client, model, "Warm up.") for model in models]
 
 
 async def play_arrivals(client: AsyncClient, texts: Sequence[str]) -> list[Answer]:
-    """Scene 1: clients arriving one after another, `ARRIVAL_S` apart."""
+    """Run scene 1: clients that arrive `ARRIVAL_S` apart."""
 
     async def arrive(place: int, text: str) -> Answer:
         await asyncio.sleep(place * ARRIVAL_S)
@@ -61,7 +61,7 @@ async def play_arrivals(client: AsyncClient, texts: Sequence[str]) -> list[Answe
 
 
 async def play_strategy(client: AsyncClient, strategy: str, texts: Sequence[str], on_answer: Callable[[], None]) -> Run:
-    """Scene 2: all ``texts`` through one strategy, by `CLIENTS` clients that each wait for their answer."""
+    """Run scene 2 for one strategy: `CLIENTS` concurrent clients send all ``texts``."""
     answers: dict[int, Answer] = {}
     waiting = iter(enumerate(texts))
 
@@ -77,7 +77,7 @@ async def play_strategy(client: AsyncClient, strategy: str, texts: Sequence[str]
 
 
 async def ask(client: AsyncClient, model: str, text: str) -> Answer:
-    """Send one text and wait; a failure is part of the answer."""
+    """Send one text and wait for its result; a failure is part of the answer."""
     started_s = time.perf_counter()
     prediction, problem = None, None
     try:

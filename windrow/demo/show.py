@@ -1,4 +1,4 @@
-"""The demonstration on the terminal: tables for people, narrow ones on narrow terminals."""
+"""The tables of the demonstration on a terminal, with fewer columns on a narrow one."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from windrow.demo.report import LEAST_COSINE, BatchSeen, Summary
+from windrow.demo.report import MIN_COSINE, BatchSeen, Summary
 from windrow.demo.scenes import Answer
-from windrow.demo.streams import Written
+from windrow.demo.streams import StreamedAnswer
 
-#: Terminals below this show fewer columns.
+#: Width in characters from which all columns are shown.
 WIDE = 78
 TEXT_WIDTH = 18
 
-#: ``start(strategy, total)`` -> what to call at each answer.
+#: ``start(strategy, total)`` returns the function to call for each answer.
 Start = Callable[[str, int], Callable[[], None]]
 
 
 def show_arrivals(console: Console, answers: Sequence[Answer], batches: Sequence[BatchSeen]) -> None:
-    """Scene 1: a row a client, then a line a batch. ``total`` is what the client saw."""
+    """Print scene 1: a row per client, then a line per batch. ``total`` is the latency that the client measured."""
     is_wide = console.width >= WIDE
     number_of = {place: number for number, batch in enumerate(batches, 1) for place in batch.places}
     if is_wide:
@@ -42,14 +42,14 @@ def show_arrivals(console: Console, answers: Sequence[Answer], batches: Sequence
     for number, batch in enumerate(batches, 1):
         clients = ", ".join(str(place + 1) for place in batch.places)
         console.print(
-            f"  batch {number}: clients {clients} in one pass of {batch.tokens} tokens, "
+            f"  batch {number}: clients {clients} in one batch of {batch.tokens} tokens, "
             f"{batch.padding_ratio:.0%} padding, {batch.compute_ms:.1f} ms",
             highlight=False,
         )
 
 
 def show_summary(console: Console, summaries: Sequence[Summary]) -> None:
-    """Scene 2: a row a strategy."""
+    """Print scene 2: a row per strategy."""
     is_wide = console.width >= WIDE
     if is_wide:
         table = _table("strategy", "batches", "mean size", "padding", "median ms", "req/s", "speed-up", "cosine")
@@ -71,10 +71,10 @@ def show_summary(console: Console, summaries: Sequence[Summary]) -> None:
         table.add_row(*row, style="bold green" if summary.requests_per_s == best else "")
     console.print(table)
     console.print(
-        f"  {'Speed-up' if is_wide else 'Up'} is against one by one (none)."
+        f"  {'Speed-up' if is_wide else 'Up'} is relative to the strategy none, one request per batch."
         + (
-            " Cosine is the least between an answer and the one-by-one answer to the same text; "
-            f"{LEAST_COSINE} or more counts as the same."
+            " Cosine is the minimum between an embedding and that of the same text without batching; "
+            f"{MIN_COSINE} or more counts as equal."
             if is_wide
             else ""
         ),
@@ -84,9 +84,9 @@ def show_summary(console: Console, summaries: Sequence[Summary]) -> None:
 
 @contextmanager
 def shown_progress(console: Console) -> Iterator[Start]:
-    """Progress of scene 2, bars on a terminal and one line a strategy elsewhere.
+    """Show the progress of scene 2: bars on a terminal, otherwise one line per strategy.
 
-    Yields ``start(strategy, total)``, which returns what to call at each answer.
+    Yields ``start(strategy, total)``, which returns the function to call for each answer.
     """
     if not console.is_terminal:
         yield lambda strategy, total: _count_lines(console, strategy, total)
@@ -103,8 +103,8 @@ def shown_progress(console: Console) -> Iterator[Start]:
 
 
 @contextmanager
-def shown_answers(console: Console, answers: Sequence[Written]) -> Iterator[Callable[[], None]]:
-    """Scene 3: answers as they grow on a terminal, once at their end elsewhere; yields what to call as they grow."""
+def shown_answers(console: Console, answers: Sequence[StreamedAnswer]) -> Iterator[Callable[[], None]]:
+    """Show the answers of scene 3, on a terminal while they are generated; yield the function that updates them."""
     if not console.is_terminal:
         yield lambda: None
         console.print(_answers(console, answers))
@@ -113,15 +113,15 @@ def shown_answers(console: Console, answers: Sequence[Written]) -> Iterator[Call
         yield lambda: live.update(_answers(console, answers), refresh=True)
 
 
-def _answers(console: Console, answers: Sequence[Written]) -> Table:
+def _answers(console: Console, answers: Sequence[StreamedAnswer]) -> Table:
     is_wide = console.width >= WIDE
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), collapse_padding=True)
     for column in ("question", "answer", *(("tokens", "first ms", "total ms") if is_wide else ())):
         is_text = column in ("question", "answer")
         table.add_column(column, justify="left" if is_text else "right", no_wrap=not is_text)
-    for one in answers:
-        figures = [str(one.tokens or "-"), _ms(one.first_ms), _ms(one.total_ms)]
-        table.add_row(one.question, Text(one.text), *(figures if is_wide else []))
+    for answer in answers:
+        figures = [str(answer.tokens or "-"), _ms(answer.first_ms), _ms(answer.total_ms)]
+        table.add_row(answer.question, Text(answer.text), *(figures if is_wide else []))
     return table
 
 

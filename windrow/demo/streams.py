@@ -1,4 +1,4 @@
-"""Scene 3: questions to a small Llama, whose answers are shown as they are written."""
+"""Scene 3: questions to a small Llama, whose answers are shown while they are generated."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from windrow.scheduler.models.builtin import builtin_cache
 from windrow.stack.supervisor import POLL_S, Interrupted, Interrupts
 
 MODEL = "tiny-llama"
-#: Answers of different lengths, so that short ones leave while long ones go on.
+#: Questions with answers of different lengths, so that short answers finish during long ones.
 QUESTIONS = (
     "What is a windrow?",
     "What is a window?",
@@ -24,28 +24,28 @@ QUESTIONS = (
     "Can a request be lost?",
     "Tell me about the kitchen",
 )
-#: Between two questions, in seconds: later ones join those that are being answered.
+#: Time between two questions, in seconds, so that later ones join a running batch.
 ASK_EVERY_S = 0.05
 PARAMETERS = {"max_tokens": 96}
 
 
 @dataclass(slots=True)
-class Written:
-    """One answer, as far as it has been written."""
+class StreamedAnswer:
+    """One answer, as far as it has been generated."""
 
     question: str
     text: str = ""
     tokens: int = 0
-    #: From the question to the first text, and to the end, in milliseconds.
+    #: Time from the question to the first text and to the end, in milliseconds.
     first_ms: float | None = None
     total_ms: float | None = None
     problem: str | None = None
 
 
-async def play_streams(client: AsyncClient, answers: Sequence[Written], on_text: Callable[[], None]) -> None:
-    """Ask one question after another and read all answers at once; ``on_text`` is called when one has grown."""
+async def play_streams(client: AsyncClient, answers: Sequence[StreamedAnswer], on_text: Callable[[], None]) -> None:
+    """Ask all questions and read their answers concurrently; ``on_text`` is called after each event."""
 
-    async def read(place: int, answer: Written) -> None:
+    async def read(place: int, answer: StreamedAnswer) -> None:
         await asyncio.sleep(place * ASK_EVERY_S)
         asked_s = time.perf_counter()
         question = {"messages": [{"role": "user", "content": answer.question}]}
@@ -68,13 +68,14 @@ async def play_streams(client: AsyncClient, answers: Sequence[Written], on_text:
 
 
 def make_model(interrupts: Interrupts, say: Callable[[str], None]) -> None:
-    """Train the Llama where nobody has on this machine. Raises `Interrupted`.
+    """Train the Llama if this machine does not have it. Raises `Interrupted`.
 
-    In a process of its own: this one has no use for torch. Where it fails, the worker tries again and says why.
+    The training runs in its own process, so that this one does not import torch. If it fails, the worker tries again
+    and reports the reason.
     """
     if builtin_cache(MODEL).is_dir():
         return
-    say("training a small Llama from a page of text, once on this machine: about a minute on two cores")
+    say("training a small Llama on a page of text, once on this machine: about a minute on two cores")
     with subprocess.Popen([sys.executable, "-m", "windrow.worker.tiny_llama"], stdout=subprocess.DEVNULL) as training:
         try:
             while training.poll() is None:

@@ -1,4 +1,4 @@
-"""`InferenceGateway`: batched inference inside this process, or through a server, with one call."""
+"""`InferenceGateway`: batched inference in this process or through a server, by one call."""
 
 from windrow.gateway.config import InferenceConfig
 from windrow.gateway.gateway import InferenceGateway

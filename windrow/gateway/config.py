@@ -1,4 +1,4 @@
-"""What an `InferenceGateway` is told, and three presets."""
+"""`InferenceConfig`: the batching options of an `InferenceGateway`, and three presets."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from windrow.scheduler.core.window import WindowLimits
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferenceConfig:
-    """How requests are put together. Raises `InvalidSetting`, naming the field and what it takes."""
+    """How requests are batched. Raises `InvalidSetting` that names the field and the accepted values."""
 
-    #: False: one request a pass, in order of arrival.
+    #: If False, each request runs alone, in order of arrival.
     enable_batching: bool = True
-    #: Requests in a pass.
+    #: Maximum requests per batch.
     max_batch_size: int = 32
-    #: How long the first request of a row waits for company; ``"auto"`` learns it from the traffic.
+    #: The batching window: how long the first request waits for others; ``"auto"`` learns it from the traffic.
     max_batch_wait_ms: float | Literal["auto"] = 5.0
-    #: Tokens of a pass, padding included; each input of a plain function counts as one.
+    #: Maximum tokens per batch, padding included; an input of a plain function counts as one token.
     max_batch_tokens: int = 16_384
-    #: Requests that may wait; one more is refused.
+    #: Maximum queued requests; further requests are refused.
     max_queue_size: int = 1_000
 
     def __post_init__(self) -> None:
@@ -41,22 +41,22 @@ class InferenceConfig:
 
     @classmethod
     def high_rate(cls) -> InferenceConfig:
-        """Requests never stop coming: large passes, a window that is learnt, room for many that wait."""
+        """Return options for continuous traffic: large batches, a learned window and a long queue."""
         return cls(max_batch_size=64, max_batch_wait_ms="auto", max_queue_size=10_000)
 
     @classmethod
     def low_rate(cls) -> InferenceConfig:
-        """Now and then a few requests shortly after each other, which share a pass that is worth 20 ms of waiting."""
+        """Return options for occasional groups of requests, which share a batch after a window of 20 ms."""
         return cls(max_batch_size=8, max_batch_wait_ms=20.0)
 
     @classmethod
     def low_latency(cls) -> InferenceConfig:
-        """An idle device never waits, and passes are short; what comes while it is busy shares the next one."""
+        """Return options for short batches without a window; requests that arrive during a batch share the next one."""
         return cls(max_batch_size=8, max_batch_wait_ms=0.0)
 
     @property
     def window(self) -> WindowLimits:
-        """What closes a row."""
+        """Limits that close a batch buffer."""
         if not self.enable_batching:
             return WindowLimits(1, self.max_batch_tokens, 0.0)
         if self.max_batch_wait_ms == "auto":
@@ -64,6 +64,6 @@ class InferenceConfig:
         return WindowLimits(self.max_batch_size, self.max_batch_tokens, self.max_batch_wait_ms / 1e3)
 
     @property
-    def passes(self) -> BatchLimits:
-        """What one pass may hold."""
+    def batch_limits(self) -> BatchLimits:
+        """Limits of one batch."""
         return BatchLimits(self.window.max_batch_size, self.max_batch_tokens)

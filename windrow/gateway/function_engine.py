@@ -1,4 +1,4 @@
-"""A plain function as an engine."""
+"""`FunctionEngine`: a plain function as an engine."""
 
 from __future__ import annotations
 
@@ -16,36 +16,38 @@ BatchFunction = Callable[[list[Any]], Sequence[Any]]
 
 
 class FunctionEngine:
-    """Calls the function once a pass. Each input counts as one token, and there are no parameters."""
+    """Calls the function once per batch. Each input counts as one token; parameters are refused."""
 
     def __init__(self, function: BatchFunction) -> None:
-        """Raises `TypeError` for what is not such a function."""
+        """Raises `TypeError` if ``function`` is not callable, or is a coroutine function."""
         name = getattr(function, "__name__", type(function).__name__)
         if not callable(function):
             raise TypeError(f"takes an engine, a function of a list of inputs, or the URL of a server (got {name})")
         if inspect.iscoroutinefunction(function):
-            raise TypeError(f"{name} is a coroutine function; it takes one that returns a list: it runs in a thread")
+            raise TypeError(
+                f"{name} is a coroutine function; takes a function that returns a list, which is called in a thread"
+            )
         self.info = EngineInfo(name, "function", "dynamic", None, "cpu", "any", max_input_tokens=1)
         self.busy_s = 0.0
         self._function = function
 
     def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
-        """Every input as it is."""
-        refused = Failed(InvalidInput("parameters: a function takes none; put them into the input"))
-        return [refused if wishes else Prepared(1, one) for one, wishes in zip(inputs, parameters, strict=True)]
+        """Return the inputs unchanged; refuse requests with parameters."""
+        refused = Failed(InvalidInput("parameters: a function takes none; pass them as part of the input"))
+        return [refused if options else Prepared(1, input) for input, options in zip(inputs, parameters, strict=True)]
 
     def forward(self, prepared: Sequence[Prepared], batch: Batch) -> Any:
-        """What the function returned, and for how many inputs."""
-        return self._function([one.data for one in prepared]), len(prepared)
+        """Return the result of the function and the number of inputs."""
+        return self._function([input.data for input in prepared]), len(prepared)
 
     def collect(self, handle: Any) -> list[Outcome]:
-        """Its outputs one by one. A wrong kind or number of them is nobody's fault among the inputs: all fail."""
+        """Return one outcome per input; if the function returned anything else than one output per input, all fail."""
         outputs, count = handle
         if isinstance(outputs, (str, bytes, Mapping)) or not hasattr(outputs, "__len__"):
             given = type(outputs).__name__
         elif len(outputs) != count:
             given = f"{len(outputs)} outputs for {count} inputs"
         else:
-            return [Done(one) for one in outputs]
-        wrong = f"{self.info.model} returned {given}; it takes a list with one output for each input, in order"
+            return [Done(output) for output in outputs]
+        wrong = f"{self.info.model} returned {given}; it must return a list with one output for each input, in order"
         return [Failed(ModelFailed(wrong))] * count

@@ -1,4 +1,4 @@
-"""`InferenceGateway`: what a notebook or a test holds."""
+"""`InferenceGateway`: batched inference for notebooks, tests and small applications."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any, cast
 
 from windrow.client.async_client import AsyncClient
 from windrow.gateway.config import InferenceConfig
+from windrow.gateway.configured_model import load, to_lists
 from windrow.gateway.function_engine import BatchFunction, FunctionEngine
 from windrow.gateway.in_process import InProcess
-from windrow.gateway.loaded import load, plain
 from windrow.gateway.through_server import ThroughServer
 from windrow.worker.engines.base import Engine
 
 
 class InferenceGateway:
-    """One call, `infer`, whether requests are batched or not, in this process or by a server.
+    """Runs inference by one call, `infer`, with or without batching, in this process or on a server.
 
-    ``backend`` is an engine (`windrow.worker.engines.base.Engine`), a function of a list of inputs that returns a list
-    of as
-    many outputs, or the URL of a Windrow server. Without one, ``model`` of windrow.toml is loaded into this process;
-    with no such file that is ``minilm``. Many tasks may call it at once, and so may event loops in several threads.
+    ``backend`` is an engine (`windrow.worker.engines.base.Engine`), a function from a list of inputs to a list of as
+    many outputs, or the URL of a Windrow server. Without ``backend``, ``model`` of windrow.toml is loaded into this
+    process; without a windrow.toml, the only model is ``minilm``. Concurrent tasks may call the gateway, and so may
+    event loops in several threads.
     """
 
     def __init__(
@@ -34,53 +34,53 @@ class InferenceGateway:
     ) -> None:
         if config is not None and not isinstance(config, InferenceConfig):
             given = getattr(config, "__name__", type(config).__name__)
-            raise TypeError(f"the first argument takes an InferenceConfig (got {given}); what runs comes second")
+            raise TypeError(f"config: takes an InferenceConfig (got {given}); the backend is the second argument")
         self.config = config or InferenceConfig()
         self._backend = backend
         self._model = model
-        self._runs: InProcess | ThroughServer | None = None
+        self._runner: InProcess | ThroughServer | None = None
         self._is_closed = False
-        self._changing = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     async def initialize(self) -> None:
-        """Load the model, or prepare to call the server; once it is done, again does nothing.
+        """Load the model, or prepare calls of the server; further calls have no effect.
 
-        Raises `ModelUnusable`, `UnknownModel` or `InvalidSetting` of `windrow.errors`, `ValueError` for a URL
-        that is none, `TypeError` for a backend that is none of the three, and `RuntimeError` after `close`.
+        Raises `ModelUnusable`, `UnknownModel` or `InvalidSetting` of `windrow.errors`, `ValueError` for an invalid URL,
+        `TypeError` for any other backend, and `RuntimeError` after `close`.
         """
-        async with self._changing:
+        async with self._lock:
             if self._is_closed:
-                raise RuntimeError("the gateway was closed, and is not opened again: make another InferenceGateway")
-            if self._runs is None:
-                self._runs = await self._start()
+                raise RuntimeError("the gateway is closed; create another InferenceGateway")
+            if self._runner is None:
+                self._runner = await self._start()
 
     async def infer(self, input: Any, *, parameters: Mapping[str, Any] | None = None) -> Any:
-        """The output for one input: what ``GET /v1/predictions/{id}`` has as ``output``, or what the function gave.
+        """Return the output for one input: the ``output`` of a prediction, or the item that the function returned.
 
-        Raises `windrow.errors.RequestRefused` where the input is not taken (``invalid_input``, ``queue_full``, ...) and
-        `windrow.errors.PredictionFailed` where the model failed on it; neither concerns any other call. A task that is
-        canceled takes its request out of the queue.
+        Raises `windrow.errors.RequestRefused` for a refused input (``invalid_input``, ``queue_full``, ...) and
+        `windrow.errors.PredictionFailed` if the model failed on it; other calls are not affected. If the calling
+        task is canceled, its request leaves the queue.
         """
-        return await self._running().infer(input, parameters or {})
+        return await self._initialized().infer(input, parameters or {})
 
     async def health(self) -> dict[str, Any]:
-        """``status`` (``ok``, ``failed``, ``closed``), ``mode``, ``model``, ``device``, ``strategy`` and ``batching``.
+        """Return ``status``, ``mode``, ``model``, ``device``, ``strategy`` and ``batching``.
 
-        ``batching`` holds ``total_batches``, ``total_requests``, ``avg_batch_size``, ``avg_batch_duration_ms``,
-        ``queue_depth`` and ``wait_ms``, the window in use.
+        ``status`` is ``ok``, ``failed`` or ``closed``. ``batching`` contains ``total_batches``, ``total_requests``,
+        ``avg_batch_size``, ``avg_batch_duration_ms``, ``queue_depth`` and ``wait_ms``, the current window.
         """
-        runs = self._running()
-        return runs.health() if isinstance(runs, InProcess) else await runs.health()
+        runner = self._initialized()
+        return runner.health() if isinstance(runner, InProcess) else await runner.health()
 
     async def close(self) -> None:
-        """End the pass that runs; requests that were not started raise `PredictionFailed` with ``canceled``.
+        """Finish the current batch; queued requests raise `PredictionFailed` with the code ``canceled``.
 
-        Waits for an `initialize` that is under way. Closing twice does no more than once.
+        Waits until a concurrent `initialize` has finished. Further calls have no effect.
         """
-        async with self._changing:
+        async with self._lock:
             self._is_closed = True
-            if self._runs is not None:
-                await self._runs.close()
+            if self._runner is not None:
+                await self._runner.close()
 
     async def __aenter__(self) -> InferenceGateway:
         await self.initialize()
@@ -96,17 +96,19 @@ class InferenceGateway:
         if isinstance(backend, str):
             return ThroughServer(AsyncClient(backend), self._model)
         if backend is None:
-            engine, passes = await asyncio.to_thread(load, self._model, config)
+            engine, limits = await asyncio.to_thread(load, self._model, config)
         elif all(hasattr(backend, name) for name in ("prepare", "forward", "collect")):
-            engine, passes = cast(Engine, backend), config.passes
+            engine, limits = cast(Engine, backend), config.batch_limits
         else:
             function = FunctionEngine(cast(BatchFunction, backend))
-            return InProcess(function, config.window, config.passes, config.max_queue_size)
-        return InProcess(engine, config.window, passes, config.max_queue_size, convert=plain)
+            return InProcess(function, config.window, config.batch_limits, config.max_queue_size)
+        return InProcess(engine, config.window, limits, config.max_queue_size, convert=to_lists)
 
-    def _running(self) -> InProcess | ThroughServer:
-        if self._runs is None and self._is_closed:
-            raise RuntimeError("the gateway was closed before it was initialized: make another InferenceGateway")
-        if self._runs is None:
-            raise RuntimeError("the gateway is not initialized: `await gateway.initialize()` first, or `async with` it")
-        return self._runs
+    def _initialized(self) -> InProcess | ThroughServer:
+        if self._runner is None and self._is_closed:
+            raise RuntimeError("the gateway was closed before it was initialized; create another InferenceGateway")
+        if self._runner is None:
+            raise RuntimeError(
+                "the gateway is not initialized: call `await gateway.initialize()` first, or use `async with`"
+            )
+        return self._runner

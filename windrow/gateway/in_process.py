@@ -1,4 +1,4 @@
-"""The worker's core without Redis: a thread that makes rows ready, and one that runs them."""
+"""`InProcess`: the batch loop of a worker without Redis; one thread prepares requests, another runs batches."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from windrow.errors import (
     RequestRefused,
     WindrowError,
 )
-from windrow.gateway.inbox import PendingRequests, Ticket
-from windrow.gateway.tally import GatewayStats
+from windrow.gateway.pending_requests import InferCall, PendingRequests
+from windrow.gateway.stats import GatewayStats
 from windrow.scheduler.core.exception_text import describe_exception
 from windrow.scheduler.core.outcomes import Done, Failed, Outcome
 from windrow.scheduler.core.planning import BatchLimits
@@ -33,8 +33,8 @@ from windrow.worker.batches.forward import BatchBudget, RunningBatch, collect_ba
 from windrow.worker.engines.base import Engine
 
 log = logging.getLogger(__name__)
-#: How long the first thread waits for room before it looks whether it has to stop, in seconds.
-LOOK_EVERY_S = 1.0
+#: How long the preparing thread waits for room before it checks whether to stop, in seconds.
+CHECK_EVERY_S = 1.0
 
 
 class InProcess:
@@ -44,23 +44,25 @@ class InProcess:
         self,
         engine: Engine,
         window: WindowLimits,
-        passes: BatchLimits,
+        limits: BatchLimits,
         max_queue_size: int,
         convert: Callable[[Any], Any] = lambda output: output,
     ) -> None:
-        """``convert`` makes what `infer` returns of what the engine gives."""
+        """``convert`` turns an output of the engine into the result of `infer`."""
         self._engine = engine
         self._convert = convert
         self._model = engine.info.model
-        self._budget = BatchBudget(passes)
-        self._rows = BatchBuffer({self._model: window})
-        self._inbox = PendingRequests(max_queue_size)
-        self._tally = GatewayStats()
+        self._budget = BatchBudget(limits)
+        self._buffer = BatchBuffer({self._model: window})
+        self._pending = PendingRequests(max_queue_size)
+        self._stats = GatewayStats()
         self._numbers = itertools.count(1)
-        #: Why nothing runs any more; None while it does.
-        self._ended: WindrowError | None = None
+        #: Why the gateway has stopped; None while it runs.
+        self._stopped: WindrowError | None = None
         self._threads = [
-            threading.Thread(target=self._stage, args=(work,), name=f"windrow-{work.__name__.strip('_')}", daemon=True)
+            threading.Thread(
+                target=self._run_thread, args=(work,), name=f"windrow-{work.__name__.strip('_')}", daemon=True
+            )
             for work in (self._prepare, self._forward)
         ]
         for thread in self._threads:
@@ -69,123 +71,125 @@ class InProcess:
     async def infer(self, input: Any, parameters: Mapping[str, Any]) -> Any:
         """Queue one input and wait for its output. Raises `ClientError`."""
         loop = asyncio.get_running_loop()
-        ticket = Ticket(str(next(self._numbers)), input, parameters, time.monotonic(), loop.create_future(), loop)
+        call = InferCall(str(next(self._numbers)), input, parameters, time.monotonic(), loop.create_future(), loop)
         try:
-            self._inbox.put(ticket)
+            self._pending.put(call)
         except WindrowError as error:
             raise to_client_error(error) from None
         try:
-            return await ticket.future
+            return await call.future
         finally:
-            self._inbox.withdraw(ticket)  # where the caller was canceled
+            self._pending.withdraw(call)  # if the caller was canceled
 
     def health(self) -> dict[str, Any]:
-        """How it is; see `InferenceGateway.health`."""
+        """Return the health; see `InferenceGateway.health`."""
         info = self._engine.info
         return {
-            "status": "ok" if self._ended is None else "closed" if isinstance(self._ended, Canceled) else "failed",
+            "status": "ok" if self._stopped is None else "closed" if isinstance(self._stopped, Canceled) else "failed",
             "mode": "in-process",
             "model": info.model,
             "device": info.device,
             "strategy": info.strategy,
-            "batching": self._tally.describe(len(self._inbox)) | {"wait_ms": self._rows.max_wait_s(self._model) * 1e3},
+            "batching": self._stats.describe(len(self._pending))
+            | {"wait_ms": self._buffer.max_wait_s(self._model) * 1e3},
         }
 
     async def close(self) -> None:
-        """End the row that runs; what was not started fails with ``canceled``."""
-        self._end(Canceled("the gateway was closed before this began"))
+        """Finish the current batches; calls that have not started fail with ``canceled``."""
+        self._stop(Canceled("the gateway was closed before this request started"))
         for thread in self._threads:
             await asyncio.to_thread(thread.join)
 
-    def _stage(self, work: Callable[[], None]) -> None:
-        """Run one thread. What nobody expected ends the gateway, and everybody who waits is told."""
+    def _run_thread(self, work: Callable[[], None]) -> None:
+        """Run one thread; an unexpected error stops the gateway and fails every waiting call."""
         try:
             work()
         except BaseException as error:
-            self._end(_stopped(error))
+            self._stop(_stopped_by(error))
             log.critical("the gateway stopped: %s", describe_exception(error))
 
     def _prepare(self) -> None:
-        while self._ended is None:
-            planned = self._rows.reserve(self._model, timeout_s=LOOK_EVERY_S)
+        while self._stopped is None:
+            planned = self._buffer.reserve(self._model, timeout_s=CHECK_EVERY_S)
             if planned is None:
                 continue
-            tickets = self._inbox.take(planned.size)
+            calls = self._pending.take(planned.size)
             began_s = time.monotonic()
-            self._rows.add(self._model, self._ready(tickets, began_s), planned.size, time.monotonic() - began_s)
+            requests = self._to_requests(calls, began_s)
+            self._buffer.add(self._model, requests, planned.size, time.monotonic() - began_s)
 
-    def _ready(self, tickets: list[Ticket], claimed_s: float) -> list[Request]:
-        """Check and tokenise; what is refused ends here."""
-        if not tickets:
+    def _to_requests(self, calls: list[InferCall], claimed_s: float) -> list[Request]:
+        """Validate and prepare inputs; a refused input finishes here."""
+        if not calls:
             return []
-        prepared = prepare_inputs(self._engine, [one.input for one in tickets], [one.parameters for one in tickets])
+        prepared = prepare_inputs(self._engine, [call.input for call in calls], [call.parameters for call in calls])
         waiting, refused = [], []
-        for ticket, ready in zip(tickets, prepared, strict=True):
+        for call, ready in zip(calls, prepared, strict=True):
             if isinstance(ready, Failed):
-                refused.append((ticket.id, ready))
+                refused.append((call.id, ready))
             else:
-                request = Request(ticket.id, "", 1, ticket.arrived_s, None, "", b"", 0, 0)
-                request.prepared, request.arrived_s, request.claimed_s = ready, ticket.arrived_s, claimed_s
+                request = Request(call.id, "", 1, call.arrived_s, None, "", b"", 0, 0)
+                request.prepared, request.arrived_s, request.claimed_s = ready, call.arrived_s, claimed_s
                 waiting.append(request)
-        self._answer((asked, ready) for id, ready in refused if (asked := self._inbox.start(id)))
+        self._resolve((taken, ready) for id, ready in refused if (taken := self._pending.start(id)))
         return waiting
 
     def _forward(self) -> None:
-        while (row := self._rows.take()) is not None:
-            started = {one.id: ticket for one in row.requests if (ticket := self._inbox.start(one.id))}
+        while (window := self._buffer.take()) is not None:
+            started = {request.id: call for request in window.requests if (call := self._pending.start(request.id))}
             try:
-                waiting = [one for one in row.requests if one.id in started]
-                for done in run_window(self._engine, waiting, self._budget):
-                    outcomes = self._collect(done)
-                    self._tally.add(len(done.members), time.monotonic() - done.started_s)
-                    ended = [started.pop(one.id) for one in done.members]
-                    self._answer(zip(ended, outcomes, strict=True))
+                waiting = [request for request in window.requests if request.id in started]
+                for batch in run_window(self._engine, waiting, self._budget):
+                    outcomes = self._collect(batch)
+                    self._stats.add(len(batch.members), time.monotonic() - batch.started_s)
+                    finished = [started.pop(request.id) for request in batch.members]
+                    self._resolve(zip(finished, outcomes, strict=True))
             except BaseException as error:
-                # Before anybody is told: whoever hears of it and asks for `health` hears the same.
-                self._ended = self._ended or _stopped(error)
+                # Set before the calls fail, so that a caller that then asks for `health` sees the failure.
+                self._stopped = self._stopped or _stopped_by(error)
                 lost = Failed(ModelFailed(f"the device failed: {type(error).__name__}"))
-                self._answer((ticket, lost) for ticket in started.values())
+                self._resolve((call, lost) for call in started.values())
                 raise
 
-    def _collect(self, done: RunningBatch) -> list[Outcome]:
+    def _collect(self, batch: RunningBatch) -> list[Outcome]:
         try:
-            outcomes = collect_batch(done, self._budget)
-            return [Done(self._convert(one.output)) if isinstance(one, Done) else one for one in outcomes]
+            outcomes = collect_batch(batch, self._budget)
+            return [Done(self._convert(done.output)) if isinstance(done, Done) else done for done in outcomes]
         except Exception as error:
-            log.warning("collecting a pass raised %s", describe_exception(error))
-            wrong = f"collecting the outputs of a pass of {len(done.members)} raised {type(error).__name__}"
-            return [Failed(ModelFailed(wrong))] * len(done.members)
+            log.warning("collecting a batch raised %s", describe_exception(error))
+            wrong = f"collecting the outputs of a batch of {len(batch.members)} raised {type(error).__name__}"
+            return [Failed(ModelFailed(wrong))] * len(batch.members)
 
-    def _end(self, why: WindrowError) -> None:
-        self._ended = self._ended or why
-        self._rows.close()
-        self._answer((ticket, Failed(why)) for ticket in self._inbox.close(self._ended))
+    def _stop(self, error: WindrowError) -> None:
+        self._stopped = self._stopped or error
+        self._buffer.close()
+        self._resolve((call, Failed(error)) for call in self._pending.close(self._stopped))
 
-    def _answer(self, outcomes: Iterable[tuple[Ticket, Outcome]]) -> None:
-        """Tell whoever waits, with one call for each event loop."""
-        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Ticket, Outcome]]] = defaultdict(list)
-        for ticket, outcome in outcomes:
-            by_loop[ticket.loop].append((ticket, outcome))
-        for loop, answers in by_loop.items():
-            with suppress(RuntimeError):  # it is closed: nobody waits there any more
-                loop.call_soon_threadsafe(_resolve, answers)
+    def _resolve(self, outcomes: Iterable[tuple[InferCall, Outcome]]) -> None:
+        """Resolve the futures of finished calls, with one callback per event loop."""
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[InferCall, Outcome]]] = defaultdict(list)
+        for call, outcome in outcomes:
+            by_loop[call.loop].append((call, outcome))
+        for loop, finished in by_loop.items():
+            with suppress(RuntimeError):  # the loop is closed, and so are its callers
+                loop.call_soon_threadsafe(_set_results, finished)
 
 
-def _resolve(answers: list[tuple[Ticket, Outcome]]) -> None:
-    for ticket, outcome in answers:
-        if ticket.future.done():  # canceled
+def _set_results(finished: list[tuple[InferCall, Outcome]]) -> None:
+    for call, outcome in finished:
+        if call.future.done():  # canceled
             continue
         if isinstance(outcome, Done):
-            ticket.future.set_result(outcome.output)
+            call.future.set_result(outcome.output)
         else:
-            ticket.future.set_exception(to_client_error(outcome.error))
+            call.future.set_exception(to_client_error(outcome.error))
 
 
-def _stopped(error: BaseException) -> ModelFailed:
-    return ModelFailed(f"the gateway stopped: {type(error).__name__}; close it and make another")
+def _stopped_by(error: BaseException) -> ModelFailed:
+    return ModelFailed(f"the gateway stopped: {type(error).__name__}; close it and create another")
 
 
 def to_client_error(error: WindrowError) -> ClientError:
-    """The error that a client of a server would raise."""
+    """Return the error that a client of a server would raise."""
     kind = RequestRefused if isinstance(error, InvalidInput) or error.retryable else PredictionFailed
     return kind(error.detail, code=error.code, retry_after_s=error.retry_after_s)

@@ -1,4 +1,4 @@
-"""The same calls against a Windrow server, which does the batching."""
+"""`ThroughServer`: the calls of a gateway on a Windrow server, which does the batching."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from uuid import uuid4
 from windrow.client.async_client import AsyncClient
 from windrow.client.prediction import Prediction
 from windrow.errors import ClientError, PredictionFailed
-from windrow.gateway.tally import GatewayStats
+from windrow.gateway.stats import GatewayStats
 
-#: Batches that are remembered so that each is counted once.
-REMEMBERED = 4096
+#: Number of batch ids that are kept so that each batch is counted once.
+KEPT_BATCH_IDS = 4096
 
 
 class ThroughServer:
@@ -23,18 +23,18 @@ class ThroughServer:
     def __init__(self, client: AsyncClient, model: str) -> None:
         self._client = client
         self._model = model
-        self._tally = GatewayStats()
-        self._waiting = 0
+        self._stats = GatewayStats()
+        self._in_flight = 0
         self._counted: OrderedDict[str, None] = OrderedDict()
         self._canceling: set[asyncio.Task[None]] = set()
         self._is_closed = False
 
     async def infer(self, input: Any, parameters: Mapping[str, Any]) -> Any:
-        """Submit, follow to the end and return the output. Raises `ClientError`."""
+        """Submit one input, wait for its result and return the output. Raises `ClientError`."""
         if self._is_closed:
-            raise PredictionFailed("the gateway was closed before this began", code="canceled")
+            raise PredictionFailed("the gateway was closed before this request started", code="canceled")
         key = uuid4().hex
-        self._waiting += 1
+        self._in_flight += 1
         try:
             prediction = await self._client.predict(
                 self._model, input, parameters=parameters or None, idempotency_key=key
@@ -47,23 +47,23 @@ class ThroughServer:
             task.add_done_callback(self._canceling.discard)
             raise
         finally:
-            self._waiting -= 1
+            self._in_flight -= 1
         self._count(prediction)
         return prediction.result()
 
     async def health(self) -> dict[str, Any]:
-        """How it is; the figures are of the batches that this gateway's requests were in."""
+        """Return the health; ``batching`` covers the batches that contained requests of this gateway."""
         if self._is_closed:
             return self._describe("closed", {})
         try:
             models = await self._client.models()
         except ClientError as error:
             return self._describe("failed", {}) | {"error": str(error)}
-        model = next((one for one in models if one["id"] == self._model), {})
+        model = next((model for model in models if model["id"] == self._model), {})
         return self._describe("ok" if model.get("workers") else "failed", model)
 
     async def close(self) -> None:
-        """Close the connections, after what was canceled was told to the server."""
+        """Finish pending cancellations, then close the connections."""
         self._is_closed = True
         await asyncio.gather(*self._canceling)
         await self._client.aclose()
@@ -75,18 +75,18 @@ class ThroughServer:
             "model": self._model,
             "device": model.get("device"),
             "strategy": model.get("strategy"),
-            "batching": self._tally.describe(self._waiting) | {"wait_ms": model.get("wait_ms")},
+            "batching": self._stats.describe(self._in_flight) | {"wait_ms": model.get("wait_ms")},
         }
 
     async def _cancel(self, input: Any, parameters: Mapping[str, Any], key: str) -> None:
-        """Cancel what may have been queued: the same key gives the same prediction, whose id was not heard yet."""
+        """Cancel a request whose id is not known yet: a submit with the same key returns the same prediction."""
         try:
             prediction = await self._client.submit(
                 self._model, input, parameters=parameters or None, idempotency_key=key
             )
             await self._client.cancel(prediction.id)
         except ClientError:
-            return  # it was refused, or the server is away: nothing of it is left to cancel here
+            return  # The request was refused, or the server is unreachable: there is nothing to cancel.
 
     def _count(self, prediction: Prediction) -> None:
         metrics = prediction.metrics
@@ -94,6 +94,6 @@ class ThroughServer:
         if batch is None or batch in self._counted:
             return
         self._counted[batch] = None
-        if len(self._counted) > REMEMBERED:
+        if len(self._counted) > KEPT_BATCH_IDS:
             self._counted.popitem(last=False)
-        self._tally.add(metrics["batch_size"], metrics["compute_ms"] / 1e3)
+        self._stats.add(metrics["batch_size"], metrics["compute_ms"] / 1e3)

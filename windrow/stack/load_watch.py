@@ -1,4 +1,4 @@
-"""Which models of a stack that starts are served, and which could not be loaded."""
+"""`LoadWatch`: which models of a starting stack are served, and which could not be loaded."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from windrow.scheduler.queue.load_failures import read_failures, redis_now_s
 
 
 class LoadWatch:
-    """Asks the stack's Redis, which may remember the workers of an earlier run. Redis errors pass through."""
+    """Reads the state of the models from Redis, ignoring workers of an earlier run. Raises the errors of redis-py."""
 
     def __init__(self, redis: Redis, models: Sequence[str]) -> None:
         self._redis = redis
         self._queues = [RedisQueue(redis, model) for model in models]
-        self._began_s = redis_now_s(redis)
+        self._started_s = redis_now_s(redis)
 
-    def troubles(self) -> dict[str, str]:
-        """Models that are not served, and why: a worker could not load them since this began, and no other has."""
+    def failures(self) -> dict[str, str]:
+        """Return the models that no worker serves and that a worker has failed to load, with the reasons."""
         return {
-            queue.model: describe_failures(queue.model, failures)
+            queue.model: describe_failures(queue.model, reasons)
             for queue in self._queues
-            if (failures := self._failures(queue.model)) and not self._is_served(queue)
+            if (reasons := self._reasons(queue.model)) and not self._is_served(queue)
         }
 
     def is_settled(self) -> bool:
-        """Whether each model is served, or could not be loaded."""
-        return all(self._is_served(queue) or self._failures(queue.model) for queue in self._queues)
+        """Whether each model is served or could not be loaded."""
+        return all(self._is_served(queue) or self._reasons(queue.model) for queue in self._queues)
 
     def _is_served(self, queue: RedisQueue) -> bool:
-        return bool(queue.workers(within_s=min(HEARD_WITHIN_S, redis_now_s(self._redis) - self._began_s)))
+        return bool(queue.workers(within_s=min(HEARD_WITHIN_S, redis_now_s(self._redis) - self._started_s)))
 
-    def _failures(self, model: str) -> dict[str, str]:
-        told = read_failures(self._redis, model)
-        return {worker: one.reason for worker, one in told.items() if one.told_s >= self._began_s}
+    def _reasons(self, model: str) -> dict[str, str]:
+        failures = read_failures(self._redis, model).items()
+        return {worker: failure.reason for worker, failure in failures if failure.told_s >= self._started_s}

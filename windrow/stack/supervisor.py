@@ -1,10 +1,8 @@
-"""Start a few programs, notice when one ends, and leave none behind.
+"""`Supervisor`: starts a few programs, detects when one exits, and leaves none running.
 
-Not honcho: its manager starts everything at once, stops everything at once with a fixed 5 s before KILL, takes the
-signal handlers for itself and runs each line through a shell. Here the order matters (the API stops first, Redis last),
-a worker may drain for longer than 5 s, and the demo has work of its own to do between start and stop.
-
-There are no threads: signals only count, and whoever waits calls `Supervisor.check` a few times a second.
+It replaces honcho because the programs stop in an order (the API first, Redis last), a worker may drain for longer than
+the 5 s of honcho, and the demo works between start and stop. It has no threads: signal handlers only count, and the
+caller runs `Supervisor.check` a few times per second.
 """
 
 from __future__ import annotations
@@ -22,40 +20,40 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-#: Lines of a log that are shown when its program ends by itself.
+#: Lines of a log that are shown when its program exits.
 TAIL_LINES = 15
 TAIL_BYTES = 16_384
 POLL_S = 0.1
-#: prctl(2): the signal that a process gets when its parent dies.
+#: prctl(2): the signal that a process receives when its parent dies.
 PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What to start, and how long it may take to stop."""
+    """A program to start."""
 
     name: str
     command: Sequence[str]
     environ: Mapping[str, str]
     log: Path
-    #: Seconds between TERM and KILL.
+    #: Time between TERM and KILL, in seconds.
     grace_s: float
 
 
 class ProgramEnded(Exception):
-    """A program ended that should have gone on."""
+    """A program exited that should still run."""
 
     def __init__(self, name: str, status: int, log: Path) -> None:
-        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
         super().__init__(f"{name} {how}; the end of {log}:\n{tail(log)}")
 
 
 class Interrupted(Exception):
-    """INT, TERM or HUP asked this process to stop."""
+    """This process received INT, TERM or HUP."""
 
 
 class Interrupts:
-    """Counts INT, TERM and HUP while it is entered, instead of letting them interrupt anything."""
+    """A context manager in which INT, TERM and HUP are counted instead of interrupting the process."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -63,21 +61,21 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            # What nohup ignores stays ignored.
+            # A signal that nohup ignores stays ignored.
             if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
-                self._before[number] = signal.signal(number, self._note)
+                self._before[number] = signal.signal(number, self._count_signal)
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _count_signal(self, number: int, frame: FrameType | None) -> None:
         self.count += 1
 
 
 class Child:
-    """A running program, in a process group of its own so that Ctrl-C in the terminal reaches only its parent."""
+    """A running program in its own process group, so that Ctrl-C in the terminal reaches only its parent."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
@@ -96,26 +94,26 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Its process id, which is also its process group's."""
+        """The process id, which is also that of the process group."""
         return self._process.pid
 
     @property
     def status(self) -> int | None:
-        """The exit status, negative for a signal; None while it runs."""
+        """The exit status, negative for a signal; None while the program runs."""
         return self._process.poll()
 
     def terminate(self) -> None:
-        """Ask it to stop."""
+        """Send TERM."""
         self._process.terminate()
 
     def kill(self) -> None:
-        """End whatever is left of its process group."""
-        with suppress(ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
+        """Kill the process group and wait for the program."""
+        with suppress(ProcessLookupError, PermissionError):  # macOS raises the latter for a group of zombies
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
     def new_lines(self) -> list[str]:
-        """Whole lines that its log got since the last call."""
+        """Return the complete lines that were added to the log since the last call."""
         with self.program.log.open("rb") as log:
             log.seek(self._shown_bytes)
             text, newline, _ = log.read().rpartition(b"\n")
@@ -124,7 +122,7 @@ class Child:
 
 
 class Supervisor:
-    """Programs started in order and stopped in another; ``echo`` gets each line of their logs with its name."""
+    """Starts and stops programs; ``echo`` receives the name of a program and each line of its log."""
 
     def __init__(self, interrupts: Interrupts, echo: Callable[[str, str], None] | None = None) -> None:
         self._interrupts = interrupts
@@ -132,12 +130,12 @@ class Supervisor:
         self._children: list[Child] = []
 
     def start(self, program: Program) -> None:
-        """Start ``program``; from then on `check` watches it."""
+        """Start ``program``, which `check` watches from then on."""
         self._children.append(Child(program))
 
     def check(self) -> None:
-        """Raise `Interrupted` or `ProgramEnded` where it is time to stop."""
-        self._pass_on_logs()
+        """Raise `Interrupted` after a signal and `ProgramEnded` if a program has exited."""
+        self._echo_logs()
         if self._interrupts.count:
             raise Interrupted
         for child in self._children:
@@ -145,7 +143,7 @@ class Supervisor:
                 raise ProgramEnded(child.program.name, child.status, child.program.log)
 
     def wait_until(self, is_true: Callable[[], bool], limit_s: float) -> bool:
-        """Poll ``is_true``, calling `check` meanwhile; False when ``limit_s`` passes first."""
+        """Poll ``is_true`` and `check`; return False after ``limit_s``."""
         end_s = time.monotonic() + limit_s
         while not is_true():
             self.check()
@@ -155,9 +153,9 @@ class Supervisor:
         return True
 
     def stop(self, *phases: Sequence[str]) -> list[str]:
-        """Stop the named programs phase by phase, then all others; returns the names of those that had to be killed.
+        """Stop the named programs phase by phase, then all others; return the names of those that had to be killed.
 
-        One more signal than came before the stop kills the rest at once.
+        A signal during the stop kills the remaining programs at once.
         """
         signals_before = self._interrupts.count
         killed: list[str] = []
@@ -167,7 +165,7 @@ class Supervisor:
                 child.terminate()
             started_s = time.monotonic()
             while running := [child for child in stopping if child.status is None]:
-                self._pass_on_logs()
+                self._echo_logs()
                 waited_s = time.monotonic() - started_s
                 in_time = [child for child in running if waited_s < child.program.grace_s]
                 if not in_time or self._interrupts.count > signals_before:
@@ -176,11 +174,11 @@ class Supervisor:
             killed += [child.program.name for child in running]
             for child in stopping:
                 child.kill()
-            self._pass_on_logs()
+            self._echo_logs()
             self._children = [child for child in self._children if child not in stopping]
         return killed
 
-    def _pass_on_logs(self) -> None:
+    def _echo_logs(self) -> None:
         if self._echo is not None:
             for child in self._children:
                 for line in child.new_lines():
@@ -188,7 +186,7 @@ class Supervisor:
 
 
 def tail(log: Path) -> str:
-    """The last lines of ``log``, indented."""
+    """Return the last lines of ``log``, indented."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
@@ -199,14 +197,14 @@ def tail(log: Path) -> str:
 
 
 def _end_with_parent(parent: int) -> Callable[[], None] | None:
-    """Code for the new process: on Linux, let the kernel send it TERM should this process be killed."""
+    """Return code for the new process: on Linux, the kernel sends it TERM if this process dies."""
     if sys.platform != "linux":
         return None
     libc = ctypes.CDLL(None)
 
     def ask_kernel() -> None:
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it died before it could be watched
+        if os.getppid() != parent:  # the parent died before the kernel watched it
             os._exit(1)
 
     return ask_kernel

@@ -1,4 +1,4 @@
-"""The gateway over functions that a test holds and lets go: what shares a pass, and who hears of what."""
+"""The gateway in this process: which requests share a batch, and which calls fail."""
 
 import asyncio
 import logging
@@ -16,35 +16,35 @@ from windrow.scheduler.core.outcomes import Done, Failed, Outcome
 from windrow.scheduler.core.planning import Batch
 from windrow.worker.engines.base import EngineInfo, Prepared
 
-#: Long enough for whoever is to come, were the machine to stand still; a row closes by its size before.
-PATIENT_MS = 60_000.0
+#: A window that never ends in a test; a batch closes by its size.
+LONG_WINDOW_MS = 60_000.0
 
 
 class Device:
-    """A function that notes its passes. While it is held, a pass that has begun does not end."""
+    """A function that records its batches. While it is held, a batch that has started does not finish."""
 
     def __init__(self, run: Callable[[list[Any]], Any] = list) -> None:
-        self.passes: list[list[Any]] = []
+        self.batches: list[list[Any]] = []
         self._run = run
         self._free = threading.Event()
         self._free.set()
-        self._began = threading.Event()
+        self._started = threading.Event()
 
     def __call__(self, inputs: list[Any]) -> Any:
-        self.passes.append(inputs)
-        self._began.set()
+        self.batches.append(inputs)
+        self._started.set()
         assert self._free.wait(30)
         return self._run(inputs)
 
     def hold(self) -> None:
         self._free.clear()
-        self._began.clear()
+        self._started.clear()
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         self._free.set()
 
-    async def began(self) -> None:
-        assert await asyncio.to_thread(self._began.wait, 30)
+    async def wait_until_started(self) -> None:
+        assert await asyncio.to_thread(self._started.wait, 30)
 
 
 def play(
@@ -58,7 +58,7 @@ def play(
 
 
 async def send(gateway: InferenceGateway, *inputs: Any) -> list[asyncio.Task[Any]]:
-    """Start one task an input, and let each come to its wait."""
+    """Start one task per input, and let each wait for its result."""
     tasks = [asyncio.create_task(gateway.infer(one)) for one in inputs]
     await asyncio.sleep(0)
     return tasks
@@ -83,44 +83,44 @@ def test_every_task_gets_the_output_for_its_own_input(config: InferenceConfig) -
         assert await asyncio.gather(*(gateway.infer(number) for number in range(100))) == list(range(0, 1000, 10))
 
     play(story, device, config)
-    assert sorted(one for row in device.passes for one in row) == list(range(100))
-    assert max(map(len, device.passes)) <= config.window.max_batch_size
+    assert sorted(one for row in device.batches for one in row) == list(range(100))
+    assert max(map(len, device.batches)) <= config.window.max_batch_size
 
 
-def test_a_window_brings_together_what_comes_within_it() -> None:
+def test_requests_within_the_window_share_a_batch() -> None:
     device = Device()
 
     async def story(gateway: InferenceGateway) -> None:
         await asyncio.gather(*(gateway.infer(number) for number in range(4)))
 
-    play(story, device, InferenceConfig(max_batch_size=4, max_batch_wait_ms=PATIENT_MS))
-    assert device.passes == [[0, 1, 2, 3]]
+    play(story, device, InferenceConfig(max_batch_size=4, max_batch_wait_ms=LONG_WINDOW_MS))
+    assert device.batches == [[0, 1, 2, 3]]
 
 
-def test_what_comes_while_the_device_is_busy_shares_the_next_pass() -> None:
+def test_requests_that_arrive_during_a_batch_share_the_next_one() -> None:
     device = Device()
 
     async def story(gateway: InferenceGateway) -> None:
         device.hold()
         first = await send(gateway, *range(8))
-        await device.began()
+        await device.wait_until_started()
         rest = await send(gateway, *range(8, 24))
         assert (await gateway.health())["batching"]["queue_depth"] == 16
-        device.let_go()
+        device.release()
         await asyncio.gather(*first, *rest)
 
-    play(story, device, InferenceConfig(max_batch_size=8, max_batch_wait_ms=PATIENT_MS))
-    assert device.passes == [list(range(8)), list(range(8, 16)), list(range(16, 24))]
+    play(story, device, InferenceConfig(max_batch_size=8, max_batch_wait_ms=LONG_WINDOW_MS))
+    assert device.batches == [list(range(8)), list(range(8, 16)), list(range(16, 24))]
 
 
-def test_without_batching_each_request_is_a_pass_in_the_order_they_came() -> None:
+def test_without_batching_requests_run_alone_in_order_of_arrival() -> None:
     device = Device()
 
     async def story(gateway: InferenceGateway) -> None:
         await asyncio.gather(*(gateway.infer(number) for number in range(20)))
 
     play(story, device, InferenceConfig(enable_batching=False))
-    assert device.passes == [[number] for number in range(20)]
+    assert device.batches == [[number] for number in range(20)]
 
 
 def test_one_bad_input_fails_alone() -> None:
@@ -138,11 +138,11 @@ def test_one_bad_input_fails_alone() -> None:
         assert (failed.code, failed.detail) == ("model_failed", "the model raised ValueError on this input")
         assert outputs == ["a", "b", "c", "d", "e", "f", "g"]
 
-    play(story, refuse, InferenceConfig(max_batch_size=8, max_batch_wait_ms=PATIENT_MS))
+    play(story, refuse, InferenceConfig(max_batch_size=8, max_batch_wait_ms=LONG_WINDOW_MS))
 
 
 @pytest.mark.parametrize(
-    ("outputs", "said"),
+    ("outputs", "expected"),
     [
         ([1], "1 outputs for 3 inputs"),
         ("one", "returned str"),
@@ -150,71 +150,71 @@ def test_one_bad_input_fails_alone() -> None:
         (None, "returned NoneType"),
     ],
 )
-def test_where_outputs_cannot_be_told_apart_everybody_in_the_pass_hears_why(outputs: Any, said: str) -> None:
+def test_all_requests_of_a_batch_fail_if_the_outputs_do_not_match_the_inputs(outputs: Any, expected: str) -> None:
     async def story(gateway: InferenceGateway) -> None:
-        failed = await asyncio.gather(*(gateway.infer(one) for one in "abc"), return_exceptions=True)
-        assert [isinstance(one, PredictionFailed) and said in one.detail for one in failed] == [True] * 3
+        failed = await asyncio.gather(*(gateway.infer(input) for input in "abc"), return_exceptions=True)
+        assert [isinstance(error, PredictionFailed) and expected in error.detail for error in failed] == [True] * 3
 
-    play(story, lambda inputs: outputs, InferenceConfig(max_batch_size=3, max_batch_wait_ms=PATIENT_MS))
+    play(story, lambda inputs: outputs, InferenceConfig(max_batch_size=3, max_batch_wait_ms=LONG_WINDOW_MS))
 
 
-def test_a_full_queue_refuses_one_more_and_takes_it_later() -> None:
+def test_a_full_queue_refuses_a_request_and_accepts_it_later() -> None:
     device = Device()
 
     async def story(gateway: InferenceGateway) -> None:
         device.hold()
         first = await send(gateway, "first")
-        await device.began()
+        await device.wait_until_started()
         waiting = await send(gateway, "a", "b")
         with pytest.raises(RequestRefused, match="max_queue_size") as refused:
             await gateway.infer("c")
         assert refused.value.code == "queue_full"
-        device.let_go()
+        device.release()
         await asyncio.gather(*first, *waiting)
         assert await gateway.infer("c") == "c"
 
     play(story, device, InferenceConfig(max_queue_size=2, max_batch_wait_ms=0))
 
 
-def test_a_canceled_task_takes_its_request_out_of_the_queue() -> None:
+def test_a_canceled_task_removes_its_request_from_the_queue() -> None:
     device = Device()
 
     async def story(gateway: InferenceGateway) -> None:
         device.hold()
         first = await send(gateway, "first")
-        await device.began()
+        await device.wait_until_started()
         gone, stays = await send(gateway, "gone", "stays")
         gone.cancel()
         with pytest.raises(asyncio.CancelledError):
             await gone
         assert (await gateway.health())["batching"]["queue_depth"] == 1
-        device.let_go()
+        device.release()
         assert await asyncio.gather(*first, stays) == ["first", "stays"]
 
     play(story, device, InferenceConfig(max_batch_wait_ms=0))
-    assert device.passes == [["first"], ["stays"]]
+    assert device.batches == [["first"], ["stays"]]
 
 
-def test_a_task_that_is_canceled_while_its_pass_runs_disturbs_nobody() -> None:
+def test_canceling_a_task_during_its_batch_does_not_affect_other_requests() -> None:
     device = Device()
 
     async def story(gateway: InferenceGateway) -> None:
         device.hold()
         gone, stays = await send(gateway, "gone", "stays")
-        await device.began()
+        await device.wait_until_started()
         gone.cancel()
-        device.let_go()
+        device.release()
         assert await stays == "stays"
 
-    play(story, device, InferenceConfig(max_batch_size=2, max_batch_wait_ms=PATIENT_MS))
-    assert device.passes == [["gone", "stays"]]
+    play(story, device, InferenceConfig(max_batch_size=2, max_batch_wait_ms=LONG_WINDOW_MS))
+    assert device.batches == [["gone", "stays"]]
 
 
-def test_health_counts_passes_and_requests() -> None:
+def test_health_counts_batches_and_requests() -> None:
     async def story(gateway: InferenceGateway) -> None:
         assert (await gateway.health())["batching"] == {
             "total_batches": 0, "total_requests": 0, "avg_batch_size": 0.0, "avg_batch_duration_ms": 0.0,
-            "queue_depth": 0, "wait_ms": PATIENT_MS,
+            "queue_depth": 0, "wait_ms": LONG_WINDOW_MS,
         }  # fmt: skip
         await asyncio.gather(*(gateway.infer(one) for one in range(6)))
         health = await gateway.health()
@@ -223,22 +223,22 @@ def test_health_counts_passes_and_requests() -> None:
         assert (batching["total_batches"], batching["total_requests"], batching["avg_batch_size"]) == (2, 6, 3.0)
         assert batching["avg_batch_duration_ms"] > 0
 
-    play(story, Device(), InferenceConfig(max_batch_size=3, max_batch_wait_ms=PATIENT_MS))
+    play(story, Device(), InferenceConfig(max_batch_size=3, max_batch_wait_ms=LONG_WINDOW_MS))
 
 
-def test_closing_ends_the_pass_that_runs_and_says_so_to_whoever_waits_and_comes_later() -> None:
+def test_close_finishes_the_running_batch_and_cancels_queued_and_later_calls() -> None:
     device = Device()
 
     async def story(gateway: InferenceGateway) -> None:
         device.hold()
         (runs,) = await send(gateway, "runs")
-        await device.began()
+        await device.wait_until_started()
         (waits,) = await send(gateway, "waits")
         closing = asyncio.create_task(gateway.close())
-        with pytest.raises(PredictionFailed, match="closed") as told:
+        with pytest.raises(PredictionFailed, match="closed") as closed:
             await waits
-        assert told.value.code == "canceled"
-        device.let_go()
+        assert closed.value.code == "canceled"
+        device.release()
         await closing
         assert await runs == "runs"
         assert (await gateway.health())["status"] == "closed"
@@ -246,15 +246,15 @@ def test_closing_ends_the_pass_that_runs_and_says_so_to_whoever_waits_and_comes_
             await gateway.infer("late")
 
     play(story, device, InferenceConfig(max_batch_wait_ms=0))
-    assert device.passes == [["runs"]]
+    assert device.batches == [["runs"]]
 
 
-def test_before_it_is_initialized_it_says_what_to_do() -> None:
+def test_a_call_before_initialize_says_what_to_do() -> None:
     with pytest.raises(RuntimeError, match="initialize"):
         asyncio.run(InferenceGateway(backend=Device()).infer("early"))
 
 
-def test_initializing_twice_starts_one() -> None:
+def test_initializing_twice_starts_one_runner() -> None:
     async def run() -> None:
         gateway = InferenceGateway(InferenceConfig(), Device())
         await asyncio.gather(gateway.initialize(), gateway.initialize())
@@ -301,7 +301,7 @@ class AcceleratorError(RuntimeError):
     """Named as torch names its own: nothing runs on the device any more."""
 
 
-def test_an_engine_refuses_its_bad_inputs_one_by_one() -> None:
+def test_an_engine_refuses_invalid_inputs_individually() -> None:
     async def story(gateway: InferenceGateway) -> None:
         good, refused, raised, other = await asyncio.gather(
             gateway.infer("a", parameters={"end": "!"}), gateway.infer(7), gateway.infer("raises"), gateway.infer("b"),
@@ -316,7 +316,7 @@ def test_an_engine_refuses_its_bad_inputs_one_by_one() -> None:
     play(story, Pick())
 
 
-def test_outputs_that_cannot_be_read_fail_their_own_pass_only() -> None:
+def test_outputs_that_cannot_be_collected_fail_their_own_batch_only() -> None:
     async def story(gateway: InferenceGateway) -> None:
         with pytest.raises(PredictionFailed, match="LookupError"):
             await gateway.infer("collect raises")
@@ -325,14 +325,14 @@ def test_outputs_that_cannot_be_read_fail_their_own_pass_only() -> None:
     play(story, Pick())
 
 
-def test_a_lost_device_is_told_to_everybody_and_to_health() -> None:
+def test_a_lost_device_fails_every_call_and_shows_in_health() -> None:
     device_lost: list[ClientError] = []
 
     async def story(gateway: InferenceGateway) -> None:
         for text in ("device lost", "after"):
-            with pytest.raises(PredictionFailed) as told:
+            with pytest.raises(PredictionFailed) as closed:
                 await gateway.infer(text)
-            device_lost.append(told.value)
+            device_lost.append(closed.value)
         assert (await gateway.health())["status"] == "failed"
 
     play(story, Pick())
@@ -340,17 +340,17 @@ def test_a_lost_device_is_told_to_everybody_and_to_health() -> None:
 
 
 class Pause(logging.Handler):
-    """Keeps whoever logs until it is let go: the thread that stopped gets no further."""
+    """Blocks a thread that logs until ``resume`` is set."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.let_go = threading.Event()
+        self.resume = threading.Event()
 
     def emit(self, record: logging.LogRecord) -> None:
-        assert self.let_go.wait(30)
+        assert self.resume.wait(30)
 
 
-def test_health_says_failed_as_soon_as_anybody_hears_that_the_batch_loop_ended() -> None:
+def test_health_is_failed_as_soon_as_a_call_fails_because_the_batch_loop_stopped() -> None:
     def leave(inputs: list[Any]) -> list[Any]:
         raise SystemExit
 
@@ -360,7 +360,7 @@ def test_health_says_failed_as_soon_as_anybody_hears_that_the_batch_loop_ended()
                 await gateway.infer("a")
             assert (await gateway.health())["status"] == "failed"
         finally:
-            pause.let_go.set()
+            pause.resume.set()
 
     pause, log = Pause(), logging.getLogger("windrow.gateway.in_process")
     log.addHandler(pause)
@@ -376,20 +376,20 @@ def test_a_closed_gateway_is_not_opened_again() -> None:
         async with gateway:
             await gateway.infer("a")
         await gateway.close()
-        with pytest.raises(RuntimeError, match="closed, and is not opened again: make another"):
+        with pytest.raises(RuntimeError, match="closed; create another"):
             await gateway.initialize()
-        with pytest.raises(RuntimeError, match="make another"):
+        with pytest.raises(RuntimeError, match="create another"):
             async with gateway:
                 pass
 
     asyncio.run(run())
 
 
-def test_closed_before_it_was_initialized_it_stays_closed() -> None:
+def test_a_gateway_closed_before_initialize_stays_closed() -> None:
     async def run() -> None:
         gateway = InferenceGateway(backend=Device())
         await gateway.close()
-        with pytest.raises(RuntimeError, match="make another"):
+        with pytest.raises(RuntimeError, match="create another"):
             await gateway.initialize()
         with pytest.raises(RuntimeError, match="closed before it was initialized"):
             await gateway.infer("a")
@@ -399,7 +399,7 @@ def test_closed_before_it_was_initialized_it_stays_closed() -> None:
     assert threading.active_count() == before
 
 
-def test_closing_waits_for_what_is_being_initialized() -> None:
+def test_close_waits_for_a_concurrent_initialize() -> None:
     async def run() -> None:
         gateway = InferenceGateway(backend=Device())
         await asyncio.gather(gateway.initialize(), gateway.close())
@@ -443,18 +443,18 @@ async def coroutine(inputs: list[Any]) -> list[Any]:
 
 
 @pytest.mark.parametrize(("backend", "error"), [(7, TypeError), (coroutine, TypeError), ("no url", ValueError)])
-def test_what_is_no_backend_is_refused_when_it_is_initialized(backend: Any, error: type[Exception]) -> None:
+def test_an_invalid_backend_is_refused_by_initialize(backend: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
         asyncio.run(InferenceGateway(backend=backend).initialize())
 
 
 @pytest.mark.parametrize("given", [len, "http://127.0.0.1:8000", {"max_batch_size": 8}])
-def test_what_is_no_config_is_refused_where_it_is_given(given: Any) -> None:
+def test_an_invalid_config_is_refused_by_the_constructor(given: Any) -> None:
     with pytest.raises(TypeError, match=r"takes an InferenceConfig \(got (len|str|dict)\)"):
         InferenceGateway(given)
 
 
-def test_a_model_that_is_not_configured_is_refused_with_those_that_are() -> None:
+def test_an_unknown_model_is_refused_with_the_configured_ones() -> None:
     with pytest.raises(UnknownModel, match="minilm"):
         asyncio.run(InferenceGateway(model="maxilm").initialize())
 

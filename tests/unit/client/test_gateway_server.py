@@ -33,7 +33,7 @@ def play(handler: Callable[[httpx.Request], Any], story: Callable[[ThroughServer
     asyncio.run(run())
 
 
-def test_each_call_is_a_prediction_whose_output_comes_back() -> None:
+def test_a_call_returns_the_output_of_its_prediction() -> None:
     sent: list[dict[str, Any]] = []
 
     def handler(request: httpx.Request) -> httpx.Response:
@@ -53,7 +53,7 @@ def test_each_call_is_a_prediction_whose_output_comes_back() -> None:
     ]
 
 
-def test_a_prediction_is_followed_for_as_long_as_it_takes() -> None:
+def test_a_call_waits_until_its_prediction_has_finished() -> None:
     gets = iter(["queued", "processing", "succeeded"])
 
     def handler(request: httpx.Request) -> httpx.Response:
@@ -65,7 +65,7 @@ def test_a_prediction_is_followed_for_as_long_as_it_takes() -> None:
     play(handler, story)
 
 
-def test_refusals_and_failures_are_those_of_the_client() -> None:
+def test_refusals_and_failures_are_the_errors_of_the_client() -> None:
     problem = {"type": "x", "title": "x", "status": 422, "detail": "input: takes a string", "code": "invalid_input"}
 
     def handler(request: httpx.Request) -> httpx.Response:
@@ -82,7 +82,7 @@ def test_refusals_and_failures_are_those_of_the_client() -> None:
     play(handler, story)
 
 
-def test_a_canceled_task_cancels_what_the_server_may_have_queued_under_its_own_key() -> None:
+def test_a_canceled_task_cancels_its_prediction_by_the_idempotency_key() -> None:
     asked: list[tuple[str, str, str | None]] = []
     holds = asyncio.Event()
 
@@ -107,7 +107,7 @@ def test_a_canceled_task_cancels_what_the_server_may_have_queued_under_its_own_k
     assert cancel[:2] == ("POST", "/v1/predictions/p1/cancel")
 
 
-def test_health_is_of_the_batches_its_requests_were_in_each_counted_once() -> None:
+def test_health_counts_each_batch_of_its_requests_once() -> None:
     def handler(request: httpx.Request) -> httpx.Response:
         if request.url.path == "/v1/models":
             model = {"id": "minilm", "workers": 1, "device": "cpu", "strategy": "packed", "wait_ms": 5.0}

@@ -1,4 +1,4 @@
-"""What a stack that starts takes for served and for failed."""
+"""Which models a starting stack regards as served and as failed."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ def serve(redis: fakeredis.FakeRedis, model: str) -> None:
     RedisQueue(redis, model).heartbeat("worker@a/0", Heartbeat(), stale_s=60)
 
 
-def test_it_is_settled_once_each_model_is_served_or_failed(redis: fakeredis.FakeRedis) -> None:
+def test_the_state_is_settled_when_each_model_is_served_or_failed(redis: fakeredis.FakeRedis) -> None:
     watch = LoadWatch(redis, ["good", "broken"])
     report_load_failure(redis, "broken", "worker@a/0", "no safetensors")
     assert not watch.is_settled()
-    assert watch.troubles() == {"broken": "model 'broken' could not be loaded: worker@a/0: no safetensors"}
+    assert watch.failures() == {"broken": "model 'broken' could not be loaded: worker@a/0: no safetensors"}
     serve(redis, "good")
     assert watch.is_settled()
     serve(redis, "broken")  # by another process
     assert watch.is_settled()
-    assert watch.troubles() == {}
+    assert watch.failures() == {}
 
 
-def test_what_an_earlier_run_told_does_not_count(redis: fakeredis.FakeRedis) -> None:
+def test_failures_of_an_earlier_run_do_not_count(redis: fakeredis.FakeRedis) -> None:
     report_load_failure(redis, "broken", "worker@a/0", "no safetensors")
     serve(redis, "good")
     time.sleep(0.002)
     watch = LoadWatch(redis, ["good", "broken"])
-    assert watch.troubles() == {}
+    assert watch.failures() == {}
     assert not watch.is_settled()

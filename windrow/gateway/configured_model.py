@@ -1,4 +1,4 @@
-"""A model of windrow.toml in this process."""
+"""Loads a model of windrow.toml into this process."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def load(model: str, config: InferenceConfig) -> tuple[Engine, BatchLimits]:
     """
     models = load_settings().models
     if model not in models:
-        raise UnknownModel(f"no model {model!r} is configured; there are {', '.join(models)}")
-    from windrow.worker.engines.loading import batch_limits, load_batch_engine  # which loads torch
+        raise UnknownModel(f"no model {model!r} is configured; configured are {', '.join(models)}")
+    from windrow.worker.engines.loading import batch_limits, load_batch_engine  # imports torch
 
     window = config.window
     limits = {"max_batch_size": window.max_batch_size, "max_batch_tokens": window.max_batch_tokens}
@@ -28,8 +28,8 @@ def load(model: str, config: InferenceConfig) -> tuple[Engine, BatchLimits]:
     return engine, batch_limits(settings, engine.info)
 
 
-def plain(output: Any) -> Any:
-    """An engine's output object as it comes from a server: lists where it had arrays."""
+def to_lists(output: Any) -> Any:
+    """Return an output of an engine as a server returns it: with lists instead of arrays."""
     if isinstance(output, dict):
-        return {name: plain(value) for name, value in output.items()}
+        return {name: to_lists(value) for name, value in output.items()}
     return output.tolist() if hasattr(output, "tolist") else output
