@@ -1,6 +1,6 @@
-"""Make a compiled lock fit every machine: no CUDA packages, no local build of torch, no note of the other lock.
+"""Make a compiled lock fit every machine: remove CUDA packages, local builds of torch and notes about the other lock.
 
-With ``--beyond LOCK`` only what ``LOCK`` lacks is left.
+``--beyond LOCK`` keeps only the packages that ``LOCK`` does not contain.
 """
 
 import argparse
@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-#: torch pins these itself, where its build wants them.
+#: torch pins these itself if its build needs them.
 CUDA_PACKAGE = re.compile(r"(nvidia|cuda|triton)\b.*==")
 #: The extras name each other, so pip-compile pins this folder too.
 THIS_PACKAGE = re.compile(r"windrow-inference\b")
@@ -23,7 +23,7 @@ def clean_lock(lock: str) -> str:
 
 
 def names_in(lock: str) -> set[str]:
-    """The packages that a lock pins."""
+    """Return the packages that a lock pins."""
     return {found[0] for line in lock.splitlines() if (found := NAME.match(line))}
 
 

@@ -13,6 +13,9 @@ import typer.main
 
 from benchmarks.cli import app as benchmarks_app
 from windrow.cli.app import app as windrow_app
+from windrow.scheduler.config.model_settings import ModelSettings
+from windrow.scheduler.config.settings import Settings
+from windrow.scheduler.config.tenant_settings import TenantSettings
 from windrow.scheduler.queue.metrics import METRICS
 
 ROOT = Path(__file__).parents[3]
@@ -210,6 +213,14 @@ def test_every_script_and_metric_that_a_page_names_exists(page: Path) -> None:
     assert scripts <= {path.name for path in (ROOT / "scheduler/queue/lua").glob("*.lua")}
     metrics = set(re.findall(r"`(windrow_[a-z_]+)(?:\{[a-z_,]*\})?`", text))
     assert metrics <= {f"windrow_{metric.name}{ending}" for metric in METRICS for ending in ("", "_total")}
+
+
+def test_every_setting_is_described() -> None:
+    text = "".join((ROOT / "docs" / page).read_text(encoding="utf-8") for page in ("settings.md", "upstream.md"))
+    fields = {*Settings.model_fields, *ModelSettings.model_fields, *TenantSettings.model_fields}
+    assert {
+        name for name in fields - {"models", "tenants"} if not re.search(rf"^\| .*`{name}`.*? \|", text, re.M)
+    } == set()
 
 
 def test_every_extra_that_a_page_names_exists() -> None:
