@@ -8,6 +8,7 @@ first.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 
 
@@ -22,7 +23,8 @@ class PagePool:
         self._key_of: dict[int, Hashable] = {}
         #: Number of owners of each published page; pages without an owner are in ``_idle``, least recently used first.
         self._owners: dict[int, int] = {}
-        self._idle: dict[int, None] = {}
+        #: Ordered, because the first entry of a plain dict is slow to find after many deletions.
+        self._idle: OrderedDict[int, None] = OrderedDict()
 
     @property
     def available(self) -> int:
@@ -59,7 +61,7 @@ class PagePool:
         if missing > len(self._idle):
             raise ValueError(f"{count} pages requested, but only {self.available} of {self.pages} are available")
         for _ in range(missing):
-            self._evict(next(iter(self._idle)))
+            self._evict()
         start = len(self._free) - count
         taken = self._free[start:]
         del self._free[start:]
@@ -81,6 +83,7 @@ class PagePool:
             if not self._owners[page]:
                 self._idle[page] = None
 
-    def _evict(self, page: int) -> None:
-        del self._idle[page], self._owners[page], self._page_of[self._key_of.pop(page)]
+    def _evict(self) -> None:
+        page, _ = self._idle.popitem(last=False)
+        del self._owners[page], self._page_of[self._key_of.pop(page)]
         self._free.append(page)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import repeat
+from operator import add
 
 from windrow.lab.measure.cost import DecodeCost
 from windrow.lab.simulate.device import Device, Step
@@ -101,6 +102,10 @@ class StepDevice(Device):
         self._cost, self._workload = cost, workload
         self._scheduler = policy.scheduler()
         self._runs_whole_batches = self._scheduler.strategy != "continuous"
+        #: Whether the cache may be too small for the longest requests of a full batch.
+        limits, longest = self._scheduler.limits, max(map(add, workload.tokens, workload.output_tokens), default=0)
+        fits = limits.max_batch_size * limits.pages_for(longest) <= limits.pages
+        self._may_preempt = not (fits or self._runs_whole_batches)
         #: Claimed requests that have not ended, in the order of the claims.
         self._held: dict[int, GeneratingSequence] = {}
         #: Those of them that have no token yet.
@@ -150,7 +155,10 @@ class StepDevice(Device):
         self.claiming = 0
         tokens, output_tokens = self._workload.tokens, self._workload.output_tokens
         for request in requests:
-            sequence = GeneratingSequence(request, tokens[request], output_tokens[request])
+            # No two prompts share a prefix, but a preempted request finds the pages of its own prompt again.
+            full_pages = tokens[request] // self._scheduler.limits.page_tokens if self._may_preempt else 0
+            page_keys = [(request, page) for page in range(full_pages)]
+            sequence = GeneratingSequence(request, tokens[request], output_tokens[request], page_keys)
             self._held[request] = sequence
             self._scheduler.add(sequence)
         self._unstarted.update(requests)
