@@ -1,4 +1,4 @@
-"""Captured packed passes on a CUDA device: whatever ran before, each text gets the answer it gets alone."""
+"""Captured packed batches on a CUDA device give each text the vector that it gets alone."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.run_engine import answers
 from windrow.scheduler.config.model_settings import ModelSettings
-from windrow.scheduler.core.planning import Batch, plan_batches, token_rungs
+from windrow.scheduler.core.planning import Batch, token_rungs
 from windrow.worker.engines.base import Engine
-from windrow.worker.engines.loading import batch_limits, load_engine
+from windrow.worker.engines.loading import load_engine
 
 pytestmark = [
     pytest.mark.gpu,
@@ -23,7 +24,7 @@ LIMIT = 512
 
 
 def save_encoder(folder: Path, kind: str) -> Path:
-    """A random encoder with heads of 64, and a tokenizer of single words."""
+    """Save a random encoder with 64 dimensions per attention head, and a tokenizer of whole words."""
     import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -47,19 +48,13 @@ def text_of(draw: np.random.Generator, tokens: int) -> str:
     return " ".join(f"w{number}" for number in draw.integers(3, 1000, tokens))
 
 
-def run(engine: Engine, wishes: ModelSettings, texts: list[str]) -> np.ndarray:
-    ready: list[Any] = engine.prepare(texts, [{}] * len(texts))
-    rows: dict[int, np.ndarray] = {}
-    for batch in plan_batches(engine.info.strategy, [one.tokens for one in ready], batch_limits(wishes, engine.info)):
-        handle = engine.forward([ready[index] for index in batch.indices], batch)
-        for index, outcome in zip(batch.indices, engine.collect(handle), strict=True):
-            rows[index] = outcome.output["embedding"]
-    return np.stack([rows[index] for index in range(len(texts))])
+def run(engine: Engine, settings: ModelSettings, texts: list[str]) -> np.ndarray:
+    return np.stack([outcome.output["embedding"] for outcome in answers(engine, settings, texts)])
 
 
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
-def test_captured_passes_answer_as_one_by_one_does(
+def test_captured_batches_give_the_vectors_of_single_texts(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, compiled: bool
 ) -> None:
     source = str(save_encoder(tmp_path, kind))
@@ -68,27 +63,27 @@ def test_captured_passes_answer_as_one_by_one_does(
     packed = ModelSettings(**more, strategy="packed", compile=compiled)
     reference, engine = load_engine("alone", alone), load_engine("packed", packed)
     assert engine.info.is_captured
-    assert "compiled passes differ" not in caplog.text
+    assert "compiled batches differ" not in caplog.text
     assert "cannot be compiled" not in caplog.text
     assert engine.info.relative_error is not None
     assert engine.info.relative_error < 2e-2
     draw = np.random.default_rng(1)
-    # One token, exactly a size, one above it, the model's limit, a full pass; then rows of all sizes in any order.
-    rows = [[1], [64], [65], [LIMIT], [LIMIT] * 4, [1] * 32]
-    rows += [draw.integers(1, LIMIT + 1, draw.integers(1, 33)).tolist() for _ in range(12)]
-    for lengths in rows:
+    # One token, exactly a captured size, one more, the model's limit, a full batch; then random batches.
+    batches = [[1], [64], [65], [LIMIT], [LIMIT] * 4, [1] * 32]
+    batches += [draw.integers(1, LIMIT + 1, draw.integers(1, 33)).tolist() for _ in range(12)]
+    for lengths in batches:
         texts = [text_of(draw, int(length)) for length in lengths]
-        made, right = run(engine, packed, texts), run(reference, alone, texts)
-        errors = np.linalg.norm(made - right, axis=1) / np.linalg.norm(right, axis=1)
+        made, expected = run(engine, packed, texts), run(reference, alone, texts)
+        errors = np.linalg.norm(made - expected, axis=1) / np.linalg.norm(expected, axis=1)
         assert errors.max() < 2e-2, lengths
 
 
-def test_a_pass_larger_than_any_captured_one_still_runs(tmp_path: Path) -> None:
+def test_a_batch_larger_than_any_captured_one_still_runs(tmp_path: Path) -> None:
     source = str(save_encoder(tmp_path, "bert"))
-    wishes = ModelSettings(
+    settings = ModelSettings(
         task="embed", source=source, strategy="packed", max_batch_size=4, max_batch_tokens=128, compile=False
     )
-    engine = load_engine("small", wishes)
+    engine = load_engine("small", settings)
     ready: list[Any] = engine.prepare([text_of(np.random.default_rng(0), 300)], [{}])
     assert max(token_rungs(128)) < 300
     (outcome,) = engine.collect(engine.forward(ready, Batch((0,), None, 300, 300)))

@@ -1,4 +1,4 @@
-"""Packed passes on a CUDA device: variable-length flash attention answers what SDPA answers to each text alone."""
+"""On a CUDA device, variable-length flash attention gives the vectors that SDPA gives for each text alone."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.run_engine import answers
 from windrow.scheduler.config.model_settings import ModelSettings
-from windrow.scheduler.core.planning import plan_batches
 from windrow.worker.engines.base import Engine
-from windrow.worker.engines.loading import batch_limits, load_engine
+from windrow.worker.engines.loading import load_engine
 
 pytestmark = [
     pytest.mark.gpu,
@@ -22,7 +22,7 @@ LENGTHS = (3, 400, 17, 64, 65, 1, 128, 250, 9)
 
 
 def save_encoder(folder: Path) -> Path:
-    """A random BERT with heads of 64, and a tokenizer of single words."""
+    """Save a random BERT with 64 dimensions per attention head, and a tokenizer of whole words."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import BertConfig, BertModel
 
@@ -36,36 +36,27 @@ def save_encoder(folder: Path) -> Path:
     return folder
 
 
-def embed_all(engine: Engine, wishes: ModelSettings, texts: list[str]) -> np.ndarray:
-    prepared = engine.prepare(texts, [{}] * len(texts))
-    rows: dict[int, np.ndarray] = {}
-    limits = batch_limits(wishes, engine.info)
-    for batch in plan_batches(engine.info.strategy, [one.tokens for one in prepared], limits):
-        handle = engine.forward([prepared[index] for index in batch.indices], batch)
-        for index, outcome in zip(batch.indices, engine.collect(handle), strict=True):
-            rows[index] = outcome.output["embedding"]
-    return np.stack([rows[index] for index in range(len(texts))])
+def embed_all(engine: Engine, settings: ModelSettings, texts: list[str]) -> np.ndarray:
+    return np.stack([outcome.output["embedding"] for outcome in answers(engine, settings, texts)])
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 2e-2), ("float16", 2e-2), ("float32", 1e-5)])
 @pytest.mark.parametrize("strategy", ["static", "dynamic", "bucket", "packed"])
-def test_every_strategy_agrees_with_one_by_one_on_cuda(
-    tmp_path: Path, strategy: str, dtype: str, tolerance: float
-) -> None:
+def test_every_strategy_agrees_with_single_texts(tmp_path: Path, strategy: str, dtype: str, tolerance: float) -> None:
     draw = np.random.default_rng(0)
     texts = [" ".join(f"w{number}" for number in draw.integers(1, 1000, length)) for length in LENGTHS]
     source = str(save_encoder(tmp_path))
-    rows = {}
+    vectors = {}
     for name in ("none", strategy):
-        wishes = ModelSettings(task="embed", source=source, strategy=name, dtype=dtype)
-        engine = load_engine(name, wishes)
+        settings = ModelSettings(task="embed", source=source, strategy=name, dtype=dtype)
+        engine = load_engine(name, settings)
         assert (engine.info.device, engine.info.strategy, engine.info.strategy_note) == ("cuda", name, None)
-        rows[name] = embed_all(engine, wishes, texts)
-    errors = np.linalg.norm(rows[strategy] - rows["none"], axis=1) / np.linalg.norm(rows["none"], axis=1)
+        vectors[name] = embed_all(engine, settings, texts)
+    errors = np.linalg.norm(vectors[strategy] - vectors["none"], axis=1) / np.linalg.norm(vectors["none"], axis=1)
     assert errors.max() < tolerance
 
 
-def test_a_window_is_kept_in_packed_passes_on_cuda(tmp_path: Path) -> None:
+def test_a_model_with_a_sliding_window_runs_packed(tmp_path: Path) -> None:
     from transformers import ModernBertConfig, ModernBertModel
 
     save_encoder(tmp_path)
@@ -77,7 +68,7 @@ def test_a_window_is_kept_in_packed_passes_on_cuda(tmp_path: Path) -> None:
     assert (info.strategy, info.strategy_note) == ("packed", None)
 
 
-def test_importing_the_engines_leaves_cuda_alone() -> None:
+def test_importing_the_engines_does_not_initialize_cuda() -> None:
     import subprocess
     import sys
 

@@ -1,4 +1,4 @@
-"""Captured packed passes of tasks with several sequences a request, or several rows a sequence, on a CUDA device."""
+"""Captured batches on a CUDA device, for tasks with several sequences per request or one vector per token."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.tiny_tasks import WORDS, answers, save_scorer, save_tagger, settings
+from tests.support.run_engine import answers
+from tests.support.tiny_tasks import WORDS, save_scorer, save_tagger, settings_for
 from windrow.worker.engines.loading import load_engine
 
 pytestmark = [
@@ -23,52 +24,52 @@ def texts_of(draw: np.random.Generator, count: int, most: int) -> list[str]:
 
 
 def run(folder: Path, task: str, strategy: str, inputs: list[Any]) -> list[Any]:
-    wishes = settings(folder, task, strategy, dtype="bfloat16", max_batch_tokens=1024, compile=False)
-    engine = load_engine(strategy, wishes)
+    settings = settings_for(folder, task, strategy, dtype="bfloat16", max_batch_tokens=1024, compile=False)
+    engine = load_engine(strategy, settings)
     assert engine.info.is_captured == (strategy == "packed")
-    return [outcome.output for outcome in answers(engine, wishes, inputs)]
+    return [outcome.output for outcome in answers(engine, settings, inputs)]
 
 
 @pytest.mark.parametrize("family", ["bert", "modernbert"])
-def test_captured_pairs_are_scored_as_each_alone(tmp_path: Path, family: str) -> None:
+def test_captured_pairs_get_the_scores_of_single_pairs(tmp_path: Path, family: str) -> None:
     draw = np.random.default_rng(0)
-    # Of one pair, of more than are captured together, of more tokens than a pass may hold.
+    # One pair, several, more tokens than max_batch_tokens, and more sequences than a captured batch has.
     inputs = [{"query": "dry hay", "documents": texts_of(draw, count, 60)} for count in (1, 3, 8, 100)]
     inputs.append({"query": "hay", "documents": ["sun"] * 300})
     folder = save_scorer(tmp_path, family)
     captured, alone = (run(folder, "rerank", strategy, inputs) for strategy in ("packed", "none"))
-    for one, other in zip(captured, alone, strict=True):
-        assert one["scores"] == pytest.approx(other["scores"], abs=3e-2)
+    for found, expected in zip(captured, alone, strict=True):
+        assert found["scores"] == pytest.approx(expected["scores"], abs=3e-2)
 
 
-def test_many_pairs_of_a_model_that_cannot_pack_run_in_passes_that_were_captured(
+def test_many_pairs_of_a_model_that_cannot_be_packed_run_in_captured_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draw = np.random.default_rng(2)
-    # Together more rows than requests fit a pass; and more tokens than a pass may hold.
+    # Together more sequences than max_batch_size, and more tokens than max_batch_tokens.
     inputs = [{"query": "dry hay", "documents": texts_of(draw, count, 60)} for count in (1, 8, 8, 8, 100)]
     inputs.append({"query": "hay", "documents": ["sun"] * 300})
     folder = save_scorer(tmp_path, "deberta-v2")
-    one_by_one = settings(folder, "rerank", "none", dtype="bfloat16", max_batch_tokens=1024)
-    right = [one.output for one in answers(load_engine("none", one_by_one), one_by_one, inputs)]
+    one_by_one = settings_for(folder, "rerank", "none", dtype="bfloat16", max_batch_tokens=1024)
+    expected = [outcome.output for outcome in answers(load_engine("none", one_by_one), one_by_one, inputs)]
 
-    wishes = settings(folder, "rerank", dtype="bfloat16", max_batch_tokens=1024, compile=False)
-    engine = load_engine("fallback", wishes)
+    settings = settings_for(folder, "rerank", dtype="bfloat16", max_batch_tokens=1024, compile=False)
+    engine = load_engine("fallback", settings)
     assert (engine.info.strategy, engine.info.is_captured) == ("bucket", True)
     monkeypatch.setattr(engine._forward, "split_padded", None)  # a batch without a graph raises
-    for one, other in zip(answers(engine, wishes, inputs), right, strict=True):
-        assert one.output["scores"] == pytest.approx(other["scores"], abs=3e-2)
+    for outcome, single in zip(answers(engine, settings, inputs), expected, strict=True):
+        assert outcome.output["scores"] == pytest.approx(single["scores"], abs=3e-2)
 
 
-def test_captured_tokens_are_labelled_as_each_text_alone(tmp_path: Path) -> None:
+def test_captured_tokens_get_the_labels_of_single_texts(tmp_path: Path) -> None:
     inputs = texts_of(np.random.default_rng(1), 40, 90)
     captured, alone = (run(save_tagger(tmp_path), "token-classify", name, inputs) for name in ("packed", "none"))
     same = 0
-    for one, other in zip(captured, alone, strict=True):
-        right = {entity["index"]: entity for entity in other["entities"]}
-        for entity in one["entities"]:
-            if right.get(entity["index"], {}).get("entity") == entity["entity"]:
-                assert entity["score"] == pytest.approx(right[entity["index"]]["score"], abs=3e-2)
+    for found, single in zip(captured, alone, strict=True):
+        expected = {entity["index"]: entity for entity in single["entities"]}
+        for entity in found["entities"]:
+            if expected.get(entity["index"], {}).get("entity") == entity["entity"]:
+                assert entity["score"] == pytest.approx(expected[entity["index"]]["score"], abs=3e-2)
                 same += 1
-    # Where two labels are as likely, rounding may turn one into the other.
-    assert same > 0.9 * sum(len(one["entities"]) for one in alone)
+    # If two labels are about equally likely, rounding may exchange them.
+    assert same > 0.9 * sum(len(output["entities"]) for output in alone)

@@ -1,4 +1,4 @@
-"""Fixtures of the engines' tests, known everywhere through tests/conftest.py."""
+"""Fixtures for the tests of engines; tests/conftest.py makes them available everywhere."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory):
-    """Tiny models of every family, made when they are first asked for."""
-    # Imported here: most tests need no torch.
+    """Tiny models of every family, each made on first use."""
+    # Imported here, because most tests need no torch.
     from tests.support.tiny_models import TinyModels
 
     return TinyModels(tmp_path_factory.mktemp)

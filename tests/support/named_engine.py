@@ -1,4 +1,4 @@
-"""An engine that tells which one it is, for loops that run in the test's own process."""
+"""An engine whose output is its name, for loops that run in the process of the test."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from windrow.worker.engines.base import EngineInfo, Prepared
 
 
 class NamedEngine:
-    """Answers with its name, and fails where another one prepared the request or started the pass."""
+    """Answers with its name; fails if another engine prepared the request or started the batch."""
 
-    def __init__(self, name: str, pass_s: float = 0.005) -> None:
+    def __init__(self, name: str, batch_s: float = 0.005) -> None:
         self.info = EngineInfo("m", "embed", "packed", None, "cpu", "float32", 512)
         self.busy_s = 0.0
         self.name = name
         self.sizes: list[int] = []
-        self._pass_s = pass_s
+        self._batch_s = batch_s
 
     def prepare(self, inputs: Sequence[Any], parameters: Sequence[Any]) -> list[Prepared]:
         return [Prepared(1, self.name) for _ in inputs]
 
     def forward(self, prepared: Sequence[Prepared], batch: Batch) -> tuple[str, int]:
-        assert {one.data for one in prepared} == {self.name}
+        assert {request.data for request in prepared} == {self.name}
         self.sizes.append(len(prepared))
         return self.name, len(prepared)
 
     def collect(self, handle: tuple[str, int]) -> list[Outcome]:
-        time.sleep(self._pass_s)
-        self.busy_s += self._pass_s
+        time.sleep(self._batch_s)
+        self.busy_s += self._batch_s
         assert handle[0] == self.name
         return [Done(self.name)] * handle[1]

@@ -1,4 +1,4 @@
-"""Tiny encoders of six families with random weights, and the strategies and lengths that all of them are tried with."""
+"""Tiny encoders of six families with random weights, and the strategies and lengths that tests try with each."""
 
 from __future__ import annotations
 
@@ -24,26 +24,25 @@ from transformers import (
     RobertaConfig,
 )
 
+from tests.support.run_engine import run_prepared
 from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.core.outcomes import Failed
-from windrow.scheduler.core.planning import plan_batches
 from windrow.scheduler.tasks import TASKS
 from windrow.worker.engines.base import Engine, Prepared
 from windrow.worker.engines.device.token_batches import Tokens
-from windrow.worker.engines.loading import batch_limits
 from windrow.worker.engines.text.tokenization import TextRequest
 
 STRATEGIES = ("none", "static", "dynamic", "bucket", "packed")
 LIMIT = 96
 BUCKETS = (16, 32, 256)
-#: One token, a bucket less one, exactly a bucket, one above it, about the smallest captured size, and the limit.
+#: Around the lengths that matter: one token, each bucket, the smallest captured size (64), and the limit.
 LENGTHS = (1, 2, 15, 16, 17, 31, 32, 33, 2, 63, 64, 65, 5, LIMIT - 1, LIMIT)
 WORDS = [f"w{number}" for number in range(120)]
 SMALL = {
     "vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48,
     "pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3, "num_labels": 3,
 }  # fmt: skip
-#: Largest relative distance from one by one.
+#: Largest accepted relative difference from one sequence at a time.
 TOLERANCES = {"float32": 1e-5, "bfloat16": 2e-2, "float16": 2e-2}
 AUTO_CLASSES: dict[str, Any] = {"embed": AutoModel, "classify": AutoModelForSequenceClassification}
 
@@ -53,7 +52,7 @@ class Family:
     """One architecture."""
 
     config: Callable[[], PretrainedConfig]
-    #: Why it cannot pack, as a part of `EngineInfo.strategy_note`; None where it can.
+    #: Part of `EngineInfo.strategy_note` for a family that cannot run packed batches; None for one that can.
     own_attention: str | None = None
 
 
@@ -67,7 +66,7 @@ FAMILIES = {
             max_position_embeddings=LIMIT,
         )
     ),
-    # Windows of 8 tokens either side, far shorter than the texts.
+    # Sliding windows of 8 tokens to each side, far shorter than the texts.
     "modernbert": Family(
         lambda: ModernBertConfig(**SMALL, max_position_embeddings=LIMIT, local_attention=16, classifier_pooling="mean")
     ),
@@ -83,7 +82,7 @@ FAMILIES = {
 
 
 def save_tokenizer(folder: Path) -> None:
-    """Words w0..w119, [UNK] for the rest, <s> and </s> around them."""
+    """Save a tokenizer of the words w0 to w119, [UNK] for all others, and <s> and </s> around each text."""
     vocab = {token: index for index, token in enumerate(["[UNK]", "<pad>", "<s>", "</s>", *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -100,7 +99,7 @@ def save_model(folder: Path, config: PretrainedConfig, auto_class: Any = AutoMod
     torch.manual_seed(0)
     model = auto_class.from_config(config)
     for parameter in model.parameters():
-        # Larger than at the start of training, so that positions and neighbours show in the answer.
+        # Larger than initial weights, so that positions and the other tokens change the output measurably.
         parameter.data.normal_(0, 0.15) if parameter.ndim > 1 else None
     model.save_pretrained(folder)
     save_tokenizer(folder)
@@ -108,11 +107,11 @@ def save_model(folder: Path, config: PretrainedConfig, auto_class: Any = AutoMod
 
 
 class TinyModels:
-    """Folders of models, and what transformers itself answers with them; each made once."""
+    """Model folders, and the outputs of transformers for them; each is made once."""
 
     def __init__(self, new_folder: Callable[[str], Path]) -> None:
         self._new_folder = new_folder
-        # Per object, since the folders end with the tests.
+        # One cache per object, because the folders are deleted at the end of the tests.
         self.folder = functools.cache(self._folder)
         self.one_by_one = functools.cache(self._one_by_one)
 
@@ -120,42 +119,38 @@ class TinyModels:
         return save_model(self._new_folder(f"{family}-{task}"), FAMILIES[family].config(), AUTO_CLASSES[task])
 
     def _one_by_one(self, family: str, task: str, dtype: str = "float32", device: str = "cpu") -> np.ndarray:
-        """(texts, width): the mean of the hidden states, or the scores, of each of `token_ids` alone."""
+        """Return the (texts, width) mean hidden states, or scores, of each of `token_ids` alone."""
         model = AUTO_CLASSES[task].from_pretrained(self.folder(family, task), dtype=getattr(torch, dtype))
         model = model.eval().to(device)
         with torch.inference_mode():
-            answers = [model(input_ids=torch.tensor(ids[None], device=device)) for ids in token_ids()]
+            outputs = [model(input_ids=torch.tensor(ids[None], device=device)) for ids in token_ids()]
         if task == "embed":
-            return np.stack([one.last_hidden_state[0].float().mean(0).cpu().numpy() for one in answers])
-        return np.stack([one.logits[0].float().softmax(0).cpu().numpy() for one in answers])
+            return np.stack([output.last_hidden_state[0].float().mean(0).cpu().numpy() for output in outputs])
+        return np.stack([output.logits[0].float().softmax(0).cpu().numpy() for output in outputs])
 
 
 def token_ids(lengths: Sequence[int] = LENGTHS) -> list[np.ndarray]:
-    """Texts of plain words as ids, with so many tokens."""
+    """Return random texts of ordinary words as ids, one of each length."""
     draw = np.random.default_rng(7)
     return [draw.integers(4, 4 + len(WORDS), length) for length in lengths]
 
 
 def as_prepared(engine: Engine, ids: np.ndarray) -> Prepared:
-    """A text that is tokens already, as `Engine.prepare` would have it."""
+    """Return the prepared request of a text that is tokenized already."""
     parameters = TASKS[engine.info.task].read_parameters({})
     return Prepared(len(ids), TextRequest(parameters, [""], [Tokens(ids)]))
 
 
-def run_tokens(engine: Engine, wishes: ModelSettings, texts: Sequence[np.ndarray]) -> np.ndarray:
-    """(texts, width): texts that are tokens already, planned and run as the worker does it."""
-    prepared = [as_prepared(engine, ids) for ids in texts]
-    rows: list[Any] = [None] * len(texts)
-    limits = batch_limits(wishes, engine.info)
-    for batch in plan_batches(engine.info.strategy, [one.tokens for one in prepared], limits):
-        handle = engine.forward([prepared[index] for index in batch.indices], batch)
-        for index, outcome in zip(batch.indices, engine.collect(handle), strict=True):
-            assert not isinstance(outcome, Failed), outcome
-            output = outcome.output
-            rows[index] = output["embedding"] if "embedding" in output else list(output["scores"].values())
-    return np.array(rows)
+def run_tokens(engine: Engine, settings: ModelSettings, texts: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the (texts, width) embeddings or scores of texts that are tokenized already."""
+    outcomes = run_prepared(engine, settings, [as_prepared(engine, ids) for ids in texts])
+    assert not any(isinstance(outcome, Failed) for outcome in outcomes), outcomes
+    outputs = [outcome.output for outcome in outcomes]
+    return np.array(
+        [output["embedding"] if "embedding" in output else list(output["scores"].values()) for output in outputs]
+    )
 
 
-def largest_error(found: np.ndarray, right: np.ndarray) -> float:
-    """Largest distance of a row from the right one, relative to that."""
-    return float((np.linalg.norm(found - right, axis=1) / np.linalg.norm(right, axis=1)).max())
+def largest_error(found: np.ndarray, expected: np.ndarray) -> float:
+    """Return the largest distance of a vector from the expected one, relative to the length of the latter."""
+    return float((np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)).max())

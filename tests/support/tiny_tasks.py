@@ -1,4 +1,4 @@
-"""Tiny models with random weights for tasks that read pairs of texts or label their tokens, and a way to ask them."""
+"""Tiny models with random weights for tasks that read pairs of texts or label tokens."""
 
 from __future__ import annotations
 
@@ -20,10 +20,6 @@ from transformers import (
 )
 
 from windrow.scheduler.config.model_settings import ModelSettings
-from windrow.scheduler.core.outcomes import Failed
-from windrow.scheduler.core.planning import plan_batches
-from windrow.worker.engines.base import Engine
-from windrow.worker.engines.loading import batch_limits
 
 STRATEGIES = ("none", "static", "dynamic", "bucket", "packed")
 LIMIT = 96
@@ -35,7 +31,7 @@ SMALL = {
     "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3,
     "max_position_embeddings": LIMIT,
 }  # fmt: skip
-#: Which text of a pair a token is of: told to the first, not known to the others. The last one cannot pack.
+#: The first family reads token types, the others do not. The last one cannot run packed batches.
 FAMILIES: dict[str, Callable[..., PretrainedConfig]] = {
     "bert": lambda **more: BertConfig(**SMALL, **more),
     "distilbert": lambda **more: DistilBertConfig(
@@ -49,7 +45,7 @@ FAMILIES: dict[str, Callable[..., PretrainedConfig]] = {
 
 
 def word_pieces() -> Tokenizer:
-    """Words of `WORDS` that may go on with `TAILS`; the second text of a pair is of another type."""
+    """Return a WordPiece tokenizer of `WORDS` and `TAILS`; tokens of the second text of a pair have type 1."""
     vocab = {token: number for number, token in enumerate((*SPECIALS, *WORDS, *TAILS))}
     tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.NFC()
@@ -62,7 +58,7 @@ def word_pieces() -> Tokenizer:
 
 
 def whole_words() -> Tokenizer:
-    """A tokenizer that knows of no parts of words, and marks the space before one."""
+    """Return a tokenizer without parts of words, which marks the space before a word."""
     vocab = {token: number for number, token in enumerate((*SPECIALS, *(f"▁{word}" for word in WORDS), *WORDS))}
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Punctuation(), pre_tokenizers.Metaspace()])
@@ -73,7 +69,7 @@ def whole_words() -> Tokenizer:
 
 
 def save(folder: Path, config: PretrainedConfig, auto_class: Any, tokenizer: Tokenizer | None = None) -> Path:
-    """Save a model with random weights large enough for positions, types and neighbours to show in the answer."""
+    """Save a model with random weights that are large: positions, types and other tokens change the output."""
     torch.manual_seed(0)
     model = auto_class.from_config(config)
     for parameter in model.parameters():
@@ -88,36 +84,21 @@ def save(folder: Path, config: PretrainedConfig, auto_class: Any, tokenizer: Tok
 
 
 def save_scorer(folder: Path, family: str = "bert", labels: Sequence[str] = ("score",)) -> Path:
-    """A model with a head over whole sequences."""
+    """Save a model with a classification head for sequences."""
     names = {"id2label": dict(enumerate(labels)), "label2id": {label: at for at, label in enumerate(labels)}}
     return save(folder, FAMILIES[family](**names), AutoModelForSequenceClassification)
 
 
 def save_tagger(folder: Path, family: str = "bert", tokenizer: Tokenizer | None = None) -> Path:
-    """A model with a head over each token."""
+    """Save a model with a classification head for tokens."""
     labels = ("O", "B-PLACE", "I-PLACE", "B-TIME", "I-TIME", "THING")
     names = {"id2label": dict(enumerate(labels)), "label2id": {label: at for at, label in enumerate(labels)}}
     return save(folder, FAMILIES[family](**names), AutoModelForTokenClassification, tokenizer)
 
 
-def settings(folder: Path, task: str, strategy: str = "packed", **more: Any) -> ModelSettings:
-    """Settings with buckets that the lengths of the tests straddle."""
+def settings_for(folder: Path, task: str, strategy: str = "packed", **more: Any) -> ModelSettings:
+    """Return settings with buckets that lie between the lengths of the tests."""
     return ModelSettings.model_validate(
         {"task": task, "source": str(folder), "strategy": strategy, "buckets": (16, 32, 256), "max_batch_size": 4,
          "dtype": "float32"} | more
     )  # fmt: skip
-
-
-def answers(
-    engine: Engine, wishes: ModelSettings, inputs: Sequence[Any], parameters: Sequence[dict[str, Any]] | None = None
-) -> list[Any]:
-    """Through every stage as the worker does it; outcomes in the order of ``inputs``."""
-    outcomes: list[Any] = list(engine.prepare(inputs, parameters or [{}] * len(inputs)))
-    ready = [index for index, item in enumerate(outcomes) if not isinstance(item, Failed)]
-    prepared = [outcomes[index] for index in ready]
-    limits = batch_limits(wishes, engine.info)
-    for batch in plan_batches(engine.info.strategy, [item.size for item in prepared], limits):
-        handle = engine.forward([prepared[index] for index in batch.indices], batch)
-        for index, outcome in zip(batch.indices, engine.collect(handle), strict=True):
-            outcomes[ready[index]] = outcome
-    return outcomes

@@ -1,7 +1,7 @@
-"""A step engine without a model: every step gives each of its requests the next word of its input.
+"""A step engine without a model: each step outputs the next word of the input of every running request.
 
-An input is a text, which is answered with itself, word by word. Others are refused. As real engines do, it drops what
-was canceled between the launch of a step and its reading.
+Inputs other than strings fail. As in real engines, the output of a step is dropped for requests that were canceled
+between `WordEngine.step` and `WordEngine.collect`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from windrow.worker.engines.base import Delta, EngineInfo, Prepared
 @dataclass(slots=True)
 class _Answer:
     words: list[str]
-    said: list[str] = field(default_factory=list)
+    output: list[str] = field(default_factory=list)
 
 
 class WordEngine:
-    """Runs at most ``size`` requests at a time; a step takes ``step_s``.
+    """Runs at most ``size`` requests at the same time; a step takes ``step_s`` seconds.
 
-    With ``gate``, a step is only made where it can be acquired: a test that releases it says how many.
+    With ``gate``, each step acquires it, so that a test decides how many steps run.
     """
 
     def __init__(
@@ -42,32 +42,34 @@ class WordEngine:
         self._changed = threading.Condition()
 
     def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
-        """One token a word."""
+        """Return one token per word."""
         return [
-            Prepared(len(one.split()), one.split()) if isinstance(one, str) else Failed(InvalidInput("input: no text"))
-            for one in inputs
+            Prepared(len(text.split()), text.split())
+            if isinstance(text, str)
+            else Failed(InvalidInput("input: no text"))
+            for text in inputs
         ]
 
     def room(self) -> int:
-        """Places that nobody has."""
+        """Return the number of free places."""
         with self._changed:
             return self._size - len(self._answers)
 
     def add(self, id: str, prepared: Prepared, *, stream: bool = False, priority: int = 0) -> None:
-        """Join at the next step."""
+        """Run the request from the next step on."""
         with self._changed:
             assert id not in self._answers
             self._answers[id] = _Answer(list(prepared.data))
             self._changed.notify_all()
 
     def cancel(self, id: str) -> None:
-        """Leave at once."""
+        """Remove the request at once."""
         with self._changed:
             self.canceled.append(id)
             self._answers.pop(id, None)
 
     def step(self) -> list[str] | None:
-        """Launch a step for all that are there."""
+        """Start a step for all running requests."""
         with self._changed:
             if not self._answers:
                 return None
@@ -77,28 +79,28 @@ class WordEngine:
             return list(self._answers)
 
     def collect(self, handle: list[str]) -> list[Delta]:
-        """A word each."""
+        """Return the next word of each request."""
         time.sleep(self._step_s)
         self.busy_s += self._step_s
         with self._changed:
             return [self._word(id) for id in handle if id in self._answers]
 
     def wait(self, timeout_s: float) -> None:
-        """Until something is there."""
+        """Wait for a request."""
         with self._changed:
             self._changed.wait_for(lambda: self._answers, 0.02 if self._gate else timeout_s)
 
     def _word(self, id: str) -> Delta:
         answer = self._answers[id]
-        word = answer.words[len(answer.said)] if answer.words else ""
-        text = (" " if answer.said else "") + word
-        answer.said.append(text)
+        word = answer.words[len(answer.output)] if answer.words else ""
+        text = (" " if answer.output else "") + word
+        answer.output.append(text)
         outcome = None
-        if len(answer.said) >= len(answer.words):
+        if len(answer.output) >= len(answer.words):
             del self._answers[id]
-            count, total = len(answer.words), len(answer.said)
+            count, total = len(answer.words), len(answer.output)
             usage = {"prompt_tokens": count, "completion_tokens": total, "total_tokens": count + total}
             outcome = Done(
-                {"text": "".join(answer.said), "finish_reason": "stop", "usage": usage | {"cached_tokens": 0}}
+                {"text": "".join(answer.output), "finish_reason": "stop", "usage": usage | {"cached_tokens": 0}}
             )
-        return Delta(id, 0, text, 1, None, outcome, len(answer.said) == 1)
+        return Delta(id, 0, text, 1, None, outcome, len(answer.output) == 1)

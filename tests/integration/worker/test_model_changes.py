@@ -176,7 +176,7 @@ def test_new_weights_on_disk_answer_once_they_are_loaded(
 
 
 def test_rows_are_put_together_as_asked_from_then_on(start: Callable[..., Site]) -> None:
-    engine = NamedEngine("first", pass_s=0.02)
+    engine = NamedEngine("first", batch_s=0.02)
     site = start(rows_of(engine), lambda _: engine)
     first, second = [f"a{number}" for number in range(40)], [f"b{number}" for number in range(40)]
     site.submit(*first)

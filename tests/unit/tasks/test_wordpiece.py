@@ -102,7 +102,7 @@ def test_other_kinds_of_tokenizer_are_not_supported() -> None:
     [
         (AddedToken("[E1]"), True),
         (AddedToken("<mask>", lstrip=True, normalized=False, special=True), True),
-        # The packages differ on where the second token begins.
+        # The packages differ on the start of the second token.
         (AddedToken("\n", lstrip=True, rstrip=True, normalized=False), False),
         # It normalizes to nothing, and `tokenizers` panics on texts that contain it.
         (AddedToken("\u200d"), False),
