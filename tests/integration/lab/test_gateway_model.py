@@ -1,4 +1,4 @@
-"""The gateway on the real model in this process, on a real API, and as docs/gateway.md shows it."""
+"""The gateway with the default model in this process, with a real API, and in the example of docs/gateway.md."""
 
 import asyncio
 import re
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[3]
 TEXTS = ["hay", "make hay while the sun shines", "a windrow is a row of cut stalks " * 5, "rain"]
 
 
-def test_the_model_answers_alike_one_by_one_and_together_and_a_bad_text_fails_alone() -> None:
+def test_batching_changes_no_output_and_an_invalid_text_fails_alone() -> None:
     async def run(config: InferenceConfig) -> tuple[list[list[float]], dict[str, float]]:
         async with InferenceGateway(config) as gateway:
             *outputs, refused = await asyncio.gather(
@@ -33,14 +33,14 @@ def test_the_model_answers_alike_one_by_one_and_together_and_a_bad_text_fails_al
 
     alone, serial = asyncio.run(run(InferenceConfig(enable_batching=False)))
     together, batched = asyncio.run(run(InferenceConfig(max_batch_size=5, max_batch_wait_ms=60_000)))
-    assert [len(one) for one in together] == [384] * 5
+    assert [len(embedding) for embedding in together] == [384] * 5
     assert isinstance(together[0], list)
     np.testing.assert_allclose(np.array(together), np.array(alone), atol=1e-5)
     assert (serial["total_batches"], serial["total_requests"]) == (5, 5)
     assert (batched["total_batches"], batched["total_requests"]) == (1, 5)
 
 
-def test_the_same_call_goes_to_a_server(served: int) -> None:
+def test_the_gateway_calls_a_server(served: int) -> None:
     async def run() -> None:
         async with InferenceGateway(backend=f"http://127.0.0.1:{served}") as gateway:
             outputs = await asyncio.gather(*(gateway.infer(text) for text in TEXTS))
@@ -53,7 +53,7 @@ def test_the_same_call_goes_to_a_server(served: int) -> None:
     asyncio.run(run())
 
 
-def test_the_example_of_the_docs_runs() -> None:
+def test_the_example_in_the_documentation_runs() -> None:
     (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "gateway.md").read_text(encoding="utf-8"), re.S)
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     outputs, batching = run.stdout.splitlines()

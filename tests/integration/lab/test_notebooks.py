@@ -1,4 +1,4 @@
-"""The notebooks of examples/, cell by cell as Jupyter runs them, in this process and without a kernel."""
+"""The notebooks of examples/, run cell by cell in this process without a Jupyter kernel."""
 
 import ast
 import asyncio
@@ -16,12 +16,12 @@ NOTEBOOKS = sorted(ROOT.glob("examples/*.ipynb"))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_and_what_it_asserts_holds(path: Path) -> None:
+def test_a_notebook_runs_without_an_error(path: Path) -> None:
     asyncio.run(run_cells(path))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_is_stored_as_nobody_has_run_it(path: Path) -> None:
+def test_a_notebook_is_stored_without_outputs(path: Path) -> None:
     notebook = json.loads(path.read_text(encoding="utf-8"))
     cells = notebook["cells"]
     assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
@@ -36,7 +36,7 @@ def test_the_readme_names_every_notebook() -> None:
 
 
 async def run_cells(path: Path) -> None:
-    """Run the code of a notebook in one namespace and draw what its cells end with."""
+    """Run the cells of a notebook in one namespace, and render the value of each cell."""
     names: dict[str, Any] = {"__name__": "__main__"}
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     for cell in cells:
@@ -52,7 +52,7 @@ async def run_cells(path: Path) -> None:
 
 
 async def run_cell(source: str, name: str, names: dict[str, Any]) -> Any:
-    """Run one cell, which may await anywhere; returns the value of its last line where that is an expression."""
+    """Run one cell, which may use ``await``; return the value of its last expression."""
     body = ast.parse(source).body
     last = body.pop() if body and isinstance(body[-1], ast.Expr) else None
     await evaluate(ast.Module(body, []), name, "exec", names)

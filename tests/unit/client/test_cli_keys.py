@@ -1,4 +1,4 @@
-"""``windrow key``: a key is printed once, and its hash goes into the settings."""
+"""``windrow key``: a key is printed once, and its hash is for the settings."""
 
 import json
 import tomllib
@@ -13,7 +13,7 @@ from windrow.scheduler.config.tenant_settings import TenantSettings
 runner = CliRunner()
 
 
-def test_a_new_key_is_all_of_stdout_and_its_lines_for_the_settings_let_it_in() -> None:
+def test_a_new_key_is_printed_alone_on_stdout_and_the_printed_settings_accept_it() -> None:
     result = runner.invoke(app, ["key", "new", "--tenant", "a.b-c"])
     assert result.exit_code == 0
     key = result.stdout.strip()
@@ -24,13 +24,13 @@ def test_a_new_key_is_all_of_stdout_and_its_lines_for_the_settings_let_it_in() -
     assert keys.tenant_of(f"Bearer {key}") == "a.b-c"
 
 
-def test_as_json_it_is_one_document() -> None:
+def test_json_output_is_one_document() -> None:
     made = json.loads(runner.invoke(app, ["key", "new", "--tenant", "acme", "--json"]).stdout)
     assert made == {"tenant": "acme", "key": made["key"], "hash": hash_key(made["key"])}
 
 
 @pytest.mark.parametrize("name", ["default", "celery", "a:b", ""])
-def test_a_name_that_the_settings_would_refuse_gets_no_key(name: str) -> None:
+def test_an_invalid_tenant_name_gets_no_key(name: str) -> None:
     result = runner.invoke(app, ["key", "new", "--tenant", name])
     assert result.exit_code == 2
     assert "tenant name" in result.stderr
@@ -44,7 +44,7 @@ def test_a_key_on_stdin_is_hashed() -> None:
     assert json.loads(runner.invoke(app, ["key", "hash", "--json"], input=key).stdout) == {"hash": hash_key(key)}
 
 
-def test_a_word_is_no_key_and_is_not_repeated() -> None:
+def test_an_invalid_key_is_refused_without_repeating_it() -> None:
     result = runner.invoke(app, ["key", "hash"], input="hunter2\n")
     assert result.exit_code == 2
     assert "hunter2" not in result.output

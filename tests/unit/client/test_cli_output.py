@@ -1,4 +1,4 @@
-"""What the commands and the demonstration print, from values made up here."""
+"""The output of the commands and of the demonstration."""
 
 import io
 import math
@@ -39,17 +39,17 @@ def test_long_lists_are_abbreviated(value: object, text: str) -> None:
     assert abbreviate(value) == text
 
 
-def test_metrics_carry_their_units() -> None:
+def test_metrics_have_units() -> None:
     metrics = {"queue_ms": 1.256, "total_ms": 1234.5, "batch_size": 4}
     assert describe_metrics(metrics) == "queue 1.26 ms, total 1234 ms, batch_size 4"
 
 
-def test_answers_are_grouped_into_the_batches_that_computed_them() -> None:
+def test_answers_are_grouped_by_batch() -> None:
     batches = report.collect_batches([answer("b1", 2), answer("b2", 1), answer("b1", 2), LOST])
     assert [(batch.id, batch.places, batch.size) for batch in batches] == [("b1", (0, 2), 2), ("b2", (1,), 1)]
 
 
-def test_a_summary_weighs_padding_by_tokens_and_compares_with_one_by_one() -> None:
+def test_a_summary_weights_padding_by_tokens_and_compares_with_no_batching() -> None:
     alone = Run("none", [answer("a", 1), answer("b", 1)], seconds=4.0)
     padded = Run("dynamic", [answer("c", 1, tokens=300, padding=0.5), answer("d", 1, tokens=100)], seconds=1.0)
     first, second = report.summarise([alone, padded])
@@ -60,7 +60,7 @@ def test_a_summary_weighs_padding_by_tokens_and_compares_with_one_by_one() -> No
     assert report.is_right([answer("a", 1)], [first, second])
 
 
-def test_another_answer_or_a_lost_one_is_not_right() -> None:
+def test_a_different_embedding_or_a_failed_request_fails_the_report() -> None:
     alone = Run("none", [answer("a", 1)], seconds=1.0)
     turned = report.summarise([alone, Run("packed", [answer("a", 1, vector=(0.0, 1.0))], seconds=1.0)])
     lost = report.summarise([alone, Run("packed", [LOST], seconds=1.0)])
@@ -69,13 +69,13 @@ def test_another_answer_or_a_lost_one_is_not_right() -> None:
     assert not report.is_right([LOST], [])
 
 
-def test_cosine_is_that_of_the_angle() -> None:
+def test_cosine_of_two_vectors() -> None:
     assert report.cosine([1, 0], [1, 1]) == pytest.approx(math.sqrt(0.5))
     assert report.cosine([0, 0], [1, 1]) == 0.0
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
-def test_tables_fit_their_terminal(width: int) -> None:
+def test_tables_fit_the_terminal(width: int) -> None:
     console = Console(file=io.StringIO(), width=width)
     answers = [answer("b1", 2), answer("b1", 2), LOST]
     show.show_arrivals(console, answers, report.collect_batches(answers))
@@ -85,7 +85,7 @@ def test_tables_fit_their_terminal(width: int) -> None:
     assert "packed" in text
 
 
-def test_the_texts_are_the_same_on_every_run_and_of_mixed_length() -> None:
+def test_sample_texts_are_reproducible_and_of_mixed_length() -> None:
     texts = mixed_texts(300)
     lengths = sorted(len(text.split()) for text in texts)
     assert texts == mixed_texts(300)

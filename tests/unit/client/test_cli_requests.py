@@ -1,4 +1,4 @@
-"""The client commands, run in this process against a small HTTP server that speaks the REST contract."""
+"""The client commands against a small HTTP server with Windrow's REST interface."""
 
 import json
 import socket
@@ -18,7 +18,7 @@ EMBEDDING = [index / 1000 for index in range(384)]
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Model ``minilm`` answers, ``broken`` fails, ``slow`` never ends, any other is unknown."""
+    """``minilm`` succeeds, ``broken`` fails, ``slow`` never finishes, and all other models are unknown."""
 
     requests: list[tuple[str, dict[str, Any]]]
 
@@ -130,7 +130,7 @@ def test_predict_reads_stdin_and_sends_its_options(server: Server) -> None:
     ]
 
 
-def test_predict_sends_an_object_where_the_input_is_said_to_be_json(server: Server) -> None:
+def test_json_input_sends_an_object(server: Server) -> None:
     pairs = {"query": "hay", "documents": ["dry", "wet"]}
     done = server.run("predict", "minilm", json.dumps(pairs), "--json-input")
     assert done.exit_code == 0, done.output
@@ -144,7 +144,7 @@ def test_a_failed_prediction_exits_with_1(server: Server) -> None:
     assert "it raised (model_failed)" in done.stdout
 
 
-def test_a_stream_is_printed_as_it_comes_and_says_where_it_begins_anew(server: Server) -> None:
+def test_a_stream_is_printed_as_it_arrives_and_reports_a_restart(server: Server) -> None:
     done = server.run("predict", "words", "hay", "--stream")
     assert done.exit_code == 0, done.output
     assert done.stdout == "MowMake hay\n"
@@ -159,19 +159,19 @@ def test_a_stream_that_fails_exits_with_1_and_the_reason(server: Server) -> None
     assert "it raised (model_failed)" in done.stderr
 
 
-def test_a_prediction_that_takes_too_long_names_its_id(server: Server) -> None:
+def test_an_unfinished_prediction_is_reported_with_its_id(server: Server) -> None:
     done = server.run("predict", "slow", "hay", "--wait", "0.01")
     assert done.exit_code == 1
     assert "windrow get slow --wait 60" in done.stderr
 
 
-def test_predict_without_a_wait_only_queues(server: Server) -> None:
+def test_predict_with_wait_0_only_queues(server: Server) -> None:
     done = server.run("predict", "slow", "hay", "--wait", "0", "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["id"] == "slow"
 
 
-def test_get_cancel_and_models_print(server: Server) -> None:
+def test_get_cancel_and_models_print_their_results(server: Server) -> None:
     assert server.run("get", "minilm").exit_code == 0
     assert server.run("get", "broken").exit_code == 1
     assert "canceled" in server.run("cancel", "minilm").stdout
@@ -200,7 +200,7 @@ def test_a_refusal_exits_with_1_and_its_code(server: Server) -> None:
         ("nonsense",),
     ],
 )
-def test_a_wrong_command_line_exits_with_2(server: Server, arguments: tuple[str, ...]) -> None:
+def test_an_invalid_command_line_exits_with_2(server: Server, arguments: tuple[str, ...]) -> None:
     done = server.run(*arguments)
     assert done.exit_code == 2, done.output
     assert "Traceback" not in done.output

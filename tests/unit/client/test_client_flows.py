@@ -1,4 +1,4 @@
-"""The client's decisions, driven by hand with scripted answers and a clock that only pauses move."""
+"""The flows of the clients, with scripted replies and a clock that only pauses advance."""
 
 import json
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def problem(status: int, code: str, retry_after: str | None = None) -> Reply:
 
 
 class Driver:
-    """Runs a flow: answers calls from a list, the last one for ever, and moves the clock on pauses and holds."""
+    """Runs a flow: replies from a list, repeating the last one, and advances the clock by pauses and waits."""
 
     def __init__(self, *answers: Reply | NoReply, hold: bool = False) -> None:
         self.now_s = 1000.0
@@ -53,7 +53,7 @@ class Driver:
                 self.now_s += step.hold_s if self._hold and not ended else 0.01
 
 
-def test_a_submit_carries_a_key_of_its_own_that_its_retries_keep() -> None:
+def test_the_retries_of_a_submit_keep_its_idempotency_key() -> None:
     driver = Driver(BROKEN, problem(503, "redis_unavailable", "1"), prediction("queued"))
     assert driver.run(lambda flows: flows.submit(REQUEST, None)).status == "queued"
     keys = [call.headers["Idempotency-Key"] for call in driver.calls]
@@ -95,7 +95,7 @@ def test_a_server_that_stays_full_is_reported_within_the_timeout() -> None:
     assert 4 <= len(driver.pauses) <= 5
 
 
-def test_a_server_that_is_not_there_is_reported_after_a_few_tries() -> None:
+def test_an_unreachable_server_is_reported_after_a_few_attempts() -> None:
     driver = Driver(DOWN)
     with pytest.raises(ServerUnreachable, match="refused"):
         driver.run(lambda flows: flows.models())
@@ -104,7 +104,7 @@ def test_a_server_that_is_not_there_is_reported_after_a_few_tries() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 409, 410, 413, 422, 500])
-def test_what_a_retry_cannot_help_is_reported_at_once(status: int) -> None:
+def test_an_error_that_a_retry_cannot_fix_is_reported_at_once(status: int) -> None:
     driver = Driver(problem(status, "some_code"))
     with pytest.raises(RequestRefused) as refused:
         driver.run(lambda flows: flows.get("p1"))
@@ -113,7 +113,7 @@ def test_what_a_retry_cannot_help_is_reported_at_once(status: int) -> None:
 
 
 @pytest.mark.parametrize("answer", [BROKEN, problem(503, "redis_unavailable", "1")])
-def test_many_inputs_are_not_sent_again_once_they_may_be_queued(answer: Reply | NoReply) -> None:
+def test_submit_many_is_not_retried_if_the_inputs_may_be_queued(answer: Reply | NoReply) -> None:
     driver = Driver(answer)
     with pytest.raises(ClientError):
         driver.run(lambda flows: flows.submit_many({"model": "minilm", "inputs": ["a"]}))
@@ -121,13 +121,13 @@ def test_many_inputs_are_not_sent_again_once_they_may_be_queued(answer: Reply | 
 
 
 @pytest.mark.parametrize("answer", [DOWN, problem(429, "queue_full", "1")])
-def test_many_inputs_are_sent_again_where_nothing_was_queued(answer: Reply | NoReply) -> None:
+def test_submit_many_is_retried_if_no_input_was_queued(answer: Reply | NoReply) -> None:
     queued = Reply(202, json.dumps({"predictions": [{"id": "a", "model": "m", "status": "queued"}]}).encode())
     driver = Driver(answer, queued)
     assert [one.id for one in driver.run(lambda flows: flows.submit_many({"model": "m", "inputs": ["a"]}))] == ["a"]
 
 
-def test_a_prediction_is_followed_to_its_end() -> None:
+def test_predict_waits_until_the_prediction_has_finished() -> None:
     driver = Driver(prediction("queued"), prediction("processing"), prediction(output={"embedding": [1.0]}), hold=True)
     ended = driver.run(lambda flows: flows.predict(REQUEST, None, 200.0))
     assert ended.result() == {"embedding": [1.0]}
@@ -136,33 +136,33 @@ def test_a_prediction_is_followed_to_its_end() -> None:
     assert driver.pauses == []
 
 
-def test_following_stops_at_its_time_and_returns_what_is_known() -> None:
+def test_predict_returns_the_unfinished_prediction_after_its_time_limit() -> None:
     driver = Driver(prediction("processing"), hold=True)
     pending = driver.run(lambda flows: flows.wait("p1", 90.0))
     assert pending.status == "processing"
     assert [call.params["wait"] for call in driver.calls] == ["60", "30"]
 
 
-def test_a_server_that_does_not_hold_is_not_asked_in_a_busy_loop() -> None:
+def test_a_server_that_answers_at_once_is_not_polled_in_a_busy_loop() -> None:
     driver = Driver(prediction("processing"))
     driver.run(lambda flows: flows.wait("p1", 1.0))
     assert len(driver.calls) <= 12
 
 
-def test_a_wait_is_asked_for_in_whole_seconds() -> None:
+def test_the_wait_is_sent_in_whole_seconds() -> None:
     driver = Driver(prediction())
     driver.run(lambda flows: flows.predict(REQUEST, None, 0.2))
     assert driver.calls[0].headers["Prefer"] == "wait=1"
 
 
-def test_no_wait_is_no_preference() -> None:
+def test_without_a_wait_no_preference_is_sent() -> None:
     driver = Driver(prediction("queued"))
     driver.run(lambda flows: flows.submit(REQUEST, None))
     assert "Prefer" not in driver.calls[0].headers
 
 
 @pytest.mark.parametrize("id", ["a/b", "../b", "a?b#c", "é"])
-def test_an_id_cannot_leave_its_place_in_the_path(id: str) -> None:
+def test_an_id_is_escaped_in_the_path(id: str) -> None:
     driver = Driver(prediction())
     driver.run(lambda flows: flows.get(id))
     assert driver.calls[0].path.count("/") == 3
@@ -181,7 +181,7 @@ def test_an_id_cannot_leave_its_place_in_the_path(id: str) -> None:
         (Reply(404, b'{"error": {"message": "no such model", "code": "unknown_model"}}'), "unknown_model"),
     ],
 )
-def test_an_answer_that_is_not_ours_is_an_error_with_a_code(answer: Reply, code: str) -> None:
+def test_a_response_of_another_server_is_an_error_with_a_code(answer: Reply, code: str) -> None:
     with pytest.raises(RequestRefused) as refused:
         Driver(answer).run(lambda flows: flows.get("p1"), timeout_s=0.01)
     assert refused.value.code == code
@@ -191,6 +191,6 @@ def test_an_unset_option_is_not_sent() -> None:
     assert REQUEST == {"model": "minilm", "input": "hay", "priority": "normal"}
 
 
-def test_unknown_fields_of_a_newer_server_are_left_out() -> None:
+def test_unknown_fields_of_a_newer_server_are_ignored() -> None:
     body = {"id": "a", "model": "m", "status": "queued", "mood": "good", "metrics": None}
     assert Prediction.from_json(body) == Prediction("a", "m", "queued")

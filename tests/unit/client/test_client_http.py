@@ -88,7 +88,7 @@ def test_predict_sends_the_request_and_returns_the_prediction(call: Call) -> Non
     assert done.metrics["batch_size"] == 4
 
 
-def test_submit_returns_what_is_queued(call: Call) -> None:
+def test_submit_returns_the_queued_prediction(call: Call) -> None:
     queued = call(Recorder(202, {**ENDED, "status": "queued", "output": None}), "submit", "minilm", "hay")
     assert not queued.is_ended
     with pytest.raises(PredictionPending):
@@ -102,7 +102,7 @@ def test_submit_many_keeps_the_order(call: Call) -> None:
     assert server.body["inputs"] == ["x", "y"]
 
 
-def test_get_cancel_wait_and_models_ask_the_right_places(call: Call) -> None:
+def test_get_cancel_wait_and_models_use_the_right_paths(call: Call) -> None:
     server = Recorder(200, {**ENDED, "data": [{"id": "minilm"}]})
     call(server, "get", "p1")
     call(server, "get", "p1", wait_s=3)
@@ -126,7 +126,7 @@ def test_a_failed_prediction_raises_its_code_and_detail(call: Call) -> None:
     assert error.value.code == "model_failed"
 
 
-def test_a_problem_becomes_an_exception(call: Call) -> None:
+def test_a_problem_response_raises_an_exception(call: Call) -> None:
     body = {"type": "about:blank", "title": "t", "status": 422, "detail": "input: is missing", "code": "invalid_input"}
     with pytest.raises(RequestRefused) as error:
         call(Recorder(422, body), "predict", "minilm", "")
@@ -143,13 +143,13 @@ def test_a_refused_connection_names_the_server(call: Call) -> None:
 
 @pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://host", "http://", "http://host:port"])
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
-def test_a_base_url_that_is_none_is_told(kind: type, url: str) -> None:
+def test_an_invalid_base_url_is_refused(kind: type, url: str) -> None:
     with pytest.raises(ValueError, match="base_url"):
         kind(url)
 
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
-def test_the_key_is_that_of_the_environment_where_none_is_given(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_api_key_defaults_to_the_environment_variable(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
     def sent(**options: Any) -> str | None:
         header: str | None = kind("http://testserver", **options)._http.headers.get("Authorization")
         return header
@@ -164,13 +164,13 @@ def test_the_key_is_that_of_the_environment_where_none_is_given(kind: type, monk
 
 
 @pytest.mark.parametrize("key", [f"{KEY}\n", f"{KEY} x", f"{KEY}\u00e9", ""])
-def test_a_key_that_no_header_can_carry_is_told_and_not_repeated(key: str) -> None:
+def test_an_invalid_api_key_is_refused_without_repeating_it(key: str) -> None:
     with pytest.raises(ValueError, match="WINDROW_API_KEY") as error:
         Client("http://testserver", api_key=key)
     assert KEY not in str(error.value)
 
 
-def test_a_key_is_neither_shown_nor_told_in_an_error(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_api_key_appears_in_no_error(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("Connection refused", request=request)
 

@@ -1,4 +1,4 @@
-"""What the files that deploy Windrow say about the code, checked against the code."""
+"""The deployment files (Procfile, Dockerfile, Compose, locks), checked against the code."""
 
 import importlib
 import importlib.metadata
@@ -33,9 +33,9 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCKS = ("requirements/lock.txt", "requirements/dev.txt")
 
-#: Variables that are no setting of ours and mean what they mean elsewhere.
+#: Variables that other tools define.
 COMMON_VARIABLES = {"CELERY_BROKER_URL", "HF_HOME", "PATH", "PORT", "PYTHONUNBUFFERED", "WEB_CONCURRENCY"}
-#: How long a worker may take to finish its rows, in seconds.
+#: Time that a worker may take to finish its batches, in seconds.
 WORKER_DRAIN_S = 30
 
 
@@ -64,7 +64,7 @@ def docker_variables() -> dict[str, str]:
 
 
 def our_commands() -> dict[str, list[str]]:
-    """Every command line that starts or checks a process of ours, by where it stands."""
+    """Every command line that starts or checks a process of Windrow, by its file."""
     found = {f"Procfile {name}": words(command) for name, command in PROCFILE.items()}
     found["Dockerfile CMD"] = json.loads(re.findall(r"^CMD (.+)$", DOCKERFILE, re.M)[-1])
     for name, service in OUR_SERVICES.items():
@@ -91,7 +91,7 @@ def test_compose_file_follows_the_compose_specification() -> None:
 
 
 @pytest.mark.parametrize("where", COMMANDS)
-def test_command_is_one_that_its_program_accepts(where: str) -> None:
+def test_a_command_line_is_valid(where: str) -> None:
     program, *arguments = COMMANDS[where]
     if program == "celery":
         assert arguments[:2] == ["-A", "windrow.worker"]
@@ -137,7 +137,7 @@ def test_compose_starts_what_the_procfile_starts() -> None:
     assert COMMANDS["Dockerfile CMD"] == COMMANDS["Procfile api"]
 
 
-def test_api_is_the_first_line_of_the_procfile_because_the_first_gets_port_itself() -> None:
+def test_the_api_is_first_in_the_procfile_so_that_honcho_gives_it_port_unchanged() -> None:
     assert list(PROCFILE) == ["api", "worker", "housekeeping"]
 
 
@@ -147,7 +147,7 @@ def test_health_check_of_a_celery_service_asks_the_node_that_the_command_names(n
     if command[0] == "celery":
         node = check[check.index("-d") + 1] if check[0] == "celery" else check[-1]
         assert node == command[command.index("-n") + 1].replace("%h", "$HOSTNAME")
-        # A worker that serves is asked for its loops; housekeeping has none, and is asked for itself.
+        # The check of a worker covers its batch loops; housekeeping has none, and answers a ping.
         assert (check[:3] == ["python", "-m", "windrow.worker.health"]) == ("windrow" in command)
 
 
@@ -169,7 +169,7 @@ def test_every_variable_that_compose_asks_of_the_user_has_a_default() -> None:
     assert [name for name, default in asked if not default.startswith(":-")] == []
 
 
-def test_nothing_listens_beyond_this_machine_and_redis_not_even_there() -> None:
+def test_ports_are_published_on_loopback_only_and_redis_is_not_published() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert published == {"api": ["127.0.0.1:8000:8000"]}
     assert SERVICES["redis"]["networks"] == ["redis"]
@@ -231,7 +231,7 @@ def test_files_that_the_image_copies_exist_and_are_not_ignored() -> None:
     assert {line.removeprefix("!") for line in ignore if line.startswith("!")} == sources
 
 
-def test_make_targets_that_texts_mention_exist() -> None:
+def test_make_targets_in_the_documentation_exist() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
     assert {"run", "demo", "test", "lint", "type", "bench", "lock", "clean", "help"} <= targets
     texts = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / ".ci/run"]
@@ -277,14 +277,14 @@ def test_the_lock_of_schemas_holds_what_they_need_beyond_the_runtime_and_no_trit
     assert xgrammar.specifier.contains(locked[xgrammar.name])
     assert not locked.keys() & runtime.keys()
     needed = {
-        canonicalize_name(one.name)
+        canonicalize_name(requirement.name)
         for name in locked
-        for one in map(Requirement, importlib.metadata.requires(name) or ())
-        if one.marker is None or one.marker.evaluate({"extra": ""})
+        for requirement in map(Requirement, importlib.metadata.requires(name) or ())
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
     }
     assert needed - locked.keys() - runtime.keys() <= {"triton"}
     assert {name: importlib.metadata.version(name) for name in locked} == {
-        name: str(one) for name, one in locked.items()
+        name: str(version) for name, version in locked.items()
     }
 
 

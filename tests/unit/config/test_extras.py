@@ -23,6 +23,7 @@ SERVED = {
         "windrow.lab.report",
         "windrow.cli.simulate",
         "windrow.cli.plan",
+        "windrow.cli.bench_serve",
     ],
     "lab,worker": ["windrow.cli.tune", "windrow.lab"],
     "server,worker": ["windrow.stack", "windrow.demo", "windrow.cli.stack"],
