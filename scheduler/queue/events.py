@@ -1,10 +1,10 @@
-"""Event streams: what a running request has brought so far, for whoever follows it.
+"""Event streams: the partial results of running requests, for clients that follow them.
 
-One Redis stream a request, ``windrow:events:<id>``, of entries ``type`` and ``data`` (JSON). Written only for requests
-that were submitted to be followed. Types, in their order: ``start``, or ``restart`` where an attempt begins anew and
-all before it is void; ``output`` and ``metric``; at last ``completed``, or ``error`` for any other end, which the
-script that ends the request writes itself. An entry names its place: ``<ms>-<number>``, where the numbers of an attempt
-have no gap.
+Each request that was submitted with an event stream has one Redis stream, ``windrow:events:<id>``, of entries with the
+fields ``type`` and ``data`` (JSON). The types, in order: ``start``, or ``restart`` if another attempt begins and all
+earlier entries are void; ``output`` and ``metric``; at last ``completed``, or ``error`` for any other final state. The
+script that finishes the request appends the last one. The place of an entry is its id in Redis, ``<ms>-<number>``; the
+numbers of one attempt have no gap.
 """
 
 from __future__ import annotations
@@ -14,33 +14,32 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 from redis import Redis
-from redis.commands.core import Script
 
-from windrow.scheduler.queue.keys import KEY_NAMES, events_channel, events_key, queue_key
-from windrow.scheduler.queue.scripts import load_scripts
+from windrow.scheduler.queue.keys import events_channel, events_key
+from windrow.scheduler.queue.script_calls import ScriptCalls
 
 START, RESTART, OUTPUT, METRIC = "start", "restart", "output", "metric"
 COMPLETED, ERROR = "completed", "error"
 LAST = frozenset({COMPLETED, ERROR})
-#: Before the first entry.
+#: The place before the first entry.
 BEGINNING = "0-0"
-#: What `Last-Event-ID` and Redis call a place.
+#: A place, as in ``Last-Event-ID`` and in Redis.
 PLACE = re.compile(r"[0-9]{1,18}-[0-9]{1,18}")
-#: Entries kept of a stream, about: some five minutes of fifty a second, and a megabyte.
-KEPT_ENTRIES = 16_384
-#: How long a stream is kept that nothing is added to, while its request has not ended, in seconds.
-SILENT_TTL_S = 3600
-#: Entries read at a time.
+#: Approximate maximum length of a stream: five minutes at 50 entries per second, about 1 MB.
+MAX_ENTRIES = 16_384
+#: A stream of an unfinished request expires this long after its last entry, in seconds.
+IDLE_TTL_S = 3600
+#: Maximum number of entries per read.
 READ_ENTRIES = 512
 
 
 class Entry(NamedTuple):
-    """Something to tell of one request that is held."""
+    """An event to append to the stream of a running request."""
 
     id: str
-    #: Of the claim that holds it.
+    #: Attempt token of the claim that holds the request.
     token: str
-    #: Where it goes, which makes telling it twice the same as once; empty for the one that begins an attempt.
+    #: Place in the stream, so that appending the entry twice has no effect; empty for the first entry of an attempt.
     place: str
     type: str
     #: JSON.
@@ -48,7 +47,7 @@ class Entry(NamedTuple):
 
 
 class Event(NamedTuple):
-    """Something that was told of a request."""
+    """An event of a stream."""
 
     place: str
     type: str
@@ -60,43 +59,39 @@ class EventStreams:
     """Writes the streams of one model's requests. Redis errors pass through as `redis.exceptions.RedisError`."""
 
     def __init__(self, redis: Redis, model: str) -> None:
-        self._redis = redis
-        self._keys = [queue_key(model, name) for name in KEY_NAMES]
+        self._calls = ScriptCalls(redis, model)
         self._channel = events_channel(model)
-        self._loaded: dict[str, Script] | None = None
 
-    def tell(self, entries: Sequence[Entry]) -> list[str | None]:
-        """Add all in one round trip and return their places; None for what is no longer the token's to tell."""
+    def append(self, entries: Sequence[Entry]) -> list[str | None]:
+        """Append entries in one round trip and return their places; None if the token no longer holds the request."""
         if not entries:
             return []
-        if self._loaded is None:
-            self._loaded = load_scripts(self._redis)
-        arguments: list[Any] = [SILENT_TTL_S, KEPT_ENTRIES, self._channel]
+        arguments: list[Any] = [IDLE_TTL_S, MAX_ENTRIES, self._channel]
         for entry in entries:
             arguments += entry
-        reply = self._loaded["tell"](keys=[*self._keys, *(events_key(entry.id) for entry in entries)], args=arguments)
+        reply = self._calls.run("append_events", arguments, [events_key(entry.id) for entry in entries])
         return [place.decode() or None for place in reply]
 
 
 def place_order(place: str) -> tuple[int, int]:
-    """What places are sorted by."""
+    """Return the sort key of a place."""
     ms, _, number = place.partition("-")
     return int(ms), int(number)
 
 
 def next_place(place: str) -> str:
-    """The place right behind ``place``."""
+    """Return the place that follows ``place``."""
     ms, _, number = place.partition("-")
     return f"{ms}-{int(number) + 1}"
 
 
 def is_gap(after: str, event: Event) -> bool:
-    """Whether something between ``after`` and ``event`` is lost to a reader: only what still counts is missed."""
+    """Return whether entries of the same attempt between ``after`` and ``event`` are missing."""
     return event.type in (OUTPUT, METRIC) and event.place != next_place(after)
 
 
 def read_events(redis: Redis, cursors: Mapping[str, str]) -> dict[str, list[Event]]:
-    """What stands behind each cursor (id -> place), up to `READ_ENTRIES` each, in one round trip."""
+    """Return up to `READ_ENTRIES` events after each cursor (id -> place), in one round trip."""
     if not cursors:
         return {}
     pipe = redis.pipeline(transaction=False)
@@ -107,7 +102,7 @@ def read_events(redis: Redis, cursors: Mapping[str, str]) -> dict[str, list[Even
 
 
 def last_event(redis: Redis, id: str) -> Event | None:
-    """The newest; None where there is no stream."""
+    """Return the newest event; None if there is no stream."""
     found = cast(list[tuple[bytes, dict[bytes, bytes]]], redis.xrevrange(events_key(id), count=1))
     return next((_event(*entry) for entry in found), None)
 

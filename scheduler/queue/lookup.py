@@ -7,7 +7,7 @@ from typing import cast
 
 from redis import Redis
 
-from windrow.scheduler.queue.keys import KEY_NAMES, queue_key, result_key
+from windrow.scheduler.queue.keys import queue_key, result_key
 from windrow.scheduler.queue.records import Prediction, ended_prediction, waiting_prediction
 from windrow.scheduler.queue.scripts import source
 
@@ -60,5 +60,6 @@ def _claimed_us(redis: Redis, model: str, running: Sequence[str]) -> list[bytes]
     """When they were claimed; empty for each that nobody holds any more. One more round trip, where any runs."""
     if not running:
         return []
-    holders = redis.register_script(source("holders"))
-    return cast(list[bytes], holders(keys=[queue_key(model, name) for name in KEY_NAMES], args=list(running)))
+    script = source("claim_times")
+    keys = [queue_key(model, name) for name in script.keys]
+    return cast(list[bytes], redis.register_script(script.code)(keys=keys, args=list(running)))

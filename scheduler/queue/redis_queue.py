@@ -92,8 +92,8 @@ class RedisQueue:
         arguments += quota_arguments(quota, len(submissions))
         arguments += encode_submissions(_bounded(submissions))
         payloads = {item.id: item.payload for item in submissions}
-        more = [idempotency_key(key)] if key else []
-        reply = self._calls.run_stored(payloads, self._key["payloads"], "submit", more, arguments)
+        extra_keys = [idempotency_key(key)] if key else []
+        reply = self._calls.run_after_hset(self._key["payloads"], payloads, "submit", arguments, extra_keys)
         match reply:
             case [b"full", what, present, wait_us]:
                 retry_s = int(wait_us) / 1e6 if int(wait_us) >= 0 else self.depth().wait_s
@@ -141,7 +141,7 @@ class RedisQueue:
             if wait_s > 0:
                 reply = ClaimReply(self._calls.run_woken("claim", arguments, wait_s, wake))
             else:
-                reply = ClaimReply(self._calls.run("claim", [], arguments))
+                reply = ClaimReply(self._calls.run("claim", arguments))
             self.clock.learn(reply.now_s)
             return reply.claim(token, *(reply.more or self._read(reply.ids)))
         except RedisError:
@@ -156,7 +156,7 @@ class RedisQueue:
         """
         if not held:
             return []
-        reply = self._calls.run("renew", [], [round(lease_s * 1e6), *_flat(held)])
+        reply = self._calls.run("renew", [round(lease_s * 1e6), *_flat(held)])
         return [id.decode() for id in reply]
 
     def finish(self, requests: Sequence[Request], *, busy_s: float = 0.0, may_stream: bool = False) -> list[bool]:
@@ -175,26 +175,26 @@ class RedisQueue:
         if FEW_ENDINGS < len(requests) == len(by_key):
             # A full Redis takes no command that stores, and nothing of such a transaction; it takes the script below.
             with suppress(OutOfMemoryError, ExecAbortError):
-                stored = [self._result_ttl_s, self._channel, said[0]]
-                gone = (self._key["jobs"], self._key["payloads"]), ids
-                late = self._calls.run_storing(("finish", arguments), gone, by_key, ("stored", stored))
+                publish = [self._result_ttl_s, self._channel, said[0]]
+                deleted = (self._key["jobs"], self._key["payloads"]), ids
+                late = self._calls.run_around_mset(("finish", arguments), deleted, by_key, ("publish_results", publish))
         if late is None:
-            late = self._calls.run("finish", [], arguments + documents)
+            late = self._calls.run("finish", arguments + documents)
         return [number + 1 not in late for number in range(len(requests))]
 
     def release(self, held: Mapping[str, str]) -> int:
         """Give unstarted requests (id -> token) back to the front, without counting an attempt."""
-        return int(self._calls.run("release", [], _flat(held))) if held else 0
+        return int(self._calls.run("release", _flat(held))) if held else 0
 
     def cancel(self, id: str) -> bool:
         """End a request as canceled; False where it is not waiting or running here."""
         _, head = encode_outcome(Failed(Canceled("canceled by request")))
         arguments = [id, self._result_ttl_s, self._channel, head, canceled_channel(self.model)]
-        return bool(self._calls.run("cancel", [result_key(id), events_key(id)], arguments))
+        return bool(self._calls.run("cancel", arguments, [result_key(id), events_key(id)]))
 
     def reap(self) -> int:
         """Put requests of lost workers back, end those out of attempts or past their deadline; return how many."""
-        lost, late = self._calls.run("overdue", [], [REAPED_PER_CALL])
+        lost, late = self._calls.run("find_overdue", [REAPED_PER_CALL])
         ids: list[str] = []
         arguments: list[Any] = [self._result_ttl_s, self._channel]
         for token, id, attempts in zip(lost[0::3], lost[1::3], lost[2::3], strict=True):
@@ -209,11 +209,11 @@ class RedisQueue:
             ids.append(id.decode())
             arguments += (id, b"", "expired", encode_outcome(expired())[1], b"")
         keys = [*map(result_key, ids), *map(events_key, ids)]
-        return int(self._calls.run("reap", keys, arguments)) if ids else 0
+        return int(self._calls.run("reap", arguments, keys)) if ids else 0
 
     def heartbeat(self, worker: str, heartbeat: Heartbeat, *, stale_s: float) -> None:
         """Store the heartbeat of a worker, and remove workers without one for ``stale_s`` seconds."""
-        self._calls.run("heartbeat", [], [worker, heartbeat.encode(), round(stale_s * 1e6)])
+        self._calls.run("heartbeat", [worker, heartbeat.encode(), round(stale_s * 1e6)])
 
     def observe(self, counts: Mapping[str, int]) -> None:
         """Add what a worker observed (`Observations.take_out`) to that of all workers."""

@@ -1,61 +1,49 @@
-"""The webhooks of one model that wait to be sent. The work stands in Redis; whoever looks may take it."""
+"""The webhooks of one model that wait for delivery. They are kept in Redis, so any worker can send them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from redis import Redis
-from redis.commands.core import Script
 
-from windrow.scheduler.queue.keys import KEY_NAMES, queue_key
-from windrow.scheduler.queue.scripts import load_scripts
-
-#: Hash id -> tries begun; of these scripts alone, so it is no part of the key schema before all of them.
-TRIES = "webhook_tries"
+from windrow.scheduler.queue.script_calls import ScriptCalls
 
 
 @dataclass(frozen=True, slots=True)
 class DueWebhook:
-    """One ended request whose end is to be told."""
+    """A webhook to deliver: one finished request."""
 
     id: str
     url: str
-    #: This one included.
+    #: Number of deliveries begun, this one included.
     tries: int
     #: Redis time of the claim, in seconds since the epoch.
     now_s: float
 
 
 class WebhookQueue:
-    """Claims due webhooks and strikes them off; a request gets here through the script that ends it.
+    """Claims webhooks that are due, and deletes those that were delivered.
 
-    Safe to share between threads. Redis errors pass through as `redis.exceptions.RedisError`.
+    The script that finishes a request adds its webhook. Safe to share between threads. Redis errors pass through as
+    `redis.exceptions.RedisError`.
     """
 
     def __init__(self, redis: Redis, model: str) -> None:
         self.model = model
-        self._redis = redis
-        self._keys = [queue_key(model, name) for name in (*KEY_NAMES, TRIES)]
-        self._loaded: dict[str, Script] | None = None
+        self._calls = ScriptCalls(redis, model)
 
     def claim(self, count: int, *, visibility_s: float) -> list[DueWebhook]:
-        """Take up to ``count`` that are due, the longest due first; each is due again after ``visibility_s``."""
-        now_us, *told = self._run("webhook_claim", count, round(visibility_s * 1e6))
+        """Take up to ``count`` due webhooks, oldest first; each is due again after ``visibility_s`` seconds."""
+        now_us, *reply = self._calls.run("webhook_claim", [count, round(visibility_s * 1e6)])
         return [
-            DueWebhook(told[at].decode(), told[at + 1].decode(), int(told[at + 2]), int(now_us) / 1e6)
-            for at in range(0, len(told), 3)
+            DueWebhook(reply[at].decode(), reply[at + 1].decode(), int(reply[at + 2]), int(now_us) / 1e6)
+            for at in range(0, len(reply), 3)
         ]
 
-    def later(self, id: str, after_s: float, *, tries: int) -> bool:
-        """Make it due in ``after_s`` seconds, with so many tries counted; False where it was struck off meanwhile."""
-        return bool(self._run("webhook_later", id, round(after_s * 1e6), tries))
+    def postpone(self, id: str, after_s: float, *, tries: int) -> bool:
+        """Make a webhook due in ``after_s`` seconds, with ``tries`` counted; False if it was deleted meanwhile."""
+        return bool(self._calls.run("webhook_postpone", [id, round(after_s * 1e6), tries]))
 
     def done(self, id: str) -> bool:
-        """Strike it off; False where it was before."""
-        return bool(self._run("webhook_done", id))
-
-    def _run(self, script: str, *arguments: Any) -> Any:
-        if self._loaded is None:
-            self._loaded = load_scripts(self._redis)
-        return self._loaded[script](keys=self._keys, args=arguments)
+        """Delete a webhook; False if it was deleted before."""
+        return bool(self._calls.run("webhook_done", [id]))

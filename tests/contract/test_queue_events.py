@@ -26,7 +26,7 @@ def done(one: Request) -> Request:
 
 def begin(streams: EventStreams, one: Request) -> str:
     """Tell of the start of an attempt; return its place."""
-    (place,) = streams.tell([Entry(one.id, one.token, "", "start", b"{}")])
+    (place,) = streams.append([Entry(one.id, one.token, "", "start", b"{}")])
     assert place is not None
     return place
 
@@ -37,7 +37,7 @@ def say(streams: EventStreams, one: Request, after: str, *texts: bytes) -> str:
     for text in texts:
         after = next_place(after)
         entries.append(Entry(one.id, one.token, after, "output", text))
-    assert streams.tell(entries) == [entry.place for entry in entries]
+    assert streams.append(entries) == [entry.place for entry in entries]
     return after
 
 
@@ -125,7 +125,7 @@ def test_only_the_holder_of_the_request_is_heard(queue: RedisQueue, streams: Eve
         Entry("b", other.token, "", "start", b"{}"),
         Entry("never", "token", "", "start", b"{}"),
     ]
-    told = streams.tell(entries)
+    told = streams.append(entries)
     assert [told[0], told[2]] == [None, None]
     assert types(redis, "a") == ["start", "error"]
     assert types(redis, "b") == ["start"]
@@ -140,7 +140,7 @@ def test_a_new_attempt_says_so_and_what_the_lost_one_still_says_is_dropped(
     last = say(streams, lost, begin(streams, lost), b"1")
     assert reap_until(queue, lambda: queue.depth().waiting == 1) == 1
     (one,) = claim(queue)
-    assert streams.tell([Entry("a", lost.token, next_place(last), "output", b"2")]) == [None]
+    assert streams.append([Entry("a", lost.token, next_place(last), "output", b"2")]) == [None]
     say(streams, one, begin(streams, one), b"1")
     assert types(redis, "a") == ["start", "output", "restart", "output"]
 
@@ -198,7 +198,7 @@ def test_a_stream_is_bounded_in_time_and_goes_with_the_result(redis: Redis, stre
 def test_a_stream_is_bounded_in_length_and_a_reader_that_is_behind_knows_it(
     queue: RedisQueue, streams: EventStreams, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("windrow.scheduler.queue.events.KEPT_ENTRIES", 100)
+    monkeypatch.setattr("windrow.scheduler.queue.events.MAX_ENTRIES", 100)
     submit_streaming(queue, "a")
     (one,) = claim(queue)
     start = begin(streams, one)
@@ -217,7 +217,7 @@ def test_news_and_cancels_are_announced(queue: RedisQueue, streams: EventStreams
     one, other = claim(queue, 2)
     with redis.pubsub() as inbox:
         inbox.subscribe(events_channel(MODEL), canceled_channel(MODEL))
-        streams.tell([Entry(each.id, each.token, "", "start", b"{}") for each in (one, other)])
+        streams.append([Entry(each.id, each.token, "", "start", b"{}") for each in (one, other)])
         queue.cancel("waits")
         queue.cancel("a")
         heard: list[tuple[bytes, bytes]] = []

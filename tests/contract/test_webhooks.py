@@ -102,7 +102,7 @@ def test_later_is_not_now(queue: RedisQueue, outbox: WebhookQueue) -> None:
     submit(queue, "a")
     finish(queue, claim(queue))
     due(outbox, visibility_s=AT_ONCE_S)
-    assert outbox.later("a", 60.0, tries=1)
+    assert outbox.postpone("a", 60.0, tries=1)
     assert due(outbox) == []
 
 
@@ -110,7 +110,7 @@ def test_later_says_how_many_tries_count(queue: RedisQueue, outbox: WebhookQueue
     submit(queue, "a")
     finish(queue, claim(queue))
     due(outbox)
-    assert outbox.later("a", 0.0, tries=0)
+    assert outbox.postpone("a", 0.0, tries=0)
     assert due(outbox) == [("a", URL, 1)]
 
 
@@ -119,7 +119,7 @@ def test_what_another_was_done_with_does_not_come_back(redis: Redis, queue: Redi
     finish(queue, claim(queue))
     due(outbox, visibility_s=AT_ONCE_S)
     outbox.done("a")
-    assert not outbox.later("a", 0.0, tries=1)
+    assert not outbox.postpone("a", 0.0, tries=1)
     assert due(outbox) == []
     assert webhook_keys(redis) == set()
 
@@ -132,7 +132,7 @@ def test_a_full_redis_still_lets_webhooks_be_told(real_redis: Redis) -> None:
     try:
         finish(queue, held)
         assert sorted(due(outbox)) == [("a", URL, 1), ("b", URL, 1)]
-        assert outbox.later("a", 0.0, tries=1)
+        assert outbox.postpone("a", 0.0, tries=1)
         assert due(outbox) == [("a", URL, 2)]
         assert outbox.done("a")
         assert outbox.done("b")

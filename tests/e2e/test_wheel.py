@@ -44,6 +44,7 @@ def test_the_sdist_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
         "windrow/api/app.py",
         "windrow/worker/celery/app.py",
         "windrow/scheduler/queue/lua/submit.lua",
+        "windrow/scheduler/queue/lua/lib/held.lua",
         "windrow/py.typed",
     } <= from_sdist
 

@@ -38,10 +38,10 @@ class TellingWorker(FakeWorker):
         return len(endings)
 
     def _tell(self, item: Request, output: dict[str, Any]) -> None:
-        (place,) = self._streams.tell([Entry(item.id, item.token, "", START, b'{"attempt":1}')])
+        (place,) = self._streams.append([Entry(item.id, item.token, "", START, b'{"attempt":1}')])
         for choice in output.get("choices") or [output]:
             for word in re.findall(r"\S+\s*", choice["text"]):
                 assert place is not None
                 place = next_place(place)
                 data = {"index": choice.get("index", 0), "text": word, "tokens": 1}
-                self._streams.tell([Entry(item.id, item.token, place, OUTPUT, orjson.dumps(data))])
+                self._streams.append([Entry(item.id, item.token, place, OUTPUT, orjson.dumps(data))])

@@ -114,7 +114,7 @@ class Publisher:
     def _write(self, entries: Sequence[tuple[str, Entry]]) -> list[str | None]:
         """Return the entry IDs. If Redis is full, drop the streams: it still stores results, which end them."""
         try:
-            return self._streams.tell([entry for _, entry in entries])
+            return self._streams.append([entry for _, entry in entries])
         except ResponseError as error:
             if not is_full(error):
                 raise

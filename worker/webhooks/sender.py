@@ -142,7 +142,7 @@ class WebhookSender:
         if due.tries > MAX_TRIES:
             return self._drop(outbox, due, f"{MAX_TRIES} tries ended without an answer")
         if not self._enter(prediction.tenant):
-            outbox.later(due.id, NO_ROOM_S * random.uniform(0.5, 1.5), tries=due.tries - 1)
+            outbox.postpone(due.id, NO_ROOM_S * random.uniform(0.5, 1.5), tries=due.tries - 1)
             return
         try:
             verdict = self._send(due, prediction, claimed_s, kept_until_s)
@@ -150,7 +150,7 @@ class WebhookSender:
             with self._lock:
                 self._by_tenant[prediction.tenant] -= 1
         if isinstance(verdict, RetryAt):
-            outbox.later(due.id, verdict.after_s, tries=due.tries)
+            outbox.postpone(due.id, verdict.after_s, tries=due.tries)
         elif isinstance(verdict, GiveUp):
             self._drop(outbox, due, verdict.reason)
         else:

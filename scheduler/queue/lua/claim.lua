@@ -1,24 +1,25 @@
--- ready -> claimed. The next requests in fair order, leased to this claim's token.
--- ARGV: count, lease_us, token, 1 where the claimer's process holds nothing else, dead batches that make a suspect,
---       '' or the only priorities that are taken, each between spaces: the claim ends before the first of another one,
---       microseconds and a number: less than so many are taken only where one has waited so long, and are else left to
---       whoever blocks on WAKE.
--- Returns {now_us, 1 where suspects wait, the ids, separated by spaces, their attempts, or {} where none has any}, and after
--- that the records and the payloads of a few, which saves a lone request the asking.
+-- Ready -> claimed: takes the next requests in fair order, under one lease for this claim's token.
+-- KEYS: ready jobs payloads leases claims held reach attempts flows state wake backlog
+-- Uses: held
+-- ARGV: count, lease_us, token, 1 if the process of the worker holds nothing else, attempts after which a request is a
+--       suspected poison request, '' or the accepted priorities between spaces (the claim ends before the first request of
+--       another priority), patience_us and enough (fewer than `enough` requests are taken only if one of them has waited
+--       for patience_us; otherwise they are left to a worker that blocks on WAKE).
+-- Returns {now_us, 1 if suspected poison requests wait, the ids, separated by spaces, their attempts or {} if all are 0},
+-- followed, for a few requests, by their records and payloads, which saves a lone request another round trip.
 local count, lease_us, token, is_alone = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4] == '1'
-local suspect_after, only = tonumber(ARGV[5]), ARGV[6]
+local suspect_after, priorities = tonumber(ARGV[5]), ARGV[6]
 local patience_us, enough = tonumber(ARGV[7]), tonumber(ARGV[8])
 local FEW = 4
--- Redis searches a hash of few short values from its start, whoever asks for many of them; one value of more bytes makes
--- it a table.
+-- Redis searches a hash of few short values from its start for every field; a single longer value makes it a hash table.
 local SHORT = 64
 
 local function attempts_of(ids)
   return #ids > 0 and redis.call('HLEN', ATTEMPTS) > 0 and redis.call('HMGET', ATTEMPTS, unpack(ids)) or {}
 end
 
-local function answer(said, ids, attempts, suspects_wait)
-  local reply = { int(now_us), suspects_wait, said, attempts }
+local function reply_with(id_list, ids, attempts, suspects_wait)
+  local reply = { int(now_us), suspects_wait, id_list, attempts }
   if #ids > 0 and #ids <= FEW then
     reply[5], reply[6] = redis.call('HMGET', JOBS, unpack(ids)), redis.call('HMGET', PAYLOADS, unpack(ids))
   end
@@ -27,7 +28,8 @@ end
 
 redis.call('ZREM', LEASES, token) -- a delete first, for a full Redis 6.2
 
--- A claim that is asked again, since its answer was lost, gets what it took; '@' stands for what it no longer holds.
+-- If the reply of a claim was lost, the same claim is sent again and gets what it took; '@' stands for each request that it
+-- no longer holds.
 local before = redis.call('HGET', CLAIMS, token)
 if before then
   local ids, digits = words(string.match(before, '^%S+ (.*)$')), redis.call('HGET', HELD, token) or ''
@@ -35,27 +37,27 @@ if before then
     if string.byte(digits, i) ~= HOLDS then ids[i] = '@' end
   end
   redis.call('ZADD', LEASES, int(now_us + lease_us), token)
-  return answer(table.concat(ids, ' '), ids, attempts_of(ids), 0)
+  return reply_with(table.concat(ids, ' '), ids, attempts_of(ids), 0)
 end
 
 local ids = redis.call('ZRANGE', READY, 0, count - 1)
 local take = #ids
 if patience_us > 0 and take > 0 and take < enough then
-  -- What has waited longest mostly is the next, or the last where newer ones came in between.
+  -- The request that has waited longest is usually the next one, or the last one if newer ones came in between.
   local oldest_us = now_us
   for _, record in ipairs(redis.call('HMGET', JOBS, ids[1], ids[take])) do
     local created_us = record and string.match(record, '^3|%d|%d+|[^|]*|%d+|(%d+)|')
     oldest_us = math.min(oldest_us, tonumber(created_us or 0))
   end
   if now_us - oldest_us < patience_us then
-    wake(WAKE) -- for an idle device: whatever woke us is gone
-    return answer('', {}, {}, 0)
+    wake(WAKE) -- for an idle worker, because this claim consumed the element that woke it
+    return reply_with('', {}, {}, 0)
   end
 end
-if only ~= '' and take > 0 then
+if priorities ~= '' and take > 0 then
   for i, record in ipairs(redis.call('HMGET', JOBS, unpack(ids))) do
     local flow = record and flow_of(record)
-    if flow and not string.find(only, ' ' .. string.match(flow, '[^:]*$') .. ' ', 1, true) then
+    if flow and not string.find(priorities, ' ' .. string.match(flow, '[^:]*$') .. ' ', 1, true) then
       take = i - 1
       break
     end
@@ -71,18 +73,18 @@ for i = 1, #attempts > 0 and take or 0 do
 end
 for i = #ids, take + 1, -1 do ids[i], attempts[i] = nil, nil end
 
-local said = table.concat(ids, ' ')
+local id_list = table.concat(ids, ' ')
 if take > 0 then
   local tag, old = redis.call('ZSCORE', READY, ids[take]), redis.call('HGET', STATE, 'vtime') or '0'
   local vtime = tonumber(tag) > tonumber(old) and tag or old
   redis.call('ZADD', LEASES, int(now_us + lease_us), token)
-  redis.call('HSET', CLAIMS, token, '@' .. string.format('%0' .. SHORT .. '.0f', now_us) .. ' ' .. said)
+  redis.call('HSET', CLAIMS, token, '@' .. string.format('%0' .. SHORT .. '.0f', now_us) .. ' ' .. id_list)
   redis.call('HSET', HELD, token, string.rep('1', take) .. string.rep('0', SHORT + 1 - take))
   redis.call('ZADD', REACH, tag, token)
   redis.call('ZREMRANGEBYRANK', READY, 0, take - 1)
-  -- A flow whose last request has been served needs no tag: the virtual time has reached it.
+  -- A flow whose last request was served needs no tag, because the virtual time has reached it.
   redis.call('ZREMRANGEBYSCORE', FLOWS, '-inf', vtime)
   redis.call('HSET', STATE, 'vtime', vtime)
 end
 if redis.call('ZCARD', READY) > 0 then wake(BACKLOG) end
-return answer(said, ids, attempts, suspects_wait)
+return reply_with(id_list, ids, attempts, suspects_wait)

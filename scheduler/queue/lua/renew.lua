@@ -1,5 +1,8 @@
--- claimed -> claimed. A longer lease for the claims that hold any of these requests.
--- ARGV: lease_us, then per request: id, token. Returns the ids that are no longer held.
+-- Claimed -> claimed: a longer lease for the claims that hold any of these requests.
+-- KEYS: leases
+-- Uses: find_held
+-- ARGV: lease_us, then per request: id, token
+-- Returns the ids that are no longer held.
 local expiry = int(now_us + tonumber(ARGV[1]))
 local ids, tokens = {}, {}
 for at = 2, #ARGV, 2 do ids[#ids + 1], tokens[#tokens + 1] = ARGV[at], ARGV[at + 1] end

@@ -1,17 +1,19 @@
--- submit -> ready. All requests of the call are queued, or none is.
--- Their payloads stand in PAYLOADS already, written by the same transaction; those of requests that are not queued go.
--- ARGV: max_depth, max_bytes, flow, weight, fingerprint, fingerprint_ttl_s, and of the tenant: max_in_flight,
---       max_bytes, microseconds from one request to the next at its rate, burst, each 0 for no limit; how many requests;
---       then per request: id, cost of at least 1, bytes of its payload; then, of those that have one or are followed: id,
---       microseconds to its deadline or 0, webhook URL or '', 1 where it is followed, else 0. KEYS[RESULTS + 1] is the
---       idempotency key where fingerprint is not ''.
--- Returns {'queued', now_us} | {'full', what, how much there is, microseconds to wait or -1} | {'same', ids} | {'conflict'}
+-- Submit -> ready: queues all requests of the call, or none. Their payloads are in PAYLOADS already, written by the same
+-- transaction; this script deletes the payloads of requests that are not queued.
+-- KEYS: ready jobs payloads state tenants flows deadlines webhook_urls wake
+-- Uses: charge
+-- Extra keys: the idempotency key, if fingerprint is not ''.
+-- ARGV: max_depth, max_bytes, flow, weight, fingerprint, fingerprint_ttl_s; limits of the tenant, 0 for none: max_in_flight,
+--       max_bytes, microseconds per request at its rate, burst; the number of requests; then per request: id, cost (at least
+--       1), bytes of its payload; then for each request that has any of these: id, microseconds until its deadline or 0,
+--       webhook URL or '', 1 if it has an event stream, else 0.
+-- Returns {'queued', now_us} | {'full', limit, present amount, microseconds to wait or -1} | {'same', ids} | {'conflict'}
 local max_depth, max_bytes, flow, weight = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local tenant_in_flight, tenant_bytes = tonumber(ARGV[7]), tonumber(ARGV[8])
 local interval_us, burst = tonumber(ARGV[9]), tonumber(ARGV[10])
 local fingerprint, count, FIRST, WIDTH = ARGV[5], tonumber(ARGV[11]), 12, 3
 
--- An id that has not ended is taken in once: a Celery message that is delivered again brings it again, and its payload.
+-- An unfinished id is queued once: Celery may deliver a message twice, with the same id and payload.
 local ids = {}
 for i = 0, count - 1 do ids[i + 1] = ARGV[FIRST + WIDTH * i] end
 local known, fresh = redis.call('HMGET', JOBS, unpack(ids)), ids
@@ -35,7 +37,7 @@ local function drop(reply)
 end
 
 if fingerprint ~= '' then
-  local seen = redis.call('GET', KEYS[RESULTS + 1])
+  local seen = redis.call('GET', KEYS[EXTRA + 1])
   if seen then
     local print, first = string.match(seen, '^(%S+) (.*)$')
     return drop(print == fingerprint and { 'same', first } or { 'conflict' })
@@ -59,7 +61,7 @@ end
 if tenant_bytes > 0 and tonumber(has[2] or '0') + bytes > tenant_bytes then
   return full('tenant_bytes', has[2] or '0')
 end
--- The generic cell rate algorithm (ITU-T I.371): r: is when the tenant will have been idle for as long as it ran ahead.
+-- The generic cell rate algorithm (ITU-T I.371): r:<tenant> is the theoretical arrival time of its next request.
 local at_us
 if interval_us > 0 then
   at_us = math.max(now_us, tonumber(has[3] or '0')) + #fresh * interval_us
@@ -108,7 +110,7 @@ redis.call('HINCRBY', STATE, 'submitted', #fresh)
 charge(flow, #fresh, bytes)
 if at_us then redis.call('HSET', TENANTS, 'r:' .. tenant, int(at_us)) end
 if fingerprint ~= '' then
-  redis.call('SET', KEYS[RESULTS + 1], fingerprint .. ' ' .. table.concat(ids, ' '), 'EX', ARGV[6])
+  redis.call('SET', KEYS[EXTRA + 1], fingerprint .. ' ' .. table.concat(ids, ' '), 'EX', ARGV[6])
 end
 wake(WAKE)
 return { 'queued', int(now_us) }

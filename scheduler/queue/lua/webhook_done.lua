@@ -1,5 +1,7 @@
--- being told -> nothing: it was told, or never will be.
--- ARGV: id. KEYS[RESULTS + 1] is the hash id -> tries begun. Returns 1, or 0 where there was nothing.
+-- Deletes a webhook that was delivered, or that is given up.
+-- KEYS: webhooks webhook_urls webhook_tries
+-- ARGV: id
+-- Returns 1, or 0 if there was no such webhook.
 redis.call('HDEL', WEBHOOK_URLS, ARGV[1])
-redis.call('HDEL', KEYS[RESULTS + 1], ARGV[1])
+redis.call('HDEL', WEBHOOK_TRIES, ARGV[1])
 return redis.call('ZREM', WEBHOOKS, ARGV[1])

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.acl import ROLES, allowed_commands
+from windrow.scheduler.queue.scripts import NAMES, source
 
 LUA = Path(__file__).parents[3] / "scheduler/queue/lua"
 API, WORKER, HOUSEKEEPING = ROLES
@@ -15,34 +16,32 @@ CALLERS = {
     "cancel": (API, WORKER, HOUSEKEEPING),
     "claim": (WORKER,),
     "renew": (WORKER,),
-    "tell": (WORKER,),
+    "append_events": (WORKER,),
     "finish": (WORKER,),
-    "stored": (WORKER,),
+    "publish_results": (WORKER,),
     "release": (WORKER,),
     "heartbeat": (WORKER,),
-    "holders": (API, WORKER, HOUSEKEEPING),
-    "overdue": (WORKER, HOUSEKEEPING),
+    "claim_times": (API, WORKER, HOUSEKEEPING),
+    "find_overdue": (WORKER, HOUSEKEEPING),
     "reap": (WORKER, HOUSEKEEPING),
     "webhook_claim": (HOUSEKEEPING,),
     "webhook_done": (HOUSEKEEPING,),
-    "webhook_later": (HOUSEKEEPING,),
+    "webhook_postpone": (HOUSEKEEPING,),
 }
 
 
 def commands_of(script: str) -> set[str]:
-    """What a script, and the schema that stands before it, may call."""
-    text = (LUA / "schema.lua").read_text() + (LUA / f"{script}.lua").read_text()
-    return {
-        name.lower() for name in re.findall(r"redis\.p?call\(\s*'([\w|]+)'", text.replace("'PUBSUB', '", "'PUBSUB|"))
-    }
+    """The commands that a script may call, those of the files that it includes among them."""
+    code = source(script).code.replace("'PUBSUB', '", "'PUBSUB|")
+    return {name.lower() for name in re.findall(r"redis\.p?call\(\s*'([\w|]+)'", code)}
 
 
 def test_every_script_is_known_here_with_its_callers() -> None:
-    assert {path.stem for path in LUA.glob("*.lua")} - {"schema"} == set(CALLERS)
+    assert {path.stem for path in LUA.glob("*.lua")} - {"schema"} == set(CALLERS) == NAMES
 
 
 def test_every_call_of_a_script_names_its_command_so_that_it_can_be_seen_here() -> None:
-    for path in LUA.glob("*.lua"):
+    for path in LUA.rglob("*.lua"):
         text = path.read_text()
         assert len(re.findall(r"redis\.p?call\(", text)) == len(re.findall(r"redis\.p?call\(\s*'\w+'", text)), path.name
 
