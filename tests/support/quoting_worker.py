@@ -33,7 +33,7 @@ class QuotingEngine:
 
     def forward(self, prepared: Sequence[Prepared], batch: Batch) -> list[str]:
         """Raise for a text that begins with 'forward'."""
-        texts = [one.data for one in prepared]
+        texts = [request.data for request in prepared]
         for text in texts:
             if text.startswith("forward"):
                 raise ValueError(f"cannot run {text!r}") from KeyError(text)
@@ -50,7 +50,6 @@ class QuotingEngine:
 torch: Any = ModuleType("torch")
 torch.set_num_threads = lambda count: None
 sys.modules["torch"] = torch
-for _name, _engine in (("embed", "EmbedEngine"), ("classify", "ClassifyEngine")):
-    _module = ModuleType(f"windrow.worker.engines.text.{_name}")
-    setattr(_module, _engine, QuotingEngine)
-    sys.modules[_module.__name__] = _module
+_encoder: Any = ModuleType("windrow.worker.engines.text.encoder")
+_encoder.EncoderEngine = QuotingEngine
+sys.modules[_encoder.__name__] = _encoder
