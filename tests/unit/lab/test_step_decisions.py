@@ -23,8 +23,6 @@ from windrow.worker.engines.generation.engine import GenerateEngine
 from windrow.worker.engines.loading import load_engine
 
 SIZE, BATCH_TOKENS, CACHE_TOKENS, PAGE_TOKENS, CHUNK_TOKENS = 6, 32, 96, 4, 7
-#: Time of a claim, and the requests that it took.
-ClaimRecord = tuple[float, list[int]]
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +81,8 @@ class WorkerOnVirtualTime:
         self._prompts = [draw.integers(0, 256, tokens).tolist() for tokens in trace.tokens]
         self._backlog: list[int] = []
         self._arrived = 0
-        self.claims: list[ClaimRecord] = []
+        #: Each request with the time of its claim.
+        self.claims: list[tuple[float, int]] = []
 
     def run(self) -> None:
         now_s, launched = 0.0, []
@@ -110,7 +109,7 @@ class WorkerOnVirtualTime:
     def _claim(self, now_s: float) -> None:
         while self._backlog and (room := self._engine.room()):
             claimed, self._backlog = self._backlog[:room], self._backlog[room:]
-            self.claims.append((now_s, claimed))
+            self.claims += [(now_s, number) for number in claimed]
             for number in claimed:
                 max_tokens = (self._trace.output_tokens or [])[number]
                 prompt = {"prompt_ids": self._prompts[number]}
@@ -144,14 +143,14 @@ def test_worker_and_laboratory_claim_and_plan_alike(
     worker = WorkerOnVirtualTime(engine, trace, ahead)
     worker.run()
 
-    claims: list[ClaimRecord] = []
-    add = StepDevice.add
+    claims: list[tuple[float, int]] = []
+    end_claim = StepDevice.end_claim
 
     def record_claim(device: StepDevice, requests: Sequence[int], now_s: float) -> None:
-        claims.append((now_s, list(requests)))
-        add(device, requests, now_s)
+        claims.extend((now_s, request) for request in requests)
+        end_claim(device, requests, now_s)
 
-    monkeypatch.setattr(StepDevice, "add", record_claim)
+    monkeypatch.setattr(StepDevice, "end_claim", record_claim)
     by_laboratory: list[Any] = []
     PlanRecorder.plans = by_laboratory
     policy = GenerationPolicy(name, SIZE, BATCH_TOKENS, CACHE_TOKENS, PAGE_TOKENS, CHUNK_TOKENS)
