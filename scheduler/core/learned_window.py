@@ -36,6 +36,13 @@ TOLERANCE = 0.01
 DECAY = 0.98
 
 
+def window_limits(max_batch_size: int, max_batch_tokens: int, max_wait_s: float | None) -> WindowLimits:
+    """Return what closes a window; ``max_wait_s`` is None if the wait is learned."""
+    if max_wait_s is None:
+        return WindowLimits(max_batch_size, max_batch_tokens, MAX_WAIT_S, is_learned=True)
+    return WindowLimits(max_batch_size, max_batch_tokens, max_wait_s)
+
+
 class RunCost(NamedTuple):
     """Seconds of a run as ``fixed_s + cost_s * cost``, by weighted least squares over past runs.
 

@@ -7,6 +7,7 @@ were scheduled until then, such as arrivals.
 from collections.abc import Callable
 
 from tests.support.worker_requests import prepared_request
+from windrow.scheduler.core.batch_scheduler import BatchScheduler
 from windrow.scheduler.core.window import WindowLimits
 from windrow.worker.batches.batch_buffer import BatchBuffer, ClosedWindow
 
@@ -43,7 +44,9 @@ class FakeBuffer:
 
     def __init__(self, **limits: WindowLimits) -> None:
         self.clock = FakeClock()
-        self.buffer = BatchBuffer(limits or {"m": WindowLimits(8, 1000, WINDOW_S)}, clock=self.clock)
+        limits = limits or {"m": WindowLimits(8, 1000, WINDOW_S)}
+        self.schedulers = {model: BatchScheduler(limit) for model, limit in limits.items()}
+        self.buffer = BatchBuffer(self.schedulers, clock=self.clock)
 
     def arrive(self, *ids: str, model: str = "m", tokens: int = 10, since_s: float | None = None) -> None:
         """Add requests that are claimed now and were submitted at ``since_s``, by default now."""

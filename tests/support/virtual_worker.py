@@ -9,7 +9,7 @@ from windrow.lab.measure.cost import PassCost
 from windrow.lab.simulate.device import Policy
 from windrow.lab.simulate.passes import BatchRunner
 from windrow.lab.simulate.workload import Workload
-from windrow.scheduler.core.batch_scheduler import ClaimUpTo
+from windrow.scheduler.core.batch_scheduler import BatchScheduler, ClaimUpTo
 from windrow.scheduler.core.claim_ahead import CLAIM_BLOCK_S
 from windrow.scheduler.core.planning import plan_batches
 from windrow.scheduler.queue import Request
@@ -34,7 +34,7 @@ class VirtualWorker(BatchBuffer):
     """
 
     def __init__(self, workload: Workload, policy: Policy, cost: PassCost) -> None:
-        super().__init__({"m": policy.window}, clock=lambda: self.now_s)
+        super().__init__({"m": BatchScheduler(policy.window)}, clock=lambda: self.now_s)
         self.now_s = 0.0
         self.decisions: list[Decision] = []
         self._workload, self._policy = workload, policy

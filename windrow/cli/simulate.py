@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from windrow.lab.measure.cost import CostModel
-    from windrow.lab.simulate.simulation import Outcome
+    from windrow.lab.simulate.outcome import Outcome
     from windrow.lab.simulate.workload_options import Traffic
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from windrow.errors import InvalidSetting
 from windrow.scheduler.config.fields import MAX_WAIT_MS
-from windrow.scheduler.core.learned_window import MAX_WAIT_S
+from windrow.scheduler.core.learned_window import window_limits
 from windrow.scheduler.core.planning import BatchLimits
 from windrow.scheduler.core.window import WindowLimits
 
@@ -59,9 +59,8 @@ class InferenceConfig:
         """Limits that close a batch buffer."""
         if not self.enable_batching:
             return WindowLimits(1, self.max_batch_tokens, 0.0)
-        if self.max_batch_wait_ms == "auto":
-            return WindowLimits(self.max_batch_size, self.max_batch_tokens, MAX_WAIT_S, is_learned=True)
-        return WindowLimits(self.max_batch_size, self.max_batch_tokens, self.max_batch_wait_ms / 1e3)
+        wait_s = None if self.max_batch_wait_ms == "auto" else self.max_batch_wait_ms / 1e3
+        return window_limits(self.max_batch_size, self.max_batch_tokens, wait_s)
 
     @property
     def batch_limits(self) -> BatchLimits:

@@ -23,13 +23,15 @@ from windrow.errors import (
 )
 from windrow.gateway.pending_requests import InferCall, PendingRequests
 from windrow.gateway.stats import GatewayStats
+from windrow.scheduler.core.batch_scheduler import BatchScheduler
 from windrow.scheduler.core.exception_text import describe_exception
 from windrow.scheduler.core.outcomes import Done, Failed, Outcome
 from windrow.scheduler.core.planning import BatchLimits
 from windrow.scheduler.core.window import WindowLimits
 from windrow.scheduler.queue import Request
 from windrow.worker.batches.batch_buffer import BatchBuffer
-from windrow.worker.batches.forward import BatchBudget, RunningBatch, collect_batch, prepare_inputs, run_window
+from windrow.worker.batches.forward import BatchBudget, RunningBatch, collect_batch, run_window
+from windrow.worker.batches.prepare import prepare_inputs
 from windrow.worker.engines.base import Engine
 
 log = logging.getLogger(__name__)
@@ -53,7 +55,8 @@ class InProcess:
         self._convert = convert
         self._model = engine.info.model
         self._budget = BatchBudget(limits)
-        self._buffer = BatchBuffer({self._model: window})
+        self._scheduler = BatchScheduler(window)
+        self._buffer = BatchBuffer({self._model: self._scheduler})
         self._pending = PendingRequests(max_queue_size)
         self._stats = GatewayStats()
         self._numbers = itertools.count(1)
@@ -90,8 +93,7 @@ class InProcess:
             "model": info.model,
             "device": info.device,
             "strategy": info.strategy,
-            "batching": self._stats.describe(len(self._pending))
-            | {"wait_ms": self._buffer.max_wait_s(self._model) * 1e3},
+            "batching": self._stats.describe(len(self._pending)) | {"wait_ms": self._scheduler.max_wait_s * 1e3},
         }
 
     async def close(self) -> None:
@@ -141,8 +143,8 @@ class InProcess:
                 waiting = [request for request in window.requests if request.id in started]
                 for batch in run_window(self._engine, waiting, self._budget):
                     outcomes = self._collect(batch)
-                    self._stats.add(len(batch.members), time.monotonic() - batch.started_s)
-                    finished = [started.pop(request.id) for request in batch.members]
+                    self._stats.add(len(batch.requests), time.monotonic() - batch.started_s)
+                    finished = [started.pop(request.id) for request in batch.requests]
                     self._resolve(zip(finished, outcomes, strict=True))
             except BaseException as error:
                 # Set before the calls fail, so that a caller that then asks for `health` sees the failure.
@@ -157,8 +159,8 @@ class InProcess:
             return [Done(self._convert(done.output)) if isinstance(done, Done) else done for done in outcomes]
         except Exception as error:
             log.warning("collecting a batch raised %s", describe_exception(error))
-            wrong = f"collecting the outputs of a batch of {len(batch.members)} raised {type(error).__name__}"
-            return [Failed(ModelFailed(wrong))] * len(batch.members)
+            wrong = f"collecting the outputs of a batch of {len(batch.requests)} raised {type(error).__name__}"
+            return [Failed(ModelFailed(wrong))] * len(batch.requests)
 
     def _stop(self, error: WindrowError) -> None:
         self._stopped = self._stopped or error

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from windrow.scheduler.core.batch_scheduler import BatchScheduler, ClaimUpTo, choose_window
 from windrow.scheduler.core.window import Wait, WindowLimits
@@ -22,21 +22,12 @@ class ClosedWindow:
     closed_by: str
 
 
-@dataclass(slots=True)
-class _ModelBuffer:
-    """What waits for one model, and the scheduler that decides about it."""
-
-    scheduler: BatchScheduler
-    #: In the order in which the scheduler sees them.
-    requests: list[Request] = field(default_factory=list)
-
-
 class BatchBuffer:
     """Lets claim threads add requests and one device thread take them, as each model's `BatchScheduler` decides."""
 
-    def __init__(self, limits: dict[str, WindowLimits], clock: Callable[[], float] = time.monotonic) -> None:
-        self._models = {model: _ModelBuffer(BatchScheduler(limit)) for model, limit in limits.items()}
-        self._schedulers = {model: buffer.scheduler for model, buffer in self._models.items()}
+    def __init__(self, schedulers: Mapping[str, BatchScheduler], clock: Callable[[], float] = time.monotonic) -> None:
+        self._schedulers = schedulers
+        self._requests: dict[str, list[Request]] = {model: [] for model in schedulers}
         self._clock = clock
         #: The scheduler of the model that the device runs.
         self._running: BatchScheduler | None = None
@@ -70,15 +61,16 @@ class BatchBuffer:
 
         ``prepare_s`` is how long claiming and preparing took.
         """
-        buffer = self._models[model]
+        scheduler = self._schedulers[model]
         with self._filled:
-            buffer.scheduler.release(reserved)
+            scheduler.release(reserved)
             if requests:
-                arrived_s, costs = [one.arrived_s for one in requests], [one.prepared.tokens for one in requests]
-                position = buffer.scheduler.add(requests[0].claimed_s, arrived_s, costs, prepare_s)
-                buffer.requests[position:position] = requests
+                arrived_s = [request.arrived_s for request in requests]
+                costs = [request.prepared.tokens for request in requests]
+                position = scheduler.add(requests[0].claimed_s, arrived_s, costs, prepare_s)
+                self._requests[model][position:position] = requests
                 self._filled.notify()
-            self._wake_claimers(buffer.scheduler)
+            self._wake_claimers(scheduler)
 
     def take(self) -> ClosedWindow | None:
         """Block until a window closes and return its requests; None after `close`.
@@ -95,7 +87,7 @@ class BatchBuffer:
                 decision = choose_window(self._schedulers, now_s)
                 if not isinstance(decision, Wait):
                     model, close = decision
-                    return ClosedWindow(model, self._take(self._models[model], now_s), close.closed_by)
+                    return ClosedWindow(model, self._take(model, now_s), close.closed_by)
                 self._wait(self._filled, now_s, decision.until_s)
             return None
 
@@ -105,10 +97,6 @@ class BatchBuffer:
             self._schedulers[model].set_limits(limits, self._clock())
             self._filled.notify()
             self._room_made.notify_all()
-
-    def max_wait_s(self, model: str) -> float:
-        """The longest that a window of ``model`` stays open now, in seconds."""
-        return self._schedulers[model].max_wait_s
 
     def close(self) -> None:
         """Let `take` and `reserve` return None from now on; `empty` returns the requests that are left."""
@@ -120,19 +108,20 @@ class BatchBuffer:
     def empty(self) -> dict[str, list[Request]]:
         """Remove and return every waiting request, by model."""
         with self._filled:
-            left = {model: buffer.requests for model, buffer in self._models.items() if buffer.requests}
-            for buffer in self._models.values():
-                buffer.requests = []
-                buffer.scheduler.clear()
+            left = {model: requests for model, requests in self._requests.items() if requests}
+            for model, scheduler in self._schedulers.items():
+                self._requests[model] = []
+                scheduler.clear()
             self._room_made.notify_all()
             return left
 
-    def _take(self, buffer: _ModelBuffer, now_s: float) -> list[Request]:
-        count = buffer.scheduler.take(now_s)
-        taken = buffer.requests[:count]
-        del buffer.requests[:count]
-        self._running = buffer.scheduler
-        self._wake_claimers(buffer.scheduler)
+    def _take(self, model: str, now_s: float) -> list[Request]:
+        scheduler, waiting = self._schedulers[model], self._requests[model]
+        count = scheduler.take(now_s)
+        taken = waiting[:count]
+        del waiting[:count]
+        self._running = scheduler
+        self._wake_claimers(scheduler)
         return taken
 
     def _wait(self, condition: threading.Condition, now_s: float, until_s: float) -> None:

@@ -1,217 +1,177 @@
-"""The resident loop: one per pool process and device, from the first claim to the last finish.
+"""The batch loop of one pool process: claim, prepare, plan, forward, finish.
 
-Models that generate have a loop of their own each, `windrow.worker.steps.step_loop`. For the others, three stages run
-side by side
-and hand over through bounded buffers, so that the device waits for nobody: claiming and tokenising fill the next row,
-the device runs the present one, and results of the one before are written.
+Models that generate have a loop of their own each, `windrow.worker.steps.step_loop`. For the other models, three stages
+run side by side and hand requests over through bounded buffers, so that the device never waits: threads claim and
+prepare the next requests, the device runs the present ones, and threads store the results of the previous ones.
 """
 
 from __future__ import annotations
 
-import logging
-import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from redis.exceptions import RedisError
-
+from windrow.scheduler.core.batch_scheduler import ClaimUpTo
 from windrow.scheduler.queue import Request
 from windrow.worker.batches.batch_buffer import BatchBuffer
 from windrow.worker.batches.batch_model import BatchModel
 from windrow.worker.batches.forward import RunningBatch, run_window
 from windrow.worker.batches.isolation import ClaimTurn, PoisonIsolation
 from windrow.worker.batches.prepare import prepare_requests, split_expired
-from windrow.worker.leases.leases import CLAIM_BLOCK_S
+from windrow.worker.batches.shutdown import Shutdown
 from windrow.worker.leases.redis_retry import retry_redis
 from windrow.worker.leases.renewal import LeaseRenewal
-from windrow.worker.process.progress import Progress
-from windrow.worker.process.served_model import ServedModel
+from windrow.worker.process.progress import Progress, Stage
 from windrow.worker.process.stopping import IMMEDIATELY
 from windrow.worker.process.threads import start_thread
 from windrow.worker.steps.step_loop import StepLoop
 from windrow.worker.steps.step_model import StepModel
 
-log = logging.getLogger(__name__)
-#: Passes that wait behind the one that is being finished: enough to keep a device busy, and few enough for the next
-#: row to grow meanwhile.
-STARTED_AHEAD = 1
-#: Threads that claim and prepare, per lane: while one waits for Redis, the other makes a row ready.
-CLAIMERS = 2
-#: Threads that store results: while one waits for Redis, the next pass is collected.
-FINISHERS = 2
-#: How long a stopping worker goes on trying to store results while Redis is away, in seconds.
-DRAIN_S = 10.0
-#: The same for a worker that has to leave at once and gives back what it holds.
-LEAVE_S = 3.0
-#: How often the loop looks whether it has to stop, and shows that it lives.
+#: Batches that may start before the one that is being finished: enough to keep a device busy, and few enough for the
+#: next window to grow in the meantime.
+BATCHES_STARTED_AHEAD = 1
+#: Threads per model that claim and prepare: while one waits for Redis, the other prepares.
+CLAIM_THREADS = 2
+#: Threads that finish batches: while one waits for Redis, the other collects the next batch.
+FINISH_THREADS = 2
+#: How often the loop checks whether it has to stop and reports progress, in seconds.
 ATTEND_EVERY_S = 0.1
 
 
 class BatchLoop:
-    """Runs until ``stopping()`` gives a level of `windrow.worker.process.stopping`.
+    """Runs until ``stopping()`` returns a level of `windrow.worker.process.stopping`.
 
-    Gracefully: it ends the row that runs, and answers that have begun as far as that is soon, and gives back the rest.
-    At once: it gives back that too, and leaves.
-    While ``drained()`` it claims nothing.
+    A graceful stop finishes the running window, continues generation for a limited time, and releases all other
+    requests. An immediate stop releases everything and ends the process. While ``drained()`` is true, the loop claims
+    nothing.
     """
 
     def __init__(
         self,
-        lanes: Mapping[str, BatchModel | StepModel],
+        models: Mapping[str, BatchModel | StepModel],
         stopping: Callable[[], int],
-        vitals: Progress | None = None,
+        progress: Progress | None = None,
         drained: Callable[[], object] = lambda: False,
     ) -> None:
-        self.lanes = {model: lane for model, lane in lanes.items() if isinstance(lane, BatchModel)}
-        self._holders: list[ServedModel] = list(lanes.values())
+        self.models = {name: model for name, model in models.items() if isinstance(model, BatchModel)}
+        self.buffer = BatchBuffer({name: model.scheduler for name, model in self.models.items()})
+        #: Called ten times per second.
+        self.on_look: Callable[[], None] = lambda: None
+        self._all_models = list(models.values())
         self._stopping = stopping
         self._drained = drained
-        self._vitals = vitals or Progress()
-        #: Called whenever the loop looks around.
-        self.on_look: Callable[[], None] = lambda: None
-        self.rows = BatchBuffer({model: lane.window for model, lane in self.lanes.items()})
-        self._quarantine = PoisonIsolation()
-        self._generations = [
-            StepLoop(lane, self._quarantine, self._vitals, stopping, drained, self._is_out_of_time)
-            for lane in lanes.values()
-            if isinstance(lane, StepModel)
+        self._progress = progress or Progress()
+        self._shutdown = Shutdown(self._all_models, stopping)
+        self._isolation = PoisonIsolation()
+        self._step_loops = [
+            StepLoop(model, self._isolation, self._progress, stopping, drained, self._shutdown.is_out_of_time)
+            for model in self._all_models
+            if isinstance(model, StepModel)
         ]
-        self._started: queue.Queue[tuple[BatchModel, RunningBatch, str] | None] = queue.Queue(STARTED_AHEAD)
+        self._started: queue.Queue[tuple[BatchModel, RunningBatch, str] | None] = queue.Queue(BATCHES_STARTED_AHEAD)
+        #: Batches are collected one after the other, in the order in which they started.
         self._collecting = threading.Lock()
-        #: When the last pass was collected, `time.monotonic`.
         self._collected_s = 0.0
         self._ended = threading.Event()
-        self._stopped_s: float | None = None
 
     def run(self) -> None:
-        """Claim, prepare, plan, forward, finish; return once stopped and nothing is held."""
-        self._vitals.tick()  # from here on, standing still is noticed
-        claimers = [start_thread(self._claim, lane) for lane in self.lanes.values() for _ in range(CLAIMERS)]
-        finishers = [start_thread(self._finish) for _ in range(FINISHERS)]
+        """Run all stages; return after a stop, when no request is held."""
+        self._progress.tick()  # from now on, the parent process notices a stall
+        claimers = [start_thread(self._claim, model) for model in self.models.values() for _ in range(CLAIM_THREADS)]
+        finishers = [start_thread(self._finish) for _ in range(FINISH_THREADS)]
         attendant = start_thread(self._attend)
-        with LeaseRenewal(self._holders, self._vitals):
-            for generation in self._generations:
-                generation.start()
+        with LeaseRenewal(self._all_models, self._progress):
+            for step_loop in self._step_loops:
+                step_loop.start()
             self._forward()
             for thread in claimers:
                 thread.join()
-            self._give_back_rows()
+            for name, requests in self.buffer.empty().items():
+                self._shutdown.release(self.models[name], requests)
             for thread in finishers:
                 thread.join()
-            for generation in self._generations:
-                generation.join()
+            for step_loop in self._step_loops:
+                step_loop.join()
             self._ended.set()
             attendant.join()
 
-    def _claim(self, lane: BatchModel) -> None:
-        """Stage one: claim, prepare. After a claim that filled the row, more is likely to wait: no need to block."""
-        stage, full = self._vitals.stage(), False
+    def _claim(self, model: BatchModel) -> None:
+        """Claim requests while the batch buffer has room for them."""
+        stage, is_full = self._progress.stage(), False
         while not self._stopping():
-            if self._drained() or lane.leases.is_paused:
+            if self._drained() or model.leases.is_paused:
                 self._ended.wait(ATTEND_EVERY_S)
-                continue
-            planned = self.rows.reserve(lane.model, timeout_s=1.0)
-            if planned is None:
-                continue
-            room = planned.size
-            turn = self._quarantine.take_turn(lane.model, timeout_s=1.0)
-            if turn is None:
-                self.rows.add(lane.model, [], room)
-                continue
-            alone = turn is ClaimTurn.ALONE
-            blocking, asked_s = not full and not alone, time.monotonic()
-            claim_enough = partial(lane.leases.claim, enough=planned.fills_batch)
-            claim = retry_redis(claim_enough, room, blocking, alone, give_up=self._is_stopping)
-            requests = claim.requests if claim else []
-            self._quarantine.claimed(lane.model, requests, claim is not None and claim.suspects_wait)
-            full = len(requests) == room
-            # What a claim waited for was work, if it might wait.
-            from_s = time.monotonic() if blocking else asked_s
-            with stage:
-                waiting, ended = prepare_requests(lane.engine, requests, lane.leases)
-            self.rows.add(lane.model, waiting, room, time.monotonic() - from_s)
-            self._store(lane, ended)
-            self._quarantine.ended(len(ended))
+            elif (plan := self.buffer.reserve(model.model, timeout_s=1.0)) is not None:
+                count = self._claim_once(model, plan, stage, is_blocking=not is_full)
+                is_full = count == plan.size
+
+    def _claim_once(self, model: BatchModel, plan: ClaimUpTo, stage: Stage, is_blocking: bool) -> int:
+        """Claim and prepare up to ``plan.size`` requests; return how many were claimed.
+
+        A claim after one that was full does not block, because more requests are probably ready.
+        """
+        turn = self._isolation.take_turn(model.model, timeout_s=1.0)
+        if turn is None:
+            self.buffer.add(model.model, [], plan.size)
+            return 0
+        is_alone = turn is ClaimTurn.ALONE
+        is_blocking = is_blocking and not is_alone
+        began_s = time.monotonic()
+        claim_some = partial(model.leases.claim, enough=plan.fills_batch)
+        claim = retry_redis(claim_some, plan.size, is_blocking, is_alone, give_up=self._shutdown.has_begun)
+        requests = claim.requests if claim else []
+        self._isolation.claimed(model.model, requests, claim is not None and claim.suspects_wait)
+        if is_blocking:  # the time in which the queue was empty is no part of the preparation
+            began_s = time.monotonic()
+        with stage:
+            prepared, failed = prepare_requests(model.engine, requests, model.leases)
+        self.buffer.add(model.model, prepared, plan.size, time.monotonic() - began_s)
+        self._store(model, failed)
+        return len(requests)
 
     def _forward(self) -> None:
-        """Stage two, the device: plan, forward."""
-        stage = self._vitals.stage()
-        while (row := self.rows.take()) is not None:
-            lane = self.lanes[row.model]
-            waiting, late = split_expired(row.requests, lane.leases)
-            for started in stage.timed(run_window(lane.engine, waiting, lane.budget)):
-                self._started.put((lane, started, row.closed_by))
-            self._store(lane, late)
-            self._quarantine.ended(len(row.requests) - len(waiting))
+        """Run each closed window: drop expired requests, plan batches and start them."""
+        stage = self._progress.stage()
+        while (window := self.buffer.take()) is not None:
+            model = self.models[window.model]
+            requests, expired = split_expired(window.requests, model.leases)
+            for running in stage.timed(run_window(model.engine, requests, model.budget)):
+                self._started.put((model, running, window.closed_by))
+            self._store(model, expired)
+            self._isolation.ended(len(window.requests) - len(requests) - len(expired))  # canceled or lost
         self._started.put(None)
 
     def _finish(self) -> None:
-        """Stage three: finish. Passes are collected one after the other; one is stored while the next is collected."""
-        stage = self._vitals.stage()
+        """Collect each batch, in order, and store its results while the next one is collected."""
+        stage = self._progress.stage()
         while True:
             with self._collecting:
                 item = self._started.get()
                 if item is None:
-                    self._started.put(None)  # for the next one
+                    self._started.put(None)  # for the other threads
                     return
-                lane, started, closed_by = item
+                model, running, closed_by = item
                 with stage:
-                    endings = lane.endings(started, closed_by)
-                ended_s = time.monotonic()
-                busy_s = ended_s - max(started.started_s, self._collected_s)
-                self._collected_s = ended_s
-            self._store(lane, endings, busy_s)
-            self._quarantine.ended(len(endings))
+                    finished = model.collect(running, closed_by)
+                now_s = time.monotonic()
+                busy_s = now_s - max(running.started_s, self._collected_s)
+                self._collected_s = now_s
+            self._store(model, finished, busy_s)
 
-    def _store(self, lane: BatchModel, endings: list[Request], busy_s: float = 0.0) -> None:
-        if endings:
-            retry_redis(lane.leases.finish, endings, busy_s, give_up=self._is_out_of_time)
+    def _store(self, model: BatchModel, finished: Sequence[Request], busy_s: float = 0.0) -> None:
+        if finished:
+            retry_redis(model.leases.finish, finished, busy_s, give_up=self._shutdown.is_out_of_time)
+            self._isolation.ended(len(finished))
 
     def _attend(self) -> None:
-        """Beside the stages: show signs of life, and see to it that the loop stops when it has to."""
+        """Report progress, and close the batch buffer or end the process when the loop has to stop."""
         while not self._ended.wait(ATTEND_EVERY_S):
             self.on_look()
-            self._vitals.tick(held=sum(len(holder.leases.held) for holder in self._holders))
-            for model, lane in self.lanes.items():
-                lane.wait_s = self.rows.max_wait_s(model)
+            self._progress.tick(held=sum(len(model.leases.held) for model in self._all_models))
             level = self._stopping()
             if level:
-                self.rows.close()
+                self.buffer.close()
             if level >= IMMEDIATELY:
-                self._leave()
-
-    def _give_back_rows(self) -> None:
-        """What was claimed and will not be started is for the next worker, and costs no attempt."""
-        for model, waiting in self.rows.empty().items():
-            held = {one.id: one.token for one in waiting}
-            log.info("model %s: %d requests go back unstarted", model, len(held))
-            retry_redis(self.lanes[model].leases.release, held, give_up=self._is_out_of_time)
-
-    def _leave(self) -> None:
-        """End this process within `LEAVE_S`. What still runs is refused when it ends: its token is no longer good."""
-        start_thread(self._give_back_all).join(LEAVE_S)
-        os._exit(0)
-
-    def _give_back_all(self) -> None:
-        # Twice: a claim that was under way may yet bring something.
-        for pause_s in (CLAIM_BLOCK_S, 0.0):
-            for holder in self._holders:
-                held = dict(holder.leases.held)
-                log.warning("model %s: %d requests go back, started or not", holder.model, len(held))
-                try:
-                    holder.leases.release(held)
-                except RedisError as error:
-                    log.warning("model %s: they are left to their leases: %s", holder.model, error)
-            time.sleep(pause_s)
-
-    def _is_stopping(self) -> bool:
-        return bool(self._stopping())
-
-    def _is_out_of_time(self) -> bool:
-        """What cannot be stored is left to its leases. Asked by any stage: each may be the one that is held up."""
-        if self._stopped_s is None and self._stopping():
-            self._stopped_s = time.monotonic()
-        return self._stopped_s is not None and time.monotonic() > self._stopped_s + DRAIN_S
+                self._shutdown.leave()

@@ -1,11 +1,11 @@
-"""From inputs to outputs, and what happens when a call for many raises: it is split until the culprit stands alone."""
+"""Runs the requests of a closed window as batches, and splits a batch that fails until the failing request is alone."""
 
 from __future__ import annotations
 
 import itertools
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,124 +14,108 @@ from windrow.scheduler.core.exception_text import describe_exception
 from windrow.scheduler.core.outcomes import Failed, Outcome
 from windrow.scheduler.core.planning import Batch, BatchLimits, plan_batches
 from windrow.scheduler.queue import Request
-from windrow.worker.engines.base import BatchRaised, Engine, EngineBase, Prepared
+from windrow.worker.engines.base import BatchRaised, Engine
 
 log = logging.getLogger(__name__)
 _numbers = itertools.count(1)
-#: Passes are planned to this share of what did not fit: the next one of nearly the same size would not fit either.
-KEPT_AFTER_OUT_OF_MEMORY = 0.75
+#: After a batch ran out of memory, batches are planned with this share of its tokens. One slightly smaller would not
+#: fit either.
+SHARE_AFTER_OUT_OF_MEMORY = 0.75
 
 
 @dataclass(frozen=True, slots=True)
 class RunningBatch:
-    """One forward pass that was started, or one request that failed alone."""
+    """One forward pass that has started, or one request that failed alone."""
 
-    #: Which was given the pass, and has its outcomes.
+    #: The engine that runs the batch and returns its outputs.
     engine: Engine
     batch: Batch
-    members: list[Request]
-    #: For `Engine.collect`; None where ``error`` is set.
+    requests: list[Request]
+    #: For `Engine.collect`; None if ``error`` is set.
     handle: Any
     error: Failed | None
-    #: `time.monotonic` when the device got it.
+    #: `time.monotonic` at the start.
     started_s: float
     #: Counted from 1 in this process.
     number: int
 
 
 class BatchBudget:
-    """What a pass of one model may hold: the limits that were set, less what the device turned out not to hold."""
+    """The limits of the batches of one model: those configured, or less if the device ran out of memory."""
 
     def __init__(self, limits: BatchLimits) -> None:
         self.limits = limits
-        #: The smallest pass that ran out of memory, in tokens after padding; None where none has.
+        #: Size of the smallest batch that ran out of memory, in tokens after padding; None if none did.
         self.ran_out_tokens: int | None = None
 
-    def ran_out(self, tokens: int) -> None:
-        """Remember that a pass of so many tokens ran out of memory: those planned from now on are smaller."""
+    def shrink(self, tokens: int) -> None:
+        """Plan smaller batches from now on, because one of ``tokens`` ran out of memory."""
         if self.ran_out_tokens is None or tokens < self.ran_out_tokens:
             self.ran_out_tokens = tokens
-            self.limits = replace(self.limits, max_batch_tokens=max(1, int(tokens * KEPT_AFTER_OUT_OF_MEMORY)))
+            self.limits = replace(self.limits, max_batch_tokens=max(1, int(tokens * SHARE_AFTER_OUT_OF_MEMORY)))
 
 
-def prepare_inputs(
-    engine: EngineBase, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]
-) -> list[Prepared | Failed]:
-    """`Engine.prepare`, for each input alone where the call for all of them raises."""
-    try:
-        return engine.prepare(inputs, parameters)
-    except Exception as error:
-        log.warning(
-            "model %s: preparing %d inputs raised %s", engine.info.model, len(inputs), describe_exception(error)
-        )
-        if len(inputs) == 1:
-            return [Failed(ModelFailed(f"preparing this input raised {type(error).__name__}"))]
-    return [
-        one
-        for input, wishes in zip(inputs, parameters, strict=True)
-        for one in prepare_inputs(engine, [input], [wishes])
-    ]
+def run_window(engine: Engine, requests: Sequence[Request], budget: BatchBudget) -> Iterator[RunningBatch]:
+    """Plan ``requests`` into batches with the engine's strategy, start them, and yield each as soon as it has started.
 
-
-def run_window(engine: Engine, waiting: Sequence[Request], budget: BatchBudget) -> Iterator[RunningBatch]:
-    """Plan ``waiting`` by the engine's strategy and run it, yielding each pass as soon as it was started.
-
-    A pass that raises is run again as two halves, so that one bad request costs its neighbours time and nothing else.
+    A batch that raises is run again as two halves, so that one bad request delays the others but does not fail them.
     """
-    sizes = [one.prepared.size for one in waiting]
+    sizes = [request.prepared.size for request in requests]
     for batch in plan_batches(engine.info.strategy, sizes, budget.limits):
-        members = [waiting[index] for index in batch.indices]
+        members = [requests[index] for index in batch.indices]
         started_s = time.monotonic()
         handle, failed = _forward(engine, members, batch)
         if failed is None or len(members) == 1:
             yield RunningBatch(engine, batch, members, handle, failed, started_s, next(_numbers))
-        else:
-            log.warning("a batch of %d (%d tokens) failed: running its halves", len(members), batch.tokens)
-            middle = len(members) // 2
-            was_size = isinstance(failed.error, OutOfMemory)
-            for half in (members[:middle], members[middle:]):
-                for one in run_window(engine, half, budget):
-                    # One that is too much by itself says nothing of batches.
-                    was_size = was_size and one.error is None
-                    yield one
-            if was_size:
-                budget.ran_out(batch.tokens)
+            continue
+        log.warning("a batch of %d requests (%d tokens) failed; running its halves", len(members), batch.tokens)
+        middle = len(members) // 2
+        is_too_large = isinstance(failed.error, OutOfMemory)
+        for half in (members[:middle], members[middle:]):
+            for running in run_window(engine, half, budget):
+                # A request that does not fit alone is no reason for smaller batches.
+                is_too_large = is_too_large and running.error is None
+                yield running
+        if is_too_large:
+            budget.shrink(batch.tokens)
 
 
-def collect_batch(done: RunningBatch, budget: BatchBudget) -> list[Outcome]:
-    """Wait for the pass; what became of each of its members, in their order.
+def collect_batch(running: RunningBatch, budget: BatchBudget) -> list[Outcome]:
+    """Wait for a batch and return the outcome of each request, in order.
 
-    One that raised only now is run again as two halves, as in `run_window`.
+    A batch that raises only now is run again as two halves, as in `run_window`.
     """
-    if done.error:
-        return [done.error]
+    if running.error:
+        return [running.error]
     try:
-        outcomes = done.engine.collect(done.handle)
+        outcomes = running.engine.collect(running.handle)
     except BatchRaised as raised:
-        return _collect_halves(done, budget, raised.cause)
-    if len(outcomes) == len(done.members):
+        return _collect_halves(running, budget, raised.cause)
+    if len(outcomes) == len(running.requests):
         return outcomes
-    wrong = f"the engine gave {len(outcomes)} outputs for {len(done.members)} inputs"
-    return [Failed(ModelFailed(wrong))] * len(done.members)
+    detail = f"the engine returned {len(outcomes)} outputs for {len(running.requests)} inputs"
+    return [Failed(ModelFailed(detail))] * len(running.requests)
 
 
-def _collect_halves(done: RunningBatch, budget: BatchBudget, cause: Exception) -> list[Outcome]:
-    log.warning("a batch of %d (%d tokens) raised %s", len(done.members), done.batch.tokens, describe_exception(cause))
-    if len(done.members) == 1:
+def _collect_halves(running: RunningBatch, budget: BatchBudget, cause: Exception) -> list[Outcome]:
+    requests = running.requests
+    log.warning(
+        "a batch of %d requests (%d tokens) raised %s", len(requests), running.batch.tokens, describe_exception(cause)
+    )
+    if len(requests) == 1:
         return [failure_of(cause)]
-    middle = len(done.members) // 2
+    middle = len(requests) // 2
     outcomes: dict[str, Outcome] = {}
-    for half in (done.members[:middle], done.members[middle:]):
-        for one in run_window(done.engine, half, budget):
-            ids = [member.id for member in one.members]
-            outcomes.update(zip(ids, collect_batch(one, budget), strict=True))
-    return [outcomes[member.id] for member in done.members]
+    for half in (requests[:middle], requests[middle:]):
+        for part in run_window(running.engine, half, budget):
+            outcomes.update(zip([request.id for request in part.requests], collect_batch(part, budget), strict=True))
+    return [outcomes[request.id] for request in requests]
 
 
-def _forward(engine: Engine, members: Sequence[Request], batch: Batch) -> tuple[Any, Failed | None]:
-    """Start one pass; what it raised becomes a `Failed`, and what it had in memory is let go on return."""
+def _forward(engine: Engine, requests: Sequence[Request], batch: Batch) -> tuple[Any, Failed | None]:
+    """Start one batch; return an error as `Failed`, so that the memory that its traceback refers to is freed."""
     try:
-        return engine.forward([one.prepared for one in members], batch), None
+        return engine.forward([request.prepared for request in requests], batch), None
     except Exception as error:
         if is_sticky(error):
             raise
@@ -140,14 +124,16 @@ def _forward(engine: Engine, members: Sequence[Request], batch: Batch) -> tuple[
 
 
 def is_sticky(error: Exception) -> bool:
-    """Whether nothing runs on the device any more, whoever's fault it was: the process has to end, and the leases
-    bring its requests back. Matched by name: this module is read before torch is.
+    """Whether the device accepts no more work after ``error``.
+
+    The process then has to end, and its requests are requeued when their leases expire. The class is compared by name,
+    because this module is imported before torch.
     """
     return type(error).__name__ == "AcceleratorError"
 
 
 def failure_of(error: Exception) -> Failed:
-    """What a request hears whose pass raised although it was alone in it."""
+    """Return the outcome of a request whose batch of one raised ``error``."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return Failed(OutOfMemory("the device ran out of memory on this input alone; send a shorter one"))
     return Failed(ModelFailed(f"the model raised {type(error).__name__} on this input"))

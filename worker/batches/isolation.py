@@ -1,4 +1,4 @@
-"""Suspects run alone: who may claim while one of them is about."""
+"""Runs suspected poison requests alone: decides which claim threads of a process may claim."""
 
 from __future__ import annotations
 
@@ -11,36 +11,38 @@ from windrow.scheduler.queue import Request
 
 
 class ClaimTurn(Enum):
-    """How a lane may claim now."""
+    """How a claim thread may claim now."""
 
-    #: Beside the other lanes, whatever this process holds.
+    #: Beside the other claim threads, whatever this process holds.
     TOGETHER = "together"
-    #: This process holds nothing, and nobody else here claims: a suspect may be asked for.
+    #: This process holds nothing and no other thread claims, so the claim may return a suspect.
     ALONE = "alone"
 
 
 class PoisonIsolation:
-    """One per process, shared by the claim threads of all its lanes.
+    """Shared by the claim threads of all models of a process, because a poison request kills the whole process.
 
-    Once a claim says that suspects wait, nobody claims until everything held has ended; then the lane of the suspect
-    claims alone, as long as it gets suspects, and each has to end before the next. Whatever else such a claim finds,
-    nothing or ordinary requests, ends the quarantine: another worker may have been faster.
+    When a claim reports that suspects wait, isolation begins: nobody claims until every request held has finished. Then
+    the model of the suspect claims alone as long as it gets suspects, and each of them finishes before the next claim.
+    Any other result of such a claim, none or ordinary requests, ends the isolation, because another worker took the
+    suspect.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        #: Requests claimed by this process and not ended.
+        #: Requests that this process has claimed and not finished.
         self._held = 0
+        #: Claims in progress.
         self._claims = 0
-        #: Whose suspects are waited for; None outside of quarantine.
+        #: The model whose suspects wait; None outside isolation.
         self._model: str | None = None
-        #: The claim under way is that lane's own, and alone.
+        #: The claim in progress is one of that model, alone.
         self._is_alone = False
 
     def take_turn(self, model: str, timeout_s: float) -> ClaimTurn | None:
         """Return how ``model`` may claim, or None if it may not within ``timeout_s``. `claimed` ends the turn."""
         with self._changed:
-            # Asked first without waiting: this is in the path of every claim.
+            # Every claim passes here, so the usual case does not wait.
             if not self._may_claim(model) and not self._changed.wait_for(lambda: self._may_claim(model), timeout_s):
                 return None
             self._claims += 1
@@ -48,11 +50,11 @@ class PoisonIsolation:
             return ClaimTurn.ALONE if self._is_alone else ClaimTurn.TOGETHER
 
     def claimed(self, model: str, requests: Sequence[Request], suspects_wait: bool) -> None:
-        """Say what the claim of this turn got; a claim that failed got nothing."""
+        """End a turn with the ``requests`` of its claim; a claim that failed has none."""
         with self._changed:
             self._claims -= 1
             self._held += len(requests)
-            if self._is_alone and not any(one.attempt > SUSPECT_AFTER for one in requests):
+            if self._is_alone and not any(request.attempt > SUSPECT_AFTER for request in requests):
                 self._model = None
                 self._changed.notify_all()
             self._is_alone = False
@@ -62,7 +64,7 @@ class PoisonIsolation:
                 self._changed.notify_all()
 
     def ended(self, count: int) -> None:
-        """So many requests are no longer held: finished, canceled, expired or lost."""
+        """Note that ``count`` requests are no longer held: finished, canceled, expired or lost."""
         with self._changed:
             self._held -= count
             if self._held == 0 and self._model is not None:

@@ -38,14 +38,14 @@ class ModelChanges:
     def __init__(
         self,
         models: Mapping[str, BatchModel | StepModel],
-        rows: BatchBuffer,
+        buffer: BatchBuffer,
         load: Load,
         limits: Limits,
         before: ModelRequests,
         stopping: Callable[[], object],
     ) -> None:
         self._models = models
-        self._rows = rows
+        self._buffer = buffer
         self._load = load
         self._limits = limits
         self._stopping = stopping
@@ -65,7 +65,7 @@ class ModelChanges:
             served = self._models.get(name)
             if isinstance(served, BatchModel) and served.batching != batching:
                 served.set_batching(batching)
-                self._rows.set_limits(name, served.window)
+                self._buffer.set_limits(name, served.window)
         for name, count in requests.reloads.items():
             if count != self._reloads.get(name, 0) and name in self._models:
                 start_thread(self._reload, self._models[name])
@@ -109,7 +109,7 @@ class ModelChanges:
             else:
                 assert not isinstance(engine, StepEngine)
                 served.replace_engine(engine, self._limits(name, engine.info))
-                self._rows.set_limits(name, served.window)
+                self._buffer.set_limits(name, served.window)
         freeze_loaded_objects()
         if is_on_cuda:
             import torch

@@ -120,7 +120,7 @@ def model_changes(
 
     return ModelChanges(
         models,
-        loop.rows,
+        loop.buffer,
         load=lambda model: load_engine_afresh(model, settings.models[model]),
         limits=lambda model, info: batch_limits(settings.models[model], info),
         before=before,

@@ -47,7 +47,7 @@ class Site:
         self.resident = BatchLoop({"m": self.lane}, stopping)
         limits = BatchLimits(64, 2000)
         self.resident.on_look = ModelChanges(
-            {"m": self.lane}, self.resident.rows, load, lambda *_: limits, read_model_requests(), stopping
+            {"m": self.lane}, self.resident.buffer, load, lambda *_: limits, read_model_requests(), stopping
         ).look
         self._thread = threading.Thread(target=self.resident.run)
         self._thread.start()
@@ -195,4 +195,4 @@ def test_rows_are_put_together_as_asked_from_then_on(start: Callable[..., Site])
     site.submit(*third)
     site.ended(*third)
     assert max(engine.sizes) == 2
-    assert site.resident.rows.max_wait_s("m") == 0.0
+    assert site.lane.scheduler.max_wait_s == 0.0

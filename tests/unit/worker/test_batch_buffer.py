@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.fake_buffer import TICK_S, WINDOW_S, FakeBuffer, FakeClock
 from tests.support.worker_requests import prepared_request
-from windrow.scheduler.core.batch_scheduler import ClaimUpTo
+from windrow.scheduler.core.batch_scheduler import BatchScheduler, ClaimUpTo
 from windrow.scheduler.core.learned_window import FIRST_WAIT_S
 from windrow.scheduler.core.window import WindowLimits
 from windrow.worker.batches.batch_buffer import BatchBuffer, ClosedWindow
@@ -202,7 +202,7 @@ def test_a_model_with_an_old_backlog_does_not_delay_another_model() -> None:
 
 
 def test_requests_claimed_first_are_first_although_they_were_prepared_later() -> None:
-    buffer = BatchBuffer({"m": WindowLimits(8, 1000, WINDOW_S)}, clock=FakeClock())
+    buffer = BatchBuffer({"m": BatchScheduler(WindowLimits(8, 1000, WINDOW_S))}, clock=FakeClock())
     for ids, claimed_s in (("cd", 2.0), ("ab", 1.0), ("e", 3.0)):
         buffer.add("m", [prepared_request(id, 1, claimed_s=claimed_s) for id in ids], 0)
     window = buffer.take()
@@ -243,7 +243,7 @@ def test_after_close_nothing_is_taken_and_the_rest_can_be_released() -> None:
 
 
 def test_close_ends_a_wait_for_a_window() -> None:
-    buffer = BatchBuffer({"m": WindowLimits(2, 1000, 60.0)})
+    buffer = BatchBuffer({"m": BatchScheduler(WindowLimits(2, 1000, 60.0))})
     taken: list[ClosedWindow | None] = []
     device = threading.Thread(target=lambda: taken.append(buffer.take()))
     device.start()
@@ -268,14 +268,14 @@ def test_an_empty_claim_opens_no_window() -> None:
 
 def test_a_learned_window_becomes_zero_if_requests_always_arrive_alone() -> None:
     fake = FakeBuffer(m=WindowLimits(8, 1000, 0.050, is_learned=True))
-    assert fake.buffer.max_wait_s("m") == FIRST_WAIT_S
+    assert fake.schedulers["m"].max_wait_s == FIRST_WAIT_S
     fake.arrive("first")
     fake.take()
     for number in range(100):
         fake.clock.advance(0.020)
         fake.arrive_when_idle(f"{number}")  # sent after the last answer
         fake.take()
-    assert fake.buffer.max_wait_s("m") == 0.0
+    assert fake.schedulers["m"].max_wait_s == 0.0
 
 
 def test_a_learned_window_waits_for_a_second_request_that_always_follows() -> None:
@@ -285,7 +285,7 @@ def test_a_learned_window_waits_for_a_second_request_that_always_follows() -> No
         fake.clock.at(fake.clock.now_s + 0.002, lambda number=number: fake.arrive(f"second {number}"))  # type: ignore[misc]
         assert len(fake.take().requests) == 2
         fake.clock.advance(0.100)
-    assert 0.002 <= fake.buffer.max_wait_s("m") < FIRST_WAIT_S
+    assert 0.002 <= fake.schedulers["m"].max_wait_s < FIRST_WAIT_S
 
 
 def test_new_limits_apply_to_a_window_that_is_open() -> None:
@@ -297,6 +297,6 @@ def test_new_limits_apply_to_a_window_that_is_open() -> None:
     window = fake.take()
     assert ([request.id for request in window.requests], window.closed_by) == (["c"], "wait")
     fake.buffer.set_limits("m", WindowLimits(8, 1000, 0.5, is_learned=True))
-    assert fake.buffer.max_wait_s("m") == FIRST_WAIT_S
+    assert fake.schedulers["m"].max_wait_s == FIRST_WAIT_S
     fake.buffer.set_limits("m", WindowLimits(8, 1000, 0.25))
-    assert fake.buffer.max_wait_s("m") == 0.25
+    assert fake.schedulers["m"].max_wait_s == 0.25

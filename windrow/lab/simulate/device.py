@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from windrow.lab.simulate.passes import BatchRunner, SimulatedBatch
 from windrow.scheduler.core.batch_scheduler import BatchScheduler, ClaimUpTo
-from windrow.scheduler.core.learned_window import MAX_WAIT_S
+from windrow.scheduler.core.learned_window import window_limits
 from windrow.scheduler.core.planning import Batch, BatchLimits, plan_batches
 from windrow.scheduler.core.window import Close, Wait, WindowLimits
 
@@ -28,10 +28,7 @@ class Policy:
     @property
     def window(self) -> WindowLimits:
         """What closes a window."""
-        size, tokens = self.limits.max_batch_size, self.limits.max_batch_tokens
-        if self.max_wait_s is None:
-            return WindowLimits(size, tokens, MAX_WAIT_S, is_learned=True)
-        return WindowLimits(size, tokens, self.max_wait_s)
+        return window_limits(self.limits.max_batch_size, self.limits.max_batch_tokens, self.max_wait_s)
 
 
 @dataclass(frozen=True, slots=True)
