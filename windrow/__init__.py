@@ -1,7 +1,7 @@
 """Windrow: batch inference on Flask, Celery and Redis.
 
-Names are imported when they are first used: ``from windrow import Client`` loads neither torch nor Celery, and a worker
-process does not load the client.
+Names are imported on first use: ``from windrow import Client`` imports neither torch nor Celery, and a worker process
+does not import the client.
 """
 
 from importlib import import_module
@@ -25,8 +25,8 @@ __all__ = [
     "errors",
 ]
 
-#: Public name -> the module that has it.
-_HOMES = {
+#: The module of each public name.
+_MODULES = {
     "AsyncClient": "windrow.client",
     "Client": "windrow.client",
     "Prediction": "windrow.client",
@@ -39,6 +39,6 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name == "errors":
         return import_module("windrow.errors")
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,6 @@
-"""Every error that Windrow reports, on the server and in the clients.
+"""All errors of Windrow: those of the server, which Celery results carry too, and those of the clients.
 
-Each class has a stable ``code`` and a flag that says whether the same call may succeed later.
+Importing this module needs no other package. Each server error has a stable ``code`` and a flag for retries.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from typing import ClassVar
 
 
 class WindrowError(Exception):
-    """Base of every error that Windrow reports.
+    """Base class of the server's errors.
 
-    ``detail`` is the sentence a user reads: what was wrong and what is accepted.
-    ``retry_after_s`` is set where the queue knows when a retry may succeed, in seconds.
+    ``detail`` is the message for users: what is wrong and what is accepted. ``retry_after_s`` is the time after which a
+    retry may succeed, in seconds, if the queue knows it.
     """
 
     code: ClassVar[str] = "internal"
-    #: True when the same call, unchanged, may succeed later.
+    #: Whether the same call may succeed later.
     retryable: ClassVar[bool] = False
 
     def __init__(self, detail: str, *, retry_after_s: float | None = None) -> None:
@@ -26,31 +26,31 @@ class WindrowError(Exception):
 
 
 class MalformedRequest(WindrowError):
-    """The request could not be read at all: not JSON, NaN, nested too deep, a body shorter than announced."""
+    """The request cannot be parsed: invalid JSON, NaN, too many levels, or a body shorter than its Content-Length."""
 
     code = "malformed_request"
 
 
 class InvalidInput(WindrowError):
-    """The request was read, but a field is missing, of the wrong type or out of range."""
+    """A field of the request is missing, of the wrong type or out of range."""
 
     code = "invalid_input"
 
 
-#: What is wrong with a text of which the tokenizer leaves nothing, in the one wording that every error has.
+#: The message for a text without tokens.
 NO_TOKENS = "it has no tokens; this model takes at least one"
-#: What to do about an input that is too long, in the same way.
+#: The advice for an input that is too long.
 TOO_LONG_ADVICE = "shorten it, or send parameters.truncate: true"
 
 
 class InputTooLong(InvalidInput):
-    """The input has more tokens than the model takes, and ``parameters.truncate`` was not asked for."""
+    """The input has more tokens than the model accepts, and ``parameters.truncate`` is not set."""
 
     code = "input_too_long"
 
 
 class IdempotencyConflict(InvalidInput):
-    """The idempotency key was used before with another body."""
+    """The idempotency key was used with another body."""
 
     code = "idempotency_conflict"
 
@@ -62,45 +62,45 @@ class PayloadTooLarge(WindrowError):
 
 
 class UnknownModel(WindrowError):
-    """No model of that name is configured."""
+    """No model of this name is configured."""
 
     code = "unknown_model"
 
 
 class UnknownPrediction(WindrowError):
-    """The id was never issued, or belongs to another tenant."""
+    """The id does not exist, or belongs to another tenant."""
 
     code = "unknown_prediction"
 
 
 class PredictionGone(WindrowError):
-    """The id was issued, and its result has outlived its TTL."""
+    """The result of the prediction has expired."""
 
     code = "prediction_gone"
 
 
 class QueueFull(WindrowError):
-    """The model's queue holds as many requests or bytes as it may."""
+    """The queue of the model has reached its limit of requests or bytes."""
 
     code = "queue_full"
     retryable = True
 
 
 class QuotaExceeded(WindrowError):
-    """The tenant has as many requests or bytes in flight, or sends as many a second, as it may."""
+    """The tenant has reached its limit of requests in flight, bytes in flight or requests per second."""
 
     code = "quota_exceeded"
     retryable = True
 
 
 class Unauthorized(WindrowError):
-    """No API key came, or none that is known."""
+    """The API key is missing or unknown."""
 
     code = "unauthorized"
 
 
 class NoWorker(WindrowError):
-    """No worker has served the model lately."""
+    """No worker serves the model."""
 
     code = "no_worker"
     retryable = True
@@ -114,73 +114,73 @@ class RedisUnavailable(WindrowError):
 
 
 class Stopping(WindrowError):
-    """The server stops before the answer is there."""
+    """The server is stopping before the request has finished."""
 
     code = "stopping"
     retryable = True
 
 
 class NewerRecord(WindrowError):
-    """The request was taken in by another release, which runs beside this one during an upgrade."""
+    """The request was accepted by another release of Windrow, which shares the queue during an upgrade."""
 
     code = "newer_record"
     retryable = True
 
 
 class ModelFailed(WindrowError):
-    """The model raised on this input, alone in its batch."""
+    """The model raised an exception on this input in a batch of one."""
 
     code = "model_failed"
 
 
 class OutOfMemory(WindrowError):
-    """The device ran out of memory on this input, alone in its batch."""
+    """The device ran out of memory on this input in a batch of one."""
 
     code = "out_of_memory"
 
 
 class AttemptsExhausted(WindrowError):
-    """The worker died or lost its lease on every attempt."""
+    """The worker died or lost its lease in every attempt."""
 
     code = "attempts_exhausted"
 
 
 class DeadlineExceeded(WindrowError):
-    """The request was not started before its deadline."""
+    """The request did not start before its deadline."""
 
     code = "deadline_exceeded"
 
 
 class Canceled(WindrowError):
-    """The request was canceled by its owner."""
+    """The request was canceled."""
 
     code = "canceled"
 
 
 class UpstreamFailed(WindrowError):
-    """The server behind a model of task ``upstream`` was away for too long, failed, or broke off its answer."""
+    """The server of a model with task ``upstream`` was unreachable, failed, or interrupted its response."""
 
     code = "upstream_failed"
     retryable = True
 
 
 class ModelUnusable(WindrowError):
-    """The model cannot be served: not found, not safetensors, or of another task."""
+    """The model cannot be served: it is missing, is not in safetensors format, or has another task."""
 
     code = "model_unusable"
 
 
 class InvalidSetting(WindrowError):
-    """A setting is unknown or malformed; the detail names it and what it takes."""
+    """A setting is unknown or invalid; the detail names the setting and the accepted values."""
 
     code = "invalid_setting"
 
 
 class ClientError(Exception):
-    """Base of what `Client` and `AsyncClient` raise.
+    """Base class of the errors of `Client` and `AsyncClient`.
 
-    ``detail`` is the sentence a user reads; ``status`` is the HTTP status where there was an answer; ``retry_after_s``
-    is set where the server said when the same call may succeed.
+    ``detail`` is the message for users. ``status`` is the HTTP status, if there was a response. ``retry_after_s`` is
+    the time after which the server expects a retry to succeed, in seconds, or None.
     """
 
     def __init__(
@@ -197,19 +197,19 @@ class ClientError(Exception):
 
 
 class ServerUnreachable(ClientError):
-    """No answer came: connection refused, lost or too slow."""
+    """The server did not respond: the connection was refused, lost or too slow."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail, code="server_unreachable")
 
 
 class RequestRefused(ClientError):
-    """The server answered with a problem (RFC 9457), or with something that is not ours at all."""
+    """The server responded with a problem (RFC 9457), or the response does not come from Windrow."""
 
 
 class PredictionFailed(ClientError):
-    """The prediction ended without an output: failed, canceled or expired."""
+    """The prediction finished without an output: it failed, was canceled or expired."""
 
 
 class PredictionPending(ClientError):
-    """The prediction has not ended yet; ask again with its id."""
+    """The prediction has not finished; ask again with its id."""

@@ -92,7 +92,7 @@ class Serving:
 
 
 def run_serve(folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run ``windrow serve`` where it should end by itself."""
+    """Run a ``windrow serve`` that is expected to exit by itself."""
     command = [sys.executable, "-m", "windrow", "serve"]
     environment = clean_environ(**environ)
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=60)
