@@ -13,8 +13,8 @@ ARGS ?=
 # The lock names neither an index nor a platform's build of torch, and not the CUDA packages that torch itself pins.
 COMPILE := $(BIN)/pip-compile --quiet --allow-unsafe --strip-extras --no-header --no-emit-index-url --no-emit-find-links \
 	--no-emit-trusted-host --no-emit-options --annotation-style line
-# The extras that `make run` installs; the extra schema has its own lock, see below.
-RUNTIME := --extra redis --extra server --extra worker --extra wordpiece
+# The extras that `make run` installs.
+RUNTIME := --extra redis --extra schema --extra server --extra worker --extra wordpiece
 CLEAN_LOCK := $(BIN)/python requirements/clean_lock.py
 
 .DEFAULT_GOAL := help
@@ -56,8 +56,6 @@ lock: $(VENV)/.dev ## compile the locks from pyproject.toml; newer releases: mak
 	$(CLEAN_LOCK) requirements/lock.txt
 	$(COMPILE) $(ARGS) --constraint requirements/lock.txt $(RUNTIME) --extra dev --output-file requirements/dev.txt pyproject.toml requirements/pins.in
 	$(CLEAN_LOCK) requirements/dev.txt
-	$(COMPILE) $(ARGS) --constraint requirements/lock.txt --extra schema --output-file requirements/schema.txt pyproject.toml requirements/pins.in
-	$(CLEAN_LOCK) requirements/schema.txt --beyond requirements/lock.txt
 
 clean: ## remove everything that the targets above created, including .venv
 	rm -rf $(VENV) build dist *.egg-info .windrow .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
@@ -73,9 +71,6 @@ $(VENV)/.runtime: requirements/lock.txt pyproject.toml | $(VENV)/bin/python
 	$(PIP) install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-# xgrammar depends on triton, the largest package after torch, for a function that Windrow does not call; builds of torch
-# that need triton install it themselves.
-$(VENV)/.dev: requirements/dev.txt requirements/schema.txt $(VENV)/.runtime
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
 	$(PIP) install -r requirements/dev.txt
-	$(PIP) install --no-deps -r requirements/schema.txt
 	@touch $@

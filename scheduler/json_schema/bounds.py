@@ -1,34 +1,34 @@
-"""How large a JSON schema may be. Its text grows into many states of a grammar, and each of them is laid over the whole
-vocabulary of the model: without bounds one schema occupies a worker for minutes.
-"""
+"""Limits on the size of a JSON schema: without them, one request could occupy the API or a worker for minutes."""
 
 from __future__ import annotations
 
 import json
 
-#: As JSON without spaces, in UTF-8.
+#: Bytes of the schema as JSON without spaces, in UTF-8.
 MAX_SCHEMA_BYTES = 32 * 1024
-#: Objects and arrays inside each other.
+#: Levels of nested objects and arrays.
 MAX_SCHEMA_DEPTH = 64
+#: Least common multiple of all values of ``multipleOf``: a grammar has up to that many states for remainders.
+MAX_COMMON_MULTIPLE = 1000
 
 
 def require_bounded(schema: object) -> object:
-    """Return ``schema``; raise `ValueError` naming the bound that it is over."""
+    """Return ``schema``; raise `ValueError` if it is too large, too deep or not JSON."""
     level = [schema]
     for _ in range(MAX_SCHEMA_DEPTH):
-        level = [inner for one in level for inner in _parts(one) if isinstance(inner, (dict, list))]
+        level = [child for value in level for child in _children(value) if isinstance(child, (dict, list))]
     if level:
-        raise ValueError(f"takes at most {MAX_SCHEMA_DEPTH} objects and arrays inside each other, and these are more")
+        raise ValueError(f"takes at most {MAX_SCHEMA_DEPTH} levels of nested objects and arrays; this schema has more")
     try:
         size = len(json.dumps(schema, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode())
     except UnicodeEncodeError:
-        raise ValueError("holds half a surrogate pair, which is no character") from None
+        raise ValueError("contains half a surrogate pair, which is not a character") from None
     if size > MAX_SCHEMA_BYTES:
-        raise ValueError(f"takes at most {MAX_SCHEMA_BYTES} bytes of JSON, and these are {size}")
+        raise ValueError(f"takes at most {MAX_SCHEMA_BYTES} bytes of JSON, not {size}")
     return schema
 
 
-def _parts(value: object) -> list[object]:
+def _children(value: object) -> list[object]:
     if isinstance(value, dict):
         return list(value.values())
     return value if isinstance(value, list) else []

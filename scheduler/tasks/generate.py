@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from windrow.errors import TOO_LONG_ADVICE, InputTooLong, InvalidInput
 from windrow.scheduler.json_schema.bounds import require_bounded
-from windrow.scheduler.json_schema.check import require_enforced
+from windrow.scheduler.json_schema.grammar import require_enforced
 from windrow.scheduler.tasks.base import Parameters, Task, Text, require_characters
 from windrow.scheduler.tasks.validation import Strict, parse, whole
 

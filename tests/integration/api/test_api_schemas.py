@@ -46,11 +46,12 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("schema", "why"),
     [
-        (nested(450), ": takes at most 64 objects and arrays inside each other"),
+        (nested(450), ": takes at most 64 levels of nested objects and arrays"),
         ({"enum": [f"value {number}" for number in range(3000)]}, ": takes at most 32768 bytes of JSON"),
         ({"properties": {"a": {"not": {}}}}, ".properties.a.not: is not enforced"),
+        ({"type": "string", "pattern": "(?=a)b"}, ": no text can be held to it: regex parse error"),
     ],
-    ids=["deep", "large", "not enforced"],
+    ids=["deep", "large", "not enforced", "not a pattern"],
 )
 def test_a_schema_that_cannot_be_enforced_is_refused(url: str, schema: dict[str, Any], why: str) -> None:
     json_schema = {"name": "answer", "schema": schema}

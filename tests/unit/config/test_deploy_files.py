@@ -260,7 +260,8 @@ def test_lock_fits_every_machine(lock: str) -> None:
 
 @pytest.mark.parametrize("lock", LOCKS)
 def test_lock_holds_every_requirement_of_the_project(lock: str) -> None:
-    extra = PROJECT["project"]["optional-dependencies"]["dev"] if "dev" in lock else []
+    extras = PROJECT["project"]["optional-dependencies"]
+    extra = extras["schema"] + (extras["dev"] if "dev" in lock else [])
     locked = pins(lock)
     for requirement in map(Requirement, PROJECT["project"]["dependencies"] + extra):
         assert requirement.specifier.contains(locked[canonicalize_name(requirement.name)]), requirement
@@ -269,23 +270,6 @@ def test_lock_holds_every_requirement_of_the_project(lock: str) -> None:
 def test_tests_run_on_the_versions_that_are_shipped() -> None:
     runtime, dev = map(pins, LOCKS)
     assert runtime.items() <= dev.items()
-
-
-def test_the_lock_of_schemas_holds_what_they_need_beyond_the_runtime_and_no_triton() -> None:
-    (xgrammar,) = map(Requirement, PROJECT["project"]["optional-dependencies"]["schema"])
-    locked, runtime = pins("requirements/schema.txt"), pins(LOCKS[0])
-    assert xgrammar.specifier.contains(locked[xgrammar.name])
-    assert not locked.keys() & runtime.keys()
-    needed = {
-        canonicalize_name(requirement.name)
-        for name in locked
-        for requirement in map(Requirement, importlib.metadata.requires(name) or ())
-        if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-    }
-    assert needed - locked.keys() - runtime.keys() <= {"triton"}
-    assert {name: importlib.metadata.version(name) for name in locked} == {
-        name: str(version) for name, version in locked.items()
-    }
 
 
 def test_every_direct_dependency_is_explained_with_its_licence() -> None:

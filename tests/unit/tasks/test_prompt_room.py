@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.support.tiny_llama import VOCABULARY, save_tiny_llama
+from tests.support.tiny_llama import EOS, VOCABULARY, save_tiny_llama
 from windrow.errors import WindrowError
 from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.core.outcomes import Failed
@@ -39,7 +39,9 @@ PARAMETERS = st.fixed_dictionaries(
 def sides(tmp_path_factory: pytest.TempPathFactory) -> Sides:
     """Those of the API and of the worker, for one model."""
     folder = save_tiny_llama(tmp_path_factory.mktemp("llama"), context_tokens=CONTEXT)
-    prompts = PromptPreparer(load_text_limit(str(folder)), folder, CONTEXT, 4, SchemaCompiler(folder, VOCABULARY, ()))
+    limit = load_text_limit(str(folder))
+    schemas = SchemaCompiler(limit.tokenizer, VOCABULARY, [EOS])
+    prompts = PromptPreparer(limit, folder, CONTEXT, 4, schemas)
     return InputCheck(ModelSettings(task="generate", source=str(folder))), prompts
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from windrow.errors import InvalidInput
 from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.core.outcomes import Failed
 from windrow.scheduler.stepping.sequences import GeneratingSequence, PrefillChunk, StepLimits, StepPlan
@@ -279,7 +280,7 @@ class GenerateEngine:
         drawers = [choice for choice in choices if choice is not None and choice.wishes is not None]
         wishes: list[SamplingParameters] = [choice.wishes for choice in drawers if choice.wishes is not None]
         rows, owners = device.sent([picked, [slots[at] for at in picked]])
-        allowed = self._allowed(drawers, logits.shape[1])
+        allowed = self._allowed(drawers, logits.shape[1], handle)
         drawn = self._model.sampling.draw(logits[rows], owners, device.positions[owners], wishes, allowed)
         tokens[rows] = drawn.tokens
         device.tokens[owners] = drawn.tokens
@@ -294,14 +295,14 @@ class GenerateEngine:
                 (choice, row, host) for row, choice in enumerate(drawers) if choice.logprobs is not None
             ]
 
-    def _allowed(self, drawers: Sequence[GeneratedChoice], vocabulary: int) -> Tensor | None:
-        """(rows, vocabulary) tokens that the schemas of ``drawers`` let come; None where nobody has one."""
+    def _allowed(self, drawers: Sequence[GeneratedChoice], vocabulary: int, handle: StepHandle) -> Tensor | None:
+        """(rows, vocabulary) tokens that the schemas of ``drawers`` allow; None if none of them has a schema."""
         if all(choice.constraint is None for choice in drawers):
             return None
         masks = empty_masks(len(drawers), vocabulary)
         for row, choice in enumerate(drawers):
-            if choice.constraint is not None:
-                choice.constraint.fill(masks, row)
+            if choice.constraint is not None and (error := choice.constraint.fill(masks, row)):
+                self._note(choice, Failed(InvalidInput(error)), handle)
         return unpacked(self._model.slots.sent(masks).to(torch.int32), vocabulary)
 
     def collect(self, handle: StepHandle) -> list[Delta]:

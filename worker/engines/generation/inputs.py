@@ -24,7 +24,7 @@ from windrow.scheduler.tasks.generate import (
     require_prompt_fits,
 )
 from windrow.worker.engines.base import Prepared
-from windrow.worker.engines.generation.constraints import SchemaCompiler
+from windrow.worker.engines.generation.constraints import CompiledSchema, SchemaCompiler
 from windrow.worker.engines.text.tokenization import cut_roughly
 
 
@@ -40,8 +40,8 @@ class GenerateInput:
     max_tokens: int
     #: One for each choice.
     seeds: tuple[int, ...]
-    #: What `Constraint` takes; None where the answer is free.
-    grammar: Any = None
+    #: The schema that the text is held to, if any.
+    grammar: CompiledSchema | None = None
 
 
 class PromptPreparer:
@@ -133,7 +133,7 @@ class PromptPreparer:
         assert isinstance(text, str)
         return text
 
-    def _grammar(self, wishes: GenerateParameters) -> Any:
+    def _grammar(self, wishes: GenerateParameters) -> CompiledSchema | None:
         if wishes.json_schema is None:
             return None
         if wishes.ignore_eos or wishes.min_tokens:

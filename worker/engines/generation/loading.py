@@ -74,7 +74,11 @@ def load_model(name: str, settings: ModelSettings) -> LoadedModel:
         slots=slots,
         sampling=SlotSampling(settings.max_batch_size + 1, config.vocab_size, sorted(eos_ids), device),
         prompts=PromptPreparer(
-            limit, folder, context_tokens, settings.page_tokens, SchemaCompiler(folder, config.vocab_size, eos_ids)
+            limit,
+            folder,
+            context_tokens,
+            settings.page_tokens,
+            SchemaCompiler(limit.tokenizer, config.vocab_size, eos_ids),
         ),
         eos_ids=eos_ids,
         context_tokens=context_tokens,
