@@ -6,7 +6,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import Any
 
 import gevent
@@ -15,14 +14,13 @@ from gunicorn.http import errors as http  # type: ignore[import-untyped]
 from gunicorn.workers.ggevent import GeventWorker  # type: ignore[import-untyped]
 
 from windrow.api.http.bind import check_bind, hosts_of
-from windrow.api.http.error_format import problem_json
+from windrow.api.http.error_format import PROBLEM, problem_json
 from windrow.errors import InvalidSetting
 from windrow.scheduler.core.exception_text import describe_exception
 
 #: How long and how much is still read from a connection that will close, so that the client can read the response.
 LINGER_S = 2.0
 LINGER_BYTES = 16 << 20
-EVENT_STREAM = "text/event-stream"
 
 #: gunicorn's parse errors as HTTP statuses; an error takes the entry of its nearest base class.
 STATUSES: dict[type[BaseException], tuple[int, str, str]] = {
@@ -69,7 +67,6 @@ class JsonGeventWorker(GeventWorker):
         try:
             return super().handle_request(listener_name, req, sock, addr)
         finally:
-            set_cork(sock, False)
             if getattr(req, "must_close", False):
                 linger(sock)
 
@@ -98,13 +95,13 @@ class JsonGeventWorker(GeventWorker):
 
 
 def closing(app: Application) -> Application:
-    """Wrap ``app``: send each response in one piece, and apply ``Connection: close``, which gunicorn ignores."""
+    """Wrap ``app``: send each document in one piece, and apply ``Connection: close``, which gunicorn ignores."""
 
     def wrapped(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
             response = start_response.__self__  # type: ignore[attr-defined]
-            # Events are sent one by one, as they occur.
-            set_cork(response.sock, not is_event_stream(headers))
+            if is_document(headers) and environ["REQUEST_METHOD"] != "HEAD":
+                response.sock = JoinedSend(response.sock)
             if ("Connection", "close") in headers:
                 response.force_close()
                 response.req.force_close()
@@ -115,17 +112,28 @@ def closing(app: Application) -> Application:
     return wrapped
 
 
-def is_event_stream(headers: list[tuple[str, str]]) -> bool:
-    """Return whether the response's media type is that of an event stream, with or without parameters."""
-    types = [value.partition(";")[0].strip().lower() for name, value in headers if name.lower() == "content-type"]
-    return EVENT_STREAM in types
+def is_document(headers: list[tuple[str, str]]) -> bool:
+    """Return whether the response is a JSON document, which the application returns in one piece."""
+    return ("Content-Type", "application/json") in headers or ("Content-Type", PROBLEM.content_type) in headers
 
 
-def set_cork(sock: Any, is_on: bool) -> None:
-    """Hold back written data while on: gunicorn writes head and body separately, which would wake the client twice."""
-    if hasattr(socket, "TCP_CORK") and sock.family in (socket.AF_INET, socket.AF_INET6):
-        with suppress(OSError):  # the client has disconnected
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, int(is_on))
+class JoinedSend:
+    """The socket of a response whose head and body, which gunicorn writes separately, are sent together.
+
+    Otherwise each would be a packet, and wake the client.
+    """
+
+    def __init__(self, sock: Any) -> None:
+        self._sock = sock
+        self._head: bytes | None = None
+
+    def sendall(self, data: bytes) -> None:
+        """Keep the first data, which is the head, and send it with the next."""
+        if self._head is None:
+            self._head = data
+        else:
+            self._sock.sendall(self._head + data)
+            self._head = b""
 
 
 def linger(sock: Any) -> None:
