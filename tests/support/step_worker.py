@@ -1,4 +1,4 @@
-"""A resident loop in a thread of the test's own process, with an engine that answers word by word, or any."""
+"""A worker loop in a thread of the test process, with a `WordEngine` or any other step engine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from windrow.worker.steps.step_model import StepModel
 
 
 class StepWorker:
-    """Serves ``model`` from `start` to `stop`; where it is gated, `let` lets its engine make so many steps."""
+    """Serves ``model`` from `start` to `stop`. If it is gated, its engine runs only steps allowed by `allow_steps`."""
 
     def __init__(
         self,
@@ -34,31 +34,31 @@ class StepWorker:
         self.gate = threading.Semaphore(0) if is_gated else None
         self.engine: Any = engine or WordEngine(model, size=size, gate=self.gate, step_s=step_s)
         self.queue = RedisQueue(redis, model)
-        self.lane = StepModel(redis, self.queue, self.engine, 60.0, "worker@test/0")
+        self.served = StepModel(redis, self.queue, self.engine, 60.0, "worker@test/0")
         self._stop = threading.Event()
-        resident = BatchLoop({model: self.lane}, lambda: GRACEFULLY * self._stop.is_set())
-        self._thread = threading.Thread(target=resident.run)
+        loop = BatchLoop({model: self.served}, lambda: GRACEFULLY * self._stop.is_set())
+        self._thread = threading.Thread(target=loop.run)
 
-    def let(self, steps: int) -> None:
-        """Make so many steps, each as soon as something runs."""
+    def allow_steps(self, steps: int) -> None:
+        """Allow ``steps`` more steps, each as soon as a request runs."""
         assert self.gate is not None
         self.gate.release(steps)
 
     def start(self) -> StepWorker:
-        """Begin to serve."""
+        """Start the thread."""
         self._thread.start()
         return self
 
-    def ask_to_stop(self) -> None:
-        """As TERM does."""
+    def request_stop(self) -> None:
+        """Stop gracefully, as SIGTERM does."""
         self._stop.set()
-        self._redis.lpush(queue_key(self.queue.model, "wake"), "1")  # nobody has to wait for the end of a claim
+        self._redis.lpush(queue_key(self.queue.model, "wake"), "1")  # end a claim that blocks
 
     def stop(self) -> None:
-        """Ask it, let what runs end, and wait for it."""
-        self.ask_to_stop()
+        """Stop gracefully, let the running requests finish, and wait for the thread."""
+        self.request_stop()
         if self.gate is not None:
-            self.let(100_000)
+            self.allow_steps(100_000)
         self._thread.join(30)
         assert not self._thread.is_alive()
 

@@ -98,11 +98,11 @@ def test_output_is_sent_before_the_rest_is_generated(site: Site) -> None:
     with httpx.stream("POST", f"{site.url}/v1/predictions", json=body, headers=STREAM, timeout=30) as response:
         assert (response.status_code, response.headers["Content-Type"]) == (200, "text/event-stream")
         chunks, parser = response.iter_bytes(), EventParser()
-        site.worker.let(1)
+        site.worker.allow_steps(1)
         first = read_until(chunks, parser, "output")
         assert [event.type for event in first][:2] == ["start", "output"]
         assert first[0].data["id"] == response.headers["Location"].rpartition("/")[2]
-        site.worker.let(5)
+        site.worker.allow_steps(5)
         rest = read_until(chunks, parser, "completed")
         assert next(chunks, None) is None
     assert text_of(first + rest) == SAYING
@@ -115,7 +115,7 @@ def test_output_is_sent_before_the_rest_is_generated(site: Site) -> None:
 def test_a_reader_resumes_at_another_api_process_after_its_last_event(site: Site) -> None:
     with site.client() as client:
         id = client.submit(MODEL, SAYING, stream=True).id
-        site.worker.let(6)
+        site.worker.allow_steps(6)
         whole = list(client.follow(id))
     places = [event.id for event in whole]
     assert len(set(places)) == len(whole)
@@ -137,7 +137,7 @@ def test_many_readers_of_one_stream_all_receive_every_event(site: Site) -> None:
         reader.sendall(request)
     for reader in sockets:
         assert reader.recv(100).startswith(b"HTTP/1.1 200")
-    site.worker.let(6)
+    site.worker.allow_steps(6)
     for reader in sockets:
         with reader, reader.makefile("rb") as file:
             received = file.read()
@@ -148,7 +148,7 @@ def test_many_readers_of_one_stream_all_receive_every_event(site: Site) -> None:
 def test_a_prediction_without_stream_has_one_event_with_the_whole_output(site: Site) -> None:
     with site.client() as client:
         id = client.submit(MODEL, SAYING).id
-        site.worker.let(6)
+        site.worker.allow_steps(6)
         (last,) = client.follow(id)
     assert last.prediction is not None
     assert last.prediction.output["text"] == SAYING
@@ -159,7 +159,7 @@ def test_a_prediction_without_stream_has_one_event_with_the_whole_output(site: S
 def test_canceling_a_prediction_ends_its_stream_and_frees_its_slot(site: Site) -> None:
     with site.client() as client:
         events = client.stream(MODEL, SAYING)
-        site.worker.let(1)
+        site.worker.allow_steps(1)
         id = next(events).data["id"]
         client.cancel(id)
         last = list(events)[-1]
@@ -178,14 +178,14 @@ def test_a_reader_that_disappears_cancels_its_prediction_only_if_it_asked_for_th
     with httpx.stream("POST", f"{site.url}/v1/predictions", json=body, headers=headers) as response:
         id = response.headers["Location"].rpartition("/")[2]
         chunks = response.iter_bytes()
-        site.worker.let(1)
+        site.worker.allow_steps(1)
         read_until(chunks, EventParser(), "output")
         raw = response.extensions["network_stream"].get_extra_info("socket")
         raw.setsockopt(
             socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
         )  # the client dies without closing the connection
     if not prefer:
-        site.worker.let(200)
+        site.worker.allow_steps(200)
     until("it has finished", lambda: (found := site.queue.lookup(id)) is not None and found.is_ended, 20)
     found = site.queue.lookup(id)
     assert found is not None
@@ -195,14 +195,14 @@ def test_a_reader_that_disappears_cancels_its_prediction_only_if_it_asked_for_th
 
 def test_a_repeated_submit_with_an_idempotency_key_streams_the_first_prediction(site: Site) -> None:
     with site.client() as client:
-        site.worker.let(6)
+        site.worker.allow_steps(6)
         first = list(client.stream(MODEL, SAYING, idempotency_key="k1"))
         assert list(client.stream(MODEL, SAYING, idempotency_key="k1")) == first
 
 
 def test_tokens_and_times_are_in_the_metrics(site: Site) -> None:
     with site.client() as client:
-        site.worker.let(6)
+        site.worker.allow_steps(6)
         assert list(client.stream(MODEL, SAYING))[-1].type == "completed"
 
     def lines() -> list[str]:

@@ -107,5 +107,5 @@ def test_requests_that_are_canceled_at_any_time_give_all_their_pages_back(worker
             worker.queue.cancel(chosen.choice(ids))
     statuses = {ended(worker, id).status for id in ids}
     assert statuses == {"succeeded", "canceled"}
-    until("nothing runs", lambda: worker.lane.running == 0 and not worker.lane.leases.held)
-    until("all pages are free", lambda: worker.lane.engine.cache_use().pages_taken == 0, 10)
+    until("nothing runs", lambda: worker.served.running == 0 and not worker.served.leases.held)
+    until("all pages are free", lambda: worker.served.engine.cache_use().pages_taken == 0, 10)

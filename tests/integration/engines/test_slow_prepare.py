@@ -89,12 +89,12 @@ def test_a_worker_that_stops_gives_back_what_it_had_not_prepared(redis_client: R
     worker = StepWorker(redis_client, MODEL, engine=engine, is_gated=False).start()
     try:
         submit(queue, "a", "b", "c", schema={"type": "string"})
-        until("the first is compiled", lambda: engine.at_work == 1 and len(worker.lane.leases.held) == 3, 30)
-        worker.ask_to_stop()
+        until("the first is compiled", lambda: engine.at_work == 1 and len(worker.served.leases.held) == 3, 30)
+        worker.request_stop()
         until("the others are back", lambda: [status(queue, id) for id in "abc"].count("queued") == 2, 30)
     finally:
         engine.may.set()
         worker.stop()
     assert {status(queue, id) for id in "abc"} <= {"queued", "succeeded"}
     assert engine.at_work == 1
-    assert not worker.lane.leases.held
+    assert not worker.served.leases.held

@@ -1,4 +1,4 @@
-"""The loop of a model that generates, on a real Redis, with an engine that answers word by word."""
+"""The step loop on a real Redis, with an engine that echoes its input word by word."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from windrow.scheduler.queue.records import encode_call
 
 pytestmark = pytest.mark.integration
 
-SAYING = "Make hay while the sun shines"
+TEXT = "Make hay while the sun shines"
 
 
 @pytest.fixture
 def start(redis_client: Redis) -> Iterator[Callable[..., StepWorker]]:
-    """Starts workers, and stops them after the test."""
+    """Return a function that starts a worker; the workers are stopped after the test."""
     started: list[StepWorker] = []
 
     def make(**options: Any) -> StepWorker:
@@ -46,7 +46,7 @@ def queue(redis_client: Redis) -> RedisQueue:
 
 
 def submit(
-    queue: RedisQueue, *ids: str, input: object = SAYING, is_followed: bool = True, deadline_s: float | None = None,
+    queue: RedisQueue, *ids: str, input: object = TEXT, is_followed: bool = True, deadline_s: float | None = None,
     priority: str = "normal", **parameters: object,
 ) -> None:  # fmt: skip
     payload = encode_call(MODEL, input, parameters, is_followed=is_followed)
@@ -72,40 +72,40 @@ def ended(queue: RedisQueue, id: str) -> Prediction:
 
 @contextmanager
 def running(worker: StepWorker, count: int) -> Iterator[None]:
-    until(f"{count} requests run", lambda: worker.lane.running == count, 30)
+    until(f"{count} requests run", lambda: worker.served.running == count, 30)
     yield
 
 
-def test_a_followed_request_is_told_of_as_it_goes_and_has_its_result_at_last(
+def test_a_followed_request_has_events_while_it_runs_and_a_result_in_the_end(
     start: Callable[..., StepWorker], queue: RedisQueue, redis_client: Redis
 ) -> None:
     worker = start()
     submit(queue, "a")
-    worker.let(2)
-    until("its first words are told", lambda: b"hay" in b"".join(event.data for event in events(redis_client, "a")))
+    worker.allow_steps(2)
+    until("words are published", lambda: b"hay" in b"".join(event.data for event in events(redis_client, "a")))
     found = queue.lookup("a")
     assert found is not None
     assert found.status == "processing"
-    worker.let(4)
+    worker.allow_steps(4)
     prediction = ended(queue, "a")
-    assert prediction.output["text"] == SAYING
+    assert prediction.output["text"] == TEXT
     metrics = {"queue_ms", "batch_wait_ms", "compute_ms", "total_ms", "time_to_first_token_ms", "inter_token_ms"}
     assert metrics | {"attempts", "worker"} == prediction.metrics.keys()
-    told = events(redis_client, "a")
-    assert [told[0].type, told[-1].type] == ["start", "completed"]
-    assert sum(event.type == "metric" for event in told) == 1
+    published = events(redis_client, "a")
+    assert [published[0].type, published[-1].type] == ["start", "completed"]
+    assert sum(event.type == "metric" for event in published) == 1
 
 
-def test_requests_join_and_leave_between_steps_and_no_more_are_claimed_than_there_is_room_for(
+def test_requests_join_and_leave_between_steps_and_only_as_many_are_claimed_as_the_engine_has_room_for(
     start: Callable[..., StepWorker], queue: RedisQueue
 ) -> None:
     worker = start(size=2)
     submit(queue, "long", input="word " * 100_000, is_followed=False)
     with running(worker, 1):
         submit(queue, *"abcd", input="two words", is_followed=False)
-    until("there are two", lambda: worker.lane.running == 2)
+    until("two requests run", lambda: worker.served.running == 2)
     assert queue.depth().waiting == 3
-    worker.let(50_000)
+    worker.allow_steps(50_000)
     assert [ended(queue, id).status for id in "abcd"] == ["succeeded"] * 4
     found = queue.lookup("long")
     assert found is not None
@@ -113,18 +113,18 @@ def test_requests_join_and_leave_between_steps_and_no_more_are_claimed_than_ther
     queue.cancel("long")
 
 
-class GivingWay(WordEngine):
-    """Lets one request of a higher priority in over four others."""
+class PreemptingEngine(WordEngine):
+    """Admits one request of high priority by preempting others when four run."""
 
     def room_by_preemption(self, priority: int) -> int:
         return int(priority == 0 and len(self._answers) == 4)
 
 
-def test_a_full_worker_takes_a_more_important_request_and_no_other(
+def test_a_full_worker_claims_a_more_urgent_request_and_no_other(
     start: Callable[..., StepWorker], queue: RedisQueue
 ) -> None:
     gate = threading.Semaphore(0)
-    worker = start(is_gated=False, engine=GivingWay(gate=gate))
+    worker = start(is_gated=False, engine=PreemptingEngine(gate=gate))
     submit(queue, *"abcdefgh", priority="low")
     with running(worker, 4):
         submit(queue, "urgent", "pressing", priority="high")
@@ -146,86 +146,86 @@ def test_a_bad_input_fails_alone(start: Callable[..., StepWorker], queue: RedisQ
     assert [event.type for event in events(redis_client, "bad")] == ["error"]
 
 
-def test_a_canceled_request_leaves_the_engine_at_once_and_makes_room(
+def test_a_canceled_request_leaves_the_engine_at_once(
     start: Callable[..., StepWorker], queue: RedisQueue, redis_client: Redis
 ) -> None:
     worker = start(size=2)
     submit(queue, "a", "b")
     with running(worker, 2):
-        worker.let(1)
-    until("both have begun", lambda: all(len(events(redis_client, id)) > 1 for id in "ab"))
+        worker.allow_steps(1)
+    until("both have started", lambda: all(len(events(redis_client, id)) > 1 for id in "ab"))
     assert worker.engine.room() == 0
     queue.cancel("a")
     until("it has left", lambda: worker.engine.room() == 1, 5)
-    worker.let(10)
-    assert ended(queue, "b").output["text"] == SAYING
+    worker.allow_steps(10)
+    assert ended(queue, "b").output["text"] == TEXT
     assert [event.type for event in events(redis_client, "a")][-1] == "error"
     assert worker.engine.room() == 2
-    assert worker.lane.leases.held == {}
+    assert worker.served.leases.held == {}
 
 
 def test_a_request_whose_lease_was_lost_leaves_the_engine(start: Callable[..., StepWorker], queue: RedisQueue) -> None:
     worker = start()
     submit(queue, "a", is_followed=False)
     with running(worker, 1):
-        queue.release(dict(worker.lane.leases.held))  # as if another worker had reaped it
-    until("it is claimed anew", lambda: len(worker.engine.canceled) == 1 and worker.lane.running == 1)
-    worker.let(10)
+        queue.release(dict(worker.served.leases.held))  # as if another worker had requeued it
+    until("it is claimed again", lambda: len(worker.engine.canceled) == 1 and worker.served.running == 1)
+    worker.allow_steps(10)
     assert ended(queue, "a").metrics["attempts"] == 1
 
 
-def test_a_request_that_was_in_two_dead_batches_runs_alone(
+def test_a_request_of_two_batches_whose_worker_died_runs_alone(
     start: Callable[..., StepWorker], queue: RedisQueue, redis_client: Redis
 ) -> None:
     submit(queue, "suspect")
     for _ in range(2):
         queue.claim(1, lease_s=0.0)
-        until("its worker is given up", lambda: queue.reap() == 1)
+        until("its lease expires and it is requeued", lambda: queue.reap() == 1)
     worker = start()
     submit(queue, "a", "b", is_followed=False)
     with running(worker, 1):
-        assert list(worker.lane.leases.held) == ["suspect"]
+        assert list(worker.served.leases.held) == ["suspect"]
         assert queue.depth().waiting == 2
-    worker.let(6)
+    worker.allow_steps(6)
     assert ended(queue, "suspect").metrics["attempts"] == 3
     with running(worker, 2):
-        worker.let(6)
+        worker.allow_steps(6)
     assert [ended(queue, id).status for id in "ab"] == ["succeeded"] * 2
 
 
-def test_a_stop_gives_back_what_has_no_token_and_ends_what_has(
+def test_a_stopping_worker_releases_requests_without_a_token_and_finishes_the_others(
     start: Callable[..., StepWorker], queue: RedisQueue, redis_client: Redis
 ) -> None:
     worker = start()
-    submit(queue, "begun")
-    worker.let(1)
-    until("one has begun", lambda: len(events(redis_client, "begun")) > 1)
+    submit(queue, "started")
+    worker.allow_steps(1)
+    until("one has started", lambda: len(events(redis_client, "started")) > 1)
     submit(queue, "unstarted")
-    until("its start is told", lambda: events(redis_client, "unstarted"))
-    worker.ask_to_stop()
-    until("one is given back", lambda: queue.depth().waiting == 1)
+    until("its start is published", lambda: events(redis_client, "unstarted"))
+    worker.request_stop()
+    until("one is released", lambda: queue.depth().waiting == 1)
     worker.stop()
-    assert ended(queue, "begun").output["text"] == SAYING
+    assert ended(queue, "started").output["text"] == TEXT
     other = start()
-    other.let(10)
+    other.allow_steps(10)
     assert ended(queue, "unstarted").metrics["attempts"] == 1
     assert [event.type for event in events(redis_client, "unstarted")][:2] == ["start", "restart"]
 
 
-def test_a_full_redis_loses_events_and_no_result() -> None:
+def test_a_full_redis_drops_events_but_no_result() -> None:
     with RedisServer(binary=find_embedded_server()) as server, server.client() as redis:
         with StepWorker(redis, MODEL) as worker:
             submit(worker.queue, "a")
-            worker.let(1)
-            until("it has begun", lambda: len(events(redis, "a")) > 1)
+            worker.allow_steps(1)
+            until("it has started", lambda: len(events(redis, "a")) > 1)
             redis.config_set("maxmemory", "1")
-            worker.let(5)
-            assert ended(worker.queue, "a").output["text"] == SAYING
+            worker.allow_steps(5)
+            assert ended(worker.queue, "a").output["text"] == TEXT
             redis.config_set("maxmemory", "0")
         assert [event.type for event in events(redis, "a")] == ["start", "output", "metric", "completed"]
 
 
-def test_a_deadline_that_cannot_be_met_is_refused_before_it_starts(
+def test_a_request_that_cannot_meet_its_deadline_is_refused_before_it_starts(
     start: Callable[..., StepWorker], queue: RedisQueue
 ) -> None:
     start(is_gated=False, step_s=0.02)
@@ -242,7 +242,7 @@ def test_a_deadline_that_cannot_be_met_is_refused_before_it_starts(
     queue.cancel("beside")
 
 
-def test_a_deadline_that_nobody_is_in_the_way_of_is_tried(start: Callable[..., StepWorker], queue: RedisQueue) -> None:
+def test_an_idle_engine_tries_to_meet_any_deadline(start: Callable[..., StepWorker], queue: RedisQueue) -> None:
     start(is_gated=False, step_s=0.02)
     submit(queue, "measured", input="word " * 25, is_followed=False)
     ended(queue, "measured")
@@ -250,7 +250,7 @@ def test_a_deadline_that_nobody_is_in_the_way_of_is_tried(start: Callable[..., S
     assert ended(queue, "tried").status == "succeeded"
 
 
-def test_tokens_and_times_are_added_up_for_the_metrics(
+def test_tokens_and_times_are_added_to_the_metrics(
     start: Callable[..., StepWorker], queue: RedisQueue, redis_client: Redis
 ) -> None:
     start(is_gated=False)

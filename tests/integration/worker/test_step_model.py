@@ -1,4 +1,4 @@
-"""A lane of a model that generates, called by hand on a real Redis: what it tells of its engine."""
+"""What a step model reports about its engine, called without a loop on a real Redis."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.integration
 
 
 class CachedEngine(WordEngine):
-    """One whose sequences make room."""
+    """An engine that preempts sequences."""
 
     def __init__(self, preemptions: int = 0) -> None:
         super().__init__(MODEL)
@@ -26,18 +26,18 @@ class CachedEngine(WordEngine):
         return CacheMetrics(0, self.preemptions)
 
 
-def test_those_that_make_room_are_counted_once_over_all_engines(redis_client: Redis) -> None:
+def test_preemptions_are_counted_once_across_reloads(redis_client: Redis) -> None:
     engine = CachedEngine(3)
     assert isinstance(engine, HasCache)
-    lane = StepModel(redis_client, RedisQueue(redis_client, MODEL), engine, 60.0, "worker@test/0")
+    model = StepModel(redis_client, RedisQueue(redis_client, MODEL), engine, 60.0, "worker@test/0")
 
-    def counted() -> int:
-        lane.store_observations()
+    def count_stored() -> int:
+        model.store_observations()
         return read_observations(redis_client, MODEL).preemptions
 
-    assert (counted(), counted()) == (3, 3)
+    assert (count_stored(), count_stored()) == (3, 3)
     engine.preemptions = 5
-    assert counted() == 5
+    assert count_stored() == 5
     engine.preemptions = 6
-    lane.replace_engine(CachedEngine(2))
-    assert counted() == 8
+    model.replace_engine(CachedEngine(2))
+    assert count_stored() == 8

@@ -1,4 +1,4 @@
-"""The primitives of batching: small enough to be checked by hand, and held to their one law by properties."""
+"""The batching primitives: examples calculated by hand, and properties of continuous against static batching."""
 
 import copy
 import math
@@ -32,7 +32,7 @@ def requests(*outputs: int, every_s: float = 0.0) -> list[Request]:
     return [Request(number, 10, tokens, number * every_s) for number, tokens in enumerate(outputs)]
 
 
-def test_in_a_static_batch_everyone_waits_for_the_longest() -> None:
+def test_all_requests_of_a_static_batch_end_with_the_longest() -> None:
     completed, total_s, throughput = static_batch_simulation(requests(1, 10), 2, 0.5)
     assert [(one.start_time, one.end_time) for one in completed] == [(0.0, 5.0), (0.0, 5.0)]
     assert (total_s, throughput) == (5.0, 11 / 5)
@@ -49,28 +49,28 @@ def test_the_last_static_batch_waits_only_until_no_arrivals_are_left() -> None:
     assert [one.start_time for one in completed] == [2.0, 2.0, 4.0]
 
 
-def test_in_a_continuous_batch_a_place_is_taken_again_as_soon_as_it_is_free() -> None:
+def test_in_a_continuous_batch_a_free_slot_is_taken_at_once() -> None:
     completed, total_s, throughput = continuous_batch_simulation(requests(1, 10, 4), 2, 1.0)
     assert [(one.start_time, one.end_time) for one in completed] == [(0.0, 1.0), (0.0, 10.0), (1.0, 5.0)]
     assert (total_s, throughput) == (10.0, 1.5)
 
 
-def test_a_continuous_batch_starts_what_arrives_at_once() -> None:
+def test_a_continuous_batch_starts_a_request_when_it_arrives() -> None:
     completed, _, _ = continuous_batch_simulation(requests(5, 5, every_s=2.0), 8, 1.0)
     assert [one.start_time for one in completed] == [0.0, 2.0]
 
 
 @given(REQUESTS, st.integers(1, 8))
-def test_continuous_is_never_behind_static_and_ahead_wherever_lengths_vary_in_a_batch(
+def test_continuous_is_never_slower_than_static_and_faster_if_lengths_vary_in_a_batch(
     made: list[Request], size: int
 ) -> None:
     static, static_s, static_rate = static_batch_simulation(made, size, 0.1)
     continuous, continuous_s, continuous_rate = continuous_batch_simulation(made, size, 0.1)
     almost = 1 + 1e-9
-    for theirs, ours in zip(static, continuous, strict=True):
-        assert theirs.end_time is not None
-        assert ours.end_time is not None
-        assert ours.end_time <= theirs.end_time * almost
+    for in_static, in_continuous in zip(static, continuous, strict=True):
+        assert in_static.end_time is not None
+        assert in_continuous.end_time is not None
+        assert in_continuous.end_time <= in_static.end_time * almost
     assert continuous_s <= static_s * almost
     assert continuous_rate * almost >= static_rate
     batches = [static[first : first + size] for first in range(0, len(static), size)]
@@ -80,7 +80,7 @@ def test_continuous_is_never_behind_static_and_ahead_wherever_lengths_vary_in_a_
         assert mean[1] < mean[0]
 
 
-#: Whole numbers of seconds, which floats add up exactly.
+#: Times in whole seconds, which floats add exactly.
 WHOLE = st.builds(
     Request,
     id=st.integers(0, 999),
@@ -91,7 +91,7 @@ WHOLE = st.builds(
 
 
 @given(st.lists(WHOLE, min_size=1, max_size=12), st.integers(1, 4))
-def test_continuous_has_the_higher_throughput_wherever_the_longest_of_the_last_static_batch_start_earlier(
+def test_continuous_has_higher_throughput_exactly_if_the_longest_of_the_last_static_batch_start_earlier(
     made: list[Request], size: int
 ) -> None:
     static, static_s, static_rate = static_batch_simulation(made, size, 1.0)
@@ -105,7 +105,7 @@ def test_continuous_has_the_higher_throughput_wherever_the_longest_of_the_last_s
     assert (continuous_s < static_s) is (continuous_rate > static_rate) is start_earlier
 
 
-def test_throughput_is_the_same_where_the_last_request_comes_late_while_others_end_earlier() -> None:
+def test_throughput_is_equal_if_the_last_request_arrives_late_although_others_end_earlier() -> None:
     made = [*requests(1, 5), Request(2, 0, 5, 20.0)]
     static, _, static_rate = static_batch_simulation(made, 2, 1.0)
     continuous, _, continuous_rate = continuous_batch_simulation(made, 2, 1.0)
@@ -113,7 +113,7 @@ def test_throughput_is_the_same_where_the_last_request_comes_late_while_others_e
     assert continuous[0].end_time == 1.0 < static[0].end_time == 5.0
 
 
-def test_continuous_has_the_higher_throughput_and_the_lower_latency_where_output_lengths_vary() -> None:
+def test_continuous_has_higher_throughput_and_lower_latency_if_output_lengths_vary() -> None:
     made = requests(*[5, 100, 20, 60] * 8)
     static, static_s, static_rate = static_batch_simulation(made, 4, 0.01)
     continuous, continuous_s, continuous_rate = continuous_batch_simulation(made, 4, 0.01)
@@ -131,7 +131,7 @@ class TestBothSimulations:
         assert made == before
         assert completed[0] is not made[0]
 
-    def test_no_requests_take_no_time(self, simulate) -> None:
+    def test_no_requests_take_0_seconds(self, simulate) -> None:
         assert simulate([], 4, 0.1) == ([], 0.0, 0.0)
 
     def test_a_request_without_output_ends_as_it_starts(self, simulate) -> None:
@@ -144,33 +144,31 @@ class TestBothSimulations:
         assert [one.id for one in completed] == [0, 1, 2]
         assert [one.end_time for one in completed] == [1.0, 2.0, 3.0]
 
-    def test_requests_in_any_order_are_taken_by_their_arrival(self, simulate) -> None:
+    def test_requests_are_sorted_by_their_arrival(self, simulate) -> None:
         completed, _, _ = simulate(requests(1, 1, every_s=5.0)[::-1], 1, 1.0)
         assert [one.id for one in completed] == [0, 1]
 
     @pytest.mark.parametrize(
-        ("made", "size", "token_s", "said"),
+        ("made", "size", "token_s", "message"),
         [
-            (requests(1), 0, 0.1, r"batch_size is 0; it takes a whole number from 1"),
-            (requests(1), 2.5, 0.1, r"batch_size is 2.5; it takes a whole number"),
-            (requests(1), math.nan, 0.1, r"batch_size is nan; it takes"),
-            (requests(1), 1, -0.1, r"time_per_token is -0.1; it takes seconds from 0"),
-            (requests(1), 1, math.nan, r"time_per_token is nan; it takes"),
-            (requests(1), 1, 1e300, r"time_per_token is 1e\+300; it takes"),
-            (requests(1), 1, "1", r"time_per_token is '1'; it takes"),
-            ([Request(7, 1, 1, -1.0)], 1, 0.1, r"request 7: arrival_time is -1.0; it takes seconds from 0"),
+            (requests(1), 0, 0.1, r"batch_size is 0; it must be a whole number from 1"),
+            (requests(1), 2.5, 0.1, r"batch_size is 2.5; it must be a whole number"),
+            (requests(1), math.nan, 0.1, r"batch_size is nan; it must be"),
+            (requests(1), 1, -0.1, r"time_per_token is -0.1; it must be seconds from 0"),
+            (requests(1), 1, math.nan, r"time_per_token is nan; it must be"),
+            (requests(1), 1, 1e300, r"time_per_token is 1e\+300; it must be"),
+            (requests(1), 1, "1", r"time_per_token is '1'; it must be"),
+            ([Request(7, 1, 1, -1.0)], 1, 0.1, r"request 7: arrival_time is -1.0; it must be seconds from 0"),
             ([Request(7, 1, 1, math.nan)], 1, 0.1, r"request 7: arrival_time is nan"),
             ([Request(7, 1, 1, math.inf)], 1, 0.1, r"request 7: arrival_time is inf"),
-            ([Request(7, 1, -1, 0.0)], 1, 0.1, r"request 7: output_length is -1; it takes a whole number from 0"),
+            ([Request(7, 1, -1, 0.0)], 1, 0.1, r"request 7: output_length is -1; it must be a whole number from 0"),
             ([Request(7, 1, math.nan, 0.0)], 1, 0.1, r"request 7: output_length is nan"),
             ([Request(7, math.inf, 1, 0.0)], 1, 0.1, r"request 7: prompt_length is inf"),
             ([Request(7, 1, 1.5, 0.0)], 1, 0.1, r"request 7: output_length is 1.5"),
         ],
     )
-    def test_sizes_times_and_lengths_that_cannot_be_are_refused_by_name(
-        self, simulate, made, size, token_s, said
-    ) -> None:
-        with pytest.raises(ValueError, match=said):
+    def test_invalid_sizes_times_and_lengths_are_refused_by_name(self, simulate, made, size, token_s, message) -> None:
+        with pytest.raises(ValueError, match=message):
             simulate(made, size, token_s)
 
     def test_requests_may_come_from_a_generator(self, simulate) -> None:
@@ -194,35 +192,38 @@ def test_a_request_that_has_not_ended_has_no_latency() -> None:
 
 
 @pytest.mark.parametrize(
-    ("request_", "said"),
+    ("request_", "message"),
     [
-        (Request(3, 1, 1, 0.0, math.nan, 1.0), "request 3: start_time is nan; it takes seconds from 0"),
+        (Request(3, 1, 1, 0.0, math.nan, 1.0), "request 3: start_time is nan; it must be seconds from 0"),
         (Request(3, 1, 1, 0.0, 0.0, math.inf), "request 3: end_time is inf"),
         (Request(3, 1, 1, math.nan, 0.0, 1.0), "request 3: arrival_time is nan"),
         (Request(3, 1, math.nan, 0.0, 0.0, 1.0), "request 3: output_length is nan"),
-        (Request(3, 1, 1, 2.0, 1.0, 3.0), "arrives at 2.0, starts at 1.0 and ends at 3.0; it takes them in order"),
+        (
+            Request(3, 1, 1, 2.0, 1.0, 3.0),
+            "starts at 1.0 and ends at 3.0; these times must be in ascending order",
+        ),
         (Request(3, 1, 1, 0.0, 2.0, 1.0), "starts at 2.0 and ends at 1.0"),
     ],
 )
-def test_a_request_whose_times_or_lengths_cannot_be_has_no_latency(request_: Request, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_a_request_with_invalid_times_or_lengths_has_no_latency(request_: Request, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         calculate_request_latency(request_)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         calculate_batch_metrics([request_], 4.0)
 
 
-def test_batch_metrics_take_a_generator() -> None:
+def test_batch_metrics_accept_a_generator() -> None:
     done, took_s, _ = static_batch_simulation(requests(3, 1, 2), 2, 0.5)
     assert calculate_batch_metrics(iter(done), took_s) == calculate_batch_metrics(done, took_s)
 
 
 @pytest.mark.parametrize("total_s", [-1.0, math.nan, math.inf])
-def test_a_total_time_that_is_none_is_refused(total_s: float) -> None:
-    with pytest.raises(ValueError, match=r"total_time is .*; it takes seconds"):
+def test_an_invalid_total_time_is_refused(total_s: float) -> None:
+    with pytest.raises(ValueError, match=r"total_time is .*; it must be seconds"):
         calculate_batch_metrics([], total_s)
 
 
-def test_batch_metrics_are_those_that_are_worked_out_by_hand() -> None:
+def test_batch_metrics_equal_a_calculation_by_hand() -> None:
     done = [Request(n, 1, 10, 0.0, start_time=start_s, end_time=end_s)
             for n, (start_s, end_s) in enumerate([(0.0, 1.0), (0.0, 2.0), (4.0, 5.0)])]  # fmt: skip
     metrics = calculate_batch_metrics(done, 6.0)
@@ -237,7 +238,7 @@ def test_batch_metrics_are_those_that_are_worked_out_by_hand() -> None:
     }
 
 
-def test_batch_metrics_of_nothing_are_zero_and_of_one_are_its_own() -> None:
+def test_batch_metrics_of_no_requests_are_0_and_of_one_request_are_its_own() -> None:
     assert set(calculate_batch_metrics([], 0.0).values()) == {0.0}
     one = calculate_batch_metrics([Request(0, 1, 1, 0.0, start_time=0.0, end_time=2.0)], 2.0)
     assert one["p50_latency"] == one["p99_latency"] == 2.0

@@ -1,4 +1,4 @@
-"""How large a batch pays and fits, worked out by hand, and the models that are tried."""
+"""Batch sizing against calculations by hand, and the models that are timed."""
 
 import copy
 import math
@@ -22,22 +22,22 @@ def test_arithmetic_intensity_is_twice_the_batch_whatever_the_model() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "model_bytes", "said"),
+    ("size", "model_bytes", "message"),
     [
         (0, 14e9, "batch_size is 0"),
         (math.nan, 14e9, "batch_size is nan"),
-        (10**400, 14e9, "batch_size is 10+; it takes a whole number from 1"),
-        (1, 0, "model_memory_bytes is 0; it takes a finite number, more than 0"),
+        (10**400, 14e9, "batch_size is 10+; it must be a whole number from 1"),
+        (1, 0, "model_memory_bytes is 0; it must be finite and more than 0"),
         (1, math.nan, "model_memory_bytes is nan"),
         (1, math.inf, "model_memory_bytes is inf"),
     ],
 )
-def test_arithmetic_intensity_takes_a_batch_and_a_model_of_some_size(size, model_bytes, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_arithmetic_intensity_refuses_an_empty_batch_or_model(size, model_bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         calculate_arithmetic_intensity_with_batch(size, model_bytes)
 
 
-def test_the_batch_that_fits_is_what_is_left_beside_the_model() -> None:
+def test_the_batch_fills_the_memory_that_the_model_leaves_free() -> None:
     assert optimal_batch_size(80e9, 14e9, 0.5e6, 4096) == 32  # 66 GB by 2.048 GB a sequence
     assert optimal_batch_size(10e9, 14e9, 0.5e6, 4096) == 0
 
@@ -52,20 +52,20 @@ def test_as_many_sequences_fit_as_fill_the_memory_however_floats_round(
 
 
 @pytest.mark.parametrize(
-    ("sizes", "said"),
+    ("sizes", "message"),
     [
-        ((math.nan, 0, 1, 1), "memory_budget is nan; it takes a finite number, 0 or more"),
+        ((math.nan, 0, 1, 1), "memory_budget is nan; it must be finite and 0 or more"),
         ((math.inf, 0, 1, 1), "memory_budget is inf"),
         ((1, -1, 1, 1), "model_memory is -1"),
         ((1, math.nan, 1, 1), "model_memory is nan"),
-        ((1, 0, 0, 1), "kv_cache_per_token is 0; it takes a finite number, more than 0"),
+        ((1, 0, 0, 1), "kv_cache_per_token is 0; it must be finite and more than 0"),
         ((1, 0, math.inf, 1), "kv_cache_per_token is inf"),
-        ((1, 0, 1, 0), "max_seq_len is 0; it takes a whole number from 1"),
+        ((1, 0, 1, 0), "max_seq_len is 0; it must be a whole number from 1"),
         ((1, 0, 1, math.nan), "max_seq_len is nan"),
     ],
 )
-def test_sizes_that_bound_nothing_are_refused_by_name(sizes, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_sizes_that_do_not_limit_the_batch_are_refused_by_name(sizes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         optimal_batch_size(*sizes)
 
 
@@ -77,12 +77,12 @@ def test_sequences_go_to_the_smallest_bucket_that_holds_them() -> None:
 
 
 @pytest.mark.parametrize("bucket", [0, -4, 2.5, math.nan])
-def test_a_bucket_that_is_no_length_is_refused(bucket) -> None:
-    with pytest.raises(ValueError, match=r"a bucket is .*; it takes a whole number from 1"):
+def test_a_bucket_that_is_not_a_positive_whole_number_is_refused(bucket) -> None:
+    with pytest.raises(ValueError, match=r"a bucket is .*; it must be a whole number from 1"):
         bucket_sequences(["a"], [8, bucket])
 
 
-def test_batch_sizes_are_doubled_up_to_the_largest_that_is_asked_for() -> None:
+def test_batch_sizes_double_up_to_max_batch() -> None:
     results = find_optimal_batch_size(torch.nn.Linear(4, 2), (4,), max_batch=6)
     assert [one["batch_size"] for one in results] == [1, 2, 4, 6]
     for one in results:
@@ -100,7 +100,7 @@ def test_a_model_is_left_as_it_was() -> None:
     assert torch.equal(torch.get_rng_state(), numbers)
 
 
-def test_a_model_that_fails_has_its_modes_back() -> None:
+def test_the_modes_of_a_model_that_fails_are_restored() -> None:
     model = torch.nn.Linear(4, 2)
     with pytest.raises(RuntimeError):
         find_optimal_batch_size(model, (3,))
@@ -125,8 +125,8 @@ def test_a_model_that_begins_with_an_embedding_gets_token_ids() -> None:
 
 
 @pytest.mark.parametrize(("shape", "most"), [((4,), 0), ((4,), math.nan), ((0,), 1), ((2.5,), 1), ((math.nan,), 1)])
-def test_a_batch_or_a_shape_of_no_size_is_refused(shape, most) -> None:
-    with pytest.raises(ValueError, match=r"(max_batch|a dimension of input_shape) is .*; it takes a whole number"):
+def test_an_empty_batch_or_shape_is_refused(shape, most) -> None:
+    with pytest.raises(ValueError, match=r"(max_batch|a dimension of input_shape) is .*; it must be a whole number"):
         find_optimal_batch_size(torch.nn.Linear(4, 2), shape, most)
 
 
@@ -134,7 +134,7 @@ def test_a_batch_or_a_shape_of_no_size_is_refused(shape, most) -> None:
     "error",
     [torch.OutOfMemoryError("no more"), MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
 )
-def test_the_search_stops_where_memory_is_out(error: Exception) -> None:
+def test_the_search_stops_when_memory_runs_out(error: Exception) -> None:
     def model(inputs: torch.Tensor) -> None:
         if len(inputs) > 2:
             raise error

@@ -1,1 +1,1 @@
-"""Batching primitives for study, on the standard library only."""
+"""Batching primitives for teaching. They need only the standard library, except `find_optimal_batch_size`."""

@@ -1,7 +1,8 @@
-"""Static and continuous batching of text generation, as small as they can be told.
+"""Minimal simulations of static and continuous batching of text generation.
 
-A step gives one token to every request of the batch and takes ``time_per_token`` seconds whatever the batch: decoding
-is bound by reading the weights. The prompt costs nothing here; `windrow.lab.simulate.generation` counts it.
+A step generates one token for every request of the batch and takes ``time_per_token`` seconds for any batch size,
+because decoding is bound by reading the weights. Prefill takes no time here; `windrow.lab.simulate.generation`
+includes it.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from windrow.lab.primitives.requests import Request, check_request
 def static_batch_simulation(
     requests: Iterable[Request], batch_size: int, time_per_token: float
 ) -> tuple[list[Request], float, float]:
-    """Batches in order of arrival, which begin when they are full and end for everyone with the longest.
+    """Simulate batches in order of arrival that start when they are full and end with their longest request.
 
-    The last batch may stay smaller: it waits for arrivals only until none are left. Returns copies of the requests with
-    their times, in order of arrival; when the last one ended, in seconds; and tokens a second until then. Raises
-    `ValueError` for a size that is no whole number from 1, lengths that are none from 0, and times that are negative or
-    not finite.
+    The last batch may be smaller; it starts when its last request arrives. Returns copies of the requests with their
+    times, in order of arrival; the end of the last request in seconds; and the throughput until then in tokens per
+    second. Raises `ValueError` if the batch size is not a whole number of at least 1, a length is not a whole number of
+    at least 0, or a time is negative or not finite.
     """
     batch_size = count("batch_size", batch_size, 1)
     queue, time_per_token = _queue(requests), seconds("time_per_token", time_per_token)
@@ -39,22 +40,23 @@ def static_batch_simulation(
 def continuous_batch_simulation(
     requests: Iterable[Request], max_batch_size: int, time_per_token: float
 ) -> tuple[list[Request], float, float]:
-    """A batch that a request joins as soon as there is a place, and leaves with its own last token.
+    """Simulate a batch that each request joins when a slot is free and leaves with its own last token.
 
-    Iteration-level scheduling as in Orca (Yu et al., OSDI 2022). Returns and raises as `static_batch_simulation`, of
-    which no request ends later here; one that is shorter than the longest of its static batch ends earlier.
+    This is iteration-level scheduling as in Orca (Yu et al., OSDI 2022). Return value and errors are those of
+    `static_batch_simulation`. No request ends later than there, and one that is shorter than the longest request of its
+    static batch ends earlier.
     """
     max_batch_size = count("max_batch_size", max_batch_size, 1)
     queue, time_per_token = _queue(requests), seconds("time_per_token", time_per_token)
-    #: When each place is free again, earliest first; no more of them than can be taken.
-    places = [0.0] * min(max_batch_size, len(queue))
+    #: Heap of the times at which the slots become free; no more slots than requests are needed.
+    free_s = [0.0] * min(max_batch_size, len(queue))
     completed: list[Request] = []
     for request in queue:
-        start_s = max(request.arrival_time, places[0])
+        start_s = max(request.arrival_time, free_s[0])
         end_s = start_s + request.output_length * time_per_token
-        heapq.heapreplace(places, end_s)
+        heapq.heapreplace(free_s, end_s)
         completed.append(replace(request, start_time=start_s, end_time=end_s))
-    total_s = max(places, default=0.0)
+    total_s = max(free_s, default=0.0)
     return completed, total_s, _tokens_per_s(completed, total_s)
 
 

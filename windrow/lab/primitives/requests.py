@@ -1,4 +1,4 @@
-"""One request that generates text, and what is measured of one and of many."""
+"""A request that generates text, and the metrics of one request and of many."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from windrow.lab.primitives.amounts import count, seconds
 
 @dataclass(slots=True)
 class Request:
-    """A prompt and the tokens it asks for. Times are seconds on one clock, which starts at 0."""
+    """A prompt and the number of tokens to generate. Times are seconds on a clock that starts at 0."""
 
     id: int
     #: In tokens.
@@ -19,18 +19,18 @@ class Request:
     #: Tokens to generate.
     output_length: int
     arrival_time: float
-    #: When it got its place in a batch; None before that.
+    #: When it joined a batch; None before that.
     start_time: float | None = None
-    #: When its answer was handed out; None before that.
+    #: When its answer was returned; None before that.
     end_time: float | None = None
 
 
 def calculate_request_latency(request: Request) -> dict[str, float]:
-    """Where the time of a completed request went, in seconds, and how many tokens it got.
+    """Return the queue time, processing time and latency of a completed request in seconds, and its tokens.
 
-    ``time_to_first_token`` is counted from the arrival, with the processing time spread evenly over the tokens; for a
-    request without output it is the whole latency. Raises `ValueError` for a request that has not ended, and for
-    lengths and times that no simulation gives.
+    ``time_to_first_token`` is measured from the arrival and assumes that the processing time is spread evenly over the
+    tokens; for a request without output it is the total latency. Raises `ValueError` if the request has not ended, or
+    has a length or time that no simulation produces.
     """
     check_request(request)
     start_s, end_s = _span(request)
@@ -46,14 +46,15 @@ def calculate_request_latency(request: Request) -> dict[str, float]:
 
 
 def calculate_batch_metrics(completed_requests: Iterable[Request], total_time: float) -> dict[str, float]:
-    """Throughput in tokens a second, latencies in seconds, and the share of ``total_time`` when any request ran.
+    """Return the throughput in tokens per second, latencies in seconds, and the GPU utilization.
 
-    Percentiles are interpolated (method 7 of Hyndman and Fan, 1996). Of no requests, or no time, every figure is 0.
-    Raises `ValueError` as `calculate_request_latency`, and for a ``total_time`` that is negative or not finite.
+    ``gpu_utilization`` is the fraction of ``total_time`` in which at least one request ran. Percentiles are
+    interpolated (method 7 of Hyndman and Fan, 1996). Without requests, or if ``total_time`` is 0, all values are 0.
+    Raises `ValueError` as `calculate_request_latency` does, and if ``total_time`` is negative or not finite.
     """
     total_time, completed = seconds("total_time", total_time), list(completed_requests)
     latencies = [calculate_request_latency(request) for request in completed]
-    totals = [one["total_latency"] for one in latencies]
+    totals = [latency["total_latency"] for latency in latencies]
     tokens = sum(request.output_length for request in completed)
     cuts = quantiles(totals, n=100, method="inclusive") if len(totals) > 1 else [*totals, 0.0][:1] * 99
     return {
@@ -62,13 +63,13 @@ def calculate_batch_metrics(completed_requests: Iterable[Request], total_time: f
         "p50_latency": cuts[49],
         "p95_latency": cuts[94],
         "p99_latency": cuts[98],
-        "avg_queue_time": fmean([one["queue_time"] for one in latencies]) if latencies else 0.0,
+        "avg_queue_time": fmean([latency["queue_time"] for latency in latencies]) if latencies else 0.0,
         "gpu_utilization": _busy_s([_span(request) for request in completed]) / total_time if total_time else 0.0,
     }
 
 
 def check_request(request: Request) -> None:
-    """Raise `ValueError` naming the field of ``request`` that no simulation takes."""
+    """Raise `ValueError` with the name of the first field of ``request`` that is invalid."""
     who = f"request {request.id}"
     count(f"{who}: prompt_length", request.prompt_length, 0)
     count(f"{who}: output_length", request.output_length, 0)
@@ -78,17 +79,18 @@ def check_request(request: Request) -> None:
 def _span(request: Request) -> tuple[float, float]:
     who = f"request {request.id}"
     if request.start_time is None or request.end_time is None:
-        raise ValueError(f"{who} has not ended: it has no start_time or no end_time")
+        raise ValueError(f"{who} has not ended: its start_time or end_time is None")
     start_s, end_s = seconds(f"{who}: start_time", request.start_time), seconds(f"{who}: end_time", request.end_time)
     if not request.arrival_time <= start_s <= end_s:
         raise ValueError(
-            f"{who} arrives at {request.arrival_time}, starts at {start_s} and ends at {end_s}; it takes them in order"
+            f"{who} arrives at {request.arrival_time}, starts at {start_s} and ends at {end_s}; "
+            "these times must be in ascending order"
         )
     return start_s, end_s
 
 
 def _busy_s(spans: Sequence[tuple[float, float]]) -> float:
-    """Length of the union of ``spans``."""
+    """Return the length of the union of ``spans``, in seconds."""
     busy_s, until_s = 0.0, 0.0
     for start_s, end_s in sorted(spans):
         busy_s += max(0.0, end_s - max(start_s, until_s))

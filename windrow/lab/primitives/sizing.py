@@ -1,4 +1,4 @@
-"""How large a batch pays, how large a batch fits, and what is padded to what."""
+"""Batch sizing: arithmetic intensity, the batch that fits the memory, buckets, and the throughput of batch sizes."""
 
 from __future__ import annotations
 
@@ -12,38 +12,39 @@ from windrow.lab.primitives.amounts import count, size
 from windrow.scheduler.core.planning import bucket_length
 
 T = TypeVar("T", bound=Sized)
-#: Timed calls of each batch size, and those before them that are not counted.
-TIMED, WARM = 5, 2
+#: Calls of each batch size that are timed, after those that only warm up.
+TIMED_CALLS, WARMUP_CALLS = 5, 2
 
 
 def calculate_arithmetic_intensity_with_batch(batch_size: int, model_memory_bytes: float) -> float:
-    """FLOP per byte read from memory in one decoding step: ``2 x batch_size``.
+    """Return the FLOPs per byte read from memory in one decode step: ``2 * batch_size``.
 
-    Each byte of the weights (one parameter, in 8 bits) is read once a step and multiplied and added once for each
-    sequence, so the model's size cancels out. Raises `ValueError` for a batch or a model of no size.
+    Each byte of the weights (one 8-bit parameter) is read once per step, and multiplied and added once for each
+    sequence, so that the model's size cancels out. Raises `ValueError` if either argument is not positive and finite.
     """
     size("model_memory_bytes", model_memory_bytes)
     return 2.0 * count("batch_size", batch_size, 1)
 
 
 def optimal_batch_size(memory_budget: float, model_memory: float, kv_cache_per_token: float, max_seq_len: int) -> int:
-    """The most sequences of full length whose cache fits beside the model; 0 where not even one does.
+    """Return how many sequences of ``max_seq_len`` tokens have a KV cache that fits beside the model; 0 if none does.
 
-    All sizes in the same unit, and exact as they are written: 80 holds 100 times 8 x 0.1. Raises `ValueError` for sizes
-    that are negative or not finite, and for sequences that need no memory at all, since memory then bounds nothing.
+    All sizes are in the same unit. The arithmetic is exact for decimal fractions: a budget of 80 holds 100 sequences of
+    8 tokens with 0.1 per token. Raises `ValueError` if a size is negative or not finite, or if ``kv_cache_per_token``
+    or ``max_seq_len`` is 0, because then memory does not limit the batch.
     """
-    left = _exact(size("memory_budget", memory_budget, may_be_0=True)) - _exact(
+    cache_budget = _exact(size("memory_budget", memory_budget, may_be_0=True)) - _exact(
         size("model_memory", model_memory, may_be_0=True)
     )
     sequence = _exact(size("kv_cache_per_token", kv_cache_per_token)) * count("max_seq_len", max_seq_len, 1)
-    return max(0, int(left // sequence))
+    return max(0, int(cache_budget // sequence))
 
 
 def bucket_sequences(sequences: Iterable[T], bucket_sizes: Iterable[int]) -> dict[int, list[T]]:
-    """Each sequence under the smallest bucket that holds it, in the order given; longer ones under their own length.
+    """Return bucket -> sequences, each sequence in the smallest bucket that holds it, in the given order.
 
-    Every bucket is there, empty or not. By the rule of strategy ``bucket``. Raises `ValueError` for a bucket that is no
-    whole number from 1.
+    A sequence longer than all buckets is under its own length. Empty buckets are included. This is the rule of strategy
+    ``bucket``. Raises `ValueError` if a bucket is not a whole number of at least 1.
     """
     buckets = sorted({count("a bucket", bucket, 1) for bucket in bucket_sizes})
     groups: dict[int, list[T]] = {bucket: [] for bucket in buckets}
@@ -55,15 +56,15 @@ def bucket_sequences(sequences: Iterable[T], bucket_sizes: Iterable[int]) -> dic
 def find_optimal_batch_size(
     model: Callable[[Any], Any], input_shape: Iterable[int], max_batch: int = 256
 ) -> list[dict[str, float]]:
-    """Time ``model`` on batches of 1, 2, 4, ... ``max_batch`` random inputs of ``input_shape``, until memory is out.
+    """Time ``model`` on batches of 1, 2, 4, ... ``max_batch`` random inputs of ``input_shape``; needs torch.
 
-    Inputs are where the model's parameters are, in their type; for a model whose first parameters are those of an
-    embedding, as of text, they are its token ids. A model that takes anything else is wrapped in a function that makes
-    it of the batch. Modules are timed in evaluation mode and get their modes back.
+    Stops when memory runs out. The inputs have the device and type of the model's parameters; if the model begins with
+    an embedding, they are token IDs. Wrap a model with other inputs in a function that creates them from the batch.
+    Modules are timed in evaluation mode, and their modes are restored.
 
-    Returns for each size that ran ``batch_size, throughput`` (inputs a second)``, latency_ms`` (median of a call)
-    ``, latency_per_sample`` (milliseconds). Raises `ValueError` for a ``max_batch`` or a shape that is not of whole
-    numbers from 1; needs torch.
+    Returns for each batch size that ran ``batch_size``, ``throughput`` (inputs per second), ``latency_ms`` (median of
+    one call) and ``latency_per_sample`` (milliseconds). Raises `ValueError` if ``max_batch`` or a dimension is not a
+    whole number of at least 1.
     """
     import torch
 
@@ -95,22 +96,22 @@ def _doubling(most: int) -> list[int]:
 
 def _median_call_s(model: Callable[[Any], Any], inputs: Any, synchronize: Callable[[], None]) -> float:
     calls_s = []
-    for _ in range(WARM + TIMED):
+    for _ in range(WARMUP_CALLS + TIMED_CALLS):
         begin_s = time.perf_counter()
         model(inputs)
         synchronize()
         calls_s.append(time.perf_counter() - begin_s)
-    return max(median(calls_s[WARM:]), 1e-9)
+    return max(median(calls_s[WARMUP_CALLS:]), 1e-9)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    # On CUDA it has a class of its own; the allocator of the CPU says it in words.
-    is_said = "out of memory" in str(error).lower() or "can't allocate memory" in str(error)
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or is_said
+    # torch has a class for CUDA; its CPU allocator raises a RuntimeError with one of these messages.
+    has_message = "out of memory" in str(error).lower() or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or has_message
 
 
 def _synchronize() -> None:
-    """Wait for CUDA, where anything may have run there; a CPU has finished when a call returns."""
+    """Wait for CUDA if it was used; on a CPU, the call has finished when it returns."""
     import torch
 
     if torch.cuda.is_initialized():
@@ -118,5 +119,5 @@ def _synchronize() -> None:
 
 
 def _exact(amount: float) -> Fraction:
-    """The number that was written, of which a float may be a rounding away."""
+    """Return the decimal number as it is written, which the float may only approximate."""
     return Fraction(repr(amount))
