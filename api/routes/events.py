@@ -36,8 +36,8 @@ from windrow.scheduler.queue.events import (
     is_gap,
     last_event,
 )
-from windrow.scheduler.queue.prediction_view import prediction_json
-from windrow.scheduler.queue.records import describe
+from windrow.scheduler.queue.prediction import prediction_json
+from windrow.scheduler.queue.results import describe
 
 log = logging.getLogger("windrow.api")
 #: Pause before the next read while Redis is unreachable, in seconds.

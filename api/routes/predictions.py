@@ -38,7 +38,7 @@ from windrow.api.service import Service
 from windrow.errors import InvalidInput
 from windrow.scheduler.intake import SubmitCall
 from windrow.scheduler.queue import Prediction
-from windrow.scheduler.queue.prediction_view import prediction_json
+from windrow.scheduler.queue.prediction import prediction_json
 from windrow.scheduler.tasks.validation import parse
 
 LOCATION = response_header("Location", "Path of the prediction.")

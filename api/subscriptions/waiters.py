@@ -14,7 +14,7 @@ from typing import cast
 from windrow.api.subscriptions.listener import Listener
 from windrow.scheduler.queue import Prediction, result_key
 from windrow.scheduler.queue.keys import read_announcement
-from windrow.scheduler.queue.records import ended_prediction
+from windrow.scheduler.queue.prediction import ended_prediction
 
 
 class Waiter:

@@ -10,6 +10,7 @@ from benchmarks.faults.engine import EXHAUSTS, KILLS, RAISES
 from benchmarks.faults.report import Report
 from benchmarks.faults.site import Site
 from windrow.bench.programs import Check
+from windrow.scheduler.queue import DeadLetters
 
 LIMIT_S = 90.0
 #: What the bad one does -> the codes it may fail with.
@@ -38,7 +39,7 @@ def poison_row(folder: Path, check: Check, kind: str, row: int = 32) -> Report:
         good = sum(one is not None and one.status == "succeeded" for one in known.values())
         report.figure("right answers", good, "requests", str(row - 1), 0)
         report.must(good == row - 1, f"{good} of {row - 1} good requests were answered")
-        letters = [letter.id for letter in checker.queue.dead_letters(10)]
+        letters = [letter.id for letter in DeadLetters(checker.redis, checker.queue.model).newest(10)]
         report.figure("dead letters", len(letters), "requests", digits=0)
         expected = [ids[row // 3]] if kind == KILLS else []
         report.must(letters == expected, f"dead letters {letters}, and {expected} are right")

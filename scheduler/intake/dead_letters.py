@@ -6,22 +6,22 @@ from collections.abc import Sequence
 
 from windrow.scheduler.intake.intake import Intake
 from windrow.scheduler.intake.submit_call import SubmitCall
-from windrow.scheduler.queue import RedisQueue
+from windrow.scheduler.queue import DeadLetters
 from windrow.scheduler.tasks import TASKS
 
 
-def retry_dead_letters(intake: Intake, queue: RedisQueue, ids: Sequence[str]) -> dict[str, str]:
+def retry_dead_letters(intake: Intake, letters: DeadLetters, ids: Sequence[str]) -> dict[str, str]:
     """Submit dead letters as new requests and drop them; return old id -> new id of those that existed.
 
     A final state does not change, so the old ids keep theirs. The requests cost what they did, and limits are not
     checked again. Raises as `Intake.submit` does; the letters after the failing one are left as they are.
     """
     renamed: dict[str, str] = {}
-    task = TASKS[intake.require_model(queue.model).task]
-    for letter in queue.find_dead_letters(ids):
+    task = TASKS[intake.require_model(letters.model).task]
+    for letter in letters.find(ids):
         call = letter.call()
         submit = SubmitCall(
-            model=queue.model,
+            model=letters.model,
             inputs=[call["input"]],
             parameters=task.read_parameters(call.get("parameters")),
             priority=letter.priority,
@@ -30,6 +30,6 @@ def retry_dead_letters(intake: Intake, queue: RedisQueue, ids: Sequence[str]) ->
             admitted_costs=[letter.cost_tokens],
         )
         (new,) = intake.submit(submit, letter.tenant, intake.new_ids(letter.tenant, 1))
-        queue.drop_dead([letter.id])
+        letters.drop([letter.id])
         renamed[letter.id] = new.id
     return renamed

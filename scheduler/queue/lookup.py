@@ -8,7 +8,7 @@ from typing import cast
 from redis import Redis
 
 from windrow.scheduler.queue.keys import queue_key, result_key
-from windrow.scheduler.queue.records import Prediction, ended_prediction, waiting_prediction
+from windrow.scheduler.queue.prediction import Prediction, ended_prediction, waiting_prediction
 from windrow.scheduler.queue.scripts import source
 
 

@@ -1,4 +1,4 @@
-"""The queue of one model in Redis: every change is one Lua script, so it happens whole or not at all."""
+"""`RedisQueue`: the queue of one model in Redis. Every state transition is one Lua script, so it is atomic."""
 
 from __future__ import annotations
 
@@ -30,26 +30,21 @@ from windrow.scheduler.queue.keys import (
 )
 from windrow.scheduler.queue.lookup import find_prediction
 from windrow.scheduler.queue.observations import store_observations
-from windrow.scheduler.queue.records import (
-    DeadLetter,
-    Prediction,
-    describe,
-    encode_outcome,
-    parse_dead_letter,
-)
+from windrow.scheduler.queue.prediction import Prediction
 from windrow.scheduler.queue.refusals import quota_arguments, refusal
 from windrow.scheduler.queue.request import Accepted, Claim, Request, Submission
+from windrow.scheduler.queue.results import describe, encode_outcome
 from windrow.scheduler.queue.script_calls import ScriptCalls
 from windrow.scheduler.queue.wire import ClaimReply, encode_finished, encode_submissions
 
 T = TypeVar("T")
-REAPED_PER_CALL = 500
-#: So many documents and fewer travel within the script, in one command. Beyond, Lua costs more than three commands do.
-FEW_ENDINGS = 8
+MAX_REAPED_PER_CALL = 500
+#: Up to this many result documents are arguments of finish.lua. For more, Lua costs more than three plain commands.
+FEW_DOCUMENTS = 8
 
 
 class RedisQueue:
-    """Submit, claim, finish and what lies between, for one model.
+    """The transitions of one model's requests: submit, claim, renew, finish, release, cancel, reap.
 
     Safe to share between threads. Redis errors pass through as `redis.exceptions.RedisError`.
     """
@@ -62,10 +57,10 @@ class RedisQueue:
         self._key = {name: queue_key(model, name) for name in KEY_NAMES}
         self._channel = finished_channel(model)
         self._calls = ScriptCalls(redis, model)
-        #: Learns from every claim.
+        #: Updated by every claim.
         self.clock = RedisClock()
-        #: Tokens of claims whose answer did not come.
-        self._unanswered: list[str] = []
+        #: Tokens of claims whose reply was lost.
+        self._lost_claims: list[str] = []
 
     def submit(
         self,
@@ -80,10 +75,10 @@ class RedisQueue:
     ) -> Accepted:
         """Queue all of ``submissions`` in one round trip, or none.
 
-        ``quota`` limits the tenant, which is what stands before the last colon of ``flow``. ``idempotency`` is
-        ``(key, fingerprint)``: the same pair again returns the ids of the first call, full or not. Raises `QueueFull`
-        or `QuotaExceeded`, with ``retry_after_s`` where it is known, or `IdempotencyConflict` where the key came with
-        another fingerprint.
+        ``quota`` limits the tenant, the part of ``flow`` before its last colon. ``idempotency`` is ``(key,
+        fingerprint)``; the same pair again returns the ids of the first call, even if the queue is full. Raises
+        `QueueFull` or `QuotaExceeded`, with ``retry_after_s`` if it is known, or `IdempotencyConflict` if the key was
+        used with another fingerprint.
         """
         if not submissions:
             return Accepted([], self._now_us() / 1e6)
@@ -118,21 +113,21 @@ class RedisQueue:
         enough: int = 1,
         priorities: Collection[str] = (),
     ) -> Claim:
-        """Take up to ``count`` requests in fair order; they are ours until ``lease_s`` seconds pass.
+        """Take up to ``count`` requests in fair order, under a lease of ``lease_s`` seconds.
 
-        With ``wait_s`` it waits so long for something to take, in the same round trip; a spare worker
-        (``is_spare``) for something that another claim left behind. Fewer than ``enough`` are taken only once the next
-        or the last of them has waited for ``patience_s``; else they are left to those who are not spare. Where the
-        answer to a claim was lost, the next claim gets what that one took.
+        If the queue is empty, wait up to ``wait_s`` seconds in the same round trip; a spare worker (``is_spare``) waits
+        until another claim leaves requests behind. Fewer than ``enough`` requests are taken only if the first or the
+        last of them has waited for ``patience_s``; otherwise they are left to workers that are not spare. If the reply
+        to a claim was lost, the next claim returns what that one took.
 
-        A request that was in two batches whose process died is a suspect: it is given out by itself, and only to a
-        caller whose process holds nothing else (``alone``). A claim ends before the first suspect that it may not
-        take, and `Claim.suspects_wait` says so. It also ends before the first of other ``priorities``, where any are
-        named: nobody is overtaken.
+        A suspected poison request, whose process has died in two batches, is claimed by itself, and only by a process
+        that holds nothing else (``alone``). A claim ends before the first suspect that it may not take and sets
+        `Claim.suspects_wait`. It also ends before the first request of a priority that is not in ``priorities``, unless
+        that is empty, so that no request is overtaken.
         """
         token = secrets.token_hex(8)
         with suppress(IndexError):
-            token = self._unanswered.pop()
+            token = self._lost_claims.pop()
         count = min(count, MAX_REQUESTS_PER_CALL)
         arguments = [count, round(lease_s * 1e6), token, int(alone), SUSPECT_AFTER]
         arguments += (f" {' '.join(priorities)} " if priorities else "", round(patience_s * 1e6), enough)
@@ -145,14 +140,14 @@ class RedisQueue:
             self.clock.learn(reply.now_s)
             return reply.claim(token, *(reply.more or self._read(reply.ids)))
         except RedisError:
-            self._unanswered.append(token)
+            self._lost_claims.append(token)
             raise
 
     def renew(self, held: Mapping[str, str], *, lease_s: float) -> list[str]:
         """Extend the leases of the claims that hold ``held`` (id -> token).
 
-        A claim has one lease, so naming one of its requests renews it for all. Returns the ids no longer held: reaped,
-        ended or canceled.
+        A claim has one lease, so one of its requests renews it for all. Returns the ids that are no longer held,
+        because they were reaped, finished or canceled.
         """
         if not held:
             return []
@@ -160,22 +155,22 @@ class RedisQueue:
         return [id.decode() for id in reply]
 
     def finish(self, requests: Sequence[Request], *, busy_s: float = 0.0, may_stream: bool = False) -> list[bool]:
-        """Store and announce the ends of a batch in one round trip; False where another end had come first.
+        """Store and publish the outcomes of a batch in one round trip; False for each request that had finished before.
 
-        ``busy_s`` is the device time the batch took, from which the queue estimates waits. With ``may_stream``, the
-        event streams of those that have one get their last event.
+        ``busy_s`` is the device time of the batch, from which the queue estimates waits. With ``may_stream``, event
+        streams get their last event.
         """
         if not requests:
             return []
-        said, documents = encode_finished(_bounded(requests), self._now_us())
-        arguments = [self._result_ttl_s, round(busy_s * 1e6), self._channel, int(may_stream), *said]
+        described, documents = encode_finished(_bounded(requests), self._now_us())
+        arguments = [self._result_ttl_s, round(busy_s * 1e6), self._channel, int(may_stream), *described]
         ids = [request.id for request in requests]
         by_key = {result_key(id): document for id, document in zip(ids, documents, strict=True)}
         late: Any = None
-        if FEW_ENDINGS < len(requests) == len(by_key):
-            # A full Redis takes no command that stores, and nothing of such a transaction; it takes the script below.
+        if FEW_DOCUMENTS < len(requests) == len(by_key):
+            # A full Redis refuses every transaction with a command that stores, but runs the script below.
             with suppress(OutOfMemoryError, ExecAbortError):
-                publish = [self._result_ttl_s, self._channel, said[0]]
+                publish = [self._result_ttl_s, self._channel, described[0]]
                 deleted = (self._key["jobs"], self._key["payloads"]), ids
                 late = self._calls.run_around_mset(("finish", arguments), deleted, by_key, ("publish_results", publish))
         if late is None:
@@ -183,18 +178,18 @@ class RedisQueue:
         return [number + 1 not in late for number in range(len(requests))]
 
     def release(self, held: Mapping[str, str]) -> int:
-        """Give unstarted requests (id -> token) back to the front, without counting an attempt."""
+        """Return unstarted requests (id -> token) to the front of the queue, without counting an attempt."""
         return int(self._calls.run("release", _flat(held))) if held else 0
 
     def cancel(self, id: str) -> bool:
-        """End a request as canceled; False where it is not waiting or running here."""
+        """Finish a request as canceled; False if it is neither waiting nor running."""
         _, head = encode_outcome(Failed(Canceled("canceled by request")))
         arguments = [id, self._result_ttl_s, self._channel, head, canceled_channel(self.model)]
         return bool(self._calls.run("cancel", arguments, [result_key(id), events_key(id)]))
 
     def reap(self) -> int:
-        """Put requests of lost workers back, end those out of attempts or past their deadline; return how many."""
-        lost, late = self._calls.run("find_overdue", [REAPED_PER_CALL])
+        """Requeue or finish the requests of expired leases, and finish those past their deadline; return how many."""
+        lost, late = self._calls.run("find_overdue", [MAX_REAPED_PER_CALL])
         ids: list[str] = []
         arguments: list[Any] = [self._result_ttl_s, self._channel]
         for token, id, attempts in zip(lost[0::3], lost[1::3], lost[2::3], strict=True):
@@ -216,15 +211,15 @@ class RedisQueue:
         self._calls.run("heartbeat", [worker, heartbeat.encode(), round(stale_s * 1e6)])
 
     def observe(self, counts: Mapping[str, int]) -> None:
-        """Add what a worker observed (`Observations.take_out`) to that of all workers."""
+        """Add the counts of `Observations.take_out` to those of all workers."""
         store_observations(self._redis, self.model, counts)
 
     def lookup(self, id: str) -> Prediction | None:
-        """What is known of ``id``: waiting or running here, or ended anywhere; None where neither."""
+        """Return a request that waits or runs for this model, or has finished for any; None if there is none."""
         return find_prediction(self._redis, [self.model], id)
 
     def depth(self) -> Depth:
-        """How much waits and runs, and how fast it goes."""
+        """Return the size and the speed of the queue."""
         return read_depth(self._redis, self.model)
 
     def workers(self, *, within_s: float) -> dict[str, Heartbeat]:
@@ -244,29 +239,8 @@ class RedisQueue:
             if info is not None and (heartbeat := decode_heartbeat(info)) is not None
         }
 
-    def dead_letters(self, limit: int = MAX_REQUESTS_PER_CALL) -> list[DeadLetter]:
-        """Requests that were given up, newest first."""
-        ids = cast(list[bytes], self._redis.zrange(self._key["dead"], 0, limit - 1, desc=True))
-        return self.find_dead_letters([id.decode() for id in ids])
-
-    def find_dead_letters(self, ids: Sequence[str]) -> list[DeadLetter]:
-        """Return the dead letters of those ids; unknown ids are left out."""
-        if not ids:
-            return []
-        found = cast(list[bytes | None], self._redis.hmget(self._key["dead_letters"], list(ids)))
-        return [parse_dead_letter(letter) for letter in found if letter is not None]
-
-    def drop_dead(self, ids: Sequence[str]) -> int:
-        """Forget dead letters; return how many there were."""
-        if not ids:
-            return 0
-        pipe = self._redis.pipeline()
-        pipe.zrem(self._key["dead"], *ids)
-        pipe.hdel(self._key["dead_letters"], *ids)
-        return int(pipe.execute()[0])
-
     def _read(self, ids: Sequence[bytes]) -> Sequence[Sequence[bytes | None]]:
-        """Records and payloads."""
+        """Return the records and the payloads of requests."""
         if not ids:
             return [], []
         pipe = self._redis.pipeline(transaction=False)
@@ -282,7 +256,7 @@ class RedisQueue:
 
 
 def expired() -> Failed:
-    """The outcome of a request whose deadline passed before it was started."""
+    """Return the outcome of a request whose deadline passed before it was started."""
     return Failed(DeadlineExceeded("the deadline passed before a worker could start it"))
 
 

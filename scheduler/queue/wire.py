@@ -8,8 +8,9 @@ from datetime import UTC, datetime, timedelta
 from sys import byteorder
 from typing import Any
 
-from windrow.scheduler.queue.records import encode_document, is_ours, parse_record
+from windrow.scheduler.queue.records import is_ours, parse_record
 from windrow.scheduler.queue.request import Claim, Request, Submission
+from windrow.scheduler.queue.results import encode_document
 
 
 def encode_submissions(submissions: Sequence[Submission]) -> list[Any]:

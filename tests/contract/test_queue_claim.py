@@ -372,7 +372,7 @@ def test_what_was_lost_and_then_taken_by_another_is_not_got_again(
     lose_the_next_answer(one, monkeypatch)
     with pytest.raises(TimeoutError):
         one.claim(count, lease_s=NO_LEASE_S)
-    monkeypatch.setattr(redis_queue, "REAPED_PER_CALL", count - 1)
+    monkeypatch.setattr(redis_queue, "MAX_REAPED_PER_CALL", count - 1)
     assert other.reap() == count - 1
     theirs = claim(other, count)
     mine = claim(one, count)

@@ -4,34 +4,38 @@ import pytest
 from redis import Redis
 
 from tests.support.queue_calls import MODEL, NO_LEASE_S, claim, ids_of, submit
-from windrow.scheduler.queue import RedisQueue
+from windrow.scheduler.queue import DeadLetters, RedisQueue
 
 
 @pytest.fixture
 def queue(redis: Redis) -> RedisQueue:
-    """One attempt, and two dead letters."""
-    queue = RedisQueue(redis, MODEL, max_attempts=1)
+    return RedisQueue(redis, MODEL, max_attempts=1)
+
+
+@pytest.fixture
+def letters(redis: Redis, queue: RedisQueue) -> DeadLetters:
+    """Two dead letters."""
     for id in ("old", "new"):
         submit(queue, id, priority="high", cost=7)
         claim(queue, lease_s=NO_LEASE_S)
         queue.reap()
-    return queue
+    return DeadLetters(redis, MODEL)
 
 
-def test_dead_letters_are_listed_newest_first(queue: RedisQueue) -> None:
-    assert [letter.id for letter in queue.dead_letters()] == ["new", "old"]
-    assert [letter.id for letter in queue.dead_letters(1)] == ["new"]
+def test_dead_letters_are_listed_newest_first(letters: DeadLetters) -> None:
+    assert [letter.id for letter in letters.newest()] == ["new", "old"]
+    assert [letter.id for letter in letters.newest(1)] == ["new"]
 
 
-def test_dead_letters_are_found_by_id_and_unknown_ids_are_left_out(queue: RedisQueue) -> None:
-    (letter,) = queue.find_dead_letters(["old", "unknown"])
+def test_dead_letters_are_found_by_id_and_unknown_ids_are_left_out(letters: DeadLetters) -> None:
+    (letter,) = letters.find(["old", "unknown"])
     assert (letter.id, letter.tenant, letter.priority, letter.cost_tokens) == ("old", "acme", "high", 7)
     assert letter.call() == {"model": MODEL, "input": "hay", "parameters": {}}
-    assert queue.find_dead_letters([]) == []
+    assert letters.find([]) == []
 
 
-def test_a_dropped_dead_letter_is_gone(queue: RedisQueue) -> None:
-    assert queue.drop_dead(["old", "unknown"]) == 1
-    assert [letter.id for letter in queue.dead_letters()] == ["new"]
-    assert queue.drop_dead([]) == 0
+def test_a_dropped_dead_letter_is_gone(letters: DeadLetters, queue: RedisQueue) -> None:
+    assert letters.drop(["old", "unknown"]) == 1
+    assert [letter.id for letter in letters.newest()] == ["new"]
+    assert letters.drop([]) == 0
     assert ids_of(claim(queue)) == []

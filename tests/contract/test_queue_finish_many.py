@@ -13,9 +13,9 @@ from tests.support.queue_calls import MODEL, claim, finish, held, ids_of, status
 from windrow.scheduler.core.outcomes import Done
 from windrow.scheduler.queue import RedisQueue, Request, finished_channel, result_key
 from windrow.scheduler.queue.keys import read_announcement
-from windrow.scheduler.queue.redis_queue import FEW_ENDINGS
+from windrow.scheduler.queue.redis_queue import FEW_DOCUMENTS
 
-COUNT = FEW_ENDINGS + 3
+COUNT = FEW_DOCUMENTS + 3
 IDS = [f"r{number:02}" for number in range(COUNT)]
 
 

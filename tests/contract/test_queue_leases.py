@@ -16,7 +16,7 @@ from tests.support.queue_calls import (
     submit,
 )
 from windrow.scheduler.core.outcomes import Done
-from windrow.scheduler.queue import RedisQueue, finished_channel, result_key
+from windrow.scheduler.queue import DeadLetters, RedisQueue, finished_channel, result_key
 
 SHORT_S = 0.02
 
@@ -149,7 +149,7 @@ def test_after_its_last_attempt_a_request_fails_and_is_kept_as_a_dead_letter(red
         "code": "attempts_exhausted",
         "detail": "the worker died or lost its lease on each of 3 attempts",
     }
-    (letter,) = queue.dead_letters()
+    (letter,) = DeadLetters(redis, MODEL).newest()
     assert (letter.id, letter.tenant, letter.priority, letter.call()["input"]) == ("poison", "acme", "normal", "hay")
     assert letter.error == found.error
     assert found.completed_s == letter.died_s
@@ -179,7 +179,7 @@ def test_dead_letters_are_the_newest_and_bounded(redis: Redis) -> None:
         submit(queue, *(f"{number}" for number in range(start, start + 500)))
         claim(queue, lease_s=NO_LEASE_S)
         assert queue.reap() == 500
-    dead = [letter.id for letter in queue.dead_letters(2000)]
+    dead = [letter.id for letter in DeadLetters(redis, MODEL).newest(2000)]
     assert len(dead) == 1000
     assert sorted(map(int, dead)) == list(range(500, 1500))
     assert redis.hlen(f"windrow:{MODEL}:dead_letters") == 1000

@@ -22,7 +22,7 @@ from windrow.scheduler.core.fairness import PRIORITY_WEIGHTS, finish_tag, flow_n
 from windrow.scheduler.core.outcomes import Done, Failed
 from windrow.scheduler.core.retry import SUSPECT_AFTER
 from windrow.scheduler.queue import RedisQueue, Request, redis_queue
-from windrow.scheduler.queue.redis_queue import FEW_ENDINGS
+from windrow.scheduler.queue.redis_queue import FEW_DOCUMENTS
 
 MAX_ATTEMPTS = 4
 FLOWS = [("acme", "high"), ("acme", "low"), ("zeta", "high")]
@@ -250,10 +250,10 @@ def embedded(servers: Servers) -> Iterator[Redis]:
         yield client
 
 
-@pytest.fixture(params=[FEW_ENDINGS, 0], ids=["few", "many"])
+@pytest.fixture(params=[FEW_DOCUMENTS, 0], ids=["few", "many"])
 def few(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The ends of a handful go by one script, or by the transaction that is for many."""
-    monkeypatch.setattr(redis_queue, "FEW_ENDINGS", request.param)
+    monkeypatch.setattr(redis_queue, "FEW_DOCUMENTS", request.param)
 
 
 # Passing takes seconds; making a failure short enough to read takes minutes.

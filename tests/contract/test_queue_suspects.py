@@ -4,7 +4,7 @@ import pytest
 from redis import Redis
 
 from tests.support.queue_calls import LEASE_S, MODEL, NO_LEASE_S, claim, finish, held, ids_of, status_of, submit
-from windrow.scheduler.queue import RedisQueue
+from windrow.scheduler.queue import DeadLetters, RedisQueue
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_what_stands_before_a_suspect_is_given_out_without_it(queue: RedisQueue)
     assert {*ids_of(both.requests), *ids_of(rest.requests)} == {"suspect", "fresh"}
 
 
-def test_one_killer_among_many_costs_the_others_no_answer(queue: RedisQueue) -> None:
+def test_one_killer_among_many_costs_the_others_no_answer(queue: RedisQueue, redis: Redis) -> None:
     submit(queue, *(f"{number}" for number in range(31)), "killer")
     for _ in range(200):
         claimed = queue.claim(32, lease_s=NO_LEASE_S, alone=True).requests
@@ -71,7 +71,7 @@ def test_one_killer_among_many_costs_the_others_no_answer(queue: RedisQueue) -> 
         queue.reap()
     assert [status_of(queue, f"{number}") for number in range(31)] == ["succeeded"] * 31
     assert status_of(queue, "killer") == "failed"
-    assert [letter.id for letter in queue.dead_letters()] == ["killer"]
+    assert [letter.id for letter in DeadLetters(redis, MODEL).newest()] == ["killer"]
 
 
 def test_a_suspect_that_waits_keeps_waking_workers(queue: RedisQueue, redis: Redis) -> None:

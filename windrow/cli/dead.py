@@ -14,7 +14,7 @@ from windrow.cli.output import FAILED, UNREACHABLE, Json, errors_reported, fail,
 
 if TYPE_CHECKING:
     from windrow.scheduler.intake import Intake
-    from windrow.scheduler.queue import DeadLetter, RedisQueue
+    from windrow.scheduler.queue import DeadLetter, DeadLetters
 
 dead_app = typer.Typer(
     name="dead", help="List, show, submit again or drop dead letters: requests that used up their attempts.",
@@ -40,8 +40,8 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List dead letters, newest first."""
-    with _opened(model, as_json) as (_, queues):
-        letters = _newest(queues, limit)
+    with _opened(model, as_json) as (_, lists):
+        letters = _newest(lists, limit)
     if as_json:
         return print_json([as_object(letter) for letter in letters])
     for letter in letters:
@@ -57,9 +57,9 @@ def show(
     id: Annotated[str, typer.Argument(help="Id of a dead letter.")], model: Model = None, as_json: Json = False
 ) -> None:
     """Print one dead letter with its whole input."""
-    with _opened(model, as_json) as (_, queues):
-        (queue,) = _owners(queues, [id], as_json)
-        letters = queue.find_dead_letters([id])
+    with _opened(model, as_json) as (_, lists):
+        (owner,) = _owners(lists, [id], as_json)
+        letters = owner.find([id])
     if not letters:  # it was dropped meanwhile
         return fail("unknown_dead_letter", f"no dead letter {id}", FAILED, as_json)
     (letter,) = letters
@@ -78,11 +78,11 @@ def show(
 def retry(ids: Ids = None, every: All = False, model: Model = None, as_json: Json = False) -> None:
     """Submit dead letters again under new ids. The predictions with the old ids stay failed."""
     renamed: dict[str, str] = {}
-    with _opened(model, as_json) as (intake, queues):
+    with _opened(model, as_json) as (intake, lists):
         from windrow.scheduler.intake.dead_letters import retry_dead_letters
 
-        for queue, selected in _selected(queues, ids, every, as_json):
-            renamed |= retry_dead_letters(intake, queue, selected)
+        for owner, selected in _selected(lists, ids, every, as_json):
+            renamed |= retry_dead_letters(intake, owner, selected)
     if as_json:
         return print_json({"retried": renamed})
     for old, new in renamed.items():
@@ -94,9 +94,9 @@ def retry(ids: Ids = None, every: All = False, model: Model = None, as_json: Jso
 def drop(ids: Ids = None, every: All = False, model: Model = None, as_json: Json = False) -> None:
     """Delete dead letters with their inputs and reasons. Their predictions stay failed."""
     dropped = 0
-    with _opened(model, as_json) as (_, queues):
-        for queue, selected in _selected(queues, ids, every, as_json):
-            dropped += queue.drop_dead(selected)
+    with _opened(model, as_json) as (_, lists):
+        for owner, selected in _selected(lists, ids, every, as_json):
+            dropped += owner.drop(selected)
     print_json({"dropped": dropped}) if as_json else print(f"{dropped} dropped")
 
 
@@ -139,8 +139,8 @@ def shorten(value: Any) -> str:
 
 
 @contextmanager
-def _opened(model: str | None, as_json: bool) -> Iterator[tuple[Intake, list[RedisQueue]]]:
-    """Connect to the Redis server of the settings; yield the intake, and the queues of ``model`` or of all models."""
+def _opened(model: str | None, as_json: bool) -> Iterator[tuple[Intake, list[DeadLetters]]]:
+    """Connect to the Redis server of the settings; yield the intake, and the dead letters of each model asked for."""
     with errors_reported(as_json, "server"):
         from redis.exceptions import RedisError
 
@@ -148,7 +148,7 @@ def _opened(model: str | None, as_json: bool) -> Iterator[tuple[Intake, list[Red
         from windrow.scheduler.config.settings import load_settings
         from windrow.scheduler.connection.connect import connect
         from windrow.scheduler.intake import Intake
-        from windrow.scheduler.queue import RedisQueue
+        from windrow.scheduler.queue import DeadLetters, RedisQueue
 
         settings = load_settings()
         if model is not None and model not in settings.models:
@@ -159,42 +159,45 @@ def _opened(model: str | None, as_json: bool) -> Iterator[tuple[Intake, list[Red
             for name in settings.models
         }
         try:
-            yield Intake(settings, redis, queues), list(queues.values()) if model is None else [queues[model]]
+            yield (
+                Intake(settings, redis, queues),
+                [DeadLetters(redis, name) for name in queues if model in (None, name)],
+            )
         except RedisError as error:
             fail("redis_unavailable", f"Redis does not answer: {type(error).__name__}", UNREACHABLE, as_json)
         finally:
             redis.close()
 
 
-def _newest(queues: Sequence[RedisQueue], limit: int) -> list[DeadLetter]:
-    letters = [letter for queue in queues for letter in queue.dead_letters(limit)]
+def _newest(lists: Sequence[DeadLetters], limit: int) -> list[DeadLetter]:
+    letters = [letter for each in lists for letter in each.newest(limit)]
     return sorted(letters, key=lambda letter: letter.died_s, reverse=True)[:limit]
 
 
 def _selected(
-    queues: Sequence[RedisQueue], ids: list[str] | None, every: bool, as_json: bool
-) -> Iterator[tuple[RedisQueue, list[str]]]:
+    lists: Sequence[DeadLetters], ids: list[str] | None, every: bool, as_json: bool
+) -> Iterator[tuple[DeadLetters, list[str]]]:
     """Yield the dead letters to change, a few at a time; the caller removes them before it asks for more."""
     if bool(ids) == every:
         raise ValueError("takes ids, or --all, and not both")
     if ids:
-        yield from zip(_owners(queues, ids, as_json), ([id] for id in ids), strict=True)
+        yield from zip(_owners(lists, ids, as_json), ([id] for id in ids), strict=True)
         return
-    for queue in queues:
+    for owner in lists:
         # Bounded, because a request that is submitted again may become a dead letter again meanwhile.
         for _ in range(MAX_LETTERS // READ_AT_ONCE):
-            selected = [letter.id for letter in queue.dead_letters(READ_AT_ONCE)]
+            selected = [letter.id for letter in owner.newest(READ_AT_ONCE)]
             if not selected:
                 break
-            yield queue, selected
+            yield owner, selected
 
 
-def _owners(queues: Sequence[RedisQueue], ids: Sequence[str], as_json: bool) -> list[RedisQueue]:
-    """Return the queue of each id; if an id is unknown, end the command before anything is changed."""
-    owners = {id: queue for id in ids for queue in queues if queue.find_dead_letters([id])}
+def _owners(lists: Sequence[DeadLetters], ids: Sequence[str], as_json: bool) -> list[DeadLetters]:
+    """Return the list that has each id; if an id is unknown, end the command before anything is changed."""
+    owners = {id: owner for id in ids for owner in lists if owner.find([id])}
     missing = [id for id in ids if id not in owners]
     if missing:
-        known = [letter.id for letter in _newest(queues, LISTED_IDS + 1)]
+        known = [letter.id for letter in _newest(lists, LISTED_IDS + 1)]
         there = f"there are {', '.join(known[:LISTED_IDS])}" if known else "there are none"
         more = ", and more: windrow dead list" if len(known) > LISTED_IDS else ""
         fail("unknown_dead_letter", f"no dead letter {', '.join(missing)}; {there}{more}", FAILED, as_json)

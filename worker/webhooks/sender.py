@@ -36,7 +36,7 @@ from windrow.scheduler.core.webhooks import (
 )
 from windrow.scheduler.queue import Prediction, result_key
 from windrow.scheduler.queue.lookup import find_prediction
-from windrow.scheduler.queue.prediction_view import prediction_json
+from windrow.scheduler.queue.prediction import prediction_json
 from windrow.scheduler.queue.webhooks import DueWebhook, WebhookQueue
 from windrow.worker.webhooks.pinned_post import Reply, post, resolve
 
@@ -218,5 +218,5 @@ def headers(key: bytes, id: str, timestamp_s: int, body: bytes) -> dict[str, str
 def _user_agent() -> str:
     number = "0"
     with suppress(PackageNotFoundError):
-        number = version("windrow")
+        number = version("windrow-inference")
     return f"windrow-webhook/{number}"

@@ -9,16 +9,10 @@ import pytest
 
 from windrow.errors import Canceled, DeadlineExceeded, ModelFailed, NewerRecord, OutOfMemory, WindrowError
 from windrow.scheduler.core.outcomes import Done, Failed
-from windrow.scheduler.queue.records import (
-    Prediction,
-    encode_document,
-    encode_exception,
-    encode_outcome,
-    ended_prediction,
-    parse_record,
-    waiting_prediction,
-)
+from windrow.scheduler.queue.prediction import Prediction, ended_prediction, waiting_prediction
+from windrow.scheduler.queue.records import parse_record
 from windrow.scheduler.queue.request import Request
+from windrow.scheduler.queue.results import encode_document, encode_exception, encode_outcome
 from windrow.scheduler.queue.wire import ClaimReply
 
 PAYLOAD = b'{"model":"minilm","input":"hay","parameters":{"truncate":true}}'
