@@ -171,8 +171,10 @@ METRICS = (
         "batch_wait_seconds", "batch_wait", "Time from the claim to the forward pass, or to the first prefill",
         TIME_BUCKETS_S,
     ),
-    _histogram("compute_seconds", "compute", "Time from the forward pass, or the first prefill, to the result",
-    TIME_BUCKETS_S), _histogram("request_seconds", "request", "Time from the submit to the result", TIME_BUCKETS_S),
+    _histogram(
+        "compute_seconds", "compute", "Time from the forward pass, or the first prefill, to the result", TIME_BUCKETS_S,
+    ),
+    _histogram("request_seconds", "request", "Time from the submit to the result", TIME_BUCKETS_S),
     _histogram("batch_size", "batch_size", "Requests per forward pass", SIZE_BUCKETS, generates=False),
     _histogram(
         "batch_tokens", "batch_tokens", "Tokens per forward pass, padding included", TOKEN_BUCKETS, generates=False
