@@ -5,10 +5,10 @@ from __future__ import annotations
 import gc
 import math
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from windrow.lab.simulate.device import Policy
     from windrow.lab.simulate.outcome import Failure
     from windrow.lab.simulate.workload import Flow
+    from windrow.lab.simulate.workload_options import Traffic
     from windrow.scheduler.config.model_settings import ModelSettings
 
 #: Measured costs of the default model on two CPU cores.
@@ -41,6 +42,10 @@ Tenants = Annotated[
 Cost = Annotated[Path, typer.Option(exists=True, dir_okay=False, help="Cost file written by `windrow tune`.")]
 Seed = Annotated[int, typer.Option(min=0, help="Random seed of the requests.")]
 Report = Annotated[Path | None, typer.Option(file_okay=False, help="Folder to write report.html and report.png to.")]
+Generate = Annotated[bool, typer.Option(help="Simulate text generation: none, static, continuous or chunked.")]
+MedianOutput = Annotated[float, typer.Option(min=1, help="Median completion length in tokens, without a trace.")]
+MaxOutput = Annotated[int, typer.Option(min=1, help="Maximum completion length, in tokens.")]
+CacheTokens = Annotated[int, typer.Option(min=16, max=100_000_000, help="KV-cache size of a device, in tokens.")]
 MaxWait = Annotated[str, typer.Option(help="Batching window in milliseconds, or auto.")]
 BatchTokens = Annotated[int, typer.Option(min=1, help="Maximum tokens per batch, padding included.")]
 
@@ -96,6 +101,26 @@ def _flow(text: str) -> Flow:
             f"and weight above 0, such as acme:high:0.2"
         )
     return flow
+
+
+def read_traffic(given: Mapping[str, Any], default_requests: int | None = None) -> Traffic:
+    """Build the workload from the parameters of a command; ``default_requests`` applies without a trace."""
+    from windrow.lab.simulate.workload_options import Traffic
+
+    requests = given["requests"]
+    trace = None if given["trace"] is None else Path(given["trace"])  # the context has paths as text
+    return Traffic(
+        given["pattern"],
+        given["rate"],
+        default_requests if requests is None and trace is None else requests,
+        trace,
+        given["median_tokens"],
+        given["sigma"],
+        given["max_tokens"],
+        read_flows(given["tenant"]),
+        given["seed"],
+        (given["median_output"], given["max_output"]) if given["generate"] else None,
+    )
 
 
 def read_failures(texts: list[str] | None) -> tuple[Failure, ...]:

@@ -41,14 +41,10 @@ def plan(
     seed: options.Seed = 0,
     strategy: Annotated[list[str] | None, typer.Option(help="Strategy to consider, repeatable; default: all.")] = None,
     max_batch_tokens: options.BatchTokens = 16384,
-    generate: Annotated[
-        bool, typer.Option(help="Simulate text generation: none, static, continuous or chunked.")
-    ] = False,
-    median_output: Annotated[
-        float, typer.Option(min=1, help="Median completion length in tokens, without a trace.")
-    ] = 100,
-    max_output: Annotated[int, typer.Option(min=1, help="Maximum completion length, in tokens.")] = 1000,
-    cache_tokens: Annotated[int, typer.Option(min=16, help="KV-cache size of a device, in tokens.")] = 200_000,
+    generate: options.Generate = False,
+    median_output: options.MedianOutput = 100,
+    max_output: options.MaxOutput = 1000,
+    cache_tokens: options.CacheTokens = 200_000,
     cost: options.Cost = options.DEFAULT_COST,
     report: options.Report = None,
     as_json: Json = False,
@@ -59,16 +55,10 @@ def plan(
     """
     with errors_reported(as_json, "lab"), options.many_objects(report):
         from windrow.lab.plan.plans import Asked, search
-        from windrow.lab.simulate.workload_options import Traffic
 
         _refuse_idle(context)
         slos = _read_slos({"p99": p99, "p95": p95, "p50": p50}, ttft_p99, itl_p99)
-        count = (GENERATED_REQUESTS if generate else REQUESTS) if requests is None and trace is None else requests
-        flows = options.read_flows(tenant)
-        traffic = Traffic(
-            pattern, rate, count, trace, median_tokens, sigma, max_tokens, flows, seed,
-            (median_output, max_output) if generate else None,
-        )  # fmt: skip
+        traffic = options.read_traffic(context.params, GENERATED_REQUESTS if generate else REQUESTS)
         names = options.strategies(strategy or ["all"], generate)
         asked = Asked(slos, names, devices, most_devices, max_batch_tokens, cache_tokens)
         found = search(traffic, asked, cost, log)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from windrow.lab.measure.cost import CostModel
     from windrow.lab.simulate.outcome import Outcome
+    from windrow.lab.simulate.workload import Workload
     from windrow.lab.simulate.workload_options import Traffic
 
 
@@ -48,16 +49,10 @@ def simulate(
         str | None,
         typer.Option(help="Latency objective, such as 300ms; with --generate, of the first token."),
     ] = None,
-    generate: Annotated[
-        bool, typer.Option(help="Simulate text generation: none, static, continuous or chunked.")
-    ] = False,
-    median_output: Annotated[
-        float, typer.Option(min=1, help="Median completion length in tokens, without a trace.")
-    ] = 100,
-    max_output: Annotated[int, typer.Option(min=1, help="Maximum completion length, in tokens.")] = 1000,
-    cache_tokens: Annotated[
-        int, typer.Option(min=16, max=100_000_000, help="KV-cache size of a device, in tokens.")
-    ] = 200_000,
+    generate: options.Generate = False,
+    median_output: options.MedianOutput = 100,
+    max_output: options.MaxOutput = 1000,
+    cache_tokens: options.CacheTokens = 200_000,
     prefill_chunk: Annotated[int, typer.Option(min=1, help="Only for chunked: prompt tokens per step.")] = 512,
     slo_itl: Annotated[
         str | None, typer.Option(help="Objective for the mean inter-token latency, such as 50ms.")
@@ -76,56 +71,26 @@ def simulate(
     cores.
     """
     with errors_reported(as_json, "lab"), options.many_objects(report):
-        from windrow.lab.measure.cost import decode_cost, read_cost
+        from windrow.lab.measure.cost import read_cost
         from windrow.lab.measure.figures import summarise
-        from windrow.lab.simulate.generation import GenerationPolicy, simulate_generation
-        from windrow.lab.simulate.outcome import Fleet
-        from windrow.lab.simulate.simulation import simulate as run
-        from windrow.lab.simulate.workload_options import Traffic
 
         _refuse_idle(context)
         if against is not None:
             _compare_with_run(against, cost, report, as_json)
             return
         slo_s = None if slo is None else options.seconds(slo, "--slo")
-        wait_s = options.read_wait_s(max_wait_ms)
         slo_itl_s = None if slo_itl is None else options.seconds(slo_itl, "--slo-itl")
-        traffic = Traffic(
-            pattern, rate, requests, trace, median_tokens, sigma, max_tokens, options.read_flows(tenant), seed,
-            (median_output, max_output) if generate else None,
-        )  # fmt: skip
-        fleet = Fleet(devices, options.read_failures(fail), options.seconds(lease, "--lease"), max_attempts)
+        traffic = options.read_traffic(context.params)
         _check_trace(context, traffic)
         costs = read_cost(cost)
         workload = traffic.workload()
-        longest_tokens = max_tokens if trace is None else max(workload.tokens)
-        runners: dict[str, Callable[[], Outcome]] = {}
-        for name in options.strategies(strategy, generate):
-            if generate:
-                steps = GenerationPolicy(name, max_batch_size, max_batch_tokens, cache_tokens, 16, prefill_chunk)
-                runners[name] = partial(
-                    simulate_generation, workload, steps, decode_cost(costs, cost), fleet, handover_s=costs.handover_s
-                )
-            else:
-                rows = options.policy_of(name, max_batch_size, max_batch_tokens, wait_s, longest_tokens)
-                runners[name] = partial(run, workload, rows, costs, fleet)
         outcomes = {}
-        for name, runner in runners.items():
+        for name, runner in _make_runners(context.params, workload, costs).items():
             began_s = time.perf_counter()
             outcomes[name] = runner()
             log(f"{name}: {len(workload):,} requests in {time.perf_counter() - began_s:.1f} s")
         runs = {name: summarise(outcome, slo_s, slo_itl_s) for name, outcome in outcomes.items()}
-        about = {
-            "workload": f"{len(workload):,} requests, {traffic.describe()}",
-            "devices": str(devices),
-            "costs": _describe_costs(costs, generate),
-            "settings": f"batches of {max_batch_size} requests and {max_batch_tokens} tokens"
-            + (f", a KV cache of {cache_tokens} tokens" if generate else f", a window of {max_wait_ms} ms"),
-        }
-        if fail:
-            about["failures"] = f"{', '.join(fail)}; requeued after {lease}, at most {max_attempts} attempts"
-        if slo or slo_itl:
-            about["slo"] = ", ".join([*([slo] if slo else []), *([f"{slo_itl} between tokens"] if slo_itl else [])])
+        about = {"workload": f"{len(workload):,} requests, {traffic.describe()}"} | _describe(context.params, costs)
         show_runs("Simulation", about, runs, as_json)
         if report is not None:
             from windrow.lab.report.charts import run_panels
@@ -134,6 +99,48 @@ def simulate(
 
             tables = [rows(runs) for rows in (run_rows, answer_rows, work_rows, flow_rows)]
             log(*write_report(report, "Simulation", about, tables, run_panels(outcomes)))
+
+
+def _make_runners(given: Mapping[str, Any], workload: Workload, costs: CostModel) -> dict[str, Callable[[], Outcome]]:
+    """Return the simulation of each strategy, to be called."""
+    from windrow.lab.measure.cost import decode_cost
+    from windrow.lab.simulate.generation import GenerationPolicy, simulate_generation
+    from windrow.lab.simulate.outcome import Fleet
+    from windrow.lab.simulate.simulation import simulate as run
+
+    failures, lease_s = options.read_failures(given["fail"]), options.seconds(given["lease"], "--lease")
+    fleet = Fleet(given["devices"], failures, lease_s, given["max_attempts"])
+    wait_s = options.read_wait_s(given["max_wait_ms"])
+    longest_tokens = given["max_tokens"] if given["trace"] is None else max(workload.tokens)
+    limits = (given["max_batch_size"], given["max_batch_tokens"])
+    runners: dict[str, Callable[[], Outcome]] = {}
+    for name in options.strategies(given["strategy"], given["generate"]):
+        if given["generate"]:
+            steps = GenerationPolicy(name, *limits, given["cache_tokens"], 16, given["prefill_chunk"])
+            decode = decode_cost(costs, Path(given["cost"]))
+            runners[name] = partial(simulate_generation, workload, steps, decode, fleet, handover_s=costs.handover_s)
+        else:
+            runners[name] = partial(
+                run, workload, options.policy_of(name, *limits, wait_s, longest_tokens), costs, fleet
+            )
+    return runners
+
+
+def _describe(given: Mapping[str, Any], costs: CostModel) -> dict[str, str]:
+    """Describe the devices, costs and settings of a simulation."""
+    settings = f"batches of {given['max_batch_size']} requests and {given['max_batch_tokens']} tokens, "
+    about = {"devices": str(given["devices"])}
+    if given["generate"]:
+        about["costs"] = str(costs.about.get("decode", "steps as in the cost file"))
+        about["settings"] = settings + f"a KV cache of {given['cache_tokens']} tokens"
+    else:
+        about["costs"] = f"{costs.about.get('model', 'a model')} on {costs.about.get('device', 'a device')}"
+        about["settings"] = settings + f"a window of {given['max_wait_ms']} ms"
+    if given["fail"]:
+        times = f"requeued after {given['lease']}, at most {given['max_attempts']} attempts"
+        about["failures"] = f"{', '.join(given['fail'])}; {times}"
+    slos = [given["slo"], given["slo_itl"] and f"{given['slo_itl']} between tokens"]
+    return about | ({"slo": ", ".join(filter(None, slos))} if any(slos) else {})
 
 
 def _refuse_idle(context: typer.Context) -> None:
@@ -191,13 +198,6 @@ def _compare_with_run(run: Path, cost: Path, report: Path | None, as_json: bool)
         about = {"run": run.name, "strategy": recording.about["strategy"], "requests": f"{len(recording.requests):,}"}
         panel = distribution_panel(distributions(recording, outcomes))
         log(*write_report(report, "Measured and simulated", about, [overlay_rows(compared)], [panel]))
-
-
-def _describe_costs(costs: CostModel, generates: bool) -> str:
-    about = costs.about
-    if generates:
-        return str(about.get("decode", "steps as in the cost file"))
-    return f"{about.get('model', 'a model')} on {about.get('device', 'a device')}"
 
 
 def show_runs(title: str, about: Mapping[str, str], runs: Mapping[str, Any], as_json: bool) -> None:
