@@ -1,4 +1,4 @@
-"""Drives an engine that generates, as the resident loop does, in one thread."""
+"""Drives a step engine as the step loop does, but in one thread."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from windrow.worker.engines.base import Delta, Prepared, StepEngine
 
 
 @dataclass
-class Heard:
-    """What came of each request."""
+class Collected:
+    """The deltas and the outcome of each request."""
 
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     deltas: dict[str, list[Delta]] = field(default_factory=dict)
@@ -23,22 +23,22 @@ class Heard:
         return output
 
 
-def drive(engine: StepEngine, late: int = 1, limit: int = 5000) -> Heard:
-    """Step until nothing is left, collecting each step when ``late`` more have been started."""
-    heard = Heard()
+def drive(engine: StepEngine, late: int = 1, limit: int = 5000) -> Collected:
+    """Step until the engine is idle; collect each step after ``late`` more have been launched."""
+    collected = Collected()
     handles: list[Any] = []
     for _ in range(limit):
         handle = engine.step()
         handles += [handle] if handle is not None else []
         if handles and (handle is None or len(handles) > late):
             for delta in engine.collect(handles.pop(0)):
-                heard.deltas.setdefault(delta.id, []).append(delta)
+                collected.deltas.setdefault(delta.id, []).append(delta)
                 if delta.outcome is not None:
-                    assert delta.id not in heard.outcomes
-                    heard.outcomes[delta.id] = delta.outcome
+                    assert delta.id not in collected.outcomes
+                    collected.outcomes[delta.id] = delta.outcome
         elif handle is None:
-            return heard
-    raise AssertionError("it never ended")
+            return collected
+    raise AssertionError("the engine never became idle")
 
 
 def ready(engine: StepEngine, value: Any, **parameters: Any) -> Prepared:
