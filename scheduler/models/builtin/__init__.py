@@ -31,7 +31,7 @@ def builtin_cache(name: str) -> Path:
     """
     files = sorted(file for file in builtin_files(name).iterdir() if file.is_file())
     digest = hashlib.sha256(b"".join(file.name.encode() + b"\0" + file.read_bytes() for file in files))
-    # The XDG specification says that a relative path is to be ignored.
+    # Relative paths are ignored, as the XDG specification requires.
     configured = Path(os.environ.get("XDG_CACHE_HOME") or "")
     try:
         cache = configured if configured.is_absolute() else Path.home() / ".cache"

@@ -26,7 +26,7 @@ class ClassifyHead(LogitsHead):
         repeated = next((label for label in self.labels if self.labels.count(label) > 1), None)
         if repeated is not None:
             raise ModelUnusable(
-                f"{folder}: two labels have the name {repeated!r}, so their scores cannot be told apart; give "
+                f"{folder}: two labels have the name {repeated!r}, so their scores cannot be distinguished; give "
                 "each label its own name in id2label of config.json"
             )
 

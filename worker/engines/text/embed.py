@@ -50,20 +50,17 @@ class EmbedHead(TaskHead):
         """Refuse more ``dimensions`` than the model's vectors have."""
         return lambda prepared: require_dimensions(prepared.data.parameters.dimensions, width)
 
-    def padded_vectors(
-        self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None = None
-    ) -> Tensor:
-        """Pool the hidden states of a padded batch."""
-        hidden = self.module(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        return self._joined([PADDED_POOLING[mode](hidden.float(), mask) for mode in self._modes])
+    def from_padded(self, output: Any, mask: Tensor | None) -> Tensor:
+        """Pool the hidden states of each sequence."""
+        hidden = output.last_hidden_state.float()
+        if mask is None:
+            mask = torch.ones(hidden.shape[:2], dtype=torch.int64, device=hidden.device)
+        return self._joined([PADDED_POOLING[mode](hidden, mask) for mode in self._modes])
 
-    def packed_vectors(
-        self, input_ids: Tensor, position_ids: Tensor, layout: PackedLayout, token_type_ids: Tensor | None = None
-    ) -> Tensor:
-        """Pool the hidden states of a packed batch."""
-        hidden = self.module(input_ids=input_ids, position_ids=position_ids, packed=layout).last_hidden_state
-        return self._joined([PACKED_POOLING[mode](hidden[0].float(), layout) for mode in self._modes])
+    def from_packed(self, output: Any, layout: PackedLayout) -> Tensor:
+        """Pool the hidden states of each sequence."""
+        hidden = output.last_hidden_state[0].float()
+        return self._joined([PACKED_POOLING[mode](hidden, layout) for mode in self._modes])
 
     def _joined(self, pooled: list[Tensor]) -> Tensor:
         vectors = torch.cat(pooled, dim=1)

@@ -19,6 +19,7 @@ from windrow.worker.engines.base import EngineInfo
 from windrow.worker.engines.device.int8 import load_int8
 from windrow.worker.engines.device.token_batches import Tokens
 from windrow.worker.engines.device.weights import (
+    Weights,
     distinguishes_texts,
     load_weights,
     pick_device,
@@ -70,7 +71,7 @@ class LoadedEncoder:
 
 @dataclass(frozen=True, slots=True)
 class _EncoderSource:
-    """Where the weights of a model come from, and where they go."""
+    """The files of a model and the device to load them to."""
 
     folder: Path
     head: type[TaskHead]
@@ -79,18 +80,13 @@ class _EncoderSource:
 
     def load(self, dtype: torch.dtype) -> EncoderForward:
         """Load the weights, or share those that another model of the same source has loaded."""
-        auto_class = self.head.auto_class
-        weights = (
-            load_int8(self.folder, auto_class)
-            if dtype == torch.int8
-            else load_weights(self.folder, auto_class, dtype, self.device)
-        )
-        return EncoderForward(self.head(weights, self.folder), weights, self.device, self.max_tokens)
+        if dtype == torch.int8:
+            return self._forward(load_int8(self.folder, self.head.auto_class))
+        return self._forward(load_weights(self.folder, self.head.auto_class, dtype, self.device))
 
     def load_float32(self) -> EncoderForward:
         """Load the weights in float32 for a comparison, without caching them."""
-        weights = load_weights.__wrapped__(self.folder, self.head.auto_class, torch.float32, self.device)
-        return EncoderForward(self.head(weights, self.folder), weights, self.device, self.max_tokens)
+        return self._forward(load_weights.__wrapped__(self.folder, self.head.auto_class, torch.float32, self.device))
 
     def float32_vectors(self, sequences: Sequence[Tokens]) -> Tensor | None:
         """Return the vectors of ``sequences`` one by one in float32; None if there is no memory for more weights."""
@@ -98,6 +94,9 @@ class _EncoderSource:
             return self.load_float32().one_by_one(sequences)
         except (torch.OutOfMemoryError, MemoryError):
             return None
+
+    def _forward(self, weights: Weights) -> EncoderForward:
+        return EncoderForward(self.head(weights, self.folder), weights, self.device, self.max_tokens)
 
 
 def load_encoder(name: str, settings: ModelSettings) -> LoadedEncoder:

@@ -32,9 +32,9 @@ class TaskHead(ABC):
     def __init__(self, weights: Weights, folder: Path) -> None:
         """Read from ``folder`` what the task needs beside the weights. Raises `ModelUnusable`."""
         self.module = weights.module
-        self.folder = folder
+        #: The module that runs packed batches.
+        self.packed_module = weights.module
 
-    @abstractmethod
     def padded_vectors(
         self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None = None
     ) -> Tensor:
@@ -43,8 +43,10 @@ class TaskHead(ABC):
         Returns (sequences, width) vectors, or (sequences, length, width) if `per_token` is set. ``attention_mask`` is
         None if there is no padding, ``token_type_ids`` if the model does not use them.
         """
+        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        output = self.module(input_ids=input_ids, attention_mask=attention_mask, **types)
+        return self.from_padded(output, attention_mask)
 
-    @abstractmethod
     def packed_vectors(
         self, input_ids: Tensor, position_ids: Tensor, layout: PackedLayout, token_type_ids: Tensor | None = None
     ) -> Tensor:
@@ -52,6 +54,17 @@ class TaskHead(ABC):
 
         Returns (sequences, width) vectors, or (tokens, width) if `per_token` is set.
         """
+        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        output = self.packed_module(input_ids=input_ids, position_ids=position_ids, packed=layout, **types)
+        return self.from_packed(output, layout)
+
+    def from_padded(self, output: Any, mask: Tensor | None) -> Tensor:
+        """Return the vectors of a padded batch from the output of `module`; ``mask`` is None without padding."""
+        return output.logits
+
+    @abstractmethod
+    def from_packed(self, output: Any, layout: PackedLayout) -> Tensor:
+        """Return the vectors of a packed batch from the output of `packed_module`."""
 
     @abstractmethod
     def outputs(self, vectors: NDArray[np.float32], requests: Sequence[TextRequest]) -> list[dict[str, Any]]:

@@ -25,25 +25,15 @@ class LogitsHead(TaskHead):
         super().__init__(weights, folder)
         config = self.module.config
         self.labels = read_labels(config, folder)
-        self._encoder = self.module.base_model
+        self.packed_module = self.module.base_model
         self._classifier = _without_encoder(self.module)
         # Heads of ModernBERT may read the mean of the hidden states; those of all other families that can run packed
         # batches read the first token.
         self._pooling = PACKED_POOLING["mean" if getattr(config, "classifier_pooling", None) == "mean" else "cls"]
 
-    def padded_vectors(
-        self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None = None
-    ) -> Tensor:
-        """Return the logits of a padded batch."""
-        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        return self.module(input_ids=input_ids, attention_mask=attention_mask, **types).logits
-
-    def packed_vectors(
-        self, input_ids: Tensor, position_ids: Tensor, layout: PackedLayout, token_type_ids: Tensor | None = None
-    ) -> Tensor:
-        """Return the logits of a packed batch."""
-        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        hidden = self._encoder(input_ids=input_ids, position_ids=position_ids, packed=layout, **types).last_hidden_state
+    def from_packed(self, output: Any, layout: PackedLayout) -> Tensor:
+        """Return the logits of each sequence from the hidden states of the encoder."""
+        hidden = output.last_hidden_state
         pooled = self._pooling(hidden[0], layout).to(hidden.dtype)
         # To the head this is a batch of sequences of one token, of which first token and mean are both ``pooled``.
         return self._classifier(inputs_embeds=pooled.unsqueeze(1)).logits

@@ -37,17 +37,9 @@ class TokenClassifyHead(TaskHead):
         self._has_prefix = bool(getattr(self._tokenizer.model, "continuing_subword_prefix", None))
         self._unknown_id = _unknown_id(folder, self._tokenizer)
 
-    def padded_vectors(
-        self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None = None
-    ) -> Tensor:
-        """Return the logits of a padded batch."""
-        return self.module(input_ids=input_ids, attention_mask=attention_mask).logits
-
-    def packed_vectors(
-        self, input_ids: Tensor, position_ids: Tensor, layout: PackedLayout, token_type_ids: Tensor | None = None
-    ) -> Tensor:
-        """Return the logits of a packed batch."""
-        return self.module(input_ids=input_ids, position_ids=position_ids, packed=layout).logits[0]
+    def from_packed(self, output: Any, layout: PackedLayout) -> Tensor:
+        """Return the logits of each token."""
+        return output.logits[0]
 
     def outputs(self, vectors: NDArray[np.float32], requests: Sequence[TextRequest]) -> list[dict[str, Any]]:
         """Return the entities of each text."""
