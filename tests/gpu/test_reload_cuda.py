@@ -81,7 +81,7 @@ def test_none_is_lost_and_the_new_one_answers_in_every_process(tmp_path: Path) -
                 until("some have ended", lambda: queue.depth().counts.get("succeeded", 0) > 50)
                 save_scorer(folder, labels=("new", "newer"))
                 app.control.broadcast("reload_model", {"model": "m"})
-                until("all have it", lambda: all("anew at" in str(one["reload_note"]) for one in processes()), 90)
+                until("all have it", lambda: all("reloaded at" in str(one["reload_note"]) for one in processes()), 90)
                 asked = len(stream.ids)
                 until("more were sent", lambda: len(stream.ids) > asked + 50)
             until("all have ended", lambda: queue.depth().counts["succeeded"] == len(stream.ids))
