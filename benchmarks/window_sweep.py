@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from windrow.lab.measure.cost import CostModel, PassCost
+from windrow.lab.costs.cost import CostModel, PassCost
 from windrow.lab.simulate.device import Policy
 from windrow.lab.simulate.simulation import simulate
 from windrow.lab.simulate.workload import PATTERNS, Workload, draw_arrivals, draw_lengths

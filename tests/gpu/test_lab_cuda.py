@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.support.tiny_llama import VOCABULARY, save_tiny_llama
-from windrow.lab.measure.fitting import fit_steps
+from windrow.lab.costs.fitting import fit_steps
 from windrow.lab.tune.step_timing import runs_of
 from windrow.lab.tune.steps import Rig, time_steps
 from windrow.scheduler.config.model_settings import ModelSettings

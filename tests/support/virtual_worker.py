@@ -5,7 +5,7 @@ import threading
 from typing import Any
 
 from tests.support.worker_requests import prepared_request
-from windrow.lab.measure.cost import PassCost
+from windrow.lab.costs.cost import PassCost
 from windrow.lab.simulate.device import Policy
 from windrow.lab.simulate.passes import BatchRunner
 from windrow.lab.simulate.workload import Workload

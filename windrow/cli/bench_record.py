@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from windrow.cli.lab_options import check_pattern, local_model, policy_of, read_wait_s, strategies
 from windrow.cli.output import log
-from windrow.lab.measure.cost import read_cost
+from windrow.lab.costs.cost import read_cost
 from windrow.lab.measure.recording import Recording, write_recording
 from windrow.lab.measure.step_recording import GenerationRecording, write_generation
 

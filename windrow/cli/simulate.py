@@ -16,7 +16,7 @@ from windrow.cli.output import Json, errors_reported, log, print_json
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from windrow.lab.measure.cost import CostModel
+    from windrow.lab.costs.cost import CostModel
     from windrow.lab.simulate.outcome import Outcome
     from windrow.lab.simulate.workload import Workload
     from windrow.lab.simulate.workload_options import Traffic
@@ -71,7 +71,7 @@ def simulate(
     cores.
     """
     with errors_reported(as_json, "lab"), options.many_objects(report):
-        from windrow.lab.measure.cost import read_cost
+        from windrow.lab.costs.cost import read_cost
         from windrow.lab.measure.figures import summarise
 
         _refuse_idle(context)
@@ -103,7 +103,7 @@ def simulate(
 
 def _make_runners(given: Mapping[str, Any], workload: Workload, costs: CostModel) -> dict[str, Callable[[], Outcome]]:
     """Return the simulation of each strategy, to be called."""
-    from windrow.lab.measure.cost import decode_cost
+    from windrow.lab.costs.cost import decode_cost
     from windrow.lab.simulate.generation import GenerationPolicy, simulate_generation
     from windrow.lab.simulate.outcome import Fleet
     from windrow.lab.simulate.simulation import simulate as run
@@ -181,7 +181,7 @@ def _compare_with_run(run: Path, cost: Path, report: Path | None, as_json: bool)
     """Simulate the arrivals, lengths and settings of a recorded run, and compare the results with the run."""
     from rich.console import Console
 
-    from windrow.lab.measure.cost import read_cost
+    from windrow.lab.costs.cost import read_cost
     from windrow.lab.report.overlay import compare, distributions, overlay_rows, simulate_again
     from windrow.lab.report.tables import show
 

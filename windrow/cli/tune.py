@@ -15,8 +15,8 @@ from windrow.cli.output import Json, errors_reported, log, print_json
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from windrow.lab.measure.cost import CostModel
-    from windrow.lab.measure.fitting import FitError
+    from windrow.lab.costs.cost import CostModel
+    from windrow.lab.costs.fitting import FitError
     from windrow.scheduler.config.model_settings import ModelSettings
 
 #: The kind of the timings of text generation.
@@ -47,7 +47,7 @@ def tune(
         require_writable(out, "--out")
         report = _fit_runs(from_run) if from_run else _time_model(model, seconds, max_batch_size)
         cost: CostModel = report.pop("cost")
-        from windrow.lab.measure.cost import write_cost
+        from windrow.lab.costs.cost import write_cost
 
         write_cost(out, cost)
         report = {**report, "cost": asdict(cost), "file": str(out)}
@@ -66,8 +66,8 @@ def _time_model(model: str | None, seconds: float, max_batch_size: int) -> dict[
 
 
 def _time_passes(name: str, settings: ModelSettings, seconds: float, max_batch_size: int) -> dict[str, Any]:
-    from windrow.lab.measure.cost import CostModel
-    from windrow.lab.measure.fitting import fit_passes
+    from windrow.lab.costs.cost import CostModel
+    from windrow.lab.costs.fitting import fit_passes
     from windrow.lab.tune.passes import recommend, tune_model
 
     info, timings, lanes = tune_model(name, settings, seconds, max_batch_size, log)
@@ -96,8 +96,8 @@ def _time_passes(name: str, settings: ModelSettings, seconds: float, max_batch_s
 
 
 def _time_steps(name: str, settings: ModelSettings, seconds: float, max_batch_size: int) -> dict[str, Any]:
-    from windrow.lab.measure.cost import CostModel
-    from windrow.lab.measure.fitting import fit_steps
+    from windrow.lab.costs.cost import CostModel
+    from windrow.lab.costs.fitting import fit_steps
     from windrow.lab.tune.step_timing import runs_of
     from windrow.lab.tune.steps import recommend_steps, tune_generation
 
@@ -127,7 +127,7 @@ def _too_little_time(timed: str, seconds: float) -> str:
 
 
 def _fit_runs(paths: list[Path]) -> dict[str, Any]:
-    from windrow.lab.measure.recording import generates
+    from windrow.lab.measure.run_file import generates
 
     kinds = {generates(path) for path in paths}
     if len(kinds) > 1:
@@ -136,8 +136,8 @@ def _fit_runs(paths: list[Path]) -> dict[str, Any]:
 
 
 def _fit_run_steps(paths: list[Path]) -> dict[str, Any]:
-    from windrow.lab.measure.cost import CostModel
-    from windrow.lab.measure.fitting import fit_steps
+    from windrow.lab.costs.cost import CostModel
+    from windrow.lab.costs.fitting import fit_steps
     from windrow.lab.measure.step_recording import read_generation
 
     runs = [read_generation(path) for path in paths]
@@ -153,8 +153,8 @@ def _fit_run_steps(paths: list[Path]) -> dict[str, Any]:
 
 
 def _fit_run_passes(paths: list[Path]) -> dict[str, Any]:
-    from windrow.lab.measure.cost import CostModel
-    from windrow.lab.measure.fitting import TimedPass, fit_passes
+    from windrow.lab.costs.cost import CostModel
+    from windrow.lab.costs.fitting import TimedPass, fit_passes
     from windrow.lab.measure.recording import read_recording
 
     passes: dict[str, list[TimedPass]] = {}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from windrow.bench.record.paced import record_paced
-from windrow.lab.measure.cost import CostModel, PassCost
+from windrow.lab.costs.cost import CostModel, PassCost
 from windrow.lab.measure.recording import read_recording, write_recording
 from windrow.lab.report.overlay import compare
 from windrow.lab.simulate.device import Policy

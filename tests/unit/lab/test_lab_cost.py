@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from windrow.cli.lab_options import DEFAULT_COST
-from windrow.lab.measure.cost import CostModel, DecodeCost, PassCost, StepRuns, read_cost, write_cost
-from windrow.lab.measure.fitting import TimedPass, TimedStep, fit_passes, fit_steps
-from windrow.lab.measure.shared_cores import ALONE, Shared, pass_end_s
+from windrow.lab.costs.cost import CostModel, DecodeCost, PassCost, StepRuns, read_cost, write_cost
+from windrow.lab.costs.fitting import TimedPass, TimedStep, fit_passes, fit_steps
+from windrow.lab.costs.shared_cores import ALONE, Shared, pass_end_s
 
 SIZES = st.tuples(st.integers(1, 4000), st.integers(1, 64), st.integers(1, 400))
 
@@ -52,6 +52,8 @@ def test_the_line_of_a_core_is_found_again_and_the_chores_of_requests(
     pass_s: float, token_s: float, lanes: int, chore_s: float
 ) -> None:
     true = PassCost(pass_s, token_s, lanes=lanes, chore_s=chore_s)
+    # Chores that outlast nearly every batch delay it as long as even longer chores do, so their length cannot be found.
+    assume(chore_s <= 4 * true.seconds(100, 1))
     found, error = fit_passes(timed(true), lanes)
     assert found.seconds(100, 1) == pytest.approx(true.seconds(100, 1), rel=0.01)
     assert found.chore_s == pytest.approx(chore_s, rel=0.05, abs=2e-4)

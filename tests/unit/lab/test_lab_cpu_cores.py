@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from windrow.lab.measure.cost import CostModel, PassCost
+from windrow.lab.costs.cost import CostModel, PassCost
+from windrow.lab.costs.cpu_cores import CpuCores
+from windrow.lab.costs.shared_cores import Shared, pass_end_s
 from windrow.lab.measure.figures import summarise
-from windrow.lab.measure.shared_cores import Shared, pass_end_s
-from windrow.lab.simulate.cpu_cores import CpuCores
 from windrow.lab.simulate.device import Policy
 from windrow.lab.simulate.simulation import simulate
 from windrow.lab.simulate.workload import Workload

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from windrow.lab import Request, continuous_batch_simulation, static_batch_simulation
-from windrow.lab.measure.cost import DecodeCost, StepRuns
+from windrow.lab.costs.cost import DecodeCost, StepRuns
 from windrow.lab.measure.figures import summarise
 from windrow.lab.simulate.generation import GENERATION, GenerationPolicy, StepDevice, simulate_generation
 from windrow.lab.simulate.outcome import Failure, Fleet

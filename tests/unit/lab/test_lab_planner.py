@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from windrow.lab.measure.cost import CostModel, DecodeCost, PassCost
+from windrow.lab.costs.cost import CostModel, DecodeCost, PassCost
 from windrow.lab.measure.figures import latencies_s, summarise
 from windrow.lab.plan.planner import Point, Slo, find_devices, find_rate, pareto, plan_devices, plan_rate, policies
 from windrow.lab.plan.trials import StepTrials, figures_s, generation_policies, keeps_up

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from windrow.lab.measure.cost import CostModel, PassCost
-from windrow.lab.measure.fitting import fit_passes
+from windrow.lab.costs.cost import CostModel, PassCost
+from windrow.lab.costs.fitting import fit_passes
+from windrow.lab.costs.shared_cores import Shared
 from windrow.lab.measure.recording import Recorded, Recording, read_recording, write_recording
-from windrow.lab.measure.shared_cores import Shared
 from windrow.lab.report.overlay import compare, overlay_rows
 from windrow.lab.simulate.device import Policy
 from windrow.lab.simulate.outcome import Outcome
@@ -108,13 +108,13 @@ def test_the_handover_is_read_off_passes_that_began_on_an_idle_device() -> None:
 @pytest.mark.parametrize(
     ("line", "change", "said"),
     [
-        (1, {"windrow_run": 7}, "line 1: not a run as"),
+        (1, {"windrow_run": 7}, "line 1: not a run that"),
         (1, {"strategy": "best"}, "line 1: strategy 'best'"),
         (1, {"devices": None}, "line 1: int"),
         (5, {"arrival_s": -1}, "line 5: takes times"),
         (5, {"latency_s": float("nan")}, "line 5: takes times"),
         (5, {"tokens": 0}, "line 5: takes times of 0 s or more, and sizes"),
-        (5, {"arrival_s": 0.0}, "line 5: it arrives before"),
+        (5, {"arrival_s": 0.0}, "line 5: arrives before"),
     ],
 )
 def test_a_malformed_run_is_refused_with_its_line(

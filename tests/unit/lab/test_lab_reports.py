@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from windrow.lab.measure.cost import CostModel, PassCost
+from windrow.lab.costs.cost import CostModel, PassCost
 from windrow.lab.report.charts import Panel, distribution_panel, draw_svg, run_panels
 from windrow.lab.report.page import write_report
 from windrow.lab.report.tables import TableRows, answer_rows, flow_rows, run_rows, show, work_rows

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from windrow.lab.measure.cost import CostModel, PassCost
+from windrow.lab.costs.cost import CostModel, PassCost
 from windrow.lab.measure.figures import series, summarise
 from windrow.lab.simulate.device import Policy
 from windrow.lab.simulate.outcome import Failure, Fleet, GiveUp, Outcome

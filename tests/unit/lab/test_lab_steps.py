@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from tests.support.tiny_llama import VOCABULARY, save_tiny_llama
 from windrow.cli.app import app
-from windrow.lab.measure.cost import CostModel, DecodeCost, StepRuns, read_cost, write_cost
-from windrow.lab.measure.fitting import TimedStep, fit_steps
+from windrow.lab.costs.cost import CostModel, DecodeCost, StepRuns, read_cost, write_cost
+from windrow.lab.costs.fitting import TimedStep, fit_steps
 from windrow.lab.measure.step_recording import GenerationRecording, RecordedAnswer, read_generation, write_generation
 from windrow.lab.report.overlay import compare, simulate_again
 from windrow.lab.simulate.generation import GenerationPolicy, simulate_generation
@@ -164,16 +164,16 @@ def test_costs_of_another_kind_than_the_run_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "change", "said"),
     [
-        (1, {"windrow_run": 7}, "line 1: not a run as"),
+        (1, {"windrow_run": 7}, "line 1: not a run that"),
         (1, {"strategy": "packed"}, "line 1: unknown policy 'packed'"),
         (1, {"max_batch_size": 0}, "line 1: takes max_batch_size"),
         (1, {"steps": [[1, 1, 1, True, 0.0]]}, "line 1: step .*more than 0 s"),
         (1, {"steps": [[1, 1]]}, "line 1: not enough values"),
-        (1, {"runs": {"ahead": 1}}, "line 1: there is no row_rungs"),
+        (1, {"runs": {"ahead": 1}}, "line 1: the field row_rungs is missing"),
         (4, {"latency_s": -1}, "line 4: takes times"),
         (4, {"output_tokens": 0}, "line 4: takes times of 0 s or more, and tokens"),
         (4, {"first_s": 99.0}, r"line 4: its first token came after 99\.0 s"),
-        (4, {"arrival_s": 0.0}, "line 4: it arrives before"),
+        (4, {"arrival_s": 0.0}, "line 4: arrives before"),
     ],
 )
 def test_a_malformed_run_is_refused_with_its_line(

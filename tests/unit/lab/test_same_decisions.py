@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.support.virtual_worker import Decision, VirtualWorker
-from windrow.lab.measure.cost import PassCost
+from windrow.lab.costs.cost import PassCost
 from windrow.lab.simulate.device import BatchDevice, Policy
 from windrow.lab.simulate.outcome import Fleet
 from windrow.lab.simulate.passes import BatchRunner

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.steps import ready
 from tests.support.tiny_llama import save_tiny_llama
-from windrow.lab.measure.cost import DecodeCost, StepRuns
+from windrow.lab.costs.cost import DecodeCost, StepRuns
 from windrow.lab.simulate import generation as laboratory
 from windrow.lab.simulate.generation import GENERATION, GenerationPolicy, StepDevice, simulate_generation
 from windrow.lab.simulate.workload import Workload

@@ -12,8 +12,8 @@ from typing import Any
 import orjson
 from redis import Redis
 
-from windrow.bench.record.paced import PacedEngine
-from windrow.lab.measure.cost import PassCost
+from windrow.bench.paced_engine import PacedEngine
+from windrow.lab.costs.cost import PassCost
 from windrow.lab.simulate.device import Policy
 from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.connection.connect import connect

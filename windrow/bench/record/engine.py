@@ -24,8 +24,9 @@ from windrow.bench.compare.run import Contender, Plan, worker
 from windrow.bench.compare.worker import SEQUENCE_TOKENS
 from windrow.bench.generate_model import make_load
 from windrow.bench.programs import BenchFailed, Check, own_redis
-from windrow.lab.measure.fitting import TimedStep
-from windrow.lab.measure.recording import Recorded, Recording, rebased
+from windrow.lab.costs.fitting import TimedStep
+from windrow.lab.measure.recording import Recorded, Recording
+from windrow.lab.measure.run_file import rebased
 from windrow.lab.measure.step_recording import GenerationRecording, RecordedAnswer
 from windrow.lab.sample_texts import mixed_texts
 from windrow.lab.simulate.device import Policy

@@ -9,29 +9,28 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from windrow.bench.paced_engine import PacedEngine
 from windrow.bench.programs import BenchFailed, check_interrupts, own_redis
 from windrow.bench.workload import MODEL, counted_texts
-from windrow.lab.measure.cost import CostModel, PassCost
-from windrow.lab.measure.recording import Recorded, Recording, rebased
+from windrow.lab.costs.cost import CostModel
+from windrow.lab.measure.recording import Recorded, Recording
+from windrow.lab.measure.run_file import rebased
 from windrow.lab.simulate.device import Policy
-from windrow.lab.simulate.passes import BatchRunner
 from windrow.lab.simulate.workload import PATTERNS, draw_arrivals
 from windrow.scheduler.connection.connect import connect
-from windrow.scheduler.core.outcomes import Done, Failed, Outcome
-from windrow.scheduler.core.planning import Batch
+from windrow.scheduler.core.outcomes import Done
 from windrow.scheduler.queue import RedisQueue, Request, Submission
 from windrow.scheduler.queue.ids import make_id
 from windrow.stack.supervisor import Interrupts
 from windrow.worker.batches.batch_loop import BatchLoop
 from windrow.worker.batches.batch_model import BatchModel
-from windrow.worker.engines.base import EngineInfo, Prepared
 
 SECRET = b"of a benchmark"
 #: Sent before the clock starts, so that the worker knows its pace.
@@ -39,58 +38,6 @@ WARM = 40
 #: How long the last request may take, in seconds.
 END_S = 60.0
 Say = Callable[[str], None]
-
-
-class PacedEngine:
-    """An `Engine` whose inputs are lengths, and whose passes sleep for what they cost."""
-
-    def __init__(self, policy: Policy, cost: PassCost) -> None:
-        self.info = EngineInfo(MODEL, "embed", policy.strategy, None, "pretended", "none", policy.limits.static_length)
-        self.busy_s = 0.0
-        self._cost, self._passes = cost, BatchRunner(0, cost)
-        self._begun = self._over = 0
-        self._lock = threading.Lock()
-
-    def expect(self, arrival_s: Sequence[float]) -> None:
-        """Requests will come then, `time.monotonic`, with their chores; to be called while nothing runs."""
-        with self._lock:
-            self._passes = BatchRunner(0, self._cost, chores_at_s=arrival_s)
-
-    def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
-        """The input says how long it is."""
-        return [Prepared(tokens, None) for tokens in inputs]
-
-    def forward(self, prepared: Sequence[Prepared], batch: Batch) -> tuple[int, int]:
-        """Sleep until the next pass may begin; returns which one this is, and how many requests are in it."""
-        members = range(len(prepared))
-        with self._lock:
-            self._go_on()
-            self._passes.begin(
-                replace(batch, indices=tuple(members)), members, [one.tokens for one in prepared], time.monotonic()
-            )
-            self._begun += 1
-            number = self._begun
-        self._sleep_until(lambda: self._passes.has_room)
-        return number, len(prepared)
-
-    def collect(self, handle: tuple[int, int]) -> list[Outcome]:
-        """Sleep to the end of the pass; nothing, as often as asked."""
-        number, count = handle
-        self._sleep_until(lambda: self._over >= number)
-        return [Done({})] * count
-
-    def _sleep_until(self, is_due: Callable[[], bool]) -> None:
-        while True:
-            with self._lock:
-                self._go_on()
-                if is_due():
-                    return
-                over_s = self._passes.ends_s
-            time.sleep(max(0.0, over_s - time.monotonic()))
-
-    def _go_on(self) -> None:
-        while self._passes.ends_s <= time.monotonic():
-            self._over += len(self._passes.end(self._passes.ends_s))
 
 
 class NotingQueue(RedisQueue):

@@ -19,7 +19,8 @@ import numpy as np
 
 from windrow.bench.programs import BenchFailed
 from windrow.bench.workload import MODEL, ROW, bench_environ, counted_texts, model_settings
-from windrow.lab.measure.recording import Recorded, Recording, rebased
+from windrow.lab.measure.recording import Recorded, Recording
+from windrow.lab.measure.run_file import rebased
 from windrow.lab.simulate.device import Policy
 from windrow.lab.simulate.workload import PATTERNS, draw_arrivals
 from windrow.scheduler.core.planning import BatchLimits

@@ -1,1 +1,1 @@
-"""Recorded runs, fitted costs, and the figures of a report."""
+"""Recorded runs, and the figures of a report."""

@@ -14,29 +14,32 @@ arrival (of models that generate: `windrow.lab.measure.step_recording`):
 
 from __future__ import annotations
 
-import json
 import math
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
-from windrow.lab.measure.fitting import TimedPass
-from windrow.lab.measure.shared_cores import ALONE, Shared
+from windrow.lab.costs.fitting import TimedPass
+from windrow.lab.costs.shared_cores import ALONE, Shared
+from windrow.lab.measure.run_file import (
+    GENERATE,
+    VERSION,
+    TimedRequest,
+    describe_read_error,
+    read_head,
+    read_lines,
+    read_requests,
+    write_lines,
+)
 from windrow.lab.simulate.device import Policy
 from windrow.lab.simulate.workload import Workload
 from windrow.scheduler.core.planning import PLANNERS, BatchLimits
 
-if TYPE_CHECKING:
-    from windrow.lab.measure.step_recording import RecordedAnswer
-
-VERSION = 1
-#: ``task`` in the first line of the run of a model that generates.
-GENERATE = "generate"
 #: Passes that began on an idle device, below which nothing is said of the time that this takes.
 ENOUGH = 20
 #: A pass that began later after an arrival had waited for company, or for a core, in seconds.
@@ -46,10 +49,9 @@ BEFORE_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class Recorded(TimedRequest):
     """One request of a run; see the module."""
 
-    arrival_s: float
     tokens: int
     queue_s: float
     latency_s: float
@@ -122,15 +124,6 @@ class Recording:
         return max(0.0, median(gaps)) if len(gaps) >= ENOUGH and self.devices == 1 else 0.0
 
 
-OneRequest = TypeVar("OneRequest", Recorded, "RecordedAnswer")
-
-
-def rebased(requests: Sequence[OneRequest]) -> list[OneRequest]:
-    """In order of arrival, the first of which becomes 0."""
-    ordered = sorted(requests, key=lambda one: one.arrival_s)
-    return [replace(one, arrival_s=round(one.arrival_s - ordered[0].arrival_s, 6)) for one in ordered]
-
-
 def write_recording(path: Path, recording: Recording) -> None:
     """Write it as the module says."""
     policy, limits = recording.policy, recording.policy.limits
@@ -141,12 +134,6 @@ def write_recording(path: Path, recording: Recording) -> None:
         "rungs": limits.rungs, "row_rungs": limits.row_rungs,
     }  # fmt: skip
     write_lines(path, head, recording.requests)
-
-
-def write_lines(path: Path, head: Mapping[str, Any], requests: Sequence[OneRequest]) -> None:
-    """Write the first line of a run, and one a request; raises `OSError`."""
-    lines = [head, *(asdict(one) for one in requests)]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
 def read_recording(path: Path) -> Recording:
@@ -171,53 +158,8 @@ def read_recording(path: Path) -> Recording:
             raise ValueError(f"strategy {policy.strategy!r}; there are {', '.join(PLANNERS)}")
         devices = int(head["devices"])
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path}, line 1: {what_is_wrong(error)}") from None
+        raise ValueError(f"{path}, line 1: {describe_read_error(error)}") from None
     return Recording(policy, devices, head, read_requests(path, lines, _request))
-
-
-def generates(path: Path) -> bool:
-    """Whether it is the run of a model that generates. Raises `ValueError` where it is no run."""
-    try:
-        return bool(read_head(read_lines(path)).get("task") == GENERATE)
-    except ValueError as error:
-        raise ValueError(str(error) if str(path) in str(error) else f"{path}, line 1: {error}") from None
-
-
-def read_head(lines: Iterator[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The first line. Raises `ValueError` where it is none of a run."""
-    head = next(lines, {})
-    if head.get("windrow_run") != VERSION:
-        raise ValueError("not a run as `windrow bench record` writes it")
-    return head
-
-
-def read_requests(
-    path: Path, lines: Iterator[Mapping[str, Any]], read: Callable[[Mapping[str, Any]], OneRequest]
-) -> list[OneRequest]:
-    """All lines after the first. Raises `ValueError` with the line that is not as ``read`` takes it."""
-    requests: list[OneRequest] = []
-    for line, row in enumerate(lines, 2):
-        try:
-            requests.append(read(row))
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{path}, line {line}: {what_is_wrong(error)}") from None
-        if len(requests) > 1 and requests[-1].arrival_s < requests[-2].arrival_s:
-            raise ValueError(f"{path}, line {line}: it arrives before the one ahead of it")
-    if not requests:
-        raise ValueError(f"{path}: the run has no requests")
-    return requests
-
-
-def read_lines(path: Path) -> Iterator[Mapping[str, Any]]:
-    """Its objects, one a line. Raises `ValueError` with the line that is none."""
-    for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            row = json.loads(text)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {line}: not JSON: {error}") from None
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {line}: takes one object a line")
-        yield row
 
 
 def _request(row: Mapping[str, Any]) -> Recorded:
@@ -230,8 +172,3 @@ def _request(row: Mapping[str, Any]) -> Recorded:
     if not all(0 <= at_s < math.inf for at_s in times) or min(one.tokens, one.pass_size, one.pass_tokens) < 1:
         raise ValueError("takes times of 0 s or more, and sizes of 1 or more")
     return one
-
-
-def what_is_wrong(error: Exception) -> str:
-    """In words: the text of an error alone does not say that a name was looked for."""
-    return f"there is no {error.args[0]}" if isinstance(error, KeyError) else str(error)

@@ -24,16 +24,17 @@ from typing import Any
 
 import numpy as np
 
-from windrow.lab.measure.cost import StepRuns, read_runs
-from windrow.lab.measure.fitting import TimedStep
-from windrow.lab.measure.recording import (
-    ENOUGH,
+from windrow.lab.costs.cost import StepRuns, read_runs
+from windrow.lab.costs.fitting import TimedStep
+from windrow.lab.measure.recording import ENOUGH
+from windrow.lab.measure.run_file import (
     GENERATE,
     VERSION,
+    TimedRequest,
+    describe_read_error,
     read_head,
     read_lines,
     read_requests,
-    what_is_wrong,
     write_lines,
 )
 from windrow.lab.simulate.generation import GenerationPolicy
@@ -44,10 +45,9 @@ STEP_SIZES, CUT = 0.2, 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class RecordedAnswer:
+class RecordedAnswer(TimedRequest):
     """One request of a run; see the module."""
 
-    arrival_s: float
     tokens: int
     output_tokens: int
     queue_s: float
@@ -133,7 +133,7 @@ def read_generation(path: Path) -> GenerationRecording:
         devices, runs = int(head["devices"]), read_runs(head["runs"])
         steps = [_step(row) for row in head.pop("steps")]
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path}, line 1: {what_is_wrong(error)}") from None
+        raise ValueError(f"{path}, line 1: {describe_read_error(error)}") from None
     return GenerationRecording(policy, devices, runs, head, read_requests(path, lines, _answer), steps)
 
 

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from windrow.lab.measure.cost import CostModel
+from windrow.lab.costs.cost import CostModel
 from windrow.lab.plan.trials import PassTrials, Seconds, Slo, Trials, figures_s, keeps_up, policies
 from windrow.lab.simulate.device import Policy
 from windrow.lab.simulate.outcome import GiveUp

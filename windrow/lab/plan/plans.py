@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from windrow.lab.measure.cost import decode_cost, read_cost
+from windrow.lab.costs.cost import decode_cost, read_cost
 from windrow.lab.plan.planner import Plan, Point, find_devices, find_rate
 from windrow.lab.plan.trials import PassTrials, Slo, StepTrials, Trials, generation_policies, policies
 from windrow.lab.report.charts import Panel

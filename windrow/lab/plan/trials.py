@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from windrow.lab.measure.cost import CostModel, DecodeCost
+from windrow.lab.costs.cost import CostModel, DecodeCost
 from windrow.lab.measure.figures import latencies_s
 from windrow.lab.simulate.device import Policy, Step
 from windrow.lab.simulate.generation import GenerationPolicy, simulate_generation

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from windrow.lab.measure.cost import CostModel, decode_cost
+from windrow.lab.costs.cost import CostModel, decode_cost
 from windrow.lab.measure.figures import latencies_s, summarise
-from windrow.lab.measure.recording import Recording, generates, read_recording
+from windrow.lab.measure.recording import Recording, read_recording
+from windrow.lab.measure.run_file import generates
 from windrow.lab.measure.step_recording import GenerationRecording, read_generation
 from windrow.lab.simulate.generation import simulate_generation
 from windrow.lab.simulate.outcome import Fleet, Outcome

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import repeat
 from operator import add
 
-from windrow.lab.measure.cost import DecodeCost
+from windrow.lab.costs.cost import DecodeCost
 from windrow.lab.simulate.device import Device, Step
 from windrow.lab.simulate.kv_tokens import CachedTokens
 from windrow.lab.simulate.outcome import ONE_DEVICE, Fleet, GiveUp, Outcome
@@ -69,7 +69,7 @@ def simulate_generation(
 ) -> Outcome:
     """Simulate ``workload`` to its end, as `windrow.lab.simulate.simulation.simulate` does for batches.
 
-    For ``handover_s`` see `windrow.lab.measure.cost.CostModel`. Raises `ValueError` if the workload has no output
+    For ``handover_s`` see `windrow.lab.costs.cost.CostModel`. Raises `ValueError` if the workload has no output
     tokens, or if a request can never fit the cache.
     """
     if not workload.output_tokens:

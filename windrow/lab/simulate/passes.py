@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from windrow.lab.measure.cost import PassCost
-from windrow.lab.simulate.cpu_cores import CpuCores
+from windrow.lab.costs.cost import PassCost
+from windrow.lab.costs.cpu_cores import CpuCores
 from windrow.scheduler.core.planning import Batch
 
 #: Batches that wait behind the one that is being finished, as in the worker.

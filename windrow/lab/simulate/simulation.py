@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from windrow.lab.measure.cost import CostModel
+from windrow.lab.costs.cost import CostModel
 from windrow.lab.simulate.device import BatchDevice, Device, Policy, Step
 from windrow.lab.simulate.outcome import ONE_DEVICE, Failure, Fleet, GiveUp, Outcome
 from windrow.lab.simulate.passes import BatchRunner, SimulatedBatch

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from windrow.lab.measure.fitting import TimedPass
+from windrow.lab.costs.fitting import TimedPass
 from windrow.lab.sample_texts import mixed_texts
 from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.core.planning import BatchLimits, plan_batches

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from windrow.lab.measure.cost import StepRuns
-from windrow.lab.measure.fitting import TimedStep
+from windrow.lab.costs.cost import StepRuns
+from windrow.lab.costs.fitting import TimedStep
 from windrow.lab.simulate.kv_tokens import CachedTokens
 from windrow.scheduler.core.outcomes import Failed
 from windrow.scheduler.stepping.sequences import StepPlan

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from statistics import fmean, median
 from typing import Any
 
-from windrow.lab.measure.cost import DecodeCost
-from windrow.lab.measure.fitting import TimedStep
+from windrow.lab.costs.cost import DecodeCost
+from windrow.lab.costs.fitting import TimedStep
 from windrow.lab.tune.passes import ENOUGH
 from windrow.lab.tune.step_timing import TimedSteps, runs_of
 from windrow.scheduler.config.model_settings import ModelSettings

@@ -27,7 +27,7 @@ ALONE = Shared()
 def pass_end_s(work_s: Sequence[float], shared: Shared, lanes: int, chore_s: float) -> float:
     """When the last piece of a pass is over whose pieces, in this order, are of ``work_s`` on a lane that runs alone.
 
-    As in `windrow.lab.simulate.cpu_cores.CpuCores`, but that the times of the other passes are known.
+    As in `windrow.lab.costs.cpu_cores.CpuCores`, but that the times of the other passes are known.
     """
     taken_s = sorted(shared.busy_s)[-max(1, lanes - 1) :]
     line, left_s, chores_s = deque(work_s), list[float](), list[float]()

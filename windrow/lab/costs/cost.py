@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from windrow.lab.simulate.cpu_cores import CpuCores
+from windrow.lab.costs.cpu_cores import CpuCores
 from windrow.scheduler.core.core_split import cut_evenly
 from windrow.scheduler.core.planning import Batch, bucket_length
 

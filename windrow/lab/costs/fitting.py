@@ -10,8 +10,8 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
-from windrow.lab.measure.cost import DecodeCost, PassCost, StepRuns
-from windrow.lab.measure.shared_cores import ALONE, Shared, pass_end_s
+from windrow.lab.costs.cost import DecodeCost, PassCost, StepRuns
+from windrow.lab.costs.shared_cores import ALONE, Shared, pass_end_s
 
 #: Every step is waited for, and has its own size.
 WAITED_FOR = StepRuns()

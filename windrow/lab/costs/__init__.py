@@ -1,0 +1,1 @@
+"""What batches and decode steps cost: cost models, CPU cores, and the fit of both to measured times."""
