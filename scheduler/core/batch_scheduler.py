@@ -42,9 +42,9 @@ class RunningWindow(NamedTuple):
 class BatchScheduler:
     """Takes the decisions for one model on one device. Times are seconds on any one clock.
 
-    At most ``max_batch_size`` requests wait or are being claimed, and at most `TOKEN_LIMITED_CLAIM` times as many as
-    reach ``max_batch_tokens``, so that a worker claims little more than it runs next. While runs are short
-    (`Pace.is_short`), `BATCHES_AHEAD` times as many may wait, and several claims run at once.
+    The requests that wait or are being claimed are at most ``max_batch_size``, and at most `TOKEN_LIMITED_CLAIM` times
+    the number that reaches ``max_batch_tokens``, so that a worker claims little more than it runs next. While runs are
+    short (`Pace.is_short`), both limits are `BATCHES_AHEAD` times higher, and several claims run at once.
     """
 
     def __init__(self, limits: WindowLimits) -> None:

@@ -1,4 +1,4 @@
-"""From the lengths of a row to forward passes: which requests run together, padded to what."""
+"""Plan the requests of a closed window into batches: which run in one forward pass, and how they are padded."""
 
 from __future__ import annotations
 
@@ -7,89 +7,90 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-#: Shapes of ``bucket`` passes that are worth capturing.
+#: Maximum number of shapes of ``bucket`` batches that are captured.
 MAX_RECTANGLES = 128
 
 
 class Size(NamedTuple):
-    """What one request brings into a pass: a sequence of tokens, or several that stay together."""
+    """The size of one request: one sequence of tokens, or several that stay in one batch."""
 
-    #: Of all its sequences.
+    #: Sum over its sequences.
     tokens: int
     sequences: int
-    #: Tokens of the longest of them.
+    #: Tokens of its longest sequence.
     longest: int
 
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """What one forward pass may hold."""
+    """The limits of one batch."""
 
-    #: Requests, whatever the number of their sequences.
+    #: In requests, however many sequences they have.
     max_batch_size: int
-    #: Budget in tokens after padding; a single request of more still runs, alone.
+    #: In tokens after padding; a request that exceeds it runs alone.
     max_batch_tokens: int
-    #: Increasing lengths in tokens, for ``bucket``.
+    #: ``bucket`` only: lengths in tokens, in ascending order.
     buckets: tuple[int, ...] = (32, 64, 128, 256, 512)
-    #: The fixed length of ``static``, in tokens.
+    #: ``static`` only: the fixed length in tokens.
     static_length: int = 512
-    #: Increasing sizes in tokens that a ``packed`` pass is rounded up to; empty where it keeps its own.
+    #: ``packed`` only: sizes in tokens to which batches are rounded up, in ascending order; empty for no rounding.
     rungs: tuple[int, ...] = ()
-    #: For each of ``buckets``, increasing numbers of rows that its passes are rounded up to; none: they keep their own.
+    #: For each of ``buckets``, numbers of rows to which its batches are rounded up, in ascending order; empty for no
+    #: rounding.
     row_rungs: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One forward pass over some requests of a row."""
+    """The plan of one forward pass."""
 
-    #: Positions in the row that was planned.
+    #: Positions of its requests among those that were planned.
     indices: tuple[int, ...]
-    #: Length in tokens that every request is padded to; None where nothing is padded (``packed``).
+    #: Length in tokens to which every sequence is padded; None without padding (``packed``).
     padded_length: int | None
-    #: Tokens the device computes, padding included.
+    #: Tokens that the device computes, padding included.
     tokens: int
-    #: Tokens that were asked for.
+    #: Tokens without padding.
     asked_tokens: int
 
     @property
     def padding_ratio(self) -> float:
-        """Share of the computed tokens that is padding, 0 to 1."""
+        """Fraction (0 to 1) of the computed tokens that is padding."""
         return 1 - self.asked_tokens / self.tokens if self.tokens else 0.0
 
 
 def plan_batches(strategy: str, lengths: Sequence[int | Size], limits: BatchLimits) -> list[Batch]:
-    """Plan a row: every index appears in exactly one batch, and no batch is over the limits.
+    """Plan requests into batches: each request is in exactly one batch, and no batch exceeds the limits.
 
-    ``lengths`` are tokens per request, in arrival order, or a `Size` where a request has several sequences. Raises
-    `ValueError` for an unknown strategy or a length below 1.
+    ``lengths`` gives the tokens of each request in arrival order, or a `Size` for a request of several sequences.
+    Raises `ValueError` for an unknown strategy or a length below 1.
     """
     if strategy not in PLANNERS:
-        raise ValueError(f"unknown strategy {strategy!r}; there are {', '.join(PLANNERS)}")
+        raise ValueError(f"unknown strategy {strategy!r}; accepted are {', '.join(PLANNERS)}")
     sizes = [length if isinstance(length, Size) else Size(length, 1, length) for length in lengths]
     if any(size.tokens < 1 for size in sizes):
-        raise ValueError("every request has at least one token")
+        raise ValueError("a request has no tokens; every request needs at least one")
     return list(PLANNERS[strategy](sizes, limits))
 
 
 def _plan_none(sizes: Sequence[Size], limits: BatchLimits) -> Iterator[Batch]:
-    """One request a pass."""
+    """One request per batch."""
     return (_padded((index,), sizes, size.longest) for index, size in enumerate(sizes))
 
 
 def _plan_static(sizes: Sequence[Size], limits: BatchLimits) -> Iterator[Batch]:
-    """Arrival order, everything padded to one fixed length (or its own, where that is longer)."""
+    """In arrival order, padded to one fixed length, or to the request's own length if that is longer."""
     fixed = [max(limits.static_length, size.longest) for size in sizes]
     return _cut_padded(range(len(sizes)), fixed, sizes, limits)
 
 
 def _plan_dynamic(sizes: Sequence[Size], limits: BatchLimits) -> Iterator[Batch]:
-    """Arrival order, padded to the longest of the batch."""
+    """In arrival order, padded to the longest sequence of the batch."""
     return _cut_padded(range(len(sizes)), [size.longest for size in sizes], sizes, limits)
 
 
 def _plan_bucket(sizes: Sequence[Size], limits: BatchLimits) -> Iterator[Batch]:
-    """Each request in the smallest bucket that fits; one longer than the largest gets its own length."""
+    """Each request in the smallest bucket that fits; longer ones are padded to their own length."""
     groups: dict[int, list[int]] = {}
     padded = [bucket_length(size.longest, limits.buckets) for size in sizes]
     row_rungs = dict(zip(limits.buckets, limits.row_rungs, strict=False))
@@ -100,24 +101,24 @@ def _plan_bucket(sizes: Sequence[Size], limits: BatchLimits) -> Iterator[Batch]:
 
 
 def _plan_packed(sizes: Sequence[Size], limits: BatchLimits) -> Iterator[Batch]:
-    """Arrival order, laid end to end without padding."""
-    row: list[int] = []
+    """In arrival order, end to end without padding."""
+    members: list[int] = []
     tokens = 0
     for index, size in enumerate(sizes):
-        if row and (len(row) == limits.max_batch_size or tokens + size.tokens > limits.max_batch_tokens):
-            yield Batch(tuple(row), None, bucket_length(tokens, limits.rungs), tokens)
-            row, tokens = [], 0
-        row.append(index)
+        if members and (len(members) == limits.max_batch_size or tokens + size.tokens > limits.max_batch_tokens):
+            yield Batch(tuple(members), None, bucket_length(tokens, limits.rungs), tokens)
+            members, tokens = [], 0
+        members.append(index)
         tokens += size.tokens
-    if row:
-        yield Batch(tuple(row), None, bucket_length(tokens, limits.rungs), tokens)
+    if members:
+        yield Batch(tuple(members), None, bucket_length(tokens, limits.rungs), tokens)
 
 
 def token_rungs(max_tokens: int) -> tuple[int, ...]:
-    """Sizes for packed passes of up to ``max_tokens``, such that rounding up adds little where the device is busy.
+    """Return sizes for packed batches of up to ``max_tokens``, close enough that rounding up costs little.
 
-    Powers of two to 1,024 tokens, where a pass costs about the same whatever its size; then 32 steps an octave, of 64
-    tokens at least, which adds 1.6 % or less on average.
+    Up to 1,024 tokens they are powers of two, because such batches take about the same time whatever their size. Above,
+    they are 32 steps per doubling, of at least 64 tokens, which adds at most 1.6 % on average.
     """
     rungs, size = [], 64
     while size < max_tokens:
@@ -128,35 +129,40 @@ def token_rungs(max_tokens: int) -> tuple[int, ...]:
 
 
 def fitting_buckets(buckets: Iterable[int], longest: int) -> tuple[int, ...]:
-    """``buckets`` for inputs of at most ``longest`` tokens: no wider than that."""
+    """Return ``buckets`` for inputs of at most ``longest`` tokens, none longer than that."""
     return tuple(sorted({min(bucket, longest) for bucket in buckets}))
 
 
 def rectangle_rungs(buckets: Sequence[int], max_batch_size: int, max_batch_tokens: int) -> tuple[tuple[int, ...], ...]:
-    """For each of ``buckets`` the numbers of rows that its passes are rounded up to, as far as both limits let it.
+    """Return, for each of ``buckets``, the numbers of rows to which its batches are rounded up, within both limits.
 
-    Every number to 8, then four steps an octave, which adds a tenth on average. Of more than `MAX_RECTANGLES` in all,
-    the smallest in tokens: it is small passes that a device is slow to start.
+    They are every number up to 8 and then four steps per doubling, which adds a tenth on average. At most
+    `MAX_RECTANGLES` shapes are returned, those with the fewest tokens, because starting a batch costs most for small
+    batches.
     """
-    most = [max(1, min(max_batch_size, max_batch_tokens // bucket)) for bucket in buckets]
-    every = [(bucket * rows, bucket, rows) for bucket, top in zip(buckets, most, strict=True) for rows in _rows_to(top)]
-    kept = {(bucket, rows) for _, bucket, rows in sorted(every)[:MAX_RECTANGLES]}
+    max_rows = [max(1, min(max_batch_size, max_batch_tokens // bucket)) for bucket in buckets]
+    shapes = [
+        (bucket * rows, bucket, rows)
+        for bucket, most in zip(buckets, max_rows, strict=True)
+        for rows in _row_counts(most)
+    ]
+    kept = {(bucket, rows) for _, bucket, rows in sorted(shapes)[:MAX_RECTANGLES]}
     return tuple(
-        tuple(rows for rows in _rows_to(top) if (bucket, rows) in kept)
-        for bucket, top in zip(buckets, most, strict=True)
+        tuple(rows for rows in _row_counts(most) if (bucket, rows) in kept)
+        for bucket, most in zip(buckets, max_rows, strict=True)
     )
 
 
-def _rows_to(most: int) -> Iterator[int]:
+def _row_counts(max_rows: int) -> Iterator[int]:
     rows = 1
-    while rows < most:
+    while rows < max_rows:
         yield rows
         rows += max(1, (1 << (rows.bit_length() - 1)) // 4)
-    yield most
+    yield max_rows
 
 
 def bucket_length(length: int, buckets: Sequence[int]) -> int:
-    """The smallest bucket that holds ``length``, in tokens or in rows; ``length`` itself where none does."""
+    """Return the smallest bucket of at least ``length``, or ``length`` if all are smaller; in tokens or in rows."""
     position = bisect_left(buckets, length)
     return buckets[position] if position < len(buckets) else length
 
@@ -168,29 +174,29 @@ def _cut_padded(
     limits: BatchLimits,
     row_rungs: Sequence[int] = (),
 ) -> Iterator[Batch]:
-    """Cut ``order`` where one more request would pass the row or token limit of a rectangle."""
-    row: list[int] = []
-    longest = height = 0
+    """Begin a new padded batch whenever one more request would exceed a limit."""
+    members: list[int] = []
+    width = rows = 0
     for index in order:
-        grown, higher = max(longest, padded[index]), height + sizes[index].sequences
-        tokens = grown * bucket_length(higher, row_rungs)
-        if row and (len(row) == limits.max_batch_size or tokens > limits.max_batch_tokens):
-            yield _padded(tuple(row), sizes, longest, row_rungs)
-            row, grown, higher = [], padded[index], sizes[index].sequences
-        row.append(index)
-        longest, height = grown, higher
-    if row:
-        yield _padded(tuple(row), sizes, longest, row_rungs)
+        new_width, new_rows = max(width, padded[index]), rows + sizes[index].sequences
+        tokens = new_width * bucket_length(new_rows, row_rungs)
+        if members and (len(members) == limits.max_batch_size or tokens > limits.max_batch_tokens):
+            yield _padded(tuple(members), sizes, width, row_rungs)
+            members, new_width, new_rows = [], padded[index], sizes[index].sequences
+        members.append(index)
+        width, rows = new_width, new_rows
+    if members:
+        yield _padded(tuple(members), sizes, width, row_rungs)
 
 
 def _padded(
     indices: tuple[int, ...], sizes: Sequence[Size], padded_length: int, row_rungs: Sequence[int] = ()
 ) -> Batch:
-    height = bucket_length(sum(sizes[index].sequences for index in indices), row_rungs)
-    return Batch(indices, padded_length, padded_length * height, sum(sizes[index].tokens for index in indices))
+    rows = bucket_length(sum(sizes[index].sequences for index in indices), row_rungs)
+    return Batch(indices, padded_length, padded_length * rows, sum(sizes[index].tokens for index in indices))
 
 
-#: Strategy name -> planner; the names are the values of ``strategy`` in windrow.toml.
+#: Strategy name, as in ``strategy`` of windrow.toml -> planner.
 PLANNERS: dict[str, Callable[[Sequence[Size], BatchLimits], Iterator[Batch]]] = {
     "none": _plan_none,
     "static": _plan_static,

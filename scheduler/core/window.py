@@ -64,7 +64,7 @@ class Close(NamedTuple):
 
 
 class Wait(NamedTuple):
-    """Do nothing yet; decide again when something changes, and at ``until_s`` at the latest."""
+    """Do nothing yet; decide again when something changes, or at ``until_s``."""
 
     #: Infinite if only a change can lead to another decision.
     until_s: float
@@ -76,8 +76,8 @@ def decide_window(
     """Decide whether an idle device runs the ``count`` >= 1 requests of its buffer now.
 
     ``opened_s`` is the arrival of the buffer's first request and ``cost`` is the sum of all costs. While the device is
-    busy nobody asks: the buffer grows. Without a ``rate`` the whole window is used; a learned wait already accounts for
-    how likely further requests are (`windrow.scheduler.core.learned_window`).
+    busy there is nothing to decide, and the buffer grows. Without a ``rate`` the whole window is used; a learned wait
+    already accounts for how likely further requests are (`windrow.scheduler.core.learned_window`).
     """
     if count >= limits.max_batch_size:
         return Close("size")

@@ -1,4 +1,4 @@
-"""Planning as properties: whatever comes, every request is run once and no pass is over its limits."""
+"""Properties of every plan: each request is in one batch, and no batch exceeds its limits."""
 
 import itertools
 
@@ -42,7 +42,7 @@ def test_every_request_is_planned_exactly_once(strategy: str, lengths: list[int]
 
 
 @given(STRATEGIES, LENGTHS, LIMITS)
-def test_no_pass_is_empty_or_holds_more_requests_than_it_may(
+def test_no_batch_is_empty_or_exceeds_the_number_of_requests(
     strategy: str, lengths: list[int], limits: BatchLimits
 ) -> None:
     for batch in plan_batches(strategy, lengths, limits):
@@ -50,7 +50,7 @@ def test_no_pass_is_empty_or_holds_more_requests_than_it_may(
 
 
 @given(STRATEGIES, LENGTHS, LIMITS)
-def test_only_a_single_request_may_be_over_the_token_budget(
+def test_only_a_batch_of_one_request_may_exceed_the_token_budget(
     strategy: str, lengths: list[int], limits: BatchLimits
 ) -> None:
     for batch in plan_batches(strategy, lengths, limits):
@@ -58,7 +58,7 @@ def test_only_a_single_request_may_be_over_the_token_budget(
 
 
 @given(STRATEGIES, LENGTHS, LIMITS)
-def test_the_tokens_that_were_asked_for_are_those_of_the_requests(
+def test_the_asked_tokens_of_a_batch_are_those_of_its_requests(
     strategy: str, lengths: list[int], limits: BatchLimits
 ) -> None:
     batches = plan_batches(strategy, lengths, limits)
@@ -70,7 +70,7 @@ def test_the_tokens_that_were_asked_for_are_those_of_the_requests(
 
 
 @given(st.sampled_from(["none", "static", "dynamic", "bucket"]), LENGTHS, LIMITS)
-def test_a_padded_pass_is_a_rectangle_that_every_request_fits(
+def test_every_request_fits_into_the_rectangle_of_a_padded_batch(
     strategy: str, lengths: list[int], limits: BatchLimits
 ) -> None:
     for batch in plan_batches(strategy, lengths, limits):
@@ -80,7 +80,7 @@ def test_a_padded_pass_is_a_rectangle_that_every_request_fits(
 
 
 @given(LENGTHS, LIMITS)
-def test_packed_passes_have_no_padding_at_all(lengths: list[int], limits: BatchLimits) -> None:
+def test_packed_batches_have_no_padding(lengths: list[int], limits: BatchLimits) -> None:
     for batch in plan_batches("packed", lengths, limits):
         assert batch.padded_length is None
         assert batch.tokens == batch.asked_tokens
@@ -98,27 +98,25 @@ def test_bucket_pads_each_request_to_the_smallest_bucket_that_fits_or_to_its_own
 
 
 @given(LENGTHS, LIMITS)
-def test_dynamic_pads_to_the_longest_of_the_pass(lengths: list[int], limits: BatchLimits) -> None:
+def test_dynamic_pads_to_the_longest_request_of_the_batch(lengths: list[int], limits: BatchLimits) -> None:
     for batch in plan_batches("dynamic", lengths, limits):
         assert batch.padded_length == max(lengths[index] for index in batch.indices)
 
 
 @given(LENGTHS, LIMITS)
-def test_static_pads_to_the_fixed_length_or_to_the_longest_where_that_is_longer(
-    lengths: list[int], limits: BatchLimits
-) -> None:
+def test_static_pads_to_the_fixed_length_or_to_a_longer_request(lengths: list[int], limits: BatchLimits) -> None:
     for batch in plan_batches("static", lengths, limits):
         assert batch.padded_length == max(limits.static_length, *(lengths[index] for index in batch.indices))
 
 
 @given(st.sampled_from(["none", "static", "dynamic", "packed"]), LENGTHS, LIMITS)
-def test_arrival_order_is_kept_across_the_whole_row(strategy: str, lengths: list[int], limits: BatchLimits) -> None:
+def test_the_arrival_order_is_kept_across_batches(strategy: str, lengths: list[int], limits: BatchLimits) -> None:
     planned = [index for batch in plan_batches(strategy, lengths, limits) for index in batch.indices]
     assert planned == list(range(len(lengths)))
 
 
 @given(LENGTHS, LIMITS)
-def test_arrival_order_is_kept_within_a_bucket(lengths: list[int], limits: BatchLimits) -> None:
+def test_the_arrival_order_is_kept_within_a_bucket(lengths: list[int], limits: BatchLimits) -> None:
     by_size: dict[int | None, list[int]] = {}
     for batch in plan_batches("bucket", lengths, limits):
         by_size.setdefault(batch.padded_length, []).extend(batch.indices)
@@ -126,7 +124,7 @@ def test_arrival_order_is_kept_within_a_bucket(lengths: list[int], limits: Batch
 
 
 @given(st.sampled_from(["static", "dynamic", "packed"]), LENGTHS, LIMITS)
-def test_a_pass_ends_only_where_one_more_request_would_be_too_much(
+def test_a_batch_ends_only_if_one_more_request_would_exceed_a_limit(
     strategy: str, lengths: list[int], limits: BatchLimits
 ) -> None:
     batches = plan_batches(strategy, lengths, limits)
@@ -144,52 +142,52 @@ def test_a_pass_ends_only_where_one_more_request_would_be_too_much(
         ("packed", (101, 1), [(0,), (1,)]),  # 101 > 100 runs alone
         ("dynamic", (10, 50, 51), [(0, 1), (2,)]),  # 2 * 50 = 100; 3 * 51 = 153
         ("static", (1, 1, 1, 1), [(0, 1, 2), (3,)]),  # 3 * 30 = 90; 4 * 30 = 120
-        ("bucket", (5, 15, 10, 50, 20), [(0, 2), (1, 4), (3,)]),  # 10: 5, 10; 20: 15, 20; 50 is over 40
+        ("bucket", (5, 15, 10, 50, 20), [(0, 2), (1, 4), (3,)]),  # 10: 5, 10; 20: 15, 20; 50 > 40
     ],
 )
-def test_a_row_is_cut_where_the_budget_says(
+def test_requests_are_split_into_batches_by_the_token_budget(
     strategy: str, lengths: tuple[int, ...], expected: list[tuple[int, ...]]
 ) -> None:
     assert plan(strategy, *lengths) == expected
 
 
-def test_a_full_pass_is_cut_by_its_number_of_requests() -> None:
+def test_requests_are_split_into_batches_by_their_number() -> None:
     assert plan("packed", *[1] * 5, size=2) == [(0, 1), (2, 3), (4,)]
 
 
 @pytest.mark.parametrize("strategy", sorted(PLANNERS))
-def test_an_empty_row_has_no_passes(strategy: str) -> None:
+def test_no_requests_make_no_batches(strategy: str) -> None:
     assert plan(strategy) == []
 
 
-def test_an_unknown_strategy_is_refused_with_the_names_that_exist() -> None:
-    with pytest.raises(ValueError, match="unknown strategy 'fast'; there are none, static, dynamic, bucket, packed"):
+def test_an_unknown_strategy_raises_an_error_with_the_accepted_names() -> None:
+    with pytest.raises(ValueError, match="unknown strategy 'fast'; accepted are none, static, dynamic, bucket, packed"):
         plan("fast", 1)
 
 
 @pytest.mark.parametrize("length", [0, -1])
-def test_a_length_below_one_token_is_refused(length: int) -> None:
-    with pytest.raises(ValueError, match="at least one token"):
+def test_a_length_below_one_token_raises_an_error(length: int) -> None:
+    with pytest.raises(ValueError, match="a request has no tokens"):
         plan("packed", 1, length)
 
 
 @pytest.mark.parametrize(("length", "expected"), [(1, 10), (10, 10), (11, 20), (20, 20), (21, 21)])
-def test_a_length_goes_into_the_smallest_bucket_that_holds_it(length: int, expected: int) -> None:
+def test_a_length_is_rounded_up_to_the_smallest_bucket_that_holds_it(length: int, expected: int) -> None:
     assert bucket_length(length, (10, 20)) == expected
 
 
-def test_the_padding_ratio_is_the_share_of_computed_tokens_nobody_asked_for() -> None:
+def test_the_padding_ratio_is_the_share_of_padding_in_the_computed_tokens() -> None:
     assert Batch((0, 1), 20, tokens=40, asked_tokens=30).padding_ratio == 0.25
 
 
 @pytest.mark.parametrize("max_tokens", [1, 63, 64, 65, 1024, 4096, 16384, 20_000])
-def test_rungs_increase_and_end_with_the_budget(max_tokens: int) -> None:
+def test_rungs_ascend_to_the_budget(max_tokens: int) -> None:
     rungs = token_rungs(max_tokens)
     assert list(rungs) == sorted(set(rungs))
     assert rungs[-1] == max_tokens
 
 
-def test_rounding_a_busy_pass_up_to_its_rung_adds_little() -> None:
+def test_rounding_a_large_batch_up_to_its_rung_adds_little() -> None:
     rungs = token_rungs(16384)
     added = [bucket_length(tokens, rungs) / tokens for tokens in range(3000, 16384)]
     assert max(added) < 1.04
@@ -197,7 +195,7 @@ def test_rounding_a_busy_pass_up_to_its_rung_adds_little() -> None:
 
 
 @given(st.lists(st.integers(1, 600), min_size=1, max_size=80))
-def test_packed_passes_are_rounded_up_to_a_rung_and_only_a_lone_long_text_is_not(lengths: list[int]) -> None:
+def test_packed_batches_are_rounded_up_to_a_rung_unless_one_text_exceeds_the_budget(lengths: list[int]) -> None:
     limits = BatchLimits(max_batch_size=16, max_batch_tokens=500, rungs=token_rungs(500))
     for batch in plan_batches("packed", lengths, limits):
         assert batch.asked_tokens == sum(lengths[index] for index in batch.indices)
@@ -225,7 +223,7 @@ def test_a_request_of_one_sequence_is_planned_by_its_length(
 
 
 @given(STRATEGIES, REQUESTS, LIMITS)
-def test_all_sequences_of_a_request_are_in_one_pass_that_counts_each_of_them(
+def test_all_sequences_of_a_request_are_in_one_batch_and_all_are_counted(
     strategy: str, requests: list[list[int]], limits: BatchLimits
 ) -> None:
     batches = plan_batches(strategy, [size_of(lengths) for lengths in requests], limits)
@@ -243,7 +241,7 @@ BUCKETS = st.sets(st.integers(1, 512), min_size=1, max_size=40).map(lambda sizes
 
 
 @given(BUCKETS, st.integers(1, 1000), st.integers(1, 70_000))
-def test_captured_rectangles_are_within_the_limits_and_not_too_many(
+def test_captured_shapes_are_within_the_limits_and_at_most_the_maximum(
     buckets: tuple[int, ...], size: int, tokens: int
 ) -> None:
     rungs = rectangle_rungs(buckets, size, tokens)
@@ -254,14 +252,14 @@ def test_captured_rectangles_are_within_the_limits_and_not_too_many(
         assert all(1 <= number <= size and (number * bucket <= tokens or number == 1) for number in rows)
 
 
-def test_rows_are_captured_one_by_one_to_8_and_four_to_the_octave_then() -> None:
+def test_row_counts_are_every_number_to_8_and_four_per_doubling_after_that() -> None:
     (rows,) = rectangle_rungs([32], 40, 16384)
     assert rows == (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40)
-    # The budget ends what the batch size does not.
+    # Here the token budget is the lower limit.
     assert rectangle_rungs([32, 512], 6, 1500) == ((1, 2, 3, 4, 5, 6), (1, 2))
 
 
-def test_of_too_many_rectangles_the_largest_are_left_out() -> None:
+def test_the_largest_of_too_many_shapes_are_left_out() -> None:
     buckets = range(10, 500, 10)
     rungs = rectangle_rungs(buckets, 64, 10**6)
     captured = [bucket * rows for bucket, numbers in zip(buckets, rungs, strict=True) for rows in numbers]
@@ -272,7 +270,7 @@ def test_of_too_many_rectangles_the_largest_are_left_out() -> None:
 
 
 @given(LENGTHS, LIMITS)
-def test_a_captured_rectangle_has_room_for_its_rows_and_no_more_than_the_next_number(
+def test_the_rows_of_a_batch_are_rounded_up_to_the_next_captured_number(
     lengths: list[int], limits: BatchLimits
 ) -> None:
     rungs = rectangle_rungs(limits.buckets, limits.max_batch_size, limits.max_batch_tokens)
@@ -291,11 +289,11 @@ def test_a_captured_rectangle_has_room_for_its_rows_and_no_more_than_the_next_nu
 
 
 @given(st.lists(st.integers(1, 64), min_size=1, max_size=200), st.integers(64, 5000))
-def test_a_budget_that_shrank_is_kept_by_captured_rectangles_too(lengths: list[int], tokens: int) -> None:
+def test_captured_shapes_do_not_exceed_a_token_budget_that_has_shrunk(lengths: list[int], tokens: int) -> None:
     limits = BatchLimits(64, tokens, buckets=(16, 64), row_rungs=rectangle_rungs((16, 64), 64, 16384))
     assert all(batch.tokens <= tokens for batch in plan_batches("bucket", lengths, limits))
 
 
-def test_buckets_are_no_wider_than_the_longest_input() -> None:
+def test_buckets_are_at_most_as_long_as_the_longest_input() -> None:
     assert fitting_buckets((16, 32, 256, 512), 96) == (16, 32, 96)
     assert fitting_buckets((16,), 96) == (16,)

@@ -157,10 +157,10 @@ def test_an_slo_that_cannot_be_met_ends_with_1_and_the_best_reachable() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["simulate", "--pattern", "square"], "--pattern 'square'; there are poisson"),
+        (["simulate", "--pattern", "square"], "--pattern is 'square'; accepted are poisson"),
         (["simulate", "--strategy", "best"], "--strategy 'best': takes none"),
-        (["simulate", "--rate", "-1"], "a rate of more than 0"),
-        (["simulate", "--rate", "nan"], "a rate of more than 0"),
+        (["simulate", "--rate", "-1"], "at a rate above 0"),
+        (["simulate", "--rate", "nan"], "at a rate above 0"),
         (["simulate", "--slo", "fast"], "--slo 'fast': takes a time"),
         (["simulate", "--slo", "0ms"], "--slo '0ms'"),
         (["simulate", "--fail", "1s"], "--fail '1s': takes WHEN:DEVICE:HOW_LONG"),
@@ -168,7 +168,7 @@ def test_an_slo_that_cannot_be_met_ends_with_1_and_the_best_reachable() -> None:
         (["simulate", "--tenant", "a:urgent"], "--tenant 'a:urgent': takes NAME"),
         (["simulate", "--tenant", "a:high:-1"], "--tenant 'a:high:-1'"),
         (["simulate", "--tenant", "a", "--tenant", "b", "--tenant", "a:normal:2"], "a:normal is given 2 times"),
-        (["simulate", "--median-tokens", "inf"], "a median of inf tokens"),
+        (["simulate", "--median-tokens", "inf"], "lengths have median inf"),
         (["simulate", "--rate", "1e-300"], "arrivals are seconds from 0 to"),
         (["simulate", "--slo-itl", "1ms"], "--slo-itl does nothing without --generate"),
         (["simulate", "--median-output", "5"], "--median-output does nothing without --generate"),
@@ -185,7 +185,7 @@ def test_an_slo_that_cannot_be_met_ends_with_1_and_the_best_reachable() -> None:
             ["simulate", "--trace", MOONCAKE, "--generate", "--max-output", "9"],
             "--max-output does nothing with a trace",
         ),
-        (["simulate", "--trace", sys.executable], "no text in UTF-8; there are azure"),
+        (["simulate", "--trace", sys.executable], "not text in UTF-8; accepted formats are azure"),
         (["simulate", "--against", MOONCAKE], "--requests does nothing with --against"),
         (["bench", "compare", "--pass-ms", "5"], "--pass-ms does nothing without --engine fixed"),
         (

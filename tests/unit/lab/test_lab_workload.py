@@ -1,4 +1,4 @@
-"""Workloads and traces: as drawn, as published, and what is refused."""
+"""Workloads that are drawn, traces in the published formats, and the errors of invalid ones."""
 
 import math
 from pathlib import Path
@@ -18,7 +18,7 @@ def arrivals(pattern: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("pattern", sorted(PATTERNS))
-def test_every_pattern_has_the_rate_that_was_asked_for_on_average(pattern: str) -> None:
+def test_every_pattern_has_the_requested_mean_rate(pattern: str) -> None:
     at_s = arrivals(pattern)
     assert len(at_s) == COUNT
     assert (np.diff(at_s) >= 0).all()
@@ -32,7 +32,7 @@ def test_gaps_of_a_poisson_process_are_exponential() -> None:
     assert (gaps_s > 1 / RATE_PER_S).mean() == pytest.approx(math.exp(-1), abs=0.01)
 
 
-def test_bursts_ramp_and_day_have_their_shapes() -> None:
+def test_bursts_ramp_and_diurnal_have_their_shapes() -> None:
     share = {name: np.histogram(arrivals(name) / 500.0, bins=10, range=(0, 1))[0] / COUNT for name in PATTERNS}
     assert share["ramp"][-1] > 5 * share["ramp"][0]
     assert share["diurnal"][4:6].min() > 5 * share["diurnal"][[0, -1]].max()
@@ -44,7 +44,7 @@ def test_the_same_seed_draws_the_same_workload() -> None:
     assert (arrivals("bursts") == arrivals("bursts")).all()
 
 
-def test_lengths_are_lognormal_up_to_the_longest() -> None:
+def test_lengths_are_lognormal_up_to_the_maximum() -> None:
     lengths = np.array(draw_lengths(50, 0.9, 256, COUNT, np.random.default_rng(1)))
     assert np.median(lengths) == pytest.approx(50, abs=1)
     assert lengths.min() >= 1
@@ -52,43 +52,43 @@ def test_lengths_are_lognormal_up_to_the_longest() -> None:
     assert np.percentile(lengths, 84.1) == pytest.approx(50 * math.exp(0.9), rel=0.03)
 
 
-def test_flows_send_their_shares() -> None:
+def test_flows_send_requests_in_proportion_to_their_shares() -> None:
     flow = draw_flows([Flow("a", share=3), Flow("b", share=1)], COUNT, np.random.default_rng(1))
     assert np.mean(flow) == pytest.approx(0.25, abs=0.01)
     assert draw_flows([Flow()], COUNT, np.random.default_rng(1)) == []
 
 
-def test_another_rate_keeps_the_pattern() -> None:
-    made = Workload([1.0, 2.0, 4.0], [1, 1, 1])
-    assert made.rate_per_s == pytest.approx(2 / 3)
-    assert made.at_rate(2.0).arrival_s == pytest.approx([0.0, 1 / 3, 1.0])
+def test_at_rate_scales_the_gaps() -> None:
+    workload = Workload([1.0, 2.0, 4.0], [1, 1, 1])
+    assert workload.rate_per_s == pytest.approx(2 / 3)
+    assert workload.at_rate(2.0).arrival_s == pytest.approx([0.0, 1 / 3, 1.0])
 
 
 @pytest.mark.parametrize(
-    ("arrival_s", "tokens", "said"),
+    ("arrival_s", "tokens", "message"),
     [
         ([], [], "no requests"),
         ([0.0, -1.0], [1, 1], "request 2 arrives at -1.0"),
         ([0.0, math.nan], [1, 1], "request 2 arrives at nan"),
         ([0.0, math.inf], [1, 1], "request 2 arrives at inf"),
-        ([1.0, 0.5], [1, 1], "request 2 arrives at 0.5, before the one ahead"),
+        ([1.0, 0.5], [1, 1], "request 2 arrives at 0.5, before the previous one"),
         ([0.0, 1e300], [1, 1], r"request 2 arrives at 1e\+300; arrivals are seconds from 0 to 4e\+09"),
         ([0.0], [0], "request 1 has 0 tokens"),
-        ([0.0], [10**10], r"request 1 has 10000000000 tokens; takes 1 to 1e\+09"),
-        ([0.0], [1, 2], "of one length"),
+        ([0.0], [10**10], r"request 1 has 10000000000 tokens; accepted are 1 to 1e\+09"),
+        ([0.0], [1, 2], "differ in length"),
     ],
 )
-def test_a_workload_that_cannot_be_is_refused(arrival_s: list[float], tokens: list[int], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_an_invalid_workload_raises_an_error(arrival_s: list[float], tokens: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         Workload(arrival_s, tokens)
 
 
-def test_flows_of_one_name_are_refused_since_a_report_has_a_row_a_name() -> None:
-    with pytest.raises(ValueError, match="each tenant and priority once, not a:normal, a:normal"):
+def test_two_flows_of_the_same_name_raise_an_error() -> None:
+    with pytest.raises(ValueError, match="the flows are a:normal, a:normal; each tenant and priority may appear once"):
         Workload([0.0], [1], flow=[0], flows=(Flow("a"), Flow("a", share=2)))
 
 
-def test_shares_whose_sum_no_float_holds_are_shares_too() -> None:
+def test_shares_may_be_very_large_numbers() -> None:
     drawn = draw_flows([Flow("a", share=1e308), Flow("b", share=1e308)], COUNT, np.random.default_rng(1))
     assert np.mean(drawn) == pytest.approx(0.5, abs=0.01)
 
@@ -98,11 +98,11 @@ def test_shares_whose_sum_no_float_holds_are_shares_too() -> None:
     [("azure_llm.csv", 40, (44, 25)), ("burstgpt.csv", 38, (281, 23)), ("mooncake.jsonl", 40, (12624, 60)),
      ("vidur.csv", 40, (2461, 234))],
 )  # fmt: skip
-def test_each_published_format_is_read(name: str, requests: int, first: tuple[int, int]) -> None:
-    made = read_trace(SAMPLES / name)
-    assert len(made) == requests
-    assert (made.arrival_s[0], made.tokens[0], made.output_tokens[0]) == (0.0, *first)
-    assert 1.5 < made.rate_per_s < 2.6
+def test_each_published_format_can_be_read(name: str, requests: int, first: tuple[int, int]) -> None:
+    workload = read_trace(SAMPLES / name)
+    assert len(workload) == requests
+    assert (workload.arrival_s[0], workload.tokens[0], workload.output_tokens[0]) == (0.0, *first)
+    assert 1.5 < workload.rate_per_s < 2.6
     assert len(read_trace(SAMPLES / name, limit=5)) == 5
 
 
@@ -110,47 +110,50 @@ VIDUR, AZURE = "arrived_at,num_prefill_tokens,num_decode_tokens\n", "TIMESTAMP,C
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
-        ("", "line 1: not a trace that is known"),
-        ("a,b,c\n1,2,3\n", "line 1: not a trace that is known; there are azure, burstgpt"),
+        ("", "line 1: unknown trace format"),
+        ("a,b,c\n1,2,3\n", "line 1: unknown trace format; accepted formats are azure, burstgpt"),
         (VIDUR, "the trace has no requests"),
-        (VIDUR + "0.5,10,3\n1.0,x,3\n", r"line 3: num_prefill_tokens is 'x'; it takes a whole number of tokens from 1"),
-        (VIDUR + "0.5,10\n", "line 2: there is no num_decode_tokens"),
-        (VIDUR + "0.5,10,3\n0.4,10,3\n", "line 3: it arrives before the one ahead"),
-        (VIDUR + "-1,10,3\n", "line 2: arrived_at is '-1'; it takes a time of 0 or more"),
-        (VIDUR + "soon,10,3\n", "line 2: arrived_at is 'soon'; it takes a time"),
-        (VIDUR + "1,10,\n", "line 2: num_decode_tokens is ''; it takes a whole number"),
-        (VIDUR + "1,1e300,3\n", r"line 2: num_prefill_tokens is '1e300'; it takes .* from 1 to 1e\+09"),
+        (
+            VIDUR + "0.5,10,3\n1.0,x,3\n",
+            r"line 3: num_prefill_tokens is 'x'; it must be a whole number of tokens from 1",
+        ),
+        (VIDUR + "0.5,10\n", "line 2: column num_decode_tokens is missing"),
+        (VIDUR + "0.5,10,3\n0.4,10,3\n", "line 3: it arrives before the previous line"),
+        (VIDUR + "-1,10,3\n", "line 2: arrived_at is '-1'; it must be a time of 0 or more"),
+        (VIDUR + "soon,10,3\n", "line 2: arrived_at is 'soon'; it must be a time"),
+        (VIDUR + "1,10,\n", "line 2: num_decode_tokens is ''; it must be a whole number"),
+        (VIDUR + "1,1e300,3\n", r"line 2: num_prefill_tokens is '1e300'; it must be .* from 1 to 1e\+09"),
         (VIDUR + "nan,10,3\n", "line 2: arrived_at is 'nan'"),
-        (VIDUR + "1,2.5,3\n", "line 2: num_prefill_tokens is '2.5'; it takes a whole number"),
+        (VIDUR + "1,2.5,3\n", "line 2: num_prefill_tokens is '2.5'; it must be a whole number"),
         (VIDUR + "1,-2,3\n", "line 2: num_prefill_tokens is '-2'"),
         (VIDUR + "1,inf,3\n", "line 2"),
         (VIDUR + "1,5,3\n\n2,0,3\n", "line 4: num_prefill_tokens is '0'"),
-        (AZURE + "yesterday,10,3\n", "line 2: TIMESTAMP is 'yesterday'; it takes a date"),
+        (AZURE + "yesterday,10,3\n", "line 2: TIMESTAMP is 'yesterday'; it must be a date"),
         ('{"timestamp": 1, "input_length": 5, "output_length": 2}\nnonsense\n', "line 2: not JSON"),
-        ('{"timestamp": 1, "input_length": 5, "output_length": 2}\n[1]\n', "line 2: takes one object a line"),
-        ('{"timestamp": 1, "input_length": null, "output_length": 2}\n', "line 1: input_length is None; it takes"),
+        ('{"timestamp": 1, "input_length": 5, "output_length": 2}\n[1]\n', "line 2: not a JSON object"),
+        ('{"timestamp": 1, "input_length": null, "output_length": 2}\n', "line 1: input_length is None; it must be"),
         ("{]\n", "line 1: not JSON"),
     ],
 )
-def test_a_malformed_trace_is_refused_with_its_line(tmp_path: Path, text: str, said: str) -> None:
+def test_a_malformed_trace_raises_an_error_with_the_line(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "trace"
     file.write_text(text)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         read_trace(file)
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
-        (b"\x7fELF\x02\x01\xd0\x00", "no text in UTF-8; there are azure, burstgpt"),
-        (VIDUR.encode() + b"0.5,10,3\n\xff\xfe,10,3\n", "no text in UTF-8"),
+        (b"\x7fELF\x02\x01\xd0\x00", "not text in UTF-8; accepted formats are azure, burstgpt"),
+        (VIDUR.encode() + b"0.5,10,3\n\xff\xfe,10,3\n", "not text in UTF-8"),
         (VIDUR.encode() + b'"' + b"1" * 200_000, "not a trace: field larger"),
     ],
 )
-def test_what_is_no_text_is_no_trace(tmp_path: Path, content: bytes, said: str) -> None:
+def test_a_file_that_is_not_text_raises_an_error(tmp_path: Path, content: bytes, message: str) -> None:
     file = tmp_path / "trace"
     file.write_bytes(content)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         read_trace(file)

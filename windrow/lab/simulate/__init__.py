@@ -1,1 +1,1 @@
-"""The simulator: the decisions of the worker on a virtual clock."""
+"""The simulator: the worker's decisions on a virtual clock."""

@@ -49,14 +49,14 @@ class Device(ABC):
     def __init__(self, number: int) -> None:
         self.number = number
         self.is_dead = False
-        #: Its claim waits in line for requests.
-        self.is_in_line = False
+        #: Whether its claim blocks until a request arrives.
+        self.is_blocked = False
         #: It holds a suspected poison request, which runs alone.
         self.is_isolated = False
-        #: Requests that its claim in progress may bring, and since when that claim waits for the first; 0 for no claim.
+        #: The most requests that its claim in progress may return, 0 without a claim, and when that claim began.
         self.claiming = 0
         self.claiming_since_s = 0.0
-        #: When the next part of what it computes ends; infinite if nothing runs.
+        #: When the next piece of a batch ends; infinite if none runs.
         self.ends_s = math.inf
         #: When it decides again about its window, and about a claim; None if neither is planned.
         self.window_due_s: float | None = None
@@ -70,7 +70,7 @@ class Device(ABC):
     @property
     @abstractmethod
     def running_since_s(self) -> float:
-        """When what runs was started."""
+        """When the present run began."""
 
     @property
     @abstractmethod
@@ -131,7 +131,7 @@ class BatchDevice(Device):
 
     @property
     def is_running(self) -> bool:
-        """Whether requests run that the next window has to wait for."""
+        """Whether the requests of a window run; the next window has to wait for them."""
         return bool(self._running)
 
     @property

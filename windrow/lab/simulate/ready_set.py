@@ -1,4 +1,4 @@
-"""The queue's ``ready`` set on a virtual clock: weighted fair queueing, and suspects that are claimed alone."""
+"""The queue's ``ready`` set in the simulator: weighted fair queueing, and suspected poison requests claimed alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from windrow.scheduler.core.retry import SUSPECT_AFTER
 
 
 class ReadySet:
-    """Requests, by their position in the workload, that wait to be claimed."""
+    """Requests that wait to be claimed, as positions in the workload."""
 
     def __init__(self, workload: Workload) -> None:
         self._costs, self._flow = workload.tokens, workload.flow
@@ -19,32 +19,35 @@ class ReadySet:
         self._last_tags: list[float | None] = [None] * len(workload.flows)
         self._virtual_time = 0.0
         self._heap: list[tuple[float, int]] = []
-        #: The tag of each request that was submitted; one that comes back keeps its place.
+        #: The tag of each submitted request; a requeued request keeps its place.
         self._tags: list[float] = [0.0] * len(workload)
-        #: Batches that died with each of the few requests to which that happened.
+        #: Request -> number of batches that were interrupted by a death, for the few requests to which that happened.
         self.deaths: dict[int, int] = {}
 
     def __len__(self) -> int:
         return len(self._heap)
 
     def submit(self, request: int) -> None:
-        """Take a request in, at the place that its flow's share gives it."""
+        """Queue a request at the place that its flow's weight gives it."""
         flow = self._flow[request] if self._flow else 0
         tag = finish_tag(self._virtual_time, self._last_tags[flow], self._costs[request], self._weights[flow])
         self._last_tags[flow] = self._tags[request] = tag
         heapq.heappush(self._heap, (tag, request))
 
-    def give_back(self, requests: Sequence[int]) -> None:
-        """Take back what was claimed, in its old place."""
+    def requeue(self, requests: Sequence[int]) -> None:
+        """Requeue claimed requests at their old places."""
         for request in requests:
             heapq.heappush(self._heap, (self._tags[request], request))
 
     def is_suspect(self, request: int) -> bool:
-        """Whether it has to run alone."""
+        """Whether a request is suspected as poison and has to run alone."""
         return bool(self.deaths) and self.deaths.get(request, 0) >= SUSPECT_AFTER
 
     def claim(self, count: int, alone: bool) -> list[int]:
-        """The next ``count`` requests in fair order, up to the first suspect; that by itself if ``alone``."""
+        """Return up to ``count`` requests in fair order, ending before the first suspect.
+
+        If the first request is a suspect, it is returned by itself, and only if ``alone``.
+        """
         taken: list[int] = []
         while self._heap and len(taken) < count:
             tag, request = self._heap[0]

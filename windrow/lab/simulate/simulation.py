@@ -46,7 +46,7 @@ def simulate(
 
 
 class Simulation:
-    """One run. A device whose claim finds nothing waits in line, as a worker blocks in Redis for requests."""
+    """One run. A claim that finds no request blocks until one arrives, as a claim of a worker blocks in Redis."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Simulation:
         self._outcome = Outcome(workload, fleet.devices, unknown, unknown.copy(), first_s)
         self._devices = [make(number) for number in range(fleet.devices)]
         #: Devices whose claims wait for requests, the longest-waiting first.
-        self._line: deque[Device] = deque()
+        self._blocked: deque[Device] = deque()
         #: Time, sequence number (for events at one time) and action.
         self._events: list[tuple[float, int, Callable[[float], None]]] = []
         self._numbers = 0
@@ -77,23 +77,23 @@ class Simulation:
 
     def run(self) -> Outcome:
         """Process events until none is left, or until `GiveUp` ends the run."""
-        ready_s, events, line, ready = self._ready_s, self._events, self._line, self._ready
+        ready_s, events, blocked, ready = self._ready_s, self._events, self._blocked, self._ready
         arrived, count = 0, len(ready_s)
         for device in self._devices:
             self._claim(device, 0.0)
         while self._late <= self._late_allowed:
             next_s = events[0][0] if events else math.inf
             # While no claim waits, an arrival changes only the queue.
-            while arrived < count and ready_s[arrived] <= next_s and not line:
+            while arrived < count and ready_s[arrived] <= next_s and not blocked:
                 ready.submit(arrived)
                 arrived += 1
             if arrived < count and ready_s[arrived] <= next_s:
                 now_s = ready_s[arrived]
-                # Requests that arrive at the same time came in one call and are claimed together.
+                # Requests of one call arrive at the same time and are claimed together.
                 while arrived < count and ready_s[arrived] == now_s:
                     ready.submit(arrived)
                     arrived += 1
-                self._serve_line(now_s)
+                self._serve_blocked(now_s)
             elif events:
                 now_s, _, happen = heapq.heappop(events)
                 happen(now_s)
@@ -116,17 +116,17 @@ class Simulation:
             self._claim_ready(device, now_s)
 
     def _claim_ready(self, device: Device, now_s: float) -> None:
-        """Claim while the device may and requests are ready; then wait in line, or until the next claim is due."""
+        """Claim while the device may and requests are ready; then block, or wait until the next claim is due."""
         device.claim_due_s = None
         ready = self._ready
         while device.claiming or self._begin_claim(device, now_s):
             requests = ready.claim(device.claiming, device.is_empty) if ready else ()
             if not requests:
-                if not device.is_in_line:
-                    device.is_in_line = True
-                    self._line.append(device)
+                if not device.is_blocked:
+                    device.is_blocked = True
+                    self._blocked.append(device)
                 return
-            self._leave_line(device)
+            self._unblock(device)
             device.is_isolated = ready.is_suspect(requests[0])
             device.end_claim(requests, now_s)
             if not device.claims_first:
@@ -143,13 +143,13 @@ class Simulation:
         device.claiming_since_s = now_s
         return True
 
-    def _serve_line(self, now_s: float) -> None:
-        """Let each claim that waits in line take requests while there are any."""
-        for _ in range(len(self._line)):
+    def _serve_blocked(self, now_s: float) -> None:
+        """Let each blocked claim take requests while there are any."""
+        for _ in range(len(self._blocked)):
             if not self._ready:
                 return
-            device = self._line[0]
-            self._leave_line(device)
+            device = self._blocked[0]
+            self._unblock(device)
             blocks = (now_s - device.claiming_since_s) // CLAIM_BLOCK_S
             last_block_s = device.claiming_since_s + blocks * CLAIM_BLOCK_S
             # A claim that blocked for this long returned empty. The device then decided anew whether to claim.
@@ -157,10 +157,10 @@ class Simulation:
                 device.end_claim((), now_s)
             self._claim(device, now_s)
 
-    def _leave_line(self, device: Device) -> None:
-        if device.is_in_line:
-            self._line.remove(device)
-            device.is_in_line = False
+    def _unblock(self, device: Device) -> None:
+        if device.is_blocked:
+            self._blocked.remove(device)
+            device.is_blocked = False
 
     def _decide(self, device: Device, now_s: float) -> None:
         if device.is_running or not device.waiting:
@@ -220,7 +220,7 @@ class Simulation:
         if device.is_dead:
             return
         device.is_dead = True
-        self._leave_line(device)
+        self._unblock(device)
         lost, lost_s = device.die(now_s)
         self._outcome.lost_s += lost_s
         self._at(now_s + self._fleet.lease_s, partial(self._reap, lost))
@@ -239,8 +239,8 @@ class Simulation:
                 requeued.append(request)
         self._outcome.redelivered += len(requeued)
         self._outcome.failed += len(lost) - len(requeued)
-        self._ready.give_back(requeued)
-        self._serve_line(now_s)
+        self._ready.requeue(requeued)
+        self._serve_blocked(now_s)
 
     def _at(self, when_s: float, happen: Callable[[float], None]) -> None:
         self._numbers += 1

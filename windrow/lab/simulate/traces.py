@@ -1,6 +1,6 @@
-"""Traces of real traffic that others have published, and runs of our own, read as workloads.
+"""Read traces of real traffic, in published formats and in our own, as workloads.
 
-| format | a file that | arrivals |
+| format | file | arrivals |
 |---|---|---|
 | ``azure`` | CSV ``TIMESTAMP, ContextTokens, GeneratedTokens`` (Azure LLM inference 2023 and 2024) | dates |
 | ``burstgpt`` | CSV ``Timestamp, Model, Request tokens, Response tokens, Total tokens, Log Type`` | seconds |
@@ -8,7 +8,7 @@
 | ``vidur`` | CSV ``arrived_at, num_prefill_tokens, num_decode_tokens`` | seconds |
 | ``windrow`` | JSON lines of ``windrow bench record``; see `windrow.lab.measure.recording` | seconds |
 
-Further columns are ignored. The first arrival becomes 0.
+Other columns are ignored. The first arrival becomes 0.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
-from windrow.lab.simulate.workload import MOST_TOKENS, Workload
+from windrow.lab.simulate.workload import MAX_TOKENS, Workload
 
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """Where a trace keeps what a workload needs."""
+    """The columns of a trace format."""
 
     arrival: str
     tokens: str
-    #: None where nothing is generated.
+    #: None for a format without generation.
     output_tokens: str | None
-    #: A value of ``arrival`` -> seconds.
+    #: Converts a value of ``arrival`` to seconds.
     seconds: Callable[[Any], float]
-    #: Rows that generated nothing are requests that failed, and left out.
+    #: Leave out rows without output tokens, which are requests that failed.
     drops_failures: bool = False
-    #: Arrivals are dates, not numbers.
+    #: Whether arrivals are dates instead of numbers.
     dates: bool = False
 
 
 def _date_s(text: str) -> float:
     date = datetime.fromisoformat(text)
-    # A date without a zone is taken as UTC: of local ones, an hour comes twice a year.
+    # A date without a time zone counts as UTC, because local time repeats an hour once a year.
     return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
 
 
@@ -61,10 +61,10 @@ FORMATS: dict[str, Format] = {
 
 
 def read_trace(path: Path, limit: int | None = None) -> Workload:
-    """Read the first ``limit`` requests of a trace (None: all), whose format its first line tells.
+    """Read the first ``limit`` requests of a trace, or all for None. The first line determines the format.
 
-    Raises `ValueError` with the file and the line for a format that is not known, a row that cannot be read, a number
-    that is not one, and an arrival that is negative or before the one ahead of it.
+    Raises `ValueError` with the file and the line for an unknown format, a row that is malformed, a value that is not a
+    number, and an arrival that is negative or before the previous one.
     """
     arrival_s: list[float] = []
     tokens: list[int] = []
@@ -76,12 +76,12 @@ def read_trace(path: Path, limit: int | None = None) -> Workload:
             try:
                 at_s, length, output = _read_row(form, row)
             except (ValueError, TypeError, KeyError, AttributeError) as error:
-                raise ValueError(f"{path}, line {line}: {_say(error)}") from None
+                raise ValueError(f"{path}, line {line}: {_describe(error)}") from None
             if form.drops_failures and not output:
                 continue
             first_s = at_s if first_s is None else first_s
             if arrival_s and at_s - first_s < arrival_s[-1]:
-                raise ValueError(f"{path}, line {line}: it arrives before the one ahead of it; traces are in order")
+                raise ValueError(f"{path}, line {line}: it arrives before the previous line; arrivals must ascend")
             arrival_s.append(at_s - first_s)
             tokens.append(length)
             output_tokens.append(output)
@@ -94,14 +94,14 @@ def read_trace(path: Path, limit: int | None = None) -> Workload:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """What is no text, or no table of it, has no line that could be named."""
-    known = f"there are {', '.join(FORMATS)}"
+    """Report a file that is not text or not a table, for which no line can be named."""
+    formats = f"accepted formats are {', '.join(FORMATS)}"
     try:
         yield
     except UnicodeDecodeError:
-        raise ValueError(f"{path}: not a trace: it is no text in UTF-8; {known}") from None
+        raise ValueError(f"{path}: not a trace, because it is not text in UTF-8; {formats}") from None
     except csv.Error as error:
-        raise ValueError(f"{path}: not a trace: {error}; {known}") from None
+        raise ValueError(f"{path}: not a trace: {error}; {formats}") from None
 
 
 def _open(file: TextIO, path: Path) -> tuple[Format, Iterator[tuple[int, Row]]]:
@@ -118,7 +118,7 @@ def _open(file: TextIO, path: Path) -> tuple[Format, Iterator[tuple[int, Row]]]:
     for form in FORMATS.values():
         if {form.arrival, form.tokens, form.output_tokens} <= names:
             return form, rows
-    raise ValueError(f"{path}, line 1: not a trace that is known; there are {', '.join(FORMATS)}")
+    raise ValueError(f"{path}, line 1: unknown trace format; accepted formats are {', '.join(FORMATS)}")
 
 
 def _csv_rows(file: TextIO, columns: list[str]) -> Iterator[tuple[int, Row]]:
@@ -140,7 +140,7 @@ def _object(text: str, path: Path, line: int = 1) -> Row:
     except ValueError as error:
         raise ValueError(f"{path}, line {line}: not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{path}, line {line}: takes one object a line")
+        raise ValueError(f"{path}, line {line}: not a JSON object; each line needs one")
     return value
 
 
@@ -151,7 +151,7 @@ def _read_row(form: Format, row: Row) -> tuple[float, int, int]:
     except (ValueError, TypeError):
         at_s = math.nan
     if not 0 <= at_s < math.inf:
-        raise ValueError(f"{form.arrival} is {given!r}; it takes {'a date' if form.dates else 'a time of 0 or more'}")
+        raise ValueError(f"{form.arrival} is {given!r}; it must be {'a date' if form.dates else 'a time of 0 or more'}")
     least = 0 if form.drops_failures else 1
     length = _count(row, form.tokens, least)
     return at_s, max(1, length), 1 if form.output_tokens is None else _count(row, form.output_tokens, least)
@@ -163,12 +163,12 @@ def _count(row: Row, name: str, least: int) -> int:
         value = float(given)
     except (ValueError, TypeError):
         value = math.nan
-    if not (least <= value <= MOST_TOKENS and value.is_integer()):
-        raise ValueError(f"{name} is {given!r}; it takes a whole number of tokens from {least} to {MOST_TOKENS:g}")
+    if not (least <= value <= MAX_TOKENS and value.is_integer()):
+        raise ValueError(f"{name} is {given!r}; it must be a whole number of tokens from {least} to {MAX_TOKENS:g}")
     return int(value)
 
 
-def _say(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     if isinstance(error, KeyError):
-        return f"there is no {error.args[0]}"
+        return f"column {error.args[0]} is missing"
     return str(error)
