@@ -22,7 +22,7 @@ class Backoff:
     jitter: tuple[float, float] = (0.5, 1.0)
 
     def pause_s(self, failures: int, fraction: float) -> float:
-        """Return the pause after so many consecutive ``failures`` (from 1), in seconds.
+        """Return the pause after a number of consecutive ``failures`` (from 1), in seconds.
 
         ``fraction`` (0 to 1) selects a point in the range of the jitter; pass a random number.
         """

@@ -50,7 +50,7 @@ class StepScheduler:
         #: Sequences with a chunk in the last step. Their pages are shared from the next plan on, because the forward
         #: pass that fills them may fail.
         self._prefilled: list[GeneratingSequence] = []
-        #: Sequences that reached ``max_tokens`` in the last step and own their pages until it is over.
+        #: Sequences that reached ``max_tokens`` in the last step and own their pages until the next plan.
         self._last_tokens: list[GeneratingSequence] = []
         #: ``none`` and ``static``: ended sequences that keep their slots until their batch ends, then released.
         self._ended_in_batch: list[GeneratingSequence] = []

@@ -1,4 +1,4 @@
-"""The leases of one process: what it holds after a claim, a renewal, a release and a finish."""
+"""The leases of one process: the requests it holds after a claim, a renewal, a release and a finish."""
 
 from __future__ import annotations
 
