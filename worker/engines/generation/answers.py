@@ -1,4 +1,4 @@
-"""What comes of the tokens on the host: where an answer ends, its text, and what its request is told."""
+"""Requests and their choices on the host: the generated tokens, where a text ends, and the output."""
 
 from __future__ import annotations
 
@@ -16,55 +16,54 @@ from windrow.worker.engines.generation.sampling import SamplingParameters
 
 
 @dataclass(slots=True, eq=False)
-class GeneratedAnswer:
-    """One request and its choices."""
+class GeneratingRequest:
+    """A request that is being generated, and its choices."""
 
     id: str
     input: GenerateInput
     stream: bool
     choices: list[GeneratedChoice] = field(default_factory=list)
-    #: Nobody wants to hear of it any more: canceled, or failed.
+    #: Canceled or failed: it has no further output.
     is_over: bool = False
     has_begun: bool = False
 
 
 @dataclass(slots=True, eq=False)
 class GeneratedChoice:
-    """One answer of a request."""
+    """One of the texts that a request asks for."""
 
-    request: GeneratedAnswer
+    request: GeneratingRequest
     index: int
     sequence: GeneratingSequence
-    #: What it needs beside the largest logit.
-    wishes: SamplingParameters | None
-    #: Set where text is made as it comes: for streams, and to find stop strings.
+    #: Set if its tokens are not simply the most likely ones.
+    sampling: SamplingParameters | None
+    #: Set if text is decoded during generation: for streams, and to find stop strings.
     text: IncrementalText | None
-    #: Its tokens so far; after its end some more may follow, which are nobody's.
+    #: Generated tokens. A few that were computed after the end may follow; they do not count.
     ids: list[int]
     logprobs: list[dict[str, Any]] | None
-    #: Set where the answer has to meet a schema.
+    #: Set if the text has to meet a schema.
     constraint: Constraint | None = None
-    #: Tokens that deltas told of.
-    told: int = 0
-    #: ``stop`` or ``length`` once it has ended; and how many of its tokens count, and how many are text.
+    #: Number of tokens that were part of deltas.
+    reported: int = 0
+    #: ``stop`` or ``length`` after the end; then also the number of tokens that count, and of those that are text.
     finish_reason: str | None = None
     tokens: int = 0
     text_tokens: int = 0
     cached_tokens: int = 0
-    #: Where text is made: from when on it is to be made of what came since, `time.monotonic`. Stop strings are looked
-    #: for at every step.
+    #: Earliest `time.monotonic` at which new tokens are decoded to text. With stop strings, every step decodes.
     due_s: float = 0.0
 
     def advance(self, eos_ids: frozenset[int]) -> str:
-        """Look at the tokens that came; return the new text, where text is made, and set `finish_reason` at the end."""
-        wishes, count = self.request.input.parameters, len(self.ids)
-        is_end = self.ids[-1] in eos_ids and not wishes.ignore_eos
+        """Read the new tokens; return the new text, if text is decoded, and set `finish_reason` at the end."""
+        parameters, count = self.request.input.parameters, len(self.ids)
+        is_end = self.ids[-1] in eos_ids and not parameters.ignore_eos
         if is_end or count >= self.request.input.max_tokens:
             self._end("stop" if is_end else "length", count - is_end)
         if self.text is None:
             return ""
         fresh = self.text.advance(
-            count - is_end, is_last=self.finish_reason is not None, may_stop=count >= wishes.min_tokens
+            count - is_end, is_last=self.finish_reason is not None, may_stop=count >= parameters.min_tokens
         )
         if self.text.stopped:
             self._end("stop", count)
@@ -74,24 +73,24 @@ class GeneratedChoice:
         self.finish_reason, self.tokens, self.text_tokens = reason, len(self.ids), text_tokens
 
     def whole_text(self, tokenizer: Tokenizer) -> str:
-        """The text of an ended answer."""
+        """Return the text of an ended choice."""
         if self.text is not None:
             return self.text.text
         return tokenizer.decode(self.ids[: self.text_tokens], skip_special_tokens=True)
 
 
-def output_of(request: GeneratedAnswer, tokenizer: Tokenizer) -> Done:
-    """The output object of a request whose choices have all ended."""
+def output_of(request: GeneratingRequest, tokenizer: Tokenizer) -> Done:
+    """Return the output of a request whose choices have all ended."""
     choices: list[dict[str, Any]] = []
     for choice in request.choices:
-        made: dict[str, Any] = {
+        entry: dict[str, Any] = {
             "index": choice.index,
             "text": choice.whole_text(tokenizer),
             "finish_reason": choice.finish_reason,
         }
         if choice.logprobs is not None:
-            made["logprobs"] = choice.logprobs[: choice.tokens]
-        choices.append(made)
+            entry["logprobs"] = choice.logprobs[: choice.tokens]
+        choices.append(entry)
     prompt_tokens = len(request.input.ids)
     completion_tokens = sum(choice.tokens for choice in request.choices)
     output = {name: value for name, value in choices[0].items() if name != "index"}
@@ -99,7 +98,7 @@ def output_of(request: GeneratedAnswer, tokenizer: Tokenizer) -> Done:
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
-        # Further choices find the prompt of the first; what counts is what was there before.
+        # The further choices find the prompt of the first in the cache, so only its cached tokens count.
         "cached_tokens": request.choices[0].cached_tokens,
     }
     if len(choices) > 1:
@@ -110,7 +109,7 @@ def output_of(request: GeneratedAnswer, tokenizer: Tokenizer) -> Done:
 def logprob_entry(
     tokenizer: Tokenizer, token: int, logprob: float, likeliest: list[int], logprobs: list[float]
 ) -> dict[str, Any]:
-    """One token as OpenAI's ``logprobs.content`` has it."""
+    """Return one token in the format of OpenAI's ``logprobs.content``."""
     return _token_entry(tokenizer, token, logprob) | {
         "top_logprobs": [
             _token_entry(tokenizer, other, value) for other, value in zip(likeliest, logprobs, strict=True)
@@ -120,5 +119,5 @@ def logprob_entry(
 
 def _token_entry(tokenizer: Tokenizer, token: int, logprob: float) -> dict[str, Any]:
     text = tokenizer.decode([token], skip_special_tokens=False)
-    # JSON knows no infinity; the least that OpenAI's interface shows is -9999.
+    # JSON has no infinity; the lowest value in OpenAI's interface is -9999.
     return {"token": text, "logprob": max(logprob, -9999.0), "bytes": list(text.encode())}

@@ -1,8 +1,8 @@
 """Attention over a paged cache, registered with transformers under the name `PAGED`.
 
-A model whose attention goes through transformers' ``AttentionInterface`` writes the keys and values of a pass into the
-cache here, layer by layer, and attends to all that its sequences have there. What a pass looks like is told by
-`attending`, not by keywords: a compiled model sees one opaque operation, whatever the pass.
+A model that uses transformers' ``AttentionInterface`` writes the keys and values of a pass into the cache, layer by
+layer, and attends to all that its sequences have there. `attending` sets the layout of a pass instead of keywords, so
+that a compiled model sees one opaque operation for every layout.
 """
 
 from __future__ import annotations
@@ -24,10 +24,13 @@ PAGED = "windrow_paged"
 
 
 class Layout(Protocol):
-    """Where the tokens of a pass belong, and how they attend."""
+    """The sequences that the tokens of a pass belong to, and how they attend."""
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """(heads, tokens, head_dim) and two of (kv_heads, tokens, head_dim) -> (tokens, heads, head_dim)."""
+        """Return (tokens, heads, head_dim) for ``query`` (heads, tokens, head_dim).
+
+        ``key`` and ``value`` are (kv_heads, tokens, head_dim).
+        """
         ...
 
 
@@ -42,21 +45,21 @@ _current = _Current()
 
 @contextmanager
 def attending(layout: Layout) -> Iterator[None]:
-    """Attention calls of this thread are about ``layout``; raises where the model made none."""
+    """Use ``layout`` for the attention calls of this thread; raise `NotImplementedError` if there are none."""
     _current.layout, _current.calls = layout, 0
     try:
         yield
         if not _current.calls:
-            raise NotImplementedError("the model has an attention of its own, which knows no paged cache")
+            raise NotImplementedError("the model has its own attention, which does not use the paged cache")
     finally:
         _current.layout = None
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, layer: int, scale: float) -> Tensor:
-    """(heads, tokens, head_dim) and two of (kv_heads, tokens, head_dim) -> (tokens, heads, head_dim)."""
+    """See `Layout.attend`."""
     layout = _current.layout
     if layout is None:
-        raise RuntimeError("attention over a paged cache was called outside of a pass")
+        raise RuntimeError("attention over a paged cache was called outside of `attending`")
     _current.calls += 1
     return layout.attend(layer, query, key, value, scale)
 
@@ -79,31 +82,31 @@ def paged_attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Write this pass's keys and values, and attend to what the cache holds of each sequence.
+    """Write the keys and values of this pass, and attend to the cached tokens of each sequence.
 
     ``query`` is (1, heads, tokens, head_dim); the result is (1, tokens, heads, head_dim), as transformers expects.
-    Raises `NotImplementedError` for a variant of attention that would silently be dropped.
+    Raises `NotImplementedError` for variants of attention that are not supported.
     """
     dropped = [name for name in UNSUPPORTED if kwargs.get(name) is not None]
-    # A sliding window may come too: models whose window is narrower than the context were refused when they loaded.
+    # A sliding window is ignored: models whose window is narrower than the context were refused when they loaded.
     if attention_mask is not None or dropped:
         raise NotImplementedError(f"attention over a paged cache does not take {', '.join(dropped) or 'a mask'}")
     layer: Any = module.layer_idx
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    # What a compiler sees as one operation costs too much to be called as one.
+    # Without a compiler, calling the custom operation costs too much.
     attend = _paged_attention if torch.compiler.is_compiling() else _attend
     return attend(query[0], key[0], value[0], layer, scale).unsqueeze(0), None
 
 
-# Without a mask function of that name, transformers makes no mask: the layouts say who sees whom.
+# Without a mask function of this name, transformers makes no mask; the layouts decide which tokens attend to which.
 AttentionInterface.register(PAGED, paged_attention)
 
 
 class ReadLayout:
-    """Pieces of prompts laid end to end; on any device, one sequence after the other."""
+    """Prompt chunks laid end to end, computed one sequence after the other. On any device."""
 
     def __init__(self, cache: PagedCache, tables: Tensor, starts: list[int], tokens: list[int]) -> None:
-        """``tables`` (sequences, pages), on the device; piece i is tokens ``starts[i]`` on of its sequence."""
+        """``tables`` (sequences, pages) is on the device; chunk i has ``tokens[i]`` tokens from ``starts[i]`` on."""
         self._cache, self._starts, self._tokens = cache, starts, tokens
         size = cache.page_tokens
         self._tables = [row[: -(-(at + count) // size)] for row, at, count in zip(tables, starts, tokens, strict=True)]
@@ -120,8 +123,8 @@ class ReadLayout:
         for (q, k, v), table, start in zip(parts, self._tables, self._starts, strict=True):
             mask = None
             if start:
-                held = self._cache.read(layer, self._cache.parts_of(table[None]))
-                k, v = (x[0, :, : start + q.shape[1]] for x in held)
+                stored = self._cache.read(layer, self._cache.parts_of(table[None]))
+                k, v = (x[0, :, : start + q.shape[1]] for x in stored)
                 mask = torch.ones(q.shape[1], k.shape[1], dtype=torch.bool, device=q.device).tril(start)
             out = F.scaled_dot_product_attention(
                 q[None], k[None], v[None], attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=True
@@ -131,10 +134,10 @@ class ReadLayout:
 
 
 class DecodeLayout:
-    """One token each of some sequences; on any device, all of them at once."""
+    """One token of each sequence, all of them computed at once. On any device."""
 
     def __init__(self, cache: PagedCache, tables: Tensor, positions: Tensor, longest: int) -> None:
-        """``tables`` (rows, pages) and ``positions`` (rows,) on the device; no position is over ``longest``."""
+        """``tables`` (rows, pages) and ``positions`` (rows,) on the device; no position is above ``longest``."""
         self._cache = cache
         size = cache.page_tokens
         self._tables = tables[:, : longest // size + 1]

@@ -1,4 +1,4 @@
-"""What an engine with a paged cache says of it while it runs."""
+"""The metrics of a paged KV cache."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Protocol, runtime_checkable
 
 @dataclass(frozen=True, slots=True)
 class CacheMetrics:
-    """In every heartbeat, beside `EngineInfo.pages`."""
+    """Part of every heartbeat, beside `EngineInfo.pages`."""
 
-    #: Pages that some sequence has; the others are free, or kept for prompts that begin alike until they are needed.
+    #: Pages that belong to a sequence. The others are free, or keep a shared prefix until their memory is needed.
     pages_taken: int
-    #: How often a sequence made room since the start.
+    #: Number of preemptions since the start.
     preemptions: int
 
 
 @runtime_checkable
 class HasCache(Protocol):
-    """An engine that has such a cache."""
+    """An engine that has a paged cache."""
 
     def cache_use(self) -> CacheMetrics:
-        """As it is now. Any thread."""
+        """Return the present values. Any thread."""
         ...

@@ -1,4 +1,4 @@
-"""The host's side of a step: from tokens that arrived to what is told of each request."""
+"""The host's side of a step: turns the tokens that arrived into the output of each request."""
 
 from __future__ import annotations
 
@@ -15,47 +15,47 @@ from windrow.errors import ModelFailed
 from windrow.scheduler.core.outcomes import Failed, Outcome
 from windrow.scheduler.stepping.sequences import StepPlan
 from windrow.worker.engines.base import Delta, stream_interval_s
-from windrow.worker.engines.generation.answers import GeneratedAnswer, GeneratedChoice, logprob_entry, output_of
+from windrow.worker.engines.generation.answers import GeneratedChoice, GeneratingRequest, logprob_entry, output_of
 from windrow.worker.engines.generation.kv_cache import PagedCache
 from windrow.worker.engines.generation.sampling import SampledTokens
 
 
 @dataclass(slots=True)
 class StepHandle:
-    """One step on its way."""
+    """A step that has started and is not collected yet."""
 
     plan: StepPlan
-    #: Who got a token: first those that decoded, then those whose prompt was read to its end.
+    #: Choices that get a token: those that decoded, and those whose prompt was read to its end.
     decoded: list[GeneratedChoice]
     began: list[GeneratedChoice]
-    #: (tokens of decoded, then of all pieces), in host memory once ``arrived`` is over.
+    #: Tokens of all decoded rows, then of all prompt chunks; in host memory after the second event of ``span``.
     tokens: Tensor
-    #: Where in ``tokens`` each of ``began`` is.
+    #: Index in ``tokens`` of each choice in ``began``.
     began_at: list[int]
-    #: Choice, its row in the drawn ones, and what was drawn for it.
+    #: Choices that ask for log probabilities, the row of each, and the values of all rows.
     logprobs: list[tuple[GeneratedChoice, int, SampledTokens]]
-    #: Whose passes raised when they ran alone.
+    #: Choices that failed in this step.
     failed: dict[GeneratedChoice, Failed] = field(default_factory=dict)
-    #: On CUDA, when the device began and when the tokens have arrived; None where they are there already.
+    #: CUDA events: the device begins, and the tokens have arrived. None on other devices.
     span: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
-    #: Elsewhere, how long the passes took, in seconds.
+    #: On other devices, the duration of the passes in seconds.
     took_s: float = 0.0
 
 
 class Collector:
-    """Turns tokens into answers. `deltas_of` is for one thread, beside that of the steps."""
+    """Turns tokens into output. One thread calls `deltas_of`, beside the step thread."""
 
     def __init__(self, tokenizer: Tokenizer, eos_ids: frozenset[int], cache: PagedCache) -> None:
         self._tokenizer, self._eos_ids, self._cache = tokenizer, eos_ids, cache
-        #: What is looked at among the tokens of a step: ends, and -1 for what is no number.
+        #: Tokens that need attention: end tokens, and -1 for logits with NaN or infinity.
         self._marks = np.array([-1, *eos_ids], dtype=np.int64)
-        #: Everybody who is in and wants to hear of it.
-        self.requests: dict[str, GeneratedAnswer] = {}
-        #: Choices that ended by content or were canceled, for the scheduler.
+        #: All unfinished requests by id.
+        self.requests: dict[str, GeneratingRequest] = {}
+        #: Choices that ended by their content or were canceled, for the scheduler.
         self.ended: deque[GeneratedChoice] = deque()
 
     def drop(self, id: str) -> bool:
-        """Tell nothing more of a request and end its choices; whether it was in."""
+        """End the choices of a request without further output; return whether the request was known."""
         request = self.requests.pop(id, None)
         if request is None:
             return False
@@ -64,7 +64,7 @@ class Collector:
         return True
 
     def deltas_of(self, handle: StepHandle) -> list[Delta]:
-        """What a step gave whom, once its tokens have arrived."""
+        """Return the new output of a step whose tokens have arrived."""
         tokens = handle.tokens.tolist()
         decoded = handle.decoded
         for choice, token in zip(decoded, tokens, strict=False):
@@ -73,19 +73,19 @@ class Collector:
             choice.ids.append(tokens[at])
         for choice, row, drawn in handle.logprobs:
             self._note_logprobs(choice, row, drawn)
-        # Of most rows nothing is to be said: they are not streamed or were told of a moment ago, and go on.
+        # Most rows have nothing to report: they continue, and are not streamed or were reported a moment ago.
         now_s = time.monotonic()
         watched = [choice for choice in decoded if choice.text is not None]
-        loud = [choice for choice in watched if choice.due_s <= now_s]
+        reporting = [choice for choice in watched if choice.due_s <= now_s]
         values = handle.tokens[: len(decoded)].numpy()
         marked = (values[:, None] == self._marks).any(1).nonzero()[0]
-        loud += [decoded[at] for at in marked]
-        loud += handle.began
-        loud += [sequence.id for sequence in handle.plan.ended]
+        reporting += [decoded[at] for at in marked]
+        reporting += handle.began
+        reporting += [sequence.id for sequence in handle.plan.ended]
         deltas = []
-        for choice in dict.fromkeys(loud):
+        for choice in dict.fromkeys(reporting):
             if choice not in handle.failed and not choice.request.is_over and choice.finish_reason is None:
-                deltas += self._told(choice)
+                deltas += self._delta_of(choice)
                 if not choice.request.input.parameters.stop:
                     choice.due_s = now_s + stream_interval_s(len(watched))
         for choice, failed in handle.failed.items():
@@ -93,32 +93,32 @@ class Collector:
                 deltas.append(self._fail(choice.request, failed))
         return deltas
 
-    def _told(self, choice: GeneratedChoice) -> list[Delta]:
-        """What there is to say of a choice that got a token; ends it where that was its last."""
+    def _delta_of(self, choice: GeneratedChoice) -> list[Delta]:
+        """Return the delta of a choice that got a token, if it has one to report; end the choice at its last token."""
         request = choice.request
         if choice.ids[-1] < 0:
             self._cache.has_nan = True
-            return [self._fail(request, Failed(ModelFailed("the model answered with NaN or infinity")))]
+            return [self._fail(request, Failed(ModelFailed("the model's logits contain NaN or infinity")))]
         first, request.has_begun = not request.has_begun, True
         text = choice.advance(self._eos_ids)
         outcome: Outcome | None = None
         if choice.finish_reason is not None:
             self.ended.append(choice)
-            if all(one.finish_reason is not None for one in request.choices):
+            if all(other.finish_reason is not None for other in request.choices):
                 outcome = output_of(request, self._tokenizer)
                 self.requests.pop(request.id, None)
-        told = choice.tokens if choice.finish_reason is not None else len(choice.ids)
+        reported = choice.tokens if choice.finish_reason is not None else len(choice.ids)
         if not (request.stream or first or outcome):
             return []
         delta = Delta(
-            request.id, choice.index, text, told - choice.told,
-            None if choice.logprobs is None else choice.logprobs[choice.told : told],
+            request.id, choice.index, text, reported - choice.reported,
+            None if choice.logprobs is None else choice.logprobs[choice.reported : reported],
             outcome, first,
         )  # fmt: skip
-        choice.told = told
+        choice.reported = reported
         return [delta]
 
-    def _fail(self, request: GeneratedAnswer, failed: Failed) -> Delta:
+    def _fail(self, request: GeneratingRequest, failed: Failed) -> Delta:
         self.drop(request.id)
         return Delta(request.id, 0, "", 0, None, failed, False)
 

@@ -1,9 +1,8 @@
-"""Passes on CUDA: attention by kernels that read the cache where it lies, and steps that are captured graphs.
+"""Passes on CUDA: attention kernels that read the cache in place, and steps captured as CUDA graphs.
 
-A decode step is bound by the memory that weights and cache are read from, if nothing else holds it up; launching its
-kernels one by one takes Python several times as long. So steps are captured for some numbers of rows, prompts for some
-numbers of tokens, and a step is one copy of what changed and one launch. Longer prompts are bound by arithmetic, and
-run as they come.
+The speed of a decode step is limited by reading weights and cache from memory; launching its kernels one by one from
+Python takes several times as long. So decode steps are captured for some numbers of rows, prompts for some numbers of
+tokens; a step is then one copy of its inputs and one launch. Longer prompts are limited by arithmetic and not captured.
 """
 
 from __future__ import annotations
@@ -27,17 +26,18 @@ from windrow.worker.engines.generation.kv_cache import PagedCache
 from windrow.worker.engines.generation.slots import PromptChunk, Slots, likeliest
 
 log = logging.getLogger(__name__)
-#: Sizes of captured passes over prompts, in tokens, and the most pieces that they hold.
+#: Sizes of captured passes over prompts, in tokens, and the maximum number of chunks in one of them.
 READ_RUNGS = (64, 128, 256, 512, 1024, 2048)
-MOST_PIECES = 64
-#: Programs that keep all multiprocessors busy while they wait for memory.
+MAX_CHUNKS = 64
+#: Number of programs that keeps all multiprocessors busy while they wait for memory.
 ENOUGH_PROGRAMS = 264
-MOST_SPLITS = 16
+MAX_SPLITS = 16
 
 
 def decode_rungs(max_rows: int) -> tuple[int, ...]:
-    """Numbers of rows that steps are captured for: powers of two to 32, then every 32; one row is computed as two,
-    since torch compiles what has a dimension of one by itself.
+    """Return the numbers of rows for which steps are captured: powers of two up to 32, then every multiple of 32.
+
+    One row is computed as two, because torch compiles separately for a dimension of one.
     """
     rungs = [rung for rung in (2, 4, 8, 16) if rung < max_rows]
     return (*rungs, *range(32, max_rows, 32), max(2, max_rows))
@@ -54,7 +54,7 @@ class DecodeKernels:
     splits: int
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """One token of each row."""
+        """See `Layout.attend`; one token of each row."""
         cache = (self.cache.keys[layer], self.cache.values[layer])
         return attend_decoding(query, key, value, cache, self.tables, self.rows, self.positions, self.splits, scale)
 
@@ -69,7 +69,7 @@ class ReadKernels:
     blocks: Tensor
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Pieces of prompts, end to end."""
+        """See `Layout.attend`; prompt chunks laid end to end."""
         cache = (self.cache.keys[layer], self.cache.values[layer])
         return attend_reading(query, key, value, cache, self.tables, self.places, self.blocks, scale)
 
@@ -82,44 +82,44 @@ class _Captured:
 
 
 class CudaSlots(Slots):
-    """`Slots` whose passes are captured. Used by one thread."""
+    """`Slots` with captured passes. Used by one thread."""
 
     def __init__(
         self, module: nn.Module, cache: PagedCache, slots: int, context_tokens: int, *, compiled: bool
     ) -> None:
-        """Capture the steps, with the model ``compiled`` by torch or as it is. Raises what the model raises then."""
+        """Capture the steps, with the model ``compiled`` by torch or not. Raises what the model raises."""
         super().__init__(module, cache, slots, context_tokens)
         config: Any = module.config
         config._attn_implementation = PAGED
         self._call: Callable[..., Tensor] = torch.compile(self._logits, dynamic=True) if compiled else self._logits
-        #: By slot, on the host: which page each place has, for the places that prompts are written to.
+        #: A copy of the page tables on the host, to compute where prompts are written.
         self._host_tables = np.full(self.tables.shape, cache.pages, dtype=np.int32)
         self._rungs = decode_rungs(slots)
         self._rows = torch.full((self._rungs[-1],), slots, dtype=torch.int64, device=self.device)
-        #: Of all captured steps alike. Not in the memory that graphs share: a pass over prompts, replayed after the
-        #: step that they are of, would overwrite them there.
+        #: Outputs of all captured decode steps. They are not in the memory that the graphs share, because a pass over
+        #: prompts that runs after the decode step would overwrite them.
         self._step_logits: Tensor | None = None
         self._step_tokens = torch.zeros(self._rungs[-1], dtype=torch.int64, device=self.device)
         self._sent_rows: list[int] = []
         self._read_inputs = torch.zeros(
-            _Packing.of(READ_RUNGS[-1], MOST_PIECES).size, dtype=torch.int32, device=self.device
+            _Packing.of(READ_RUNGS[-1], MAX_CHUNKS).size, dtype=torch.int32, device=self.device
         )
         self._decodes: dict[int, _Captured] = {}
         self._reads: dict[int, _Captured] = {}
         pool = torch.cuda.graph_pool_handle()
         began_s = time.monotonic()
         with torch.inference_mode():
-            # The largest first: the smaller ones then find room in its memory. Prompts before steps: torch compiles
-            # once for both where it first sees two numbers that differ, of tokens and of logits.
+            # The largest first, so that the smaller ones fit into its memory. Prompts before decode steps: torch
+            # compiles once for both if the numbers of tokens and logits differ in the first call.
             for rung in reversed(READ_RUNGS):
-                packing = _Packing.of(rung, MOST_PIECES)
+                packing = _Packing.of(rung, MAX_CHUNKS)
                 inputs = self._read_inputs[: packing.size]
                 inputs.copy_(torch.from_numpy(packing.empty(self)))
                 self._reads[rung] = _capture(partial(self._read_pass, inputs, packing), pool)
             for rung in reversed(self._rungs):
                 self._decodes[rung] = _capture(partial(self._decode_pass, self._rows[:rung]), pool)
         self.is_captured = True
-        log.info("%d steps captured in %.1f s", len(self._decodes) + len(self._reads), time.monotonic() - began_s)
+        log.info("captured %d steps in %.1f s", len(self._decodes) + len(self._reads), time.monotonic() - began_s)
 
     def set_pages(
         self, emptied: Sequence[int], slots: Sequence[int], places: Sequence[int], pages: Sequence[int]
@@ -131,7 +131,7 @@ class CudaSlots(Slots):
         self._host_tables[slots, places] = pages
 
     def decode(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """See `Slots.decode`; what it returns is good until the next step."""
+        """See `Slots.decode`; the returned tensors are valid until the next step."""
         count = len(rows)
         rung = self._rungs[bisect_left(self._rungs, count)]
         wanted = [*rows, *[self.nobody] * (rung - count)]
@@ -142,23 +142,23 @@ class CudaSlots(Slots):
         captured.graph.replay()
         return captured.logits[:count], captured.tokens[:count]
 
-    def read(self, pieces: Sequence[PromptChunk]) -> tuple[Tensor, Tensor]:
-        """See `Slots.read`; what it returns is good until the next step."""
-        tokens = sum(len(piece.ids) for piece in pieces)
-        if tokens > READ_RUNGS[-1] or len(pieces) > MOST_PIECES:
-            packing = _Packing.of(tokens, len(pieces))
-            inputs = torch.from_numpy(packing.filled(self, pieces)).pin_memory().to(self.device, non_blocking=True)
+    def read(self, chunks: Sequence[PromptChunk]) -> tuple[Tensor, Tensor]:
+        """See `Slots.read`; the returned tensors are valid until the next step."""
+        tokens = sum(len(chunk.ids) for chunk in chunks)
+        if tokens > READ_RUNGS[-1] or len(chunks) > MAX_CHUNKS:
+            packing = _Packing.of(tokens, len(chunks))
+            inputs = torch.from_numpy(packing.filled(self, chunks)).pin_memory().to(self.device, non_blocking=True)
             return self._read_pass(inputs, packing)
         rung = READ_RUNGS[bisect_left(READ_RUNGS, tokens)]
-        packing = _Packing.of(rung, MOST_PIECES)
-        host = torch.from_numpy(packing.filled(self, pieces)).pin_memory()
+        packing = _Packing.of(rung, MAX_CHUNKS)
+        host = torch.from_numpy(packing.filled(self, chunks)).pin_memory()
         self._read_inputs[: packing.size].copy_(host, non_blocking=True)
         captured = self._reads[rung]
         captured.graph.replay()
-        return captured.logits[: len(pieces)], captured.tokens[: len(pieces)]
+        return captured.logits[: len(chunks)], captured.tokens[: len(chunks)]
 
     def place_of(self, slot: int, start: int, count: int) -> NDArray[np.int32]:
-        """(count,) where in the cache tokens ``start`` on of a slot are: page * page_tokens + offset."""
+        """Return the (count,) positions in the cache of a slot's tokens from ``start``: page * page_tokens + offset."""
         at = np.arange(start, start + count)
         size = self.cache.page_tokens
         return self._host_tables[slot, at // size] * size + (at % size).astype(np.int32)
@@ -166,13 +166,13 @@ class CudaSlots(Slots):
     def _decode_pass(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         positions = self.positions[rows]
         splits = 1
-        while splits < MOST_SPLITS and len(rows) * self.cache.keys.shape[1] * splits < ENOUGH_PROGRAMS:
+        while splits < MAX_SPLITS and len(rows) * self.cache.keys.shape[1] * splits < ENOUGH_PROGRAMS:
             splits *= 2
         layout = DecodeKernels(self.cache, self.tables, rows, positions, splits)
         with attending(layout):
             every = torch.arange(len(rows), device=self.device)
             logits = self._call(self.tokens[rows].clamp(min=0)[None], positions[None], every)
-        if self._step_logits is None:  # in the first call, which is not captured
+        if self._step_logits is None:  # in the first call, before the capture
             self._step_logits = torch.empty_like(logits)
         logits = self._step_logits[: len(rows)].copy_(logits)
         tokens = self._step_tokens[: len(rows)].copy_(likeliest(logits))
@@ -192,61 +192,61 @@ class CudaSlots(Slots):
         return logits, tokens
 
     def _logits(self, ids: Tensor, positions: Tensor, keep: Tensor) -> Tensor:
-        made = self.module(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=keep)
-        return made.logits[0]
+        output = self.module(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=keep)
+        return output.logits[0]
 
 
 @dataclass(frozen=True, slots=True)
 class _Packing:
-    """How the inputs of a pass over prompts lie in one array of int32, so that they are sent in one copy."""
+    """The inputs of a pass over prompts in one int32 array, which is sent in one copy."""
 
     tokens: int
-    pieces: int
+    chunks: int
     blocks: int
 
     @classmethod
-    def of(cls, tokens: int, pieces: int) -> _Packing:
-        # Each piece may begin a block of its own.
-        return cls(tokens, pieces, -(-tokens // READ_BLOCK) + pieces)
+    def of(cls, tokens: int, chunks: int) -> _Packing:
+        # Each chunk may begin a new block.
+        return cls(tokens, chunks, -(-tokens // READ_BLOCK) + chunks)
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Ids, positions, places, blocks, last tokens, slots, ends."""
-        return (self.tokens,) * 3 + (4 * self.blocks,) + (self.pieces,) * 3
+        """Sizes of: ids, positions, places, blocks, last tokens, slots, ends."""
+        return (self.tokens,) * 3 + (4 * self.blocks,) + (self.chunks,) * 3
 
     @property
     def size(self) -> int:
         return sum(self.sizes)
 
     def parts(self, packed: Any) -> Any:
-        """Views of an array or a tensor."""
+        """Return views of a packed array or tensor."""
         ends = np.cumsum(self.sizes).tolist()
         return [packed[end - size : end] for end, size in zip(ends, self.sizes, strict=True)]
 
     def empty(self, slots: CudaSlots) -> NDArray[np.int32]:
-        """Nobody's tokens only: they are written to nobody's page."""
+        """Return inputs with padding only, which is written to the unused page."""
         packed = np.zeros(self.size, dtype=np.int32)
         _, _, places, _, _, owners, _ = self.parts(packed)
         places[:] = slots.cache.pages * slots.cache.page_tokens
         owners[:] = slots.nobody
         return packed
 
-    def filled(self, slots: CudaSlots, pieces: Sequence[PromptChunk]) -> NDArray[np.int32]:
-        """``pieces`` end to end, and nobody's tokens behind them."""
+    def filled(self, slots: CudaSlots, chunks: Sequence[PromptChunk]) -> NDArray[np.int32]:
+        """Return inputs with ``chunks`` end to end and padding after them."""
         packed = self.empty(slots)
         ids, positions, places, blocks, last, owners, ends = self.parts(packed)
         blocks = blocks.reshape(-1, 4)
         first = block = 0
-        for index, piece in enumerate(pieces):
-            count = len(piece.ids)
-            ids[first : first + count] = piece.ids
-            positions[first : first + count] = np.arange(piece.start, piece.start + count)
-            places[first : first + count] = slots.place_of(piece.slot, piece.start, count)
+        for index, chunk in enumerate(chunks):
+            count = len(chunk.ids)
+            ids[first : first + count] = chunk.ids
+            positions[first : first + count] = np.arange(chunk.start, chunk.start + count)
+            places[first : first + count] = slots.place_of(chunk.slot, chunk.start, count)
             for at in range(0, count, READ_BLOCK):
-                blocks[block] = (piece.slot, first + at, min(READ_BLOCK, count - at), piece.start + at)
+                blocks[block] = (chunk.slot, first + at, min(READ_BLOCK, count - at), chunk.start + at)
                 block += 1
             first += count
-            last[index], owners[index], ends[index] = first - 1, piece.slot, piece.start + count
+            last[index], owners[index], ends[index] = first - 1, chunk.slot, chunk.start + count
         return packed
 
 
@@ -254,7 +254,7 @@ def _capture(run: Callable[[], tuple[Tensor, Tensor]], pool: object) -> _Capture
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        run()  # libraries plan, and torch compiles, at the first call
+        run()  # in the first call, libraries make plans and torch compiles
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, pool=pool):

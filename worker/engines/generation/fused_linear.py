@@ -1,6 +1,6 @@
-"""Linear layers that read the same input, computed as one: fewer kernels, each long enough to fill the device.
+"""Fuse linear layers that read the same input into one: fewer kernels, each long enough to fill the device.
 
-A module that was joined is for one thread: what the first layer computes for the others waits in it.
+A fused module is for one thread, because the first layer keeps the outputs of the others until they are called.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-#: Layers that families of transformers call in this order on the same input.
-JOINED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+#: Layers that models of transformers call in this order on the same input.
+FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
 class _First(nn.Module):
-    """Computes all and returns the first part; the others are waiting for their callers."""
+    """Computes all fused layers and returns the output of the first."""
 
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
         super().__init__()
@@ -32,11 +32,11 @@ class _First(nn.Module):
 
 
 class _Next(nn.Module):
-    """Returns what the first computed for it."""
+    """Returns the output that the first layer computed for it."""
 
     def __init__(self, first: _First) -> None:
         super().__init__()
-        self._first = [first]  # in a list: it is no part of this module
+        self._first = [first]  # in a list, so that it is not a submodule
 
     def forward(self, x: Tensor) -> Tensor:
         first = self._first[0]
@@ -45,15 +45,15 @@ class _Next(nn.Module):
 
 
 def fuse_linears(module: nn.Module) -> int:
-    """Join what can be joined in ``module``; how many layers became parts of others.
+    """Fuse the layers of ``module`` that can be fused; return how many layers became parts of others.
 
-    Whether the model calls them as expected shows in its answers only: compare them with those of before.
+    Compare the model's output with that of before: only this shows whether it calls the layers in the expected order.
     """
     count = 0
     for parent in list(module.modules()):
-        for names in JOINED:
+        for names in FUSED:
             found = [getattr(parent, name, None) for name in names]
-            # Not of a class derived from it, which may do more.
+            # A derived class may compute more.
             layers = [layer for layer in found if isinstance(layer, nn.Linear) and type(layer) is nn.Linear]
             if len(layers) < len(names) or len({layer.bias is None for layer in layers}) > 1:
                 continue

@@ -1,4 +1,4 @@
-"""From token ids to text as they come, without half characters and without what may begin a stop string."""
+"""Incremental detokenization: text of a growing sequence, without half characters and possible stop strings."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ from collections.abc import Sequence
 
 from tokenizers import Tokenizer
 
-#: What a tokenizer shows for bytes that are no character, or not yet.
+#: What a tokenizer returns for bytes that are not a complete character.
 HALF = "\ufffd"
-#: Of one character.
-MOST_BYTES = 4
+#: Maximum bytes of one character.
+MAX_CHARACTER_BYTES = 4
 
 
 class IncrementalText:
-    """The text of one sequence that grows. Costs two short calls of the tokenizer, however long the text is."""
+    """The text of one growing sequence. Each call decodes the last few tokens only, however long the text is."""
 
     __slots__ = ("_held", "_ids", "_read", "_start", "_stops", "_tokenizer", "stopped", "text")
 
     def __init__(self, tokenizer: Tokenizer, ids: Sequence[int], stops: Sequence[str] = ()) -> None:
         """``ids`` is the list that the sequence's tokens are appended to."""
         self._tokenizer, self._ids, self._stops = tokenizer, ids, stops
-        # Tokens before ``_start`` change nothing any more; those before ``_read`` have been shown.
+        # Tokens before ``_start`` no longer influence the text; those before ``_read`` are part of it.
         self._start = self._read = 0
         self._held = ""
-        #: What was shown, and whether a stop string ended it.
+        #: The text so far, and whether a stop string ended it.
         self.text = ""
         self.stopped = False
 
     def advance(self, end: int, *, is_last: bool = False, may_stop: bool = True) -> str:
-        """The new text of the tokens up to ``end``; with ``is_last`` also what was held back.
+        """Return the new text of the tokens up to ``end``; with ``is_last`` also the text that was held back.
 
-        Once `stopped`, nothing comes any more. A stop string that is complete while not ``may_stop`` is text like any
-        other; one that is completed later ends the text, wherever it began.
+        Returns "" after the text has `stopped`. A stop string that is completed while ``may_stop`` is False is part of
+        the text; one that is completed later ends the text before its first character.
         """
         if self.stopped:
             return ""
@@ -44,9 +44,9 @@ class IncrementalText:
 
     def _decode(self, end: int, is_last: bool) -> str:
         before = self._between(self._start, self._read)
-        # Up to the last whole character, of which at most so many tokens may be the beginning of the next one; where
-        # none of those places is the end of a character, what comes before them is no character at all.
-        for stop in range(end, end - MOST_BYTES, -1):
+        # Decode up to the last complete character. The next one may have begun in up to three tokens; if none of
+        # these positions ends a character, the bytes are not valid text.
+        for stop in range(end, end - MAX_CHARACTER_BYTES, -1):
             whole = self._between(self._start, stop)
             if is_last or not whole.endswith(HALF):
                 break
@@ -59,9 +59,9 @@ class IncrementalText:
         return self._tokenizer.decode(self._ids[start:end], skip_special_tokens=True) if end > start else ""
 
     def _cut(self, fresh: str, known: int, is_last: bool, may_stop: bool) -> str:
-        """End before the first stop string; hold back what may be the start of one.
+        """End before the first stop string; hold back an end that may be the start of one.
 
-        The first ``known`` characters were held back: a stop string within them was complete when none counted.
+        The first ``known`` characters were held back: a stop string within them was completed when it did not count.
         """
         begins = (fresh.find(stop, max(0, known + 1 - len(stop))) for stop in self._stops)
         found = [at for at in begins if at >= 0]

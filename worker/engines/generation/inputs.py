@@ -1,4 +1,4 @@
-"""From requests to token ids: chat templates, limits, and the keys by which prompts that begin alike share pages."""
+"""Prepares requests: validation, chat templates, token ids, and the keys by which equal prefixes share pages."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ from windrow.worker.engines.text.tokenization import cut_roughly
 
 @dataclass(frozen=True, slots=True)
 class GenerateInput:
-    """One request made ready; what `Prepared.data` is for models that generate."""
+    """One prepared request: `Prepared.data` of models that generate."""
 
     ids: list[int]
-    #: For each full page of the prompt, what stands for all its tokens up to there.
+    #: One key per full page of the prompt, which stands for all tokens up to the end of the page.
     page_keys: tuple[bytes, ...]
     parameters: GenerateParameters
-    #: New tokens of each choice, at most.
+    #: Maximum new tokens of each choice.
     max_tokens: int
-    #: One for each choice.
+    #: One seed per choice.
     seeds: tuple[int, ...]
     #: The schema that the text is held to, if any.
     grammar: CompiledSchema | None = None
 
 
 class PromptPreparer:
-    """Checks and tokenises prompts for one model. Safe beside steps: the tokenizer lets go of the GIL."""
+    """Validates and tokenizes prompts for one model. Steps can run meanwhile: the tokenizer releases the GIL."""
 
     def __init__(
         self, limit: TextLimit, folder: Path, context_tokens: int, page_tokens: int, schemas: SchemaCompiler
     ) -> None:
-        """``folder`` holds the chat template; prompt and answer together have at most ``context_tokens``."""
+        """``folder`` contains the chat template; prompt and new tokens together have at most ``context_tokens``."""
         self._limit = limit
         self._folder = folder
         self._context_tokens = context_tokens
@@ -60,12 +60,12 @@ class PromptPreparer:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The model's."""
+        """The model's tokenizer."""
         return self._limit.tokenizer
 
     def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
-        """Same length and order as ``inputs``; a bad one is a `Failed`. `Prepared.data` is a `GenerateInput`."""
-        return [self._prepared(*one) for one in zip(inputs, parameters, strict=True)]
+        """Return one item per input, in the same order: `Prepared` with a `GenerateInput`, or `Failed`."""
+        return [self._prepared(*request) for request in zip(inputs, parameters, strict=True)]
 
     def _prepared(self, value: Any, parameters: Mapping[str, Any]) -> Prepared | Failed:
         try:
@@ -75,18 +75,17 @@ class PromptPreparer:
             grammar = self._grammar(call.parameters)
         except WindrowError as error:
             return Failed(error)
-        wishes = call.parameters
-        first = secrets.randbits(63) if wishes.seed is None else wishes.seed
-        made = GenerateInput(
+        first = secrets.randbits(63) if call.parameters.seed is None else call.parameters.seed
+        data = GenerateInput(
             ids=ids,
             page_keys=page_keys(ids, self._page_tokens),
-            parameters=wishes,
+            parameters=call.parameters,
             max_tokens=max_tokens,
-            # Choices differ, and the first is what the seed gives alone.
-            seeds=tuple((first + index * 0x9E3779B97F4A7C15) & ((1 << 63) - 1) for index in range(wishes.n)),
+            # The first choice has the seed of a request with one choice.
+            seeds=tuple((first + index * 0x9E3779B97F4A7C15) & ((1 << 63) - 1) for index in range(call.parameters.n)),
             grammar=grammar,
         )
-        return Prepared(tokens=len(ids), data=made)
+        return Prepared(tokens=len(ids), data=data)
 
     def _ids(self, call: GenerateCall) -> list[int]:
         prompt, truncate = call.prompt, call.parameters.truncate
@@ -94,7 +93,9 @@ class PromptPreparer:
             size = self._schemas.vocabulary
             beyond = [token for token in prompt.prompt_ids if token >= size]
             if beyond:
-                raise InvalidInput(f"input.prompt_ids: token {beyond[0]} is not among the model's {size}")
+                raise InvalidInput(
+                    f"input.prompt_ids: token {beyond[0]} is not in the vocabulary, which has {size} tokens"
+                )
             return prompt.prompt_ids
         if prompt.messages is not None:
             text = self._rendered([turn.model_dump() for turn in prompt.messages])
@@ -111,14 +112,15 @@ class PromptPreparer:
         except BaseException as error:  # A panic inside the tokenizer derives from BaseException.
             if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
                 raise
-            raise InvalidInput(f"input: the tokenizer cannot read it: {error}") from None
+            raise InvalidInput(f"input: the tokenizer failed: {error}") from None
         if not ids:
             raise InvalidInput("input: the prompt has no tokens; this model takes at least one")
         return ids
 
     def _rendered(self, messages: list[dict[str, str]]) -> str:
-        """Put a chat through the model's own template; OpenAI's newer name of the role system is told only to those
-        that know it.
+        """Apply the model's chat template.
+
+        The role ``developer``, OpenAI's newer name of ``system``, is replaced unless the template mentions it.
         """
         if self._chat is None:
             self._chat = AutoTokenizer.from_pretrained(self._folder, local_files_only=True, trust_remote_code=False)
@@ -128,31 +130,32 @@ class PromptPreparer:
             messages = [turn | {"role": "system"} if turn["role"] == "developer" else turn for turn in messages]
         try:
             text = self._chat.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # Templates raise what they like, such as for roles that they do not know.
-            raise InvalidInput(f"input.messages: the model's chat template does not take them: {error}") from None
+        except Exception as error:  # Templates raise any exception, such as for unknown roles.
+            raise InvalidInput(f"input.messages: the model's chat template refused them: {error}") from None
         assert isinstance(text, str)
         return text
 
-    def _grammar(self, wishes: GenerateParameters) -> CompiledSchema | None:
-        if wishes.json_schema is None:
+    def _grammar(self, parameters: GenerateParameters) -> CompiledSchema | None:
+        if parameters.json_schema is None:
             return None
-        if wishes.ignore_eos or wishes.min_tokens:
-            raise InvalidInput("parameters.schema: an answer ends where it meets it; drop ignore_eos and min_tokens")
-        return self._schemas.compile(wishes.json_schema)
+        if parameters.ignore_eos or parameters.min_tokens:
+            raise InvalidInput(
+                "parameters.schema: a text ends once it meets its schema; omit ignore_eos and min_tokens"
+            )
+        return self._schemas.compile(parameters.json_schema)
 
-    def _fitted(self, ids: list[int], wishes: GenerateParameters) -> tuple[list[int], int]:
-        """The prompt, cut where that was asked for, and how many new tokens there may be."""
+    def _fitted(self, ids: list[int], parameters: GenerateParameters) -> tuple[list[int], int]:
+        """Return the prompt, cut if ``truncate`` asks for it, and the maximum number of new tokens."""
         room = self._context_tokens
-        if not wishes.truncate:
-            require_prompt_fits(len(ids), wishes, room)
-        elif len(ids) + wishes.reserved_tokens > room:
-            # Where nothing was said of the answer, it gets its usual room.
-            ids = ids[-max(1, room - wishes.wanted_tokens) :]
-        return ids, min(wishes.wanted_tokens, room - len(ids))
+        if not parameters.truncate:
+            require_prompt_fits(len(ids), parameters, room)
+        elif len(ids) + parameters.reserved_tokens > room:
+            ids = ids[-max(1, room - parameters.wanted_tokens) :]
+        return ids, min(parameters.wanted_tokens, room - len(ids))
 
 
 def page_keys(ids: Sequence[int], page_tokens: int) -> tuple[bytes, ...]:
-    """For each full page, a digest of all tokens up to its end: prompts share a page only where all of those agree."""
+    """Return a digest of all tokens up to its end for each full page: prompts share the pages of equal prefixes."""
     raw = np.asarray(ids, dtype=np.int32).tobytes()
     size = 4 * page_tokens
     keys: list[bytes] = []

@@ -1,8 +1,8 @@
-"""Attention over a paged cache on CUDA, in Triton: reading prompts, and decoding one token a sequence.
+"""Attention over a paged cache on CUDA, in Triton: prefill of prompts, and decoding of one token per sequence.
 
-Both read keys and values where they lie, through each sequence's table of pages. Decoding is bound by memory: the
-heads that share keys are computed together so that each key is read once, and where there are few sequences each is
-split over several programs, whose parts are put together afterwards (flash-decoding). Scores are kept in powers of 2.
+Both read keys and values in place, through the page table of each sequence. Memory limits the speed of decoding: the
+query heads that share a key head are computed together, so that each key is read once. With few sequences, each one is
+split over several programs, whose results are combined afterwards (flash-decoding). Exponentials have base 2.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def _decode_kernel(
     GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
     PAGE: tl.constexpr, SPLITS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One sequence, one key head, one part of its keys. The part with the newest token also writes it to the cache."""
+    """Attend for one sequence, one key head and one part of the keys; the first part also caches the newest token."""
     row = tl.program_id(0)
     kv_head = tl.program_id(1)
     split = tl.program_id(2)
@@ -46,7 +46,7 @@ def _decode_kernel(
         at = base + (page * PAGE + position % PAGE) * HEAD_DIM
         tl.store(cache_k_ptr + at + d, new_k, mask=in_dim)
         tl.store(cache_v_ptr + at + d, new_v, mask=in_dim)
-    # The newest token is attended to from registers: what was just stored is not seen by other programs yet.
+    # The newest token is attended to from registers, because other programs do not see the store yet.
     each = tl.cdiv(tl.cdiv(position, SPLITS), BLOCK_N) * BLOCK_N
     begin = split * each
     end = tl.minimum(begin + each, position)
@@ -106,7 +106,7 @@ def _write_kernel(
     k_row, k_head, v_row, v_head, cache_head,
     HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Store one token's key and value of one head at its place: page * page_tokens + offset."""
+    """Store the key and value of one token and head at its place: page * page_tokens + offset."""
     token = tl.program_id(0)
     head = tl.program_id(1)
     place = tl.load(places_ptr + token).to(tl.int64)
@@ -125,7 +125,7 @@ def _read_kernel(
     GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
     PAGE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One block of queries of one piece, one head. A block is (slot, first token of the pass, tokens, position)."""
+    """Attend for one block of queries and one head. A block is (slot, first token in the pass, tokens, position)."""
     block = tl.program_id(0)
     head = tl.program_id(1)
     slot = tl.load(blocks_ptr + block * 4)
@@ -155,7 +155,7 @@ def _read_kernel(
         k = tl.load(cache_k_ptr + offsets[:, None] + d[None, :], mask=kv_mask, other=0.0)
         v = tl.load(cache_v_ptr + offsets[:, None] + d[None, :], mask=kv_mask, other=0.0)
         scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
-        # Rows past the last token see the first key, so that no sum is zero.
+        # Rows after the last token attend to the first key, so that no sum is zero.
         scores = tl.where((at_n[None, :] <= (position + m)[:, None]) & seen[None, :], scores, float("-inf"))
         higher = tl.maximum(top, tl.max(scores, 1))
         weights = tl.exp2(scores - higher[:, None])
@@ -168,7 +168,7 @@ def _read_kernel(
     tl.store(out_ptr + at_out, out.to(out_ptr.dtype.element_ty), mask=q_mask)
 
 
-#: Queries of a block of `attend_reading`.
+#: Maximum queries of a block in `attend_reading`.
 READ_BLOCK = 64
 
 
@@ -176,7 +176,7 @@ def attend_decoding(
     query: Tensor, key: Tensor, value: Tensor, cache: tuple[Tensor, Tensor], tables: Tensor, rows: Tensor,
     positions: Tensor, splits: int, scale: float,
 ) -> Tensor:  # fmt: skip
-    """Write the newest key and value of each row and attend to all of its sequence.
+    """Cache the newest key and value of each row, and attend to its whole sequence.
 
     ``query`` (heads, rows, head_dim), ``key`` and ``value`` (kv_heads, rows, head_dim) with the last dimension in one
     piece; ``cache`` is one layer's, each (kv_heads, pages, page_tokens, head_dim); ``tables`` (slots, pages) int32;
@@ -209,7 +209,7 @@ def attend_reading(
     query: Tensor, key: Tensor, value: Tensor, cache: tuple[Tensor, Tensor], tables: Tensor, places: Tensor,
     blocks: Tensor, scale: float,
 ) -> Tensor:  # fmt: skip
-    """Write the keys and values of pieces of prompts and attend to all of their sequences up to each token.
+    """Cache the keys and values of prompt chunks, and attend to each sequence up to each token.
 
     Shapes as in `attend_decoding`, with tokens for rows; ``places`` (tokens,) is page * page_tokens + offset of each;
     ``blocks`` (blocks, 4) int32 cuts the pieces in blocks of at most `READ_BLOCK` tokens of one sequence: its slot,
@@ -235,5 +235,5 @@ def attend_reading(
 
 
 def _precision(query: Tensor) -> str:
-    """How float32 is multiplied; narrower types are not concerned."""
+    """Return the precision of float32 products; narrower types do not use it."""
     return "ieee" if query.dtype == torch.float32 else "tf32"

@@ -1,4 +1,4 @@
-"""From a model's settings to what the generate engine runs: weights, cache, slots, tokenizer; and a check of them."""
+"""Loads a model for the generate engine: weights, cache, slots and tokenizer, with a check of its logits."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ from windrow.worker.engines.generation.slots import PromptChunk, Slots
 from windrow.worker.engines.text.self_check import relative_difference
 
 log = logging.getLogger(__name__)
-#: What a text of the check is read in: a first piece, one that continues it, and tokens decoded after them.
+#: The check reads a first prompt chunk, a second chunk that continues it, and then decodes some tokens.
 CHECKED_TOKENS = (21, 12, 4)
-#: Largest relative difference of logits that is taken for rounding, which adds up over the layers: 22 of them in
-#: bfloat16 differ by 0.02 to 0.03 between two right ways to compute them. A wrong one differs by about 1.
+#: Largest relative difference of logits that counts as rounding. Rounding adds up over the layers: with 22 layers in
+#: bfloat16, two correct computations differ by 0.02 to 0.03. A wrong one differs by about 1.
 TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 8e-2, torch.float16: 8e-2}
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """One model, ready to generate."""
+    """A model that is ready to generate."""
 
     slots: Slots
     sampling: SlotSampling
     prompts: PromptPreparer
     eos_ids: frozenset[int]
-    #: Prompt and answer together.
+    #: Maximum tokens of prompt and new tokens together.
     context_tokens: int
     is_captured: bool
-    #: Of logits through the cache, against the model without one.
+    #: Difference of the logits from those of the model without a cache.
     relative_error: float
 
 
 def load_model(name: str, settings: ModelSettings) -> LoadedModel:
-    """Load and check; raises `ModelUnusable` where the model is none that can be served through a paged cache."""
+    """Load and check a model. Raises `ModelUnusable` if it cannot be served through a paged cache."""
     folder = resolve_source(settings.source)
     limit = load_text_limit(settings.source, settings.max_input_tokens)
     device = pick_device()
@@ -65,7 +65,9 @@ def load_model(name: str, settings: ModelSettings) -> LoadedModel:
     )
     context_tokens = min(limit.max_input_tokens, pages * settings.page_tokens)
     if context_tokens < 2:
-        raise ModelUnusable(f"model {name!r}: a context of {context_tokens} tokens has no room for prompt and answer")
+        raise ModelUnusable(
+            f"model {name!r}: a context of {context_tokens} tokens has no room for a prompt and a new token"
+        )
     cache = PagedCache(shape, pages, settings.page_tokens, device)
     size = 1 if settings.strategy == "none" else settings.max_batch_size
     slots, error = _checked_slots(name, weights, cache, size, context_tokens, compiled=settings.compile)
@@ -90,7 +92,7 @@ def load_model(name: str, settings: ModelSettings) -> LoadedModel:
 def _checked_slots(
     name: str, weights: Weights, cache: PagedCache, size: int, context_tokens: int, *, compiled: bool
 ) -> tuple[Slots, float]:
-    """Slots that answer as the model does, and by how much they differ; on CUDA with kernels and captured steps."""
+    """Return slots whose logits agree with the model's, and the difference; on CUDA with kernels and graphs."""
     module: Any = weights.module
     device = cache.keys.device
     ids = checked_ids(module.config.get_text_config().vocab_size, context_tokens)
@@ -103,18 +105,20 @@ def _checked_slots(
 
         fuse_linears(module)
         cache_rotary(module)
-        for way in [True, False] if compiled else [False]:
+        for is_compiled in [True, False] if compiled else [False]:
             try:
-                captured = CudaSlots(module, cache, size, context_tokens, compiled=way)
+                captured = CudaSlots(module, cache, size, context_tokens, compiled=is_compiled)
                 return captured, _check(name, captured, ids, expected)
-            except Exception as error:  # Whatever is raised here, it can still serve without.
-                log.warning("model %s: its steps cannot be captured (compiled: %s): %s", name, way, error)
+            except Exception as error:  # The model can still be served without graphs.
+                log.warning(
+                    "model %s: steps cannot be captured as CUDA graphs (compiled: %s): %s", name, is_compiled, error
+                )
     slots = Slots(module, cache, size, context_tokens)
     return slots, _check(name, slots, ids, expected)
 
 
 def _reason_not_to_page(config: Any, context_tokens: int) -> str | None:
-    """What the model's configuration asks for that attention over pages does not do; None where it asks for nothing."""
+    """Return the part of a model's configuration that attention over pages does not support, or None."""
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
     if kinds and not (kinds == {"sliding_attention"} and getattr(config, "sliding_window", None) is None):
         return f"its layers are of the kinds {', '.join(sorted(kinds))}; only full attention can be served"
@@ -124,12 +128,12 @@ def _reason_not_to_page(config: Any, context_tokens: int) -> str | None:
     if getattr(config, "attn_logit_softcapping", None) is not None:
         return "its attention caps logits, which cannot be served"
     if not hasattr(config, "num_attention_heads") or not hasattr(config, "vocab_size"):
-        return "it is no decoder of text"
+        return "it is not a text decoder"
     return None
 
 
 def _eos_ids(module: Any) -> frozenset[int]:
-    """Tokens that end an answer, as the model's generation settings say."""
+    """Return the end tokens in the model's generation settings."""
     ids = getattr(module.generation_config, "eos_token_id", None)
     if ids is None:
         ids = module.config.get_text_config().eos_token_id
@@ -137,37 +141,37 @@ def _eos_ids(module: Any) -> frozenset[int]:
 
 
 def checked_ids(vocabulary: int, context_tokens: int) -> NDArray[np.int64]:
-    """The text of the check: random tokens, always the same."""
+    """Return the tokens of the check, which are random and always the same."""
     return np.random.default_rng(0).integers(0, vocabulary, min(sum(CHECKED_TOKENS), context_tokens))
 
 
 def _check(name: str, slots: Slots, ids: NDArray[np.int64], expected: Tensor) -> float:
-    """Read and decode ``ids`` through the cache; how far the logits are from those that are ``expected``, relatively.
+    """Read and decode ``ids`` through the cache; return the relative difference of the logits from ``expected``.
 
-    Raises `ModelUnusable` where that is more than rounding.
+    Raises `ModelUnusable` if the difference is more than rounding.
     """
     count = len(ids)
     first = min(CHECKED_TOKENS[0], count - 1)
     second = min(CHECKED_TOKENS[1], count - first)
     kind = type(slots.module).__name__
-    # Not the first pages in order, which a table that is not read at all would give too.
+    # In reverse order, because a page table that is ignored would give the first pages in order.
     pages = list(range(-(-count // slots.cache.page_tokens)))[::-1]
     with torch.inference_mode():
         try:
             slots.set_pages([0], [0] * len(pages), range(len(pages)), pages)
-            made = [slots.read([PromptChunk(0, ids[:first].tolist(), 0)])[0].clone()]
-            made.append(slots.read([PromptChunk(0, ids[first : first + second].tolist(), first)])[0].clone())
+            logits = [slots.read([PromptChunk(0, ids[:first].tolist(), 0)])[0].clone()]
+            logits.append(slots.read([PromptChunk(0, ids[first : first + second].tolist(), first)])[0].clone())
             places = [first - 1, first + second - 1]
             for place in range(first + second, count):
                 slots.tokens[0] = int(ids[place])
-                made.append(slots.decode([0])[0].clone())
+                logits.append(slots.decode([0])[0].clone())
                 places.append(place)
         except NotImplementedError as error:
             raise ModelUnusable(f"model {name!r}: {kind}: {error}") from error
-        difference = relative_difference(torch.cat(made), expected[places])
+        difference = relative_difference(torch.cat(logits), expected[places])
     if not difference <= TOLERANCES[slots.cache.keys.dtype]:
         raise ModelUnusable(
-            f"model {name!r}: {kind} answers otherwise through a paged cache (logits differ by {difference:.1e}); "
+            f"model {name!r}: {kind} gives other logits through a paged cache (they differ by {difference:.1e}); "
             "it cannot be served"
         )
     return difference

@@ -1,7 +1,7 @@
-"""From logits to tokens, on the device: penalties, temperature, top-k and top-p, and noise that a seed repeats.
+"""Sampling on the device: penalties, temperature, top-k and top-p, and noise that a seed repeats.
 
-Greedy rows without wishes never come here: their token is the largest logit of the pass. For the others the settings
-lie on the device by slot, so that a step sends only which rows they are.
+Plain greedy rows are not sampled here: their token is the largest logit of the pass. The parameters of the other rows
+are on the device by slot, so that a step sends the row numbers only.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from torch import Tensor
 
 from windrow.scheduler.tasks.generate import MAX_LOGPROBS, GenerateParameters
 
-#: Columns of `SlotSampling.knobs`.
+#: Columns of `SlotSampling._knobs`.
 TEMPERATURE, TOP_P, TOP_K, REPETITION, PRESENCE, FREQUENCY = range(6)
 _LOW_32 = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingParameters:
-    """What a row needs beside the largest logit; decides what a step computes."""
+    """What a row needs beside the largest logit; a step computes only what one of its rows needs."""
 
     samples: bool
-    #: Of the tokens seen or generated before.
+    #: Has a repetition, presence or frequency penalty.
     penalizes: bool
-    #: The end is held back until this position of the context; 0 where it is not.
+    #: End tokens are excluded before this position of the context; 0 if they always count.
     ends_from: int
-    #: Log probabilities are asked for.
+    #: Log probabilities are requested.
     logprobs: bool
-    #: Only some of the tokens may be drawn.
+    #: Has top-k or top-p.
     cuts: bool
 
     @classmethod
     def of(cls, parameters: GenerateParameters, prompt_tokens: int) -> SamplingParameters | None:
-        """None for a row whose token is the largest logit."""
+        """Return the parameters of a request, or None if its token is always the largest logit."""
         samples = parameters.temperature > 0
         penalizes = (
             parameters.repetition_penalty != 1 or parameters.presence_penalty != 0 or parameters.frequency_penalty != 0
@@ -50,43 +50,43 @@ class SamplingParameters:
 
 @dataclass(frozen=True, slots=True)
 class SampledTokens:
-    """Tokens of some rows, and their log probabilities where asked for."""
+    """Tokens of some rows, and their log probabilities if requested."""
 
-    #: (rows,), -1 where the logits held NaN or infinity.
+    #: (rows,); -1 if the logits contain NaN or infinity.
     tokens: Tensor
-    #: (rows, 1 + `MAX_LOGPROBS`) log probability of the token, then of the likeliest; None where nobody asked.
+    #: (rows, 1 + `MAX_LOGPROBS`) log probability of the token, then of the most likely ones; None if not requested.
     logprobs: Tensor | None
-    #: (rows, `MAX_LOGPROBS`) the likeliest tokens.
+    #: (rows, `MAX_LOGPROBS`) the most likely tokens.
     likeliest: Tensor | None
 
 
 class SlotSampling:
-    """What the rows that are not greedy asked for, by slot."""
+    """The sampling parameters of all slots, on the device."""
 
     def __init__(self, slots: int, vocabulary: int, eos_ids: Sequence[int], device: torch.device) -> None:
         self._vocabulary = vocabulary
         self._device = device
         self._knobs = torch.zeros((slots, 6), dtype=torch.float32, device=device)
-        #: Seed, and the position from which the end may come.
+        #: Seed, and the position from which end tokens count.
         self._seeds = torch.zeros((slots, 2), dtype=torch.int64, device=device)
         self._eos_ids = torch.tensor(list(eos_ids), dtype=torch.int64, device=device)
-        #: (slots, vocabulary): how often each token was generated, and whether it was in the prompt; None until one
-        #: request asks for a penalty, since they are large.
+        #: (slots, vocabulary): how often each token was generated, and whether it is in the prompt. They are large, so
+        #: they are None until a request has a penalty.
         self._generated: Tensor | None = None
         self._prompted: Tensor | None = None
 
     def set(
-        self, slot: int, parameters: GenerateParameters, wishes: SamplingParameters, seed: int, prompt: Sequence[int],
+        self, slot: int, parameters: GenerateParameters, sampling: SamplingParameters, seed: int, prompt: Sequence[int],
         generated: Sequence[int],
     ) -> None:  # fmt: skip
-        """``slot`` is now that of a request; ``generated`` is what it was given before it had to make room."""
+        """Assign ``slot`` to a sequence; ``generated`` are its tokens from before it was preempted."""
         knobs = [
             parameters.temperature, parameters.top_p, float(parameters.top_k), parameters.repetition_penalty,
             parameters.presence_penalty, parameters.frequency_penalty,
         ]  # fmt: skip
         self._knobs[slot].copy_(self._sent(torch.tensor(knobs)), non_blocking=True)
-        self._seeds[slot].copy_(self._sent(torch.tensor([seed, wishes.ends_from])), non_blocking=True)
-        if wishes.penalizes:
+        self._seeds[slot].copy_(self._sent(torch.tensor([seed, sampling.ends_from])), non_blocking=True)
+        if sampling.penalizes:
             if self._generated is None or self._prompted is None:
                 size = (len(self._knobs), self._vocabulary)
                 self._generated = torch.zeros(size, dtype=torch.int32, device=self._device)
@@ -98,7 +98,7 @@ class SlotSampling:
             self._prompted[slot].copy_(self._sent(seen), non_blocking=True)
 
     def _sent(self, values: Tensor) -> Tensor:
-        # Copies from pageable memory make the host wait.
+        # A copy from pageable memory blocks the host.
         return values.pin_memory() if self._device.type == "cuda" else values
 
     def draw(
@@ -106,21 +106,22 @@ class SlotSampling:
         logits: Tensor,
         slots: Tensor,
         positions: Tensor,
-        wishes: Sequence[SamplingParameters],
+        parameters: Sequence[SamplingParameters],
         allowed: Tensor | None = None,
     ) -> SampledTokens:
-        """(rows, vocabulary) logits, (rows,) slots and the positions that the new tokens get in their contexts.
+        """Draw a token for each of the (rows, vocabulary) ``logits``.
 
-        ``allowed`` (rows, vocabulary) is False for tokens that a row's schema does not let come; None where all may.
+        ``slots`` (rows,) are the slots of the rows, and ``positions`` (rows,) those of the new tokens in their
+        contexts. ``allowed`` (rows, vocabulary) is False for tokens that a row's schema excludes; None allows all.
         """
         scores = logits.float()
-        drawn_logprobs = torch.log_softmax(scores, -1) if any(one.logprobs for one in wishes) else None
+        drawn_logprobs = torch.log_softmax(scores, -1) if any(row.logprobs for row in parameters) else None
         finite = torch.isfinite(scores.amax(-1))
         knobs = self._knobs[slots]
-        penalizes = any(one.penalizes for one in wishes)
+        penalizes = any(row.penalizes for row in parameters)
         if penalizes:
             scores = self._penalized(scores, slots, knobs)
-        if any(one.ends_from for one in wishes):
+        if any(row.ends_from for row in parameters):
             early = positions < self._seeds[slots, 1]
             scores = scores.index_put(
                 (torch.arange(len(scores), device=scores.device)[:, None], self._eos_ids[None]),
@@ -129,10 +130,10 @@ class SlotSampling:
         if allowed is not None:
             scores = scores.masked_fill(~allowed, float("-inf"))
         tokens = scores.argmax(-1)
-        if any(one.samples for one in wishes):
+        if any(row.samples for row in parameters):
             temperature = knobs[:, TEMPERATURE]
             scaled = scores / temperature.clamp(min=1e-6)[:, None]
-            if any(one.cuts for one in wishes):
+            if any(row.cuts for row in parameters):
                 scaled = cut(scaled, knobs[:, TOP_K], knobs[:, TOP_P])
             noisy = scaled + gumbel(self._seeds[slots, 0], positions, scaled.shape[1])
             tokens = torch.where(temperature > 0, noisy.argmax(-1), tokens)
@@ -147,13 +148,15 @@ class SlotSampling:
         return SampledTokens(tokens, torch.cat([chosen, best], 1), likeliest)
 
     def _penalized(self, scores: Tensor, slots: Tensor, knobs: Tensor) -> Tensor:
-        """Repetition as Keskar et al. (2019) define it, over prompt and answer; the others as OpenAI does, over the
-        answer. Rows without penalties have 1, 0 and 0, which change nothing.
+        """Apply the penalties. Rows without penalties have 1, 0 and 0, which change nothing.
+
+        The repetition penalty is that of Keskar et al. (2019), over prompt and generated tokens; the other two are
+        OpenAI's, over the generated tokens.
         """
         assert self._generated is not None
         assert self._prompted is not None
         penalizing = (knobs[:, REPETITION] != 1) | (knobs[:, PRESENCE] != 0) | (knobs[:, FREQUENCY] != 0)
-        # What an earlier request left in a slot is nobody's.
+        # An earlier request may have left counts in the slot.
         counts = self._generated[slots] * penalizing[:, None]
         seen = (counts > 0) | (self._prompted[slots] & penalizing[:, None])
         repetition = knobs[:, REPETITION, None]
@@ -162,19 +165,20 @@ class SlotSampling:
 
 
 def cut(scores: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
-    """Keep the ``top_k`` (0 is all) largest of each row, and of those the fewest that have ``top_p`` of the whole."""
+    """Keep the ``top_k`` (0 for all) largest scores of each row, and of these the fewest that reach ``top_p``."""
     ordered, order = scores.sort(-1, descending=True)
     rank = torch.arange(scores.shape[1], device=scores.device)
     ordered = ordered.masked_fill((rank >= top_k[:, None]) & (top_k[:, None] > 0), float("-inf"))
     shares = ordered.softmax(-1)
-    # What comes before a token decides, so that the first is always kept.
+    # The probability before a token decides, so that the first token is always kept.
     ordered = ordered.masked_fill((shares.cumsum(-1) - shares >= top_p[:, None]) & (rank > 0), float("-inf"))
     return torch.empty_like(scores).scatter_(1, order, ordered)
 
 
 def gumbel(seeds: Tensor, positions: Tensor, vocabulary: int) -> Tensor:
-    """(rows, vocabulary) noise that depends on seed, position and token alone; adding it to log probabilities and
-    taking the largest draws from them (Gumbel-max). Whatever else is in the pass, a row gets the same.
+    """Return (rows, vocabulary) noise that depends on seed, position and token only, not on the rest of the batch.
+
+    Adding it to log probabilities and taking the largest draws from them (Gumbel-max trick).
     """
     key = _mixed(_mixed(seeds & _LOW_32) ^ _mixed((seeds >> 32) & _LOW_32) ^ _mixed(positions.long() + 0x51ED27))
     each = torch.arange(vocabulary, dtype=torch.int64, device=seeds.device) * 0x9E3779B1 & _LOW_32
@@ -184,7 +188,7 @@ def gumbel(seeds: Tensor, positions: Tensor, vocabulary: int) -> Tensor:
 
 
 def _mixed(x: Tensor) -> Tensor:
-    """A 32-bit integer hash (C. Wellons' lowbias32) in int64 lanes."""
+    """Return a 32-bit integer hash (C. Wellons' lowbias32) of each int64."""
     x = x ^ (x >> 16)
     x = (x * 0x7FEB352D) & _LOW_32
     x = x ^ (x >> 15)

@@ -1,4 +1,4 @@
-"""Values that every layer reads, computed once: torch's compiler would rather compute them again in each layer."""
+"""Compute values that all layers read only once; torch's compiler would compute them again in each layer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def _keep(value: Tensor) -> Tensor:
-    """``value`` as it is, behind what no compiler sees through."""
+    """Return a copy, as an operation that a compiler does not look into."""
     return value.clone()
 
 
@@ -18,12 +18,12 @@ _kept.register_fake(torch.empty_like)
 
 
 def cache_rotary(module: nn.Module) -> int:
-    """Keep the sines and cosines of rotary positions, by the name that families give their maker; how many makers."""
-    makers = [one for one in module.modules() if type(one).__name__.endswith("RotaryEmbedding")]
-    for maker in makers:
-        maker.register_forward_hook(_keep_all)
-    return len(makers)
+    """Compute the sines and cosines of rotary positions once per pass; return the number of modules found by name."""
+    embeddings = [child for child in module.modules() if type(child).__name__.endswith("RotaryEmbedding")]
+    for embedding in embeddings:
+        embedding.register_forward_hook(_keep_all)
+    return len(embeddings)
 
 
-def _keep_all(_module: nn.Module, _arguments: Any, made: Any) -> Any:
-    return tuple(_kept(one) for one in made) if isinstance(made, tuple) else made
+def _keep_all(_module: nn.Module, _arguments: Any, output: Any) -> Any:
+    return tuple(_kept(value) for value in output) if isinstance(output, tuple) else output

@@ -1,4 +1,4 @@
-"""Passes that raise are run again in halves, until the culprit stands alone."""
+"""Bisection of a failing pass: it runs again in halves until the sequence that makes it raise is alone."""
 
 from __future__ import annotations
 
@@ -17,25 +17,24 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def run_halved(
+def run_bisected(
     run: Callable[[Sequence[T]], tuple[Tensor, Tensor]], items: Sequence[T], failed: Callable[[int, Failed], None]
 ) -> tuple[Tensor, Tensor]:
-    """``run`` of all ``items``, or of parts of them: (items, vocabulary) logits and (items,) tokens.
+    """Call ``run`` with all ``items``, or with parts of them; return (items, vocabulary) logits and (items,) tokens.
 
-    An item whose pass raises although it is alone is told to ``failed`` by its index, and has the token -1.
-    Raises what cannot be the fault of an item.
+    Calls ``failed`` with the index and error of each item that fails alone; its token is -1. Raises errors that no
+    single item can cause, such as a lost device.
     """
     done: list[tuple[Tensor, Tensor] | None] = []
     _run(run, items, 0, done, failed)
-    made = [one for one in done if one is not None]
-    if len(done) == 1 and made:
-        return made[0]
-    if not made:
+    succeeded = [part for part in done if part is not None]
+    if len(done) == 1 and succeeded:
+        return succeeded[0]
+    if not succeeded:
         return torch.full((len(items), 1), torch.nan), torch.full((len(items),), -1)
-    like, token = made[0]
-    parts = [
-        (like.new_full((1, like.shape[1]), torch.nan), token.new_full((1,), -1)) if one is None else one for one in done
-    ]
+    like, token = succeeded[0]
+    failure = like.new_full((1, like.shape[1]), torch.nan), token.new_full((1,), -1)
+    parts = [failure if part is None else part for part in done]
     return torch.cat([logits for logits, _ in parts]), torch.cat([tokens for _, tokens in parts])
 
 
@@ -54,7 +53,7 @@ def _run(
             failed(at, failure_of(error))
             done.append(None)
             return
-    # Outside of the handler: what the pass had in memory is let go.
+    # Outside of the handler, so that the memory of the failed pass is free.
     middle = len(items) // 2
     _run(run, items[:middle], at, done, failed)
     _run(run, items[middle:], at + middle, done, failed)
