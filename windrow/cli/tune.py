@@ -70,12 +70,12 @@ def _time_passes(name: str, settings: ModelSettings, seconds: float, max_batch_s
     from windrow.lab.costs.fitting import fit_passes
     from windrow.lab.tune.passes import recommend, tune_model
 
-    info, timings, lanes = tune_model(name, settings, seconds, max_batch_size, log)
-    fits = {kind: fit_passes(timed.passes, lanes) for kind, timed in timings.items()}
+    info, timings, cores = tune_model(name, settings, seconds, max_batch_size, log)
+    fits = {kind: fit_passes(timed.passes, cores) for kind, timed in timings.items()}
     best = "packed" if "packed" in timings else "dynamic"
     chosen = recommend(timings[best].curve)
     about = {
-        "model": name, "device": f"{lanes} CPU cores" if info.device == "cpu" else info.device, "dtype": info.dtype,
+        "model": name, "device": f"{cores} CPU cores" if info.device == "cpu" else info.device, "dtype": info.dtype,
         "fit": _errors({kind: error for kind, (_, error) in fits.items()}),
     }  # fmt: skip
     return {
@@ -162,7 +162,7 @@ def _fit_run_passes(paths: list[Path]) -> dict[str, Any]:
     for run in runs:
         passes.setdefault("packed" if run.policy.strategy == "packed" else "padded", []).extend(run.passes())
     # The fit models the CPU cores of the machine that made the run.
-    fits = {kind: fit_passes(timed, _lanes(runs[0].about)) for kind, timed in passes.items()}
+    fits = {kind: fit_passes(timed, _cores(runs[0].about)) for kind, timed in passes.items()}
     # If no run has padded batches, use packed batches for both, and the reverse.
     padded, packed = fits.get("padded", fits.get("packed")), fits.get("packed", fits.get("padded"))
     assert padded is not None
@@ -179,7 +179,7 @@ def _about_runs(about: Mapping[str, Any], paths: list[Path], errors: dict[str, F
     }  # fmt: skip
 
 
-def _lanes(about: Any) -> int:
+def _cores(about: Any) -> int:
     return int(about.get("lanes", 1))
 
 
