@@ -6,8 +6,8 @@ from typing import Any
 
 from tests.support.worker_requests import prepared_request
 from windrow.lab.costs.cost import PassCost
+from windrow.lab.simulate.batch_runner import BatchRunner
 from windrow.lab.simulate.device import Policy
-from windrow.lab.simulate.passes import BatchRunner
 from windrow.lab.simulate.workload import Workload
 from windrow.scheduler.core.batch_scheduler import BatchScheduler, ClaimUpTo
 from windrow.scheduler.core.claim_ahead import CLAIM_BLOCK_S

@@ -10,8 +10,8 @@ from typing import Any
 
 from windrow.bench.workload import MODEL
 from windrow.lab.costs.cost import PassCost
+from windrow.lab.simulate.batch_runner import BatchRunner
 from windrow.lab.simulate.device import Policy
-from windrow.lab.simulate.passes import BatchRunner
 from windrow.scheduler.core.outcomes import Done, Failed, Outcome
 from windrow.scheduler.core.planning import Batch
 from windrow.worker.engines.base import EngineInfo, Prepared

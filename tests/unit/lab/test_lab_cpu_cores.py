@@ -1,4 +1,4 @@
-"""Cores on a virtual clock: pieces share them, slow each other, and passes overlap as the worker's do."""
+"""CPU cores on a virtual clock: pieces share the cores and slow each other, and batches overlap as in the worker."""
 
 import math
 
@@ -19,82 +19,82 @@ WORK = st.lists(st.floats(0.001, 1.0), min_size=1, max_size=12)
 TIMES = st.lists(st.floats(0.0, 5.0), max_size=12).map(sorted)
 
 
-def ends(lanes: CpuCores) -> list[float]:
-    found = []
-    while lanes.pieces:
-        at_s = lanes.ends_s
-        found += [at_s] * len(lanes.end(at_s))
-    return found
+def ends(cores: CpuCores) -> list[float]:
+    result = []
+    while cores.pieces:
+        at_s = cores.ends_s
+        result += [at_s] * len(cores.end(at_s))
+    return result
 
 
-def test_pieces_wait_in_line_for_the_next_lane() -> None:
-    lanes = CpuCores(2)
-    lanes.add(0, [3.0, 1.0, 1.0], 10.0)
-    assert ends(lanes) == pytest.approx([11.0, 12.0, 13.0])
-    assert lanes.ends_s == math.inf
+def test_pieces_wait_for_the_next_free_core() -> None:
+    cores = CpuCores(2)
+    cores.add(0, [3.0, 1.0, 1.0], 10.0)
+    assert ends(cores) == pytest.approx([11.0, 12.0, 13.0])
+    assert cores.ends_s == math.inf
 
 
-def test_chores_take_what_is_free_and_an_equal_share_where_nothing_is() -> None:
-    lanes = CpuCores(2, [0.5], 1.0)
-    lanes.add(0, [2.0], 0.0)
-    assert ends(lanes) == pytest.approx([2.0])
-    # Three on two lanes: two thirds of the speed, until the chore has had its second.
+def test_chores_use_free_cores_or_else_get_an_equal_share() -> None:
+    cores = CpuCores(2, [0.5], 1.0)
+    cores.add(0, [2.0], 0.0)
+    assert ends(cores) == pytest.approx([2.0])
+    # Three share two cores at two thirds of the speed, until the chore has had its second.
     both = CpuCores(2, [0.5], 1.0)
     both.add(0, [2.0, 3.0], 0.0)
     assert ends(both) == pytest.approx([2.5, 3.5])
 
 
-def test_chores_that_came_before_a_piece_run_beside_it() -> None:
-    lanes = CpuCores(1, [0.0, 0.1, 5.0], 0.2)
-    lanes.add(0, [1.0], 0.3)
-    # They had 0.3 of their 0.4 s.
-    assert ends(lanes) == pytest.approx([1.4])
+def test_chores_that_arrived_before_a_piece_run_beside_it() -> None:
+    cores = CpuCores(1, [0.0, 0.1, 5.0], 0.2)
+    cores.add(0, [1.0], 0.3)
+    # They have had 0.3 of their 0.4 s.
+    assert ends(cores) == pytest.approx([1.4])
 
 
-def test_what_comes_later_puts_off_what_runs() -> None:
-    lanes = CpuCores(2, [1.0], 1.0)
-    lanes.add(0, [2.0], 0.0)
-    assert lanes.ends_s == pytest.approx(2.0)
-    lanes.add(1, [0.5], 1.0)
-    assert lanes.ends_s == pytest.approx(1.75)
-    assert lanes.end(lanes.ends_s) == [1]
-    assert lanes.ends_s == pytest.approx(2.25)
-
-
-@given(WORK, st.integers(1, 4), TIMES, st.floats(0.001, 0.3))
-def test_lanes_are_never_faster_than_their_number_and_never_stand_still(
-    work_s: list[float], count: int, came_s: list[float], chore_s: float
-) -> None:
-    lanes = CpuCores(count, came_s, chore_s)
-    lanes.add(0, work_s, 0.0)
-    found = ends(lanes)
-    assert len(found) == len(work_s)
-    assert found[-1] >= max(*work_s, sum(work_s) / count) - 1e-9
-    assert found[-1] <= sum(work_s) + len(came_s) * chore_s + 1e-9
+def test_later_work_delays_a_running_piece() -> None:
+    cores = CpuCores(2, [1.0], 1.0)
+    cores.add(0, [2.0], 0.0)
+    assert cores.ends_s == pytest.approx(2.0)
+    cores.add(1, [0.5], 1.0)
+    assert cores.ends_s == pytest.approx(1.75)
+    assert cores.end(cores.ends_s) == [1]
+    assert cores.ends_s == pytest.approx(2.25)
 
 
 @given(WORK, st.integers(1, 4), TIMES, st.floats(0.001, 0.3))
-def test_a_measured_pass_with_no_other_beside_it_ends_when_lanes_say(
+def test_cores_do_at_most_one_second_of_work_per_second_and_are_never_idle(
     work_s: list[float], count: int, came_s: list[float], chore_s: float
 ) -> None:
-    lanes = CpuCores(count, came_s, chore_s)
-    lanes.add(0, work_s, 0.0)
-    assert pass_end_s(work_s, Shared(came_s=tuple(came_s)), count, chore_s) == pytest.approx(ends(lanes)[-1])
+    cores = CpuCores(count, came_s, chore_s)
+    cores.add(0, work_s, 0.0)
+    result = ends(cores)
+    assert len(result) == len(work_s)
+    assert result[-1] >= max(*work_s, sum(work_s) / count) - 1e-9
+    assert result[-1] <= sum(work_s) + len(came_s) * chore_s + 1e-9
 
 
-def test_a_measured_pass_shares_the_lanes_with_those_before_and_after_it_and_with_chores() -> None:
+@given(WORK, st.integers(1, 4), TIMES, st.floats(0.001, 0.3))
+def test_a_measured_batch_that_runs_alone_ends_when_the_cores_say(
+    work_s: list[float], count: int, came_s: list[float], chore_s: float
+) -> None:
+    cores = CpuCores(count, came_s, chore_s)
+    cores.add(0, work_s, 0.0)
+    assert pass_end_s(work_s, Shared(came_s=tuple(came_s)), count, chore_s) == pytest.approx(ends(cores)[-1])
+
+
+def test_a_measured_batch_shares_the_cores_with_its_neighbors_and_with_chores() -> None:
     assert pass_end_s([1.0], Shared(busy_s=(0.5,)), 1, 0.0) == pytest.approx(1.5)
-    # The second piece begins when the lane that was taken is free.
+    # The second piece begins when the busy core becomes free.
     assert pass_end_s([1.0, 1.0], Shared(busy_s=(0.25,)), 2, 0.0) == pytest.approx(1.25)
-    # Three on two lanes from the start, for three quarters of a second.
+    # Three share two cores from the start, for three quarters of a second.
     assert pass_end_s([1.0], Shared(busy_s=(1.0,), came_s=(0.0,)), 2, 0.5) == pytest.approx(1.25)
-    # From when the next pass began.
+    # From the start of the next batch.
     assert pass_end_s([1.0], Shared(next_s=0.25, came_s=(0.0,)), 2, 0.5) == pytest.approx(1.125)
-    # Half of its chore was done before.
+    # Half of the chore was done before.
     assert pass_end_s([1.0], Shared(came_s=(-0.25,)), 1, 0.5) == pytest.approx(1.25)
 
 
-def test_a_pass_on_cores_is_cut_as_the_worker_cuts_it() -> None:
+def test_a_batch_is_split_over_cores_as_in_the_worker() -> None:
     cost = PassCost(0.001, 1.0, lanes=2)
     (batch,) = plan_batches("packed", [10, 70, 20], BatchLimits(8, 1000))
     assert cost.pieces_s(batch, [10, 70, 20]) == pytest.approx([80.001, 20.001])
@@ -102,7 +102,7 @@ def test_a_pass_on_cores_is_cut_as_the_worker_cuts_it() -> None:
     (batch,) = plan_batches("dynamic", [10, 70, 20, 70], BatchLimits(8, 1000))
     assert cost.pieces_s(batch, [10, 70, 20, 70]) == pytest.approx([140.001, 140.001])
     (batch,) = plan_batches("packed", [100], BatchLimits(8, 1000))
-    assert cost.of_batch(batch, [100]) == pytest.approx(100.001)  # one request is not cut
+    assert cost.of_batch(batch, [100]) == pytest.approx(100.001)  # one request is not split
 
 
 def run(arrival_s: list[float], tokens: list[int], size: int = 8, chore_s: float = 0.0) -> list[tuple[float, float]]:
@@ -113,31 +113,31 @@ def run(arrival_s: list[float], tokens: list[int], size: int = 8, chore_s: float
     return list(zip(outcome.start_s, outcome.end_s, strict=True))
 
 
-def test_the_next_pass_starts_as_soon_as_a_core_has_nothing_to_do() -> None:
-    # Two texts at once, one of them short: the third runs beside the long one, and its result is not held up.
-    found = run([0.0, 0.0, 0.005], [100, 10, 200])
-    assert found == [pytest.approx(span) for span in ((0.0, 0.1), (0.0, 0.1), (0.01, 0.21))]
+def test_the_next_batch_starts_as_soon_as_a_core_is_idle() -> None:
+    # Of two texts at once, one is short: the third runs beside the long one, and its result need not wait.
+    result = run([0.0, 0.0, 0.005], [100, 10, 200])
+    assert result == [pytest.approx(span) for span in ((0.0, 0.1), (0.0, 0.1), (0.01, 0.21))]
 
 
-def test_results_are_stored_in_the_order_of_the_passes() -> None:
-    found = run([0.0, 0.0, 0.005], [100, 10, 20])
-    assert found[2] == pytest.approx((0.01, 0.1))
+def test_results_are_stored_in_the_order_of_the_batches() -> None:
+    result = run([0.0, 0.0, 0.005], [100, 10, 20])
+    assert result[2] == pytest.approx((0.01, 0.1))
 
 
-def test_a_text_that_is_alone_in_its_pass_holds_up_the_next_one() -> None:
-    # The worker runs it in the thread that would start the next pass; the other core is idle.
-    found = run([0.0, 0.005], [100, 10])
-    assert found == [pytest.approx((0.0, 0.1)), pytest.approx((0.1, 0.11))]
+def test_a_batch_of_one_text_delays_the_next_batch() -> None:
+    # The worker runs it in the thread that would start the next batch; the other core is idle.
+    result = run([0.0, 0.005], [100, 10])
+    assert result == [pytest.approx((0.0, 0.1)), pytest.approx((0.1, 0.11))]
 
 
-def test_no_more_passes_are_begun_than_wait_to_be_stored() -> None:
-    # Beside the long text the others run one by one: the fourth pass waits until the first can be stored.
-    found = run([0.0, 0.0, 0.001, 0.011, 0.021], [1000, 10, 10, 10, 10], size=2)
-    assert [start_s for start_s, _ in found[2:]] == pytest.approx([0.01, 0.02, 1.0])
+def test_a_batch_starts_only_if_few_batches_wait_to_be_stored() -> None:
+    # The others run one after the other beside the long text; the fourth batch waits until the first is stored.
+    result = run([0.0, 0.0, 0.001, 0.011, 0.021], [1000, 10, 10, 10, 10], size=2)
+    assert [start_s for start_s, _ in result[2:]] == pytest.approx([0.01, 0.02, 1.0])
 
 
-def test_what_comes_slows_a_pass_that_has_all_cores() -> None:
-    found = run([0.0, 0.0, 0.03, 0.04], [100, 100, 10, 10], chore_s=0.012)
-    # Two at the start and two on the way, each of which takes half of its 12 ms from either core.
-    assert found[0] == pytest.approx((0.0, 0.124))
+def test_arriving_requests_slow_a_batch_that_uses_all_cores() -> None:
+    result = run([0.0, 0.0, 0.03, 0.04], [100, 100, 10, 10], chore_s=0.012)
+    # Two arrive at the start and two during the batch; each takes half of its 12 ms from either core.
+    assert result[0] == pytest.approx((0.0, 0.124))
     assert run([0.0, 0.03], [100, 10], chore_s=0.012)[0] == pytest.approx((0.0, 0.1))

@@ -54,7 +54,7 @@ def test_every_request_generates_all_its_tokens_once_however_small_the_cache(
     fleet = Fleet(2, (Failure(7.3, 0, 2.0),) if dies else (), lease_s=5.0)
     cost = DecodeCost(0.1, 0.001, 0.002, 1e-5, 0.05, StepRuns(ahead, (2, 4)))
     outcome = simulate_generation(workload, policy(name, size, cache_tokens), cost, fleet)
-    assert set(Counter(request for step in outcome.passes for request in step.requests).values()) == {1}
+    assert set(Counter(request for step in outcome.batches for request in step.requests).values()) == {1}
     assert not np.isnan(outcome.end_s).any()
     for arrival_s, start_s, first_s, end_s, tokens in zip(
         workload.arrival_s, outcome.start_s, outcome.first_s, outcome.end_s, workload.output_tokens, strict=True
@@ -141,7 +141,7 @@ def test_steps_cost_as_much_as_their_captured_sizes() -> None:
     cost = DecodeCost(0.0, 0.01, runs=StepRuns(0, (4,), (16, 32)))
     outcome = simulate_generation(Workload([0.0], [20], [2]), policy("continuous"), cost)
     assert (outcome.first_s, outcome.end_s) == ([0.32], [pytest.approx(0.36)])
-    assert [step.asked_tokens for step in outcome.passes] == [20, 1]
+    assert [step.asked_tokens for step in outcome.batches] == [20, 1]
 
 
 def test_a_workload_that_cannot_be_generated_is_refused() -> None:

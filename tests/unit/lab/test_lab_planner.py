@@ -63,7 +63,7 @@ def test_an_slo_that_is_longer_than_the_run_does_not_make_do_with_devices_that_f
     plan = plan_devices(made, CHOICES, COST, Slo(60.0), 64, say)
     assert plan.best is not None
     outcome = simulate(made, plan.best.policy, COST, Fleet(plan.best.devices))
-    assert sum(one.end_s - one.start_s for one in outcome.passes) < 1.03 * plan.best.devices * span_s
+    assert sum(one.end_s - one.start_s for one in outcome.batches) < 1.03 * plan.best.devices * span_s
     # With all that work in the queue at the end, everybody would still be within a minute.
     behind = simulate(made, plan.best.policy, COST, Fleet(plan.best.devices - 1))
     assert max(latencies_s(behind)) < 60

@@ -30,7 +30,7 @@ def run(cost: CostModel = COST, every_s: float = 0.01) -> tuple[Recording, Outco
     policy = Policy("packed", BatchLimits(8, 1000), 0.005)
     outcome = simulate(workload, policy, cost)
     rows: dict[int, Recorded] = {}
-    for number, one in enumerate(outcome.passes):
+    for number, one in enumerate(outcome.batches):
         for request in one.requests:
             at_s = workload.arrival_s[request]
             rows[request] = Recorded(
@@ -46,7 +46,7 @@ def test_a_run_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     found = read_recording(tmp_path / "run.jsonl")
     assert found.requests == recording.requests
     assert found.policy == recording.policy
-    assert len(found.passes()) == len(outcome.passes)
+    assert len(found.passes()) == len(outcome.batches)
     assert read_trace(tmp_path / "run.jsonl").tokens == recording.workload.tokens
 
 
@@ -66,7 +66,7 @@ def test_the_costs_of_a_run_are_found_in_its_passes() -> None:
 
 def test_the_costs_of_cores_are_found_in_passes_that_overlap() -> None:
     recording, outcome = run(CORES, 0.020)
-    assert any(after.start_s < before.end_s for before, after in pairwise(outcome.passes))
+    assert any(after.start_s < before.end_s for before, after in pairwise(outcome.batches))
     found, error = fit_passes(recording.passes(), 2)
     assert found.seconds(50, 1) == pytest.approx(CORES.of_strategy("packed").seconds(50, 1), rel=0.02)
     assert found.chore_s == pytest.approx(0.003, rel=0.1)

@@ -7,9 +7,9 @@ import pytest
 
 from tests.support.virtual_worker import Decision, VirtualWorker
 from windrow.lab.costs.cost import PassCost
+from windrow.lab.simulate.batch_runner import BatchRunner
 from windrow.lab.simulate.device import BatchDevice, Policy
 from windrow.lab.simulate.outcome import Fleet
-from windrow.lab.simulate.passes import BatchRunner
 from windrow.lab.simulate.simulation import Simulation
 from windrow.lab.simulate.workload import PATTERNS, Workload, draw_arrivals
 from windrow.scheduler.core.planning import BatchLimits

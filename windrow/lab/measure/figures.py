@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from windrow.lab.simulate.batch_runner import SimulatedBatch
 from windrow.lab.simulate.device import Step
 from windrow.lab.simulate.outcome import Outcome
-from windrow.lab.simulate.passes import SimulatedBatch
 
 Seconds = NDArray[np.float64]
 #: Of every distribution that is reported.
@@ -90,7 +90,7 @@ def series(outcome: Outcome, points: int = 120) -> dict[str, list[float]]:
     took_s = np.maximum(done_s - begun_s, 1e-9)
     served = _covered(edges, done_s - took_s, done_s, 1 / took_s)
     waiting_s = _covered(edges, arrival_s, np.where(is_done, start_s, last_s))
-    spans = np.array([span[:2] for span in _busy(outcome.passes)]).reshape(-1, 2)
+    spans = np.array([span[:2] for span in _busy(outcome.batches)]).reshape(-1, 2)
     return {
         "at_s": ((edges[1:] + edges[:-1]) / 2 - arrival_s[0]).tolist(),
         "arrivals_per_s": (np.histogram(arrival_s, edges)[0] / step_s).tolist(),
@@ -128,7 +128,7 @@ def _rate(count: int, span_s: float) -> float | None:
 
 
 def _of_devices(outcome: Outcome, span_s: float) -> dict[str, Any]:
-    passes = outcome.passes
+    passes = outcome.batches
     busy_s = [0.0] * outcome.devices
     for start_s, end_s, device in _busy(passes):
         busy_s[device] += end_s - start_s
@@ -156,7 +156,7 @@ def _of_generation(outcome: Outcome, span_s: float) -> dict[str, Any]:
     first_s = np.asarray(outcome.first_s) - np.asarray(outcome.workload.arrival_s)
     is_done = np.isfinite(first_s)
     tokens = int(np.asarray(outcome.workload.output_tokens)[is_done].sum())
-    steps = [one for one in outcome.passes if isinstance(one, Step) and one.decoding]
+    steps = [one for one in outcome.batches if isinstance(one, Step) and one.decoding]
     gaps_s = np.array([one.end_s - one.start_s for one in steps])
     return {
         "tokens_per_s": _rate(tokens, span_s),

@@ -163,7 +163,7 @@ def figures_s(outcome: Outcome, of: str) -> Seconds:
         first_s = np.asarray(outcome.first_s) - np.asarray(outcome.workload.arrival_s)
         ended: Seconds = first_s[np.isfinite(first_s)]
         return ended
-    steps = [one for one in outcome.passes if isinstance(one, Step) and one.decoding]
+    steps = [one for one in outcome.batches if isinstance(one, Step) and one.decoding]
     return np.repeat([one.end_s - one.start_s for one in steps], [one.decoding for one in steps])
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from windrow.lab.simulate.passes import BatchRunner, SimulatedBatch
+from windrow.lab.simulate.batch_runner import BatchRunner, SimulatedBatch
 from windrow.scheduler.core.batch_scheduler import BatchScheduler, ClaimUpTo
 from windrow.scheduler.core.learned_window import window_limits
 from windrow.scheduler.core.planning import Batch, BatchLimits, plan_batches

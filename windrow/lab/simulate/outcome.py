@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from windrow.lab.simulate.passes import SimulatedBatch
+from windrow.lab.simulate.batch_runner import SimulatedBatch
 from windrow.lab.simulate.workload import Workload
 
 
@@ -64,7 +64,7 @@ class Outcome:
     end_s: list[float]
     #: When the first token was ready; empty unless the workload generates text.
     first_s: list[float] = field(default_factory=list)
-    passes: list[SimulatedBatch] = field(default_factory=list)
+    batches: list[SimulatedBatch] = field(default_factory=list)
     closed_by: Counter[str] = field(default_factory=Counter)
     #: Requests that failed after their last attempt.
     failed: int = 0

@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from windrow.lab.costs.cost import CostModel
+from windrow.lab.simulate.batch_runner import BatchRunner, SimulatedBatch
 from windrow.lab.simulate.device import BatchDevice, Device, Policy, Step
 from windrow.lab.simulate.outcome import ONE_DEVICE, Failure, Fleet, GiveUp, Outcome
-from windrow.lab.simulate.passes import BatchRunner, SimulatedBatch
 from windrow.lab.simulate.ready_set import ReadySet
 from windrow.lab.simulate.workload import Workload
 from windrow.scheduler.core.claim_ahead import CLAIM_BLOCK_S
@@ -205,7 +205,7 @@ class Simulation:
         outcome, arrival_s = self._outcome, self._workload.arrival_s
         start_s, end_s = outcome.start_s, outcome.end_s
         slo_s, by_first = self._give_up.slo_s, self._give_up.by_first
-        outcome.passes += batches
+        outcome.batches += batches
         for batch in batches:
             for request in batch.requests:
                 start_s[request], end_s[request] = batch.start_s, batch.end_s
