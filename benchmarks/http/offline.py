@@ -8,7 +8,7 @@ from itertools import cycle, islice
 from typing import Any
 
 from windrow.bench.programs import part
-from windrow.bench.workload import MODEL, ROW, model_settings
+from windrow.bench.workload import BATCH_SIZE, MODEL, model_settings
 from windrow.scheduler.core.planning import plan_batches
 
 PARAMETERS = {"truncate": True}
@@ -29,7 +29,7 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     end_s = begin_s + spec["seconds"]
     ended: list[tuple[float, int]] = []
     while time.monotonic() < end_s:
-        row: list[Any] = engine.prepare(list(islice(texts, ROW)), [PARAMETERS] * ROW)
+        row: list[Any] = engine.prepare(list(islice(texts, BATCH_SIZE)), [PARAMETERS] * BATCH_SIZE)
         for batch in plan_batches(engine.info.strategy, [one.tokens for one in row], limits):
             members = [row[index] for index in batch.indices]
             engine.collect(engine.forward(members, batch))

@@ -1,1 +1,1 @@
-"""``windrow bench``: what Windrow does on this machine, each figure beside a bound or a peer of the same run."""
+"""``windrow bench``: measures Windrow on this machine, with users' own models and servers."""

@@ -1,4 +1,4 @@
-"""What a benchmark sends: a file of one input a line, or seeded texts of 3 to 400 words."""
+"""The requests of a benchmark: a file with one input per line, or seeded texts of 3 to 400 words."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any
 
 from windrow.lab.sample_texts import mixed_texts
 
-#: Fields of a line that may hold the input; the first of them that is there.
+#: Fields of a line that may contain the input; the first that exists is used.
 INPUT_FIELDS = ("input", "text", "prompt")
 
-#: Spread of the lengths of generated answers, sigma of the lognormal; and the longest, in tokens.
+#: Lengths of generated answers: sigma of the lognormal distribution, and the longest in tokens.
 SIGMA, MOST_TOKENS = 0.8, 256
 
 
@@ -29,14 +29,14 @@ class Item:
 
     @property
     def words(self) -> int:
-        """How long it is, at least 1; an engine that only pretends takes a word for a token."""
+        """Length in words, at least 1; an engine without a model counts each word as a token."""
         return max(1, len(str(self.input).split()))
 
 
 def load_items(path: Path | None, count: int, seed: int) -> list[Item]:
-    """``count`` requests: of the file, from its start again where it has fewer, or drawn by ``seed`` without one.
+    """Return ``count`` requests from the file, repeated if it has fewer, or drawn with ``seed`` if ``path`` is None.
 
-    Raises `ValueError` for a file that cannot be read, naming the line.
+    Raises `ValueError` with the line of a file that cannot be read.
     """
     if path is None:
         return [_plain(text) for text in mixed_texts(count, seed)]
@@ -45,9 +45,9 @@ def load_items(path: Path | None, count: int, seed: int) -> list[Item]:
 
 
 def read_items(path: Path) -> list[Item]:
-    """One request a line: text, or in a ``.jsonl`` file an object with ``input``, ``text`` or ``prompt``.
+    """Read one request per line: plain text, or in a ``.jsonl`` file an object with ``input``, ``text`` or ``prompt``.
 
-    An object may have ``parameters`` too. Blank lines are passed over. Raises `ValueError` naming file and line.
+    An object may also have ``parameters``. Blank lines are skipped. Raises `ValueError` with file and line.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -77,7 +77,7 @@ def _of_object(path: Path, number: int, line: str) -> Item:
 
 
 def with_lengths(items: Sequence[Item], median_tokens: float, seed: int) -> list[Item]:
-    """``items`` with the lengths that their answers get, lognormal and to the token; those that say theirs keep it."""
+    """Return ``items`` with exact answer lengths, drawn lognormally; an item that has a length already keeps it."""
     numbers = random.Random(seed)
     made = []
     for item in items:
@@ -87,5 +87,5 @@ def with_lengths(items: Sequence[Item], median_tokens: float, seed: int) -> list
 
 
 def _plain(value: Any) -> Item:
-    """Without parameters; a text that is too long is cut."""
+    """Return an item without parameters of its own; a text that is too long is truncated."""
     return Item(value, {"truncate": True} if isinstance(value, str) else {})

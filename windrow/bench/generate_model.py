@@ -1,4 +1,4 @@
-"""Models and loads of ``windrow bench generate``."""
+"""Random Llamas and loads for measuring text generation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-#: Shapes of Llamas with random weights: what a device is worth measuring with, and what a CPU is.
+#: Shapes of Llamas with random weights: ``1b`` for a GPU, ``small`` for a CPU.
 SHAPES: dict[str, dict[str, int]] = {
     "1b": {
         "vocab_size": 32_000, "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22,
@@ -20,7 +20,7 @@ SHAPES: dict[str, dict[str, int]] = {
         "num_attention_heads": 8, "num_key_value_heads": 4, "max_position_embeddings": 2048,
     },
 }  # fmt: skip
-#: Lengths of answers: lognormal, in tokens.
+#: Lengths of answers in tokens, lognormal.
 MEAN_TOKENS, SIGMA, MOST_TOKENS = 127, 0.8, 1024
 SHORTEST_PROMPT, LONGEST_PROMPT = 16, 512
 
@@ -34,7 +34,7 @@ class Ask:
 
 
 def make_llama(folder: Path, shape: str) -> Path:
-    """Save a Llama of `SHAPES` with random weights, and a tokenizer of single words."""
+    """Save a Llama of one of the `SHAPES` with random weights, and a tokenizer with one token per word."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -53,9 +53,9 @@ def make_llama(folder: Path, shape: str) -> Path:
 
 
 def make_load(requests: int, vocabulary: int, scale: float = 1.0, seed: int = 0) -> list[Ask]:
-    """Prompts of uniform and answers of lognormal length; ``scale`` shortens both alike.
+    """Draw prompts of uniform length and answers of lognormal length; ``scale`` multiplies both.
 
-    The lengths are always the same, and with the same ``seed`` the words are.
+    The lengths are always the same; the same ``seed`` also draws the same words.
     """
     draw, words = np.random.default_rng(0), np.random.default_rng(seed)
     mean = math.log(MEAN_TOKENS * scale) - SIGMA**2 / 2

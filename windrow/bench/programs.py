@@ -1,4 +1,4 @@
-"""Starting what a benchmark needs, one thing at a time, and leaving nothing behind."""
+"""Starts the programs of a benchmark, and stops all of them at its end."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ import orjson
 from windrow.stack.embedded_redis import find_redis_server, free_port, redis_answers, redis_command
 from windrow.stack.supervisor import POLL_S, Child, Interrupted, Interrupts, Program, tail
 
-#: On CUDA, models are compiled when they are loaded for the first time.
+#: Time to start and to stop, in seconds. The first load of a model on CUDA compiles it.
 START_S, GRACE_S = 300.0, 20.0
 Check = Callable[[], None]
 
 
 class BenchFailed(Exception):
-    """A part of the benchmark did not do its work."""
+    """A part of the benchmark failed."""
 
 
 @contextmanager
 def running(
     name: str, command: list[str], folder: Path, environ: Mapping[str, str], grace_s: float = GRACE_S
 ) -> Iterator[Child]:
-    """Run a program for the time of the block; its log is ``folder/<name>.log``."""
+    """Run a program during the ``with`` block; its log is ``folder/<name>.log``."""
     child = Child(Program(name, command, environ, folder / f"{name}.log", grace_s))
     try:
         yield child
@@ -42,9 +42,9 @@ def running(
 
 @contextmanager
 def own_redis(folder: Path, interrupts: Interrupts, *, durable: bool = True) -> Iterator[str]:
-    """A Redis for the time of the block, with the settings of ``windrow serve``; yields its URL.
+    """Run a Redis with the settings of ``windrow serve`` during the ``with`` block, and yield its URL.
 
-    Without ``durable`` it keeps no append-only file.
+    Unless ``durable``, it writes no append-only file.
     """
     port = free_port()
     data = folder / f"redis-{port}"
@@ -56,9 +56,9 @@ def own_redis(folder: Path, interrupts: Interrupts, *, durable: bool = True) -> 
 
 
 def run_part(module: str, spec: Mapping[str, Any], folder: Path, environ: Mapping[str, str], check: Check) -> Any:
-    """Run ``python -m <module>`` with ``spec`` to its end and return what it wrote.
+    """Run ``python -m <module>`` with ``spec`` to its end and return its result.
 
-    Raises `BenchFailed` where it fails, and whatever ``check`` raises.
+    Raises `BenchFailed` if it fails, and whatever ``check`` raises.
     """
     given, result = folder / f"{module}.in.json", folder / f"{module}.out.json"
     given.write_bytes(orjson.dumps(spec))
@@ -73,13 +73,13 @@ def run_part(module: str, spec: Mapping[str, Any], folder: Path, environ: Mappin
 
 
 def part(work: Callable[[dict[str, Any]], Any]) -> None:
-    """The main function of a module that `run_part` runs."""
+    """Run ``work`` as the main function of a module that `run_part` started."""
     given, result = sys.argv[1:]
     Path(result).write_bytes(orjson.dumps(work(orjson.loads(Path(given).read_bytes()))))
 
 
 def wait_until(is_true: Callable[[], bool], child: Child, interrupts: Interrupts) -> None:
-    """Poll until it is true. Raises `BenchFailed` where the program ends first or it takes too long."""
+    """Poll until ``is_true``; raises `BenchFailed` if the program ends first or `START_S` pass."""
     end_s = time.monotonic() + START_S
     while not is_true():
         check_interrupts(interrupts)
@@ -89,12 +89,12 @@ def wait_until(is_true: Callable[[], bool], child: Child, interrupts: Interrupts
 
 
 def require(child: Child) -> None:
-    """Raise `BenchFailed` where the program has ended."""
+    """Raise `BenchFailed` if the program has ended."""
     if child.status is not None:
         raise BenchFailed(f"{child.program.name} ended with status {child.status}:\n{tail(child.program.log)}")
 
 
 def check_interrupts(interrupts: Interrupts) -> None:
-    """Raise `Interrupted` where somebody asked us to stop."""
+    """Raise `Interrupted` if a signal has asked this program to stop."""
     if interrupts.count:
         raise Interrupted

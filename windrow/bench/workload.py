@@ -1,4 +1,4 @@
-"""The texts of the benchmarks, and the model that they are for."""
+"""The texts of the benchmarks, and the model that embeds them."""
 
 from __future__ import annotations
 
@@ -14,42 +14,47 @@ from windrow.scheduler.config.values import DEFAULT_MODELS
 from windrow.scheduler.models.token_counts import load_text_limit
 
 MODEL = "minilm"
-#: Requests in a row, and clients that keep them coming.
-ROW = 64
+#: `max_batch_size` of the model.
+BATCH_SIZE = 64
 CONFIG = f"""[models.{MODEL}]
 task = "embed"
 source = "{DEFAULT_MODELS[MODEL]["source"]}"
 strategy = "packed"
-max_batch_size = {ROW}
+max_batch_size = {BATCH_SIZE}
 """
-#: Settings of the shell that would turn the benchmark into another one.
+#: Environment variables that would change what is measured.
 NOT_INHERITED = ("CELERY_BROKER_URL", "PORT", "WEB_CONCURRENCY")
 
 
 def model_settings() -> ModelSettings:
-    """The model of `CONFIG`."""
-    return ModelSettings.model_validate(DEFAULT_MODELS[MODEL] | {"strategy": "packed", "max_batch_size": ROW})
+    """Return the settings of the model in `CONFIG`."""
+    return ModelSettings.model_validate(DEFAULT_MODELS[MODEL] | {"strategy": "packed", "max_batch_size": BATCH_SIZE})
 
 
 def counted_texts(count: int) -> tuple[list[str], list[int]]:
-    """Texts of 3 to 400 words, and what each has in tokens once it is cut to what the model takes."""
+    """Return texts of 3 to 400 words, and the tokens of each after truncation to the model's limit."""
     texts = mixed_texts(count)
     limit = load_text_limit(model_settings().source)
     return texts, [min(limit.count(text), limit.max_input_tokens) for text in texts]
 
 
 def bench_environ(folder: Path, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The environment of everything that is started: our model and nothing from windrow.toml or ``WINDROW_*``."""
+    """Return the environment of the benchmark's programs: its own model, no ``windrow.toml`` and no ``WINDROW_*``."""
     config = folder / "windrow.toml"
     config.write_text(CONFIG, encoding="utf-8")
     kept = {
         name: value for name, value in environ.items() if name not in NOT_INHERITED and not name.startswith("WINDROW_")
     }
-    return kept | {"WINDROW_CONFIG": str(config), "PORT": "0", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
+    return kept | {
+        "WINDROW_CONFIG": str(config),
+        "PORT": "0",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "true",
+    }
 
 
 def wire_request(text: str, port: int) -> bytes:
-    """One request as it goes over the wire."""
+    """Return the bytes of one HTTP request."""
     body = orjson.dumps({"model": MODEL, "input": text, "parameters": {"truncate": True}})
     return (
         b"POST /v1/predictions HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Type: application/json\r\n"

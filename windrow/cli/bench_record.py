@@ -50,9 +50,9 @@ def _record_default(options: RecordOptions) -> Recording:
 
         return record(*load, strategy, wait_s, options.seed, log)
     from windrow.bench.record.paced import record_paced
-    from windrow.bench.workload import ROW, model_settings
+    from windrow.bench.workload import BATCH_SIZE, model_settings
 
-    policy = policy_of(strategy, ROW, model_settings().max_batch_tokens, wait_s, 256)
+    policy = policy_of(strategy, BATCH_SIZE, model_settings().max_batch_tokens, wait_s, 256)
     return record_paced(policy, read_cost(options.pretend), *load, options.seed, log)
 
 

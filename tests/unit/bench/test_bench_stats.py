@@ -11,8 +11,8 @@ def test_the_median_of_an_even_number_of_values_lies_between_the_middle_two() ->
     assert median([4.0, 1.0, 3.0, 2.0]) == 2.5
 
 
-def test_there_is_no_median_of_nothing() -> None:
-    with pytest.raises(ValueError, match="nothing"):
+def test_the_median_of_an_empty_sequence_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one value"):
         median([])
 
 

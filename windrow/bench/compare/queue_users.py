@@ -1,4 +1,4 @@
-"""Many users of one queue: each sends its next request as soon as its last is answered."""
+"""Closed-loop users of one queue: each sends its next request when its last one finishes."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from windrow.scheduler.queue.keys import MAX_REQUESTS_PER_CALL, read_announcemen
 
 SECRET = b"of a benchmark"
 NO_LIMIT = 1 << 50
-#: How long to listen before looking whether to stop, in seconds.
+#: How long to wait for results before checking whether to stop, in seconds.
 LOOK_S = 0.2
 Check = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
 class UserTurn:
-    """What became of the requests that all users sent in one go."""
+    """Results of the requests that all users sent in one round."""
 
-    #: From the first submit to the last answer.
+    #: From the first submit to the last result.
     took_s: float
-    #: From each submit to its answer.
+    #: From each submit to its result.
     response_s: list[float]
-    #: Of those that succeeded.
+    #: Metrics of the requests that succeeded.
     metrics: list[Mapping[str, Any]]
-    #: ``code: detail`` of those that did not.
+    #: ``code: detail`` of the requests that failed.
     errors: list[str] = field(default_factory=list)
 
 
 class QueueUsers:
-    """``users`` closed-loop users of ``model`` in one thread. To be used as a context; ``check`` may raise.
+    """A context manager that simulates ``users`` closed-loop users of ``model`` in one thread; ``check`` may raise.
 
-    They hear of answers as API processes do, by the announcement of each batch.
+    They learn of results from the message that a worker publishes per batch, as API processes do.
     """
 
     def __init__(self, redis: Redis, model: str, users: int, check: Check) -> None:
@@ -61,7 +61,7 @@ class QueueUsers:
         self._messages.close()
 
     def send(self, items: Sequence[Item]) -> UserTurn:
-        """Send ``items`` in order and wait for all answers. Raises `BenchFailed` where one is not kept."""
+        """Send ``items`` in order and wait for all results; raises `BenchFailed` if one is missing."""
         payloads = iter([_payload(self._model, item) for item in items])
         asked_s: dict[str, float] = {}
         ended_s: dict[str, float] = {}
@@ -83,7 +83,7 @@ class QueueUsers:
         for start in range(0, len(payloads), MAX_REQUESTS_PER_CALL):
             some = payloads[start : start + MAX_REQUESTS_PER_CALL]
             submissions = [Submission(make_id(SECRET, "bench"), payload) for payload in some]
-            # Before the call: an answer may be announced before it returns.
+            # Before the call, because a result may be published before it returns.
             asked_s.update(dict.fromkeys([one.id for one in submissions], time.perf_counter()))
             self._queue.submit(submissions, flow="bench:normal", weight=1.0, max_depth=NO_LIMIT, max_bytes=NO_LIMIT)
 
@@ -93,7 +93,7 @@ class QueueUsers:
         for id in ids:
             found = self._queue.lookup(id)
             if found is None:
-                raise BenchFailed(f"the answer of {id} was announced, and is not there")
+                raise BenchFailed(f"the result of {id} was announced but is missing")
             if found.error is None:
                 metrics.append(measured(found.metrics, found.output))
             else:

@@ -1,4 +1,4 @@
-"""What `windrow bench compare` makes of its rounds: figures, a table and plots."""
+"""Report of `windrow bench compare`: figures, tables and plots."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from windrow.bench.stats import median, median_ratio
 from windrow.lab.report.charts import Panel, distribution_panel
 from windrow.lab.report.tables import TableRows, number
 
-#: Key of the report -> what the table calls it.
+#: Key in the report -> column of the table.
 HEADS = {"queue_ms": "queue", "batch_wait_ms": "batch wait", "compute_ms": "service", "response_ms": "response"}
 
-#: Where answers are generated: to the first token, and from one to the next.
+#: For generated text: time to the first token, and between tokens.
 FIRST_HEADS = {"ttft_ms": "TTFT", "itl_ms": "ITL"}
 
 
 def summarise(
     plan: Plan, turns: Mapping[str, Sequence[UserTurn]], engines: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """The report: rates are medians over rounds, times are those of all rounds, speedups are taken round by round.
+    """Build the report: rates are medians over rounds, times are over all rounds, speedups are per round.
 
-    Raises `BenchFailed` where no request of a contender succeeded.
+    Raises `BenchFailed` if no request of a contender succeeded.
     """
     serial_per_s = _rates(turns[SERIAL])
     return {
@@ -69,12 +69,12 @@ def _rates(turns: Sequence[UserTurn]) -> list[float]:
 
 
 def one_line(report: Mapping[str, Any]) -> str:
-    """``serial 1.0x, batch-8 7.9x, batch-16 15.6x``."""
+    """Return the speedups in one line: ``serial 1.0x, batch-8 7.9x, batch-16 15.6x``."""
     return ", ".join(f"{name} {one['speedup']:.1f}x" for name, one in report["contenders"].items())
 
 
 def tables(report: Mapping[str, Any]) -> list[TableRows]:
-    """How fast each contender was, and where its requests spent their time, in milliseconds."""
+    """Return two tables: throughput per contender, and mean latency parts in milliseconds."""
     contenders = report["contenders"].items()
     rates = [["contender", "speedup", "requests/s", "tokens/s", "batch", "padding", "failed"]]
     rates += [
@@ -98,33 +98,37 @@ def tables(report: Mapping[str, Any]) -> list[TableRows]:
 
 
 def notes(report: Mapping[str, Any]) -> list[str]:
-    """What has to be said beside the table: strategies that were replaced, and what failed."""
-    said = []
+    """Return notes to the tables: strategies that an engine replaced, and failures."""
+    lines = []
     for name, one in report["contenders"].items():
         if one["strategy_note"]:
-            said.append(f"{name}: {one['strategy_note']}")
+            lines.append(f"{name}: {one['strategy_note']}")
         if one["failed"]:
-            said.append(f"{name}: {one['failed']} failed; the first: {one['first_error']}")
-    return list(dict.fromkeys(said))
+            lines.append(f"{name}: {one['failed']} failed; the first: {one['first_error']}")
+    return list(dict.fromkeys(lines))
 
 
 def panels(report: Mapping[str, Any], turns: Mapping[str, Sequence[UserTurn]]) -> list[Panel]:
-    """Throughput and response over the batch size, where the time goes, and the response times beside each other."""
+    """Return plots: speedup, throughput over batch size, mean latency parts, and the distribution of response times."""
     contenders = report["contenders"]
     parts = {HEADS[stage]: {name: one[stage]["mean"] for name, one in contenders.items()} for stage in STAGES}
     response_s = {name: [taken_s for turn in rounds for taken_s in turn.response_s] for name, rounds in turns.items()}
     return [
         Panel(
-            "Speedup over one by one", "", "times", {}, bars={"": {n: one["speedup"] for n, one in contenders.items()}}
+            "Speedup over one request per batch",
+            "",
+            "times",
+            {},
+            bars={"": {n: one["speedup"] for n, one in contenders.items()}},
         ),
-        Panel("Throughput", "requests in a row, at most", "requests/s", _over_size(contenders, "requests_per_s")),
-        Panel("Where the time goes, on average", "", "ms", {}, bars=parts),
+        Panel("Throughput", "max_batch_size", "requests/s", _over_size(contenders, "requests_per_s")),
+        Panel("Mean latency, by part", "", "ms", {}, bars=parts),
         distribution_panel(response_s),
     ]
 
 
 def _over_size(contenders: Mapping[str, Mapping[str, Any]], key: str) -> dict[str, tuple[list[float], list[float]]]:
-    """A line a strategy, each from the one-by-one figure."""
+    """Return one line per strategy, each starting at the figure for one request per batch."""
     lines: dict[str, tuple[list[float], list[float]]] = {}
     serial = contenders[SERIAL]
     for name, one in contenders.items():

@@ -1,7 +1,7 @@
-"""``windrow bench compare``: one workload through every strategy and batch size, beside one request a pass.
+"""``windrow bench compare``: one workload through every strategy and batch size, compared with one request per batch.
 
-One worker process serves all contenders, each from a queue of its own, by the resident loop of production. They take
-turns round by round, so that a machine that slows down slows all of them. The load is many users in this process.
+One worker process serves all contenders, each from its own queue, with the batch loop of production. The contenders
+alternate round by round, so that a machine that slows down affects all of them. The load is many users in this process.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from windrow.scheduler.queue import RedisQueue
 from windrow.stack.supervisor import Interrupts
 
 SERIAL = "serial"
-#: A worker that was heard of so lately is there, in seconds.
-HEARD_WITHIN_S = 60.0
+#: Maximum age of a worker's heartbeat, in seconds.
+HEARTBEAT_AGE_S = 60.0
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One way to run the workload; its name is that of its queue too."""
+    """One way to run the workload. Its name is also the name of its queue."""
 
     name: str
     strategy: str
@@ -41,19 +41,19 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is compared on what."""
+    """The contenders, and the engine and load they are compared on."""
 
     contenders: Sequence[Contender]
-    #: What `windrow.bench.compare.worker` loads.
+    #: Engine that `windrow.bench.compare.worker` loads.
     engine: Mapping[str, Any]
-    #: None where it is learnt.
+    #: None if the window is learned.
     max_wait_ms: float | None
     users: int
     rounds: int
 
 
 def make_contenders(strategies: Sequence[str], batch_sizes: Sequence[int]) -> list[Contender]:
-    """One request a pass, then every strategy with every size; a strategy without rivals is called ``batch``."""
+    """Return one request per batch, then every strategy with every size. A single strategy is called ``batch``."""
     return [
         Contender(SERIAL, "none", 1),
         *(
@@ -65,7 +65,7 @@ def make_contenders(strategies: Sequence[str], batch_sizes: Sequence[int]) -> li
 
 
 def run_compare(plan: Plan, items: Sequence[Item], say: Say) -> tuple[dict[str, list[UserTurn]], dict[str, Any]]:
-    """The rounds of each contender, and what its engine says of itself. Raises `BenchFailed`."""
+    """Return the rounds of each contender, and its engine's heartbeat; raises `BenchFailed`."""
     with tempfile.TemporaryDirectory(prefix="windrow-bench-") as name, Interrupts() as interrupts:
         folder = Path(name)
         with (
@@ -79,7 +79,7 @@ def run_compare(plan: Plan, items: Sequence[Item], say: Say) -> tuple[dict[str, 
 
 @contextmanager
 def worker(plan: Plan, url: str, folder: Path, interrupts: Interrupts) -> Iterator[Check]:
-    """The worker process, ready; yields what raises where it ended or somebody asked us to stop."""
+    """Run the worker process until the block ends; yields a check that raises if it ended or the user interrupts."""
     given = folder / "compare.json"
     given.write_bytes(orjson.dumps(asdict(plan) | {"url": url}))
     command = [sys.executable, "-m", "windrow.bench.compare.worker", str(given)]
@@ -94,7 +94,7 @@ def worker(plan: Plan, url: str, folder: Path, interrupts: Interrupts) -> Iterat
 
 
 def measure(plan: Plan, items: Sequence[Item], redis: Redis, check: Check, say: Say) -> dict[str, list[UserTurn]]:
-    """All rounds of all contenders; each has had as many requests as it has users before its first is measured."""
+    """Run all rounds of all contenders. Before its first round, each contender gets one warm-up request per user."""
     turns: dict[str, list[UserTurn]] = {one.name: [] for one in plan.contenders}
     names = list(turns)
     for number in range(plan.rounds):
@@ -109,6 +109,6 @@ def measure(plan: Plan, items: Sequence[Item], redis: Redis, check: Check, say: 
 
 
 def _engine(redis: Redis, name: str) -> dict[str, Any]:
-    """What the worker's heartbeat says; empty before the first."""
-    heartbeats = list(RedisQueue(redis, name).workers(within_s=HEARD_WITHIN_S).values())
+    """Return the worker's last heartbeat; empty before the first one."""
+    heartbeats = list(RedisQueue(redis, name).workers(within_s=HEARTBEAT_AGE_S).values())
     return asdict(heartbeats[0]) if heartbeats else {}

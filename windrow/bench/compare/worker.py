@@ -28,71 +28,71 @@ from windrow.worker.process.pool_process import take_share
 from windrow.worker.steps.step_model import StepModel
 
 LEASE_S = 60.0
-#: Of the cache, for each sequence that runs at once, where the settings say nothing: contenders share the device.
+#: KV-cache tokens per concurrent sequence if the settings name no size, because the contenders share the device.
 SEQUENCE_TOKENS = 1024
-#: Strategies whose engines are made for them: packed passes have other kernels, and both are captured on CUDA.
-OWN = frozenset({"packed", "bucket"})
-#: Queue, strategy and batch size -> the lane of a contender.
-Opens = Callable[[RedisQueue, str, int], BatchModel | StepModel]
+#: Strategies that need an engine of their own: packed batches use other kernels, and both capture CUDA graphs.
+OWN_ENGINE = frozenset({"packed", "bucket"})
+#: Queue, strategy and batch size -> the served model of a contender.
+OpenModel = Callable[[RedisQueue, str, int], BatchModel | StepModel]
 
 
-class Planned:
-    """A loaded `Engine` whose passes are planned by another strategy that pads."""
+class ReplannedEngine:
+    """A loaded `Engine` under another padding strategy."""
 
     def __init__(self, engine: Engine, strategy: str) -> None:
         self.engine, self.info = engine, replace(engine.info, strategy=strategy)
         self.busy_s = 0.0
 
     def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
-        """As the engine does it."""
+        """Delegate to the engine."""
         return self.engine.prepare(inputs, parameters)
 
     def forward(self, prepared: Sequence[Prepared], batch: Batch) -> Any:
-        """As the engine does it."""
+        """Delegate to the engine."""
         return self.engine.forward(prepared, batch)
 
     def collect(self, handle: Any) -> list[Outcome]:
-        """As the engine does it."""
+        """Delegate to the engine."""
         outcomes = self.engine.collect(handle)
         self.busy_s = self.engine.busy_s
         return outcomes
 
 
 def serve(spec: Mapping[str, Any]) -> None:
-    """Serve all contenders of ``spec``, which is a `windrow.bench.compare.run.Plan` with the URL of Redis."""
+    """Serve all contenders of ``spec``: a `windrow.bench.compare.run.Plan` plus the URL of Redis."""
     take_share(0, 1)
     redis = connect(spec["url"])
-    open_lane = OPENERS[spec["engine"]["kind"]](redis, spec)
+    open_model = OPENERS[spec["engine"]["kind"]](redis, spec)
     BatchLoop(
         {
-            one["name"]: open_lane(RedisQueue(redis, one["name"]), one["strategy"], one["max_batch_size"])
+            one["name"]: open_model(RedisQueue(redis, one["name"]), one["strategy"], one["max_batch_size"])
             for one in spec["contenders"]
         },
         stopping=lambda: 0,
     ).run()
 
 
-def fixed_lanes(redis: Redis, spec: Mapping[str, Any]) -> Opens:
-    """Devices that sleep for ``pass_ms`` a pass and ``token_us`` a token, padding included."""
+def fixed_cost_models(redis: Redis, spec: Mapping[str, Any]) -> OpenModel:
+    """Serve an engine that sleeps ``pass_ms`` per batch and ``token_us`` per token, padding included."""
     given, max_wait_s = spec["engine"], _max_wait_s(spec)
     cost = PassCost(given["pass_ms"] / 1e3, given["token_us"] / 1e6)
 
-    def open_lane(queue: RedisQueue, strategy: str, max_batch_size: int) -> BatchModel:
+    def open_model(queue: RedisQueue, strategy: str, max_batch_size: int) -> BatchModel:
         limits = BatchLimits(max_batch_size, given["max_batch_tokens"], static_length=given["longest_tokens"])
         engine = PacedEngine(Policy(strategy, limits, max_wait_s), cost)
         return BatchModel(queue, engine, limits, max_wait_s, LEASE_S, "bench")
 
-    return open_lane
+    return open_model
 
 
-def row_lanes(redis: Redis, spec: Mapping[str, Any]) -> Opens:
-    """A model that answers in one pass: loaded once for each of `OWN`, and once for all others."""
+def batch_models(redis: Redis, spec: Mapping[str, Any]) -> OpenModel:
+    """Serve a model that answers in one batch: one engine per strategy in `OWN_ENGINE`, one for all others."""
     settings = ModelSettings.model_validate(spec["engine"]["settings"])
     largest = max(one["max_batch_size"] for one in spec["contenders"])
     loaded: dict[str, tuple[Engine, BatchLimits]] = {}
 
-    def open_lane(queue: RedisQueue, strategy: str, max_batch_size: int) -> BatchModel:
-        key = strategy if strategy in OWN else "dynamic"
+    def open_model(queue: RedisQueue, strategy: str, max_batch_size: int) -> BatchModel:
+        key = strategy if strategy in OWN_ENGINE else "dynamic"
         if key not in loaded:
             asked = settings.model_copy(update={"strategy": key, "max_batch_size": largest})
             engine = load_batch_engine(spec["engine"]["name"], asked)
@@ -100,55 +100,55 @@ def row_lanes(redis: Redis, spec: Mapping[str, Any]) -> Opens:
         engine, limits = loaded[key]
         return BatchModel(
             queue,
-            engine if strategy == key else Planned(engine, strategy),
-            # All sizes that were captured for the largest rows do for smaller ones.
+            engine if strategy == key else ReplannedEngine(engine, strategy),
+            # The CUDA graphs captured for the largest batch size include those of smaller ones.
             replace(limits, max_batch_size=max_batch_size),
             _max_wait_s(spec),
             LEASE_S,
             "bench",
         )
 
-    return open_lane
+    return open_model
 
 
 def _max_wait_s(spec: Mapping[str, Any]) -> float | None:
     return None if spec["max_wait_ms"] is None else spec["max_wait_ms"] / 1e3
 
 
-def step_lanes(redis: Redis, spec: Mapping[str, Any]) -> Opens:
-    """A model that generates: loaded once for each contender, with a cache of its own.
+def step_models(redis: Redis, spec: Mapping[str, Any]) -> OpenModel:
+    """Serve a model that generates: loaded once per contender, with a KV cache of its own.
 
-    Where the spec names a file for ``steps``, what each took is written there.
+    If the spec names a file as ``steps``, the time of each decode step is appended to it.
     """
     settings, steps = ModelSettings.model_validate(spec["engine"]["settings"]), spec["engine"].get("steps")
 
-    def open_lane(queue: RedisQueue, strategy: str, max_batch_size: int) -> StepModel:
+    def open_model(queue: RedisQueue, strategy: str, max_batch_size: int) -> StepModel:
         cache_tokens = settings.cache_tokens or SEQUENCE_TOKENS * max_batch_size
         asked = {"strategy": strategy, "max_batch_size": max_batch_size, "cache_tokens": cache_tokens}
         engine = load_engine(spec["engine"]["name"], settings.model_copy(update=asked))
         assert isinstance(engine, StepEngine)
         if steps is not None:
-            engine = _noted(engine, Path(steps))
+            engine = _timed(engine, Path(steps))
         return StepModel(redis, queue, engine, LEASE_S, "bench")
 
-    return open_lane
+    return open_model
 
 
-def _noted(engine: StepEngine, steps: Path) -> StepEngine:
+def _timed(engine: StepEngine, steps: Path) -> StepEngine:
     from windrow.lab.tune.step_timing import TimedSteps
     from windrow.worker.engines.generation.engine import GenerateEngine
 
     assert isinstance(engine, GenerateEngine)
-    # A line at a time: nobody says when the last one was.
+    # Unbuffered, because the process is stopped without notice.
     file = steps.open("wb", buffering=0)
     return TimedSteps(engine, lambda step: file.write(orjson.dumps(astuple(step)) + b"\n"))
 
 
-#: ``kind`` of the engine -> what opens its lanes.
-OPENERS: Mapping[str, Callable[[Redis, Mapping[str, Any]], Opens]] = {
-    "fixed": fixed_lanes,
-    "rows": row_lanes,
-    "steps": step_lanes,
+#: ``kind`` of the engine -> function that opens its served models.
+OPENERS: Mapping[str, Callable[[Redis, Mapping[str, Any]], OpenModel]] = {
+    "fixed": fixed_cost_models,
+    "rows": batch_models,
+    "steps": step_models,
 }
 
 

@@ -1,7 +1,7 @@
-"""``windrow bench record --engine``: a run of any model of the settings over the real queue and the real loop.
+"""``windrow bench record --engine``: records a run of any configured model through the queue, without HTTP.
 
-A worker process serves it as production does, on a Redis of its own; requests are submitted at their times whatever
-comes back, and their ends are read after the last one. There is no HTTP.
+A worker process serves the model as in production, on a Redis of its own. Requests are submitted at their arrival times
+(open loop), and their results are read after the last one.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from windrow.scheduler.queue import RedisQueue, Submission
 from windrow.scheduler.queue.ids import make_id
 from windrow.stack.supervisor import Interrupts
 
-#: Sent before the clock starts, so that the worker knows its pace and everything is loaded.
+#: Requests sent before the recording, so that everything is loaded and the worker knows its speed.
 WARM = 40
-#: How long after the last submit everything may take, in seconds.
+#: Time limit for all results after the last submit, in seconds.
 END_S = 300.0
 LOOK_S = 0.05
 Say = Callable[[str], None]
@@ -49,7 +49,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is sent to whom."""
+    """The model, and the requests to send."""
 
     model: str
     settings: ModelSettings
@@ -57,12 +57,12 @@ class Load:
     rate_per_s: float
     requests: int
     seed: int
-    #: Of models that generate: shortens prompts and answers alike.
+    #: Text generation only: factor on the lengths of prompts and answers.
     scale: float = 1.0
 
     def about(self, info: Mapping[str, Any]) -> dict[str, Any]:
-        """For the first line of the run."""
-        # A CPU worker runs a pass on all of its cores.
+        """Return the first line of the recording."""
+        # A CPU worker runs each batch on all of its cores.
         lanes = len(os.sched_getaffinity(0)) if info["device"] == "cpu" else 1
         return {
             "model": self.model, "pattern": self.pattern, "rate_per_s": self.rate_per_s, "seed": self.seed,
@@ -72,7 +72,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One request: when it was submitted, and what its answer says."""
+    """One request: its time of submission, and its result."""
 
     sent_s: float
     metrics: Mapping[str, Any]
@@ -80,7 +80,7 @@ class Answered:
 
 
 def record_engine(load: Load, say: Say) -> Recording | GenerationRecording:
-    """Serve the model, send the load, and give the run. Raises `BenchFailed` where a request does not succeed."""
+    """Serve the model, send the load, and return the run; raises `BenchFailed` if a request does not succeed."""
     generates = load.settings.task == "generate"
     payloads = [orjson.dumps({"model": load.model, **call}) for call in (_asks(load) if generates else _texts(load))]
     with tempfile.TemporaryDirectory(prefix="windrow-bench-") as name, Interrupts() as interrupts:
@@ -97,7 +97,7 @@ def record_engine(load: Load, say: Say) -> Recording | GenerationRecording:
             say(f"{load.model} is loaded on {info['device']}")
             _send(queue, payloads[:WARM], [0.0] * WARM, check)
             warm_steps = len(_read_steps(steps)) if generates else 0
-            say(f"{load.requests} requests, {load.pattern}, {load.rate_per_s:g} a second")
+            say(f"{load.requests} requests, {load.pattern}, {load.rate_per_s:g} per second")
             due_s = draw_arrivals(
                 PATTERNS[load.pattern], load.rate_per_s, load.requests, np.random.default_rng(load.seed)
             )
@@ -124,7 +124,7 @@ def _texts(load: Load) -> list[dict[str, Any]]:
 
 
 def _asks(load: Load) -> list[dict[str, Any]]:
-    """Prompts of random tokens, so that no two begin alike, and answers to the token."""
+    """Return prompts of random tokens, which share no prefix, with exact answer lengths."""
     limit = load_text_limit(load.settings.source, load.settings.max_input_tokens)
     asks = make_load(WARM + load.requests, limit.tokenizer.get_vocab_size(), load.scale)
     longest = max(len(ask.ids) + ask.tokens for ask in asks)
@@ -140,7 +140,7 @@ def _asks(load: Load) -> list[dict[str, Any]]:
 
 
 def _send(queue: RedisQueue, payloads: Sequence[bytes], due_s: Sequence[float], check: Check) -> list[Answered]:
-    """Submit each when it is due, wait until nothing waits or runs, and read what came."""
+    """Submit each request when it is due, wait until all have finished, and read the results."""
     sent: list[tuple[str, float]] = []
     from_s = time.perf_counter()
     for payload, at_s in zip(payloads, due_s, strict=True):
@@ -154,7 +154,7 @@ def _send(queue: RedisQueue, payloads: Sequence[bytes], due_s: Sequence[float], 
     while (depth := queue.depth()).waiting or depth.running:
         check()
         if time.monotonic() > end_s:
-            raise BenchFailed(f"{depth.waiting + depth.running} requests did not end within {END_S:g} s")
+            raise BenchFailed(f"{depth.waiting + depth.running} requests did not finish within {END_S:g} s")
         time.sleep(LOOK_S)
     return [_answer(queue, id, sent_s) for id, sent_s in sent]
 
@@ -185,7 +185,7 @@ def _rows(load: Load, info: Mapping[str, Any], answered: Sequence[Answered]) -> 
         )
         for one in answered
     ]
-    # What the model is served with, which may not be what was asked for.
+    # The strategy in use, which may differ from the requested one.
     return Recording(Policy(info["strategy"], limits, load.settings.max_wait_s), 1, load.about(info), rebased(rows))
 
 
@@ -196,7 +196,7 @@ def _generation(
     from windrow.worker.engines.base import EngineInfo
 
     settings = load.settings
-    # Its engine always reads prompts in pieces beside those who decode.
+    # The engine always prefills in chunks beside sequences that decode.
     name = "chunked" if settings.strategy == "continuous" else settings.strategy
     policy = GenerationPolicy(
         name, info["max_sequences"], settings.max_batch_tokens, info["pages"] * info["page_tokens"],
@@ -218,5 +218,5 @@ def _generation(
 
 
 def _read_steps(path: Path) -> list[TimedStep]:
-    """What the worker noted so far."""
+    """Return the step times that the worker has written so far."""
     return [TimedStep(*json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -1,7 +1,7 @@
-"""``windrow bench record --pretend``: the real queue and the real resident loop over a device that sleeps.
+"""``windrow bench record --pretend``: the real queue and the real batch loop over a device that sleeps.
 
-What a pass takes is then known exactly, whatever else the machine does, so that a run shows what the simulator makes
-of the scheduler, apart from what a line makes of a device.
+The time of each batch is then known exactly, so that a comparison with the simulator shows the error of the simulated
+scheduler alone, without the error of the cost model.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from windrow.worker.batches.batch_loop import BatchLoop
 from windrow.worker.batches.batch_model import BatchModel
 
 SECRET = b"of a benchmark"
-#: Sent before the clock starts, so that the worker knows its pace.
+#: Requests sent before the recording, so that the worker knows its speed.
 WARM = 40
-#: How long the last request may take, in seconds.
+#: Time limit for the last request, in seconds.
 END_S = 60.0
 Say = Callable[[str], None]
 
 
-class NotingQueue(RedisQueue):
-    """Remembers the ends that it stored."""
+class RecordingQueue(RedisQueue):
+    """A queue that keeps the requests that it finished."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.ended: list[Request] = []
 
     def finish(self, requests: Sequence[Request], **more: Any) -> Any:
-        """Store and note them."""
+        """Store the results and keep the requests."""
         self.ended += requests
         return super().finish(requests, **more)
 
@@ -56,7 +56,7 @@ class NotingQueue(RedisQueue):
 def record_paced(
     policy: Policy, cost: CostModel, pattern: str, rate_per_s: float, requests: int, seed: int, say: Say
 ) -> Recording:
-    """Send requests to a worker that pretends, and give the run."""
+    """Send requests to a worker with a `PacedEngine`, and return the run."""
     _, tokens = counted_texts(requests)
     arrival_s = draw_arrivals(PATTERNS[pattern], rate_per_s, requests, np.random.default_rng(seed))
     line = cost.of_strategy(policy.strategy)
@@ -66,7 +66,7 @@ def record_paced(
         Interrupts() as interrupts,
         own_redis(Path(name), interrupts, durable=False) as url,
     ):
-        queue = NotingQueue(connect(url), MODEL)
+        queue = RecordingQueue(connect(url), MODEL)
         lane = BatchModel(queue, engine, policy.limits, policy.max_wait_s, 15.0, "bench")
         stop = threading.Event()
         worker = threading.Thread(target=BatchLoop({MODEL: lane}, lambda: int(stop.is_set())).run)
@@ -75,7 +75,7 @@ def record_paced(
             for length in tokens[:WARM]:
                 _submit(queue, length)
             _wait_for(queue, WARM)
-            say(f"{requests} requests, {pattern}, {rate_per_s:g} a second")
+            say(f"{requests} requests, {pattern}, {rate_per_s:g} per second")
             from_s = time.monotonic()
             engine.expect([from_s + at_s for at_s in arrival_s])
             ids = []
@@ -98,11 +98,11 @@ def _submit(queue: RedisQueue, tokens: int) -> str:
     return queue.submit([submission], flow="bench:normal", weight=4.0, max_depth=1 << 40, max_bytes=1 << 50).ids[0]
 
 
-def _wait_for(queue: NotingQueue, count: int) -> None:
+def _wait_for(queue: RecordingQueue, count: int) -> None:
     end_s = time.monotonic() + END_S
     while len(queue.ended) < count:
         if time.monotonic() > end_s:
-            raise BenchFailed(f"{count - len(queue.ended)} requests did not end")
+            raise BenchFailed(f"{count - len(queue.ended)} requests did not finish")
         time.sleep(0.02)
 
 

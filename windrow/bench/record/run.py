@@ -1,7 +1,7 @@
-"""``windrow bench record``: a run against a real server, written down request by request for the laboratory.
+"""``windrow bench record``: records a run against a real server, request by request, for the laboratory.
 
-Requests are sent at their times whatever comes back, over one connection, and are only queued; their ends are read
-after the last one. So the load costs the machine that it shares with the server as little as can be.
+Requests are sent at their arrival times (open loop) over one connection, without waiting, and their results are read
+after the last one. That keeps the load generator from slowing down the server on the same machine.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import httpx
 import numpy as np
 
 from windrow.bench.programs import BenchFailed
-from windrow.bench.workload import MODEL, ROW, bench_environ, counted_texts, model_settings
+from windrow.bench.workload import BATCH_SIZE, MODEL, bench_environ, counted_texts, model_settings
 from windrow.lab.measure.recording import Recorded, Recording
 from windrow.lab.measure.run_file import rebased
 from windrow.lab.simulate.device import Policy
@@ -27,9 +27,9 @@ from windrow.scheduler.core.planning import BatchLimits
 from windrow.stack.serve import Stack
 from windrow.stack.supervisor import Interrupts
 
-#: Sent before the clock starts, so that the worker knows its pace and everything is loaded.
+#: Requests sent before the recording, so that everything is loaded and the worker knows its speed.
 WARM = 40
-#: How long the end of a request is waited for, in seconds.
+#: Time limit for each result, in seconds.
 END_S = 60
 Say = Callable[[str], None]
 
@@ -37,7 +37,7 @@ Say = Callable[[str], None]
 def record(
     pattern: str, rate_per_s: float, requests: int, strategy: str, max_wait_s: float | None, seed: int, say: Say
 ) -> Recording:
-    """Start a stack of the default model under these settings, send the requests, and give the run."""
+    """Start a stack with the default model and these settings, send the requests, and return the run."""
     texts, tokens = counted_texts(requests)
     arrival_s = draw_arrivals(PATTERNS[pattern], rate_per_s, requests, np.random.default_rng(seed))
     settings = model_settings()
@@ -51,11 +51,11 @@ def record(
             model = client.get("/v1/models").raise_for_status().json()
             for text in texts[:WARM]:
                 _end(client, _submit(client, text))
-            say(f"{requests} requests, {pattern}, {rate_per_s:g} a second")
+            say(f"{requests} requests, {pattern}, {rate_per_s:g} per second")
             ids = _send(client, texts, arrival_s, stack.check)
             ended = [_end(client, id) for id in ids]
-    limits = BatchLimits(ROW, settings.max_batch_tokens, settings.buckets, _longest(model))
-    # A CPU worker runs a pass on all of its cores.
+    limits = BatchLimits(BATCH_SIZE, settings.max_batch_tokens, settings.buckets, _longest(model))
+    # A CPU worker runs each batch on all of its cores.
     device = model["data"][0].get("device", "cpu")
     lanes = len(os.sched_getaffinity(0)) if device == "cpu" else 1
     about = {
@@ -89,7 +89,7 @@ def _end(client: httpx.Client, id: str) -> dict[str, Any]:
 
 
 def _longest(models: dict[str, Any]) -> int:
-    """What ``static`` pads to: the longest input that the served model takes."""
+    """Return the length that ``static`` pads to: the longest input that the model accepts."""
     return int(models["data"][0].get("max_input_tokens") or model_settings().max_input_tokens or 512)
 
 

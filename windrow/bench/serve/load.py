@@ -1,7 +1,7 @@
-"""The load of ``windrow bench serve`` and ``sweep``: requests to a server over HTTP, at a rate or by so many users.
+"""The load of ``windrow bench serve`` and ``sweep``: HTTP requests at a rate (open loop) or from users (closed loop).
 
-At a rate they are sent when they are due, whatever comes back, and times count from then: a server that is late does
-not slow its clients down, and a load that is late itself shows in `Answer.sent_s`.
+In the open loop each request is sent when it is due, and its latency counts from then, so that a slow server does not
+slow its clients down. A load generator that is late itself shows in `Answer.sent_s`.
 """
 
 from __future__ import annotations
@@ -25,40 +25,40 @@ from windrow.client.transport import DEFAULT_URL, client_options, request_option
 from windrow.errors import ClientError
 
 TIMEOUT_S = 30.0
-#: Less than what servers keep, so that none closes a connection just as it is used, in seconds.
+#: Keep-alive time in seconds; shorter than a server's, so that the server does not close a connection in use.
 KEEPALIVE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of one request; in seconds from the start of the load."""
+    """The result of one request; times in seconds from the start of the load."""
 
-    #: When it was to be sent, when it was, and when its answer had come.
+    #: When it was due, when it was sent, and when its answer was complete.
     due_s: float
     sent_s: float
     ended_s: float
-    #: ``code: detail``; None where it succeeded.
+    #: ``code: detail``; None if it succeeded.
     error: str | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def latency_s(self) -> float:
-        """From when it was due to its answer."""
+        """Time from when it was due to its complete answer."""
         return self.ended_s - self.due_s
 
     @property
     def answered_s(self) -> float:
-        """From when it was due to its first token, or to all of it where it came in one piece."""
+        """Time from when it was due to its first token, or to the complete answer if it was not streamed."""
         ttft_ms = self.metrics.get("ttft_ms")
         return self.latency_s if ttft_ms is None else self.sent_s - self.due_s + ttft_ms / 1e3
 
 
-#: Sends one request and waits for its end; returns its metrics, or raises `ClientError`.
+#: Sends one request and waits for its result; returns its metrics or raises `ClientError`.
 Ask = Callable[[Item], Awaitable[Mapping[str, Any]]]
 
 
 class Server:
-    """One model of the server at ``url``, else of the default one, asked by many at once. An asynchronous context."""
+    """One model of the server at ``url`` (by default the local one); an asynchronous context manager."""
 
     def __init__(self, url: str, model: str, transport: httpx.AsyncBaseTransport | None = None) -> None:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE_S)
@@ -75,7 +75,7 @@ class Server:
         await self._http.aclose()
 
     async def ask(self, item: Item) -> Mapping[str, Any]:
-        """One prediction; sent once, since what is refused is part of the result. See `Ask`."""
+        """Send one prediction, without retries, because refusals are part of the result. See `Ask`."""
         request = self._request(item, {"Prefer": f"wait={MAX_WAIT_S}"})
         with self._unreachable():
             response = await self._http.send(request)
@@ -85,7 +85,7 @@ class Server:
         return measured(prediction.metrics, prediction.result())
 
     async def follow(self, item: Item) -> Mapping[str, Any]:
-        """The same of a model that generates, whose answer is read as it comes."""
+        """Send one prediction to a model that generates, and read its stream."""
         request = self._request(item, {"Accept": "text/event-stream"})
         sent_s = time.perf_counter()
         with self._unreachable():
@@ -104,7 +104,7 @@ class Server:
 
     @contextmanager
     def _unreachable(self) -> Iterator[None]:
-        """Answers that do not come are the `ClientError` of the clients."""
+        """Convert transport errors to `ClientError`."""
         try:
             yield
         except httpx.TransportError as error:
@@ -114,7 +114,7 @@ class Server:
 
 
 async def at_times(ask: Ask, items: Iterable[Item], due_s: Sequence[float]) -> list[Answer]:
-    """Send each of ``items`` at its time, whatever comes back; in that order."""
+    """Send each item when it is due (open loop); returns the answers in the same order."""
     began_s = time.perf_counter()
     tasks = []
     for item, at_s in zip(items, due_s, strict=True):
@@ -124,7 +124,7 @@ async def at_times(ask: Ask, items: Iterable[Item], due_s: Sequence[float]) -> l
 
 
 async def by_users(ask: Ask, items: Iterable[Item], users: int) -> list[Answer]:
-    """Each of ``users`` sends the next of ``items`` when its last is answered; in the order of the answers."""
+    """Let each user send the next item when its last one is answered; returns the answers in order of completion."""
     began_s = time.perf_counter()
     left = iter(items)
     answers: list[Answer] = []

@@ -1,4 +1,4 @@
-"""What ``windrow bench serve`` and ``sweep`` make of answers: figures, tables and plots."""
+"""Reports of ``windrow bench serve`` and ``sweep``: figures, tables and plots."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from windrow.bench.serve.load import Answer
 from windrow.lab.report.charts import Panel, distribution_panel
 from windrow.lab.report.tables import TableRows, number
 
-#: Key of the report -> what tables and plots call it.
+#: Key in the report -> name in tables and plots.
 TIMES = {
     "latency_ms": "latency",
     "ttft_ms": "TTFT",
@@ -24,17 +24,18 @@ TIMES = {
     "sent_late_ms": "sent late",
 }
 SHARES = ("mean", "p50", "p90", "p99", "max")
-#: A server keeps up where this share of what is offered gets done; the rest is left to chance.
+#: A server keeps up with a rate if it completes at least this share of it; the margin allows for chance.
 KEPT_UP = 0.95
-#: Requests below which a slope says nothing.
+#: Fewest requests from which a slope is computed.
 FEWEST_FOR_SLOPE = 10
 
 
 def summarise(answers: Sequence[Answer], slo_s: float | None = None, slo_itl_s: float | None = None) -> dict[str, Any]:
-    """The report of a load; times in milliseconds, of the requests that succeeded, from when they were due.
+    """Build the report of a load. Times are in milliseconds, from when each successful request was due.
 
-    Rates are per second from the first request to the last answer. Good is what succeeded within ``slo_s``; where text
-    is generated, what had its first token by then, and the others ``slo_itl_s`` apart on average.
+    Rates are per second from the first request to the last answer. Goodput counts requests that succeeded within
+    ``slo_s``; for generated text, those whose first token came within ``slo_s`` and whose later tokens were at most
+    ``slo_itl_s`` apart on average.
     """
     done = [one for one in answers if one.error is None]
     failures = Counter(one.error.partition(":")[0] for one in answers if one.error is not None)
@@ -62,7 +63,7 @@ def summarise(answers: Sequence[Answer], slo_s: float | None = None, slo_itl_s: 
 
 
 def is_good(answer: Answer, slo_s: float | None, slo_itl_s: float | None) -> bool:
-    """Whether an answer that succeeded came in time, by each limit that there is."""
+    """Whether a successful answer met every limit that is set."""
     itl_ms = answer.metrics.get("itl_ms")
     return (slo_s is None or answer.answered_s <= slo_s) and (
         slo_itl_s is None or itl_ms is None or itl_ms <= slo_itl_s * 1e3
@@ -70,10 +71,10 @@ def is_good(answer: Answer, slo_s: float | None, slo_itl_s: float | None) -> boo
 
 
 def share_kept_up(answers: Sequence[Answer]) -> float:
-    """The part of what is offered that the server gets done, 0 to 1; below 1 the rest is refused or piles up.
+    """Return the share (0 to 1) of the offered load that the server completes; the rest is refused or queues up.
 
-    Work at rate L into a queue that serves M < L makes each request wait 1 - M / L seconds longer for each second that
-    it comes later, so M / L is 1 less the slope of the latency over time: least squares over the second half.
+    If requests arrive at rate L and are served at rate M < L, latency grows by 1 - M / L seconds per second. M / L is
+    therefore 1 minus the slope of latency over arrival time, fitted by least squares over the second half.
     """
     done = [one for one in answers if one.error is None]
     middle_s = (min(one.due_s for one in answers) + max(one.due_s for one in answers)) / 2
@@ -85,7 +86,7 @@ def share_kept_up(answers: Sequence[Answer]) -> float:
 
 
 def tables(report: Mapping[str, Any]) -> list[TableRows]:
-    """Counts and rates; and the times, each with its mean and percentiles."""
+    """Return two tables: counts and rates, and times with mean and percentiles."""
     has_slo = "goodput_per_s" in report
     slo_heads = ["good/s", "in SLO"] if has_slo else []
     counts = [
@@ -105,13 +106,13 @@ def tables(report: Mapping[str, Any]) -> list[TableRows]:
 
 
 def failure_notes(report: Mapping[str, Any]) -> list[str]:
-    """``12 failed with queue_full``, and what the first of all said."""
+    """Return lines such as ``12 failed with queue_full``, and the detail of the first failure."""
     said = [f"{count} failed with {code}" for code, count in report["failures"].items()]
     return [*said, f"the first: {report['first_error']}"] if said else []
 
 
 def panels(answers: Sequence[Answer]) -> list[Panel]:
-    """Latency and what it consists of; and requests sent and answered so far, between whose lines are those in it."""
+    """Return plots of latency and its parts, and of requests sent and answered over time."""
     done = [one for one in answers if one.error is None]
     parts = {TIMES[stage]: [one.metrics[stage] / 1e3 for one in done if stage in one.metrics] for stage in STAGES}
     so_far = {
@@ -125,11 +126,11 @@ def panels(answers: Sequence[Answer]) -> list[Panel]:
 
 
 def stages_panel(reports: Mapping[str, Mapping[str, Any]]) -> Panel:
-    """Mean times in each stage, stacked, a bar a report."""
+    """Return a plot with one stacked bar of mean latency parts per report."""
     parts = {
         TIMES[stage]: {name: one[stage]["mean"] for name, one in reports.items() if one[stage]} for stage in STAGES
     }
-    return Panel("Where the time goes, on average", "", "ms", {}, bars=parts)
+    return Panel("Mean latency, by part", "", "ms", {}, bars=parts)
 
 
 def _number(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""One generated answer as its reader sees it: when its first token came, and how far apart the others were."""
+"""Client-side timing of a streamed answer: time to first token, and time between tokens."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from windrow.errors import RequestRefused
 
 
 class Reader:
-    """Takes up the events of one stream; ``sent_s`` is when it was asked for, `time.perf_counter`."""
+    """Times the events of one stream; ``sent_s`` is the time of the request (`time.perf_counter`)."""
 
     def __init__(self, sent_s: float) -> None:
         self._sent_s = sent_s
         self._first_s: float | None = None
         self._last_s = 0.0
-        #: Tokens of the first choice behind those that came first.
+        #: Tokens of the first choice after its first output.
         self._tokens = 0
         self.prediction: Prediction | None = None
 
     def take(self, event: StreamEvent, now_s: float) -> None:
-        """Note when the event came; of several choices, those of the first."""
-        if event.type == "restart":  # another worker begins anew
+        """Record the arrival of an event; of several choices only the first counts."""
+        if event.type == "restart":  # another worker starts again from the beginning
             self._first_s, self._tokens = None, 0
         elif event.type == "output" and event.data["index"] == 0 and event.data["tokens"]:
             if self._first_s is None:
@@ -38,9 +38,9 @@ class Reader:
         self.prediction = event.prediction or self.prediction
 
     def metrics(self) -> dict[str, Any]:
-        """Those of the prediction, with times as they were seen here. Raises `ClientError` where it did not succeed."""
+        """Return the prediction's metrics with the times measured here; raises `ClientError` if it did not succeed."""
         if self.prediction is None:
-            raise RequestRefused("the stream ended before the answer did", code="bad_answer")
+            raise RequestRefused("the stream ended before the answer was complete", code="bad_answer")
         made = measured(self.prediction.metrics, self.prediction.result())
         if self._first_s is not None:
             made["ttft_ms"] = (self._first_s - self._sent_s) * 1e3
@@ -50,7 +50,7 @@ class Reader:
 
 
 async def read_stream(response: httpx.Response, sent_s: float) -> dict[str, Any]:
-    """Read a streamed answer to its end. Raises `ClientError`, and `httpx.TransportError` where it breaks off."""
+    """Read a streamed answer to its end; raises `ClientError`, and `httpx.TransportError` if the stream breaks off."""
     if response.status_code != 200:
         refused = read_error(Reply(response.status_code, await response.aread()))
         assert refused is not None

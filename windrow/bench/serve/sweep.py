@@ -1,4 +1,4 @@
-"""``windrow bench sweep``: one server under rates from low to past its capacity, and where it stops keeping up."""
+"""``windrow bench sweep``: one server at rates from low to above its capacity; finds the highest it keeps up with."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from windrow.lab.report.charts import Panel, distribution_panel
 from windrow.lab.report.tables import TableRows, number
 from windrow.lab.simulate.workload import PATTERNS, draw_arrivals
 
-#: Rates that are tried, as shares of what users who never pause get out of the server.
+#: Rates to try, as shares of the throughput that closed-loop users reach.
 SHARES = (0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1, 1.25)
-#: Requests of one rate, at least: fewer say nothing of a 99th percentile.
+#: Fewest requests per rate; a 99th percentile needs about this many.
 FEWEST = 50
-#: Share of the requests that the limits are for: their 99th percentile.
+#: Share of the requests that must meet the limits.
 GOOD = 0.99
 Say = Callable[[str], None]
 
 
 async def find_rates(ask: Ask, items: Sequence[Item], users: int, seconds: float) -> list[float]:
-    """Rates from low to past the capacity, which ``users`` who never pause measure. Raises `ValueError`."""
+    """Return rates from low to above the capacity, which closed-loop ``users`` measure; raises `ValueError`."""
     answers = await by_users(ask, _for_seconds(items, seconds), users)
     capacity_per_s = summarise(answers)["requests_per_s"]
     if not capacity_per_s:
@@ -45,7 +45,7 @@ def _for_seconds(items: Sequence[Item], seconds: float) -> Iterator[Item]:
 async def sweep(
     ask: Ask, items: Sequence[Item], rates_per_s: Sequence[float], seconds: float, pattern: str, seed: int, say: Say
 ) -> dict[float, list[Answer]]:
-    """The answers at each rate. The next begins when all of the last have ended."""
+    """Return the answers at each rate. The next rate starts when all requests of the last one have finished."""
     numbers = np.random.default_rng(seed)
     answers = {}
     for rate_per_s in rates_per_s:
@@ -59,10 +59,11 @@ async def sweep(
 def summarise_sweep(
     answers: Mapping[float, Sequence[Answer]], slo_s: float | None, slo_itl_s: float | None = None
 ) -> dict[str, Any]:
-    """A report a rate in rising order, and the knee.
+    """Return one report per rate in increasing order, and the knee.
 
-    The knee is the highest rate up to which the server keeps up at every rate, with `GOOD` of all requests within the
-    limits where there are any, see `serving_report.summarise`; None where it does not at the lowest.
+    The knee is the highest rate such that the server keeps up with it and with all lower rates, and, if limits are set,
+    that `GOOD` of all requests meet them; see `windrow.bench.serve.report.summarise`. It is None if the server does not
+    keep up with the lowest rate.
     """
     steps = []
     for rate_per_s, those in sorted(answers.items()):
@@ -80,7 +81,7 @@ def summarise_sweep(
 
 
 def sweep_rows(report: Mapping[str, Any]) -> TableRows:
-    """A row a rate; mean times in milliseconds but for the percentiles of the latency."""
+    """Return one table row per rate; times are means in milliseconds, except the percentiles of latency."""
     rows = [["rate", "req/s", "p50", "p99", "queue", "wait", "service", "batch", "failed", "sustained"]]
     for step in report["steps"]:
         latency_ms = step["latency_ms"] or {}
@@ -97,7 +98,7 @@ def sweep_rows(report: Mapping[str, Any]) -> TableRows:
 
 
 def sweep_panels(report: Mapping[str, Any], answers: Mapping[float, Sequence[Answer]]) -> list[Panel]:
-    """Throughput and latency over the rate that was offered, the latencies of each rate, and where the time goes."""
+    """Return plots of throughput and latency over the offered rate, and of latency parts per rate."""
     steps = [step for step in report["steps"] if step["latency_ms"]]
     rates = [step["rate_per_s"] for step in steps]
     got = (rates, [step["requests_per_s"] for step in steps])
