@@ -210,7 +210,7 @@ def test_the_drawing_has_every_folder_of_the_package_and_only_existing_files() -
 def test_every_script_and_metric_that_a_page_names_exists(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     scripts = set(re.findall(r"\b(\w+\.lua)\b", text))
-    assert scripts <= {path.name for path in (ROOT / "scheduler/queue/lua").glob("*.lua")}
+    assert scripts <= {path.name for path in (ROOT / "scheduler/queue/lua").rglob("*.lua")}
     metrics = set(re.findall(r"`(windrow_[a-z_]+)(?:\{[a-z_,]*\})?`", text))
     assert metrics <= {f"windrow_{metric.name}{ending}" for metric in METRICS for ending in ("", "_total")}
 
