@@ -152,6 +152,21 @@ def test_an_urgent_sequence_is_admitted_although_others_were_preempted_before() 
     assert scheduler.pages_taken == 0
 
 
+def test_a_sequence_that_is_preempted_and_admitted_again_within_one_plan_ends_once() -> None:
+    scheduler = StepScheduler("continuous", make_limits(size=2, pages=3, page_tokens=1))
+    low, normal = make_sequence(1, 2, priority=2), make_sequence(1, 2, priority=1)
+    scheduler.add(low)
+    scheduler.collected(plan_next(scheduler).number)
+    scheduler.add(normal)
+    plan = plan_next(scheduler)
+    assert (plan.preempted, plan.admitted) == ([low], [normal, low])
+    # The prefill of its prompt and its first token generates its last token in the same step as planned before.
+    assert plan.ended == [low]
+    run_all(scheduler)
+    assert normal.state is State.ENDED
+    assert scheduler.pages_taken == 0
+
+
 def test_a_preempted_sequence_waits_until_the_host_knows_its_tokens() -> None:
     scheduler = StepScheduler("continuous", make_limits(size=2, pages=4, page_tokens=2))
     first, second = make_sequence(2, 6), make_sequence(2, 6)
