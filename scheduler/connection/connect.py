@@ -1,4 +1,4 @@
-"""How everyone connects to Redis: plainly, over TLS, or to the master that Sentinels name."""
+"""Connects to Redis: directly, over TLS, or to the master that Sentinels report."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from redis.retry import Retry
 from windrow.scheduler.connection.redis_url import RedisUrl, parse_redis_url
 from windrow.scheduler.connection.sentinel import MasterConnection, MasterFinder, MasterTLSConnection
 
-#: Longer than any blocking command we send, in seconds.
+#: Longer than any blocking command of this package, in seconds.
 SOCKET_TIMEOUT_S = 10.0
 CONNECT_TIMEOUT_S = 3.0
-#: A connection unused for so long is tried before it is used again, in seconds.
+#: A connection that was idle for this long is checked before its next use, in seconds.
 HEALTH_CHECK_S = 15
-#: A peer that is silent on an idle connection is asked after 10 s, and given up 15 s later.
+#: TCP probes an idle connection after 10 s, and closes it 15 s later if the peer does not answer.
 KEEPALIVE_IDLE_S, KEEPALIVE_EVERY_S, KEEPALIVE_PROBES = 10, 5, 3
-#: What was sent and not acknowledged by then ends the connection, in milliseconds.
+#: TCP closes a connection whose data is not acknowledged within this time, in milliseconds.
 USER_TIMEOUT_MS = 20_000
 
 
 def keepalive_options() -> dict[int, int]:
-    """Socket options that notice a silent peer within half a minute, as far as this system has them."""
+    """Return the socket options that detect a dead peer within half a minute, as far as this system has them."""
     wanted = {
         "TCP_KEEPIDLE" if sys.platform != "darwin" else "TCP_KEEPALIVE": KEEPALIVE_IDLE_S,
         "TCP_KEEPINTVL": KEEPALIVE_EVERY_S,
@@ -37,12 +37,13 @@ def keepalive_options() -> dict[int, int]:
 
 
 def connect(url: str, *, max_connections: int | None = None, wait_s: float | None = None) -> Redis:
-    """A client for ``url`` (see `windrow.scheduler.connection.redis_url`), thread-safe, connecting at first use.
+    """Return a thread-safe client for ``url`` (see `windrow.scheduler.connection.redis_url`); it connects at first use.
 
-    Commands are not repeated by the client: a submit that was sent and not answered may have been taken in. Dead pooled
-    connections are noticed before use, so a Redis that came back, or a new master, needs no retry.
+    The client never repeats a command, because a submit whose reply was lost may have been accepted. Dead connections
+    in the pool are detected before use, so no retry is needed after a restart of Redis or a failover.
 
-    With ``wait_s`` a caller who finds all ``max_connections`` in use waits so long for one; without, that is an error.
+    If all ``max_connections`` are in use, a caller waits up to ``wait_s`` seconds for one; without ``wait_s``, that is
+    an error.
     """
     where = parse_redis_url(url)
     options = _options(where)
@@ -55,24 +56,24 @@ def connect(url: str, *, max_connections: int | None = None, wait_s: float | Non
 
 
 def _options(where: RedisUrl) -> dict[str, Any]:
-    every: dict[str, Any] = {
+    options: dict[str, Any] = {
         "socket_timeout": SOCKET_TIMEOUT_S,
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
         "socket_keepalive": True,
         "socket_keepalive_options": keepalive_options(),
         "health_check_interval": HEALTH_CHECK_S,
         "retry": Retry(NoBackoff(), 0),
-        "driver_info": None,  # saves two round trips, and a right in the ACL
+        "driver_info": None,  # saves two round trips, and a permission in the ACL
         "db": where.db,
         "username": where.login.username,
         "password": where.login.password,
         **(where.tls or {}),
     }
     if where.service is not None:
-        every["finder"] = MasterFinder(where)
-        return every | {"connection_class": MasterConnection if where.tls is None else MasterTLSConnection}
+        options["finder"] = MasterFinder(where)
+        return options | {"connection_class": MasterConnection if where.tls is None else MasterTLSConnection}
     host, port = where.hosts[0]
-    return every | {
+    return options | {
         "host": host,
         "port": port,
         "connection_class": Connection if where.tls is None else SSLConnection,

@@ -1,40 +1,42 @@
-"""What Redis' clock says, without asking it."""
+"""`RedisClock`: the Redis time without a round trip."""
 
 from __future__ import annotations
 
 import time
 
-#: A clock that is off by more than this after a reply was set, in seconds.
+#: A larger difference than this means that the clock of Redis was set back, in seconds.
 SLOWEST_REPLY_S = 0.5
-#: By how much two clocks part, in seconds a second.
-MOST_DRIFT = 0.001
+#: Maximum drift between two clocks, in seconds per second.
+MAX_DRIFT = 0.001
 
 
 class RedisClock:
-    """Learns from replies how far Redis' clock is from `time.monotonic`. Threads may share it."""
+    """Estimates from replies the offset between the Redis time and `time.monotonic`. Threads may share it."""
 
     def __init__(self) -> None:
-        #: Redis time minus `time.monotonic`, as of the last reply; minus infinity before the first.
+        #: Redis time minus `time.monotonic`; minus infinity before the first reply.
         self.offset_s = float("-inf")
         self._offset_at_s = 0.0
 
     def now_s(self) -> float:
-        """Redis time, in seconds since the epoch."""
+        """Return the Redis time, in seconds since the epoch."""
         return time.monotonic() + self.offset_s
 
     @property
     def is_set(self) -> bool:
-        """Whether any reply said what time it is."""
+        """Whether any reply with a time has arrived."""
         return self.offset_s > float("-inf")
 
     def learn(self, redis_s: float) -> None:
-        """Take in the time that a reply said.
+        """Update the offset with the time in a reply.
 
-        It was Redis' time a moment ago, so the latest of what replies said is the nearest. An older one is held less
-        and less, because clocks drift, and not at all once Redis' clock was set back.
+        A reply is late by its time on the network, so the largest offset is the most accurate. Older offsets lose
+        weight, because clocks drift, and are dropped if the clock of Redis was set back.
         """
         now_s = time.monotonic()
-        seen_s = redis_s - now_s
-        older_s = self.offset_s - MOST_DRIFT * (now_s - self._offset_at_s)
-        self.offset_s = max(seen_s, older_s) if older_s < seen_s + SLOWEST_REPLY_S else seen_s
+        reply_offset_s = redis_s - now_s
+        older_offset_s = self.offset_s - MAX_DRIFT * (now_s - self._offset_at_s)
+        self.offset_s = (
+            max(reply_offset_s, older_offset_s) if older_offset_s < reply_offset_s + SLOWEST_REPLY_S else reply_offset_s
+        )
         self._offset_at_s = now_s

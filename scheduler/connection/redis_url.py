@@ -1,9 +1,9 @@
-"""Where Redis is: the address of one server, or of the Sentinels that know which server is the master.
+"""`parse_redis_url`: the address of one Redis server, or of the Sentinels that know the master.
 
     redis://[user:password@]host[:6379]/[db]
     redis+sentinel://[user:password@]host[:26379][,host...]/service[/db][?sentinel_username=...&sentinel_password=...]
 
-``rediss`` in place of ``redis`` means TLS, for Sentinels too, and takes the ``ssl_*`` arguments of redis-py.
+``rediss`` instead of ``redis`` means TLS, for Sentinels too, and accepts the ``ssl_*`` arguments of redis-py.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ HOST = re.compile(r"\[([0-9A-Fa-f:.%]+)\](?::(\d{1,5}))?|([A-Za-z0-9._-]+)(?::(\
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """A user of Redis, ``None`` for its default user, and a password; neither is shown."""
+    """A Redis user (None for the default user) and password; neither appears in the repr."""
 
     username: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
@@ -36,13 +36,13 @@ class Login:
 
 @dataclass(frozen=True, slots=True)
 class RedisUrl:
-    """What a ``redis_url`` says."""
+    """The parts of a ``redis_url``."""
 
-    #: The server, or where ``service`` is set the Sentinels: host and port.
+    #: Host and port of the server, or of each Sentinel if ``service`` is set.
     hosts: tuple[tuple[str, int], ...]
     db: int = 0
     login: Login = Login()
-    #: The name that the Sentinels have for the master; None for a server that is named itself.
+    #: Name of the master in the Sentinels; None without Sentinels.
     service: str | None = None
     sentinel_login: Login = Login()
     #: The ``ssl_*`` arguments of redis-py's connections, ``ssl_cert_reqs`` always among them; None without TLS.
@@ -50,7 +50,7 @@ class RedisUrl:
 
 
 def parse_redis_url(url: str) -> RedisUrl:
-    """Read a URL. Raises `ValueError`, whose text says what is taken and repeats nothing of what came."""
+    """Parse a URL. Raises `ValueError` with what is accepted, and never quotes the URL, which may hold a password."""
     parts = _split(url)
     if parts.scheme not in SCHEMES:
         raise ValueError(f"takes {FORMS}")
@@ -64,14 +64,14 @@ def parse_redis_url(url: str) -> RedisUrl:
 
 
 def without_password(url: str) -> str:
-    """``url`` as it may be printed."""
+    """Return ``url`` without its password, for output."""
     parts = _split(url)
     _, at, host = parts.netloc.rpartition("@")
     return urlunsplit(parts._replace(netloc=f"***@{host}" if at else host, query=""))
 
 
 def _split(url: str) -> SplitResult:
-    """Its parts; without a scheme where it is no URL."""
+    """Return the parts of a URL; the scheme is empty if ``url`` is not one."""
     match = URL.fullmatch(url)
     if match is None:
         return SplitResult("", "", url, "", "")
@@ -91,7 +91,7 @@ def _hosts(text: str, is_sentinel: bool) -> tuple[tuple[str, int], ...]:
             )
         port = int(match[2] or match[4] or (26379 if is_sentinel else 6379))
         if not 0 < port < 65536:
-            raise ValueError("has a port that is none; it takes 1 to 65535")
+            raise ValueError("has an invalid port; ports are 1 to 65535")
         found.append((match[1] or match[3], port))
     return tuple(found)
 
@@ -117,12 +117,12 @@ def _path(parts: SplitResult, is_sentinel: bool) -> tuple[str | None, int]:
 def _options(parts: SplitResult, is_sentinel: bool) -> tuple[dict[str, str | bool] | None, Login]:
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     is_tls = parts.scheme.startswith("rediss")
-    taken: tuple[str, ...] = (*TLS_FILES, "ssl_cert_reqs", "ssl_check_hostname") if is_tls else ()
-    taken += SENTINEL_LOGIN if is_sentinel else ()
-    if unknown := [name for name in options if name not in taken]:
-        # A password with a '?' would end here, so what came is not repeated.
-        some = ", ".join(taken) or "none"
-        raise ValueError(f"has {len(unknown)} unknown option(s) behind the '?'; {parts.scheme}:// takes {some}")
+    accepted: tuple[str, ...] = (*TLS_FILES, "ssl_cert_reqs", "ssl_check_hostname") if is_tls else ()
+    accepted += SENTINEL_LOGIN if is_sentinel else ()
+    if unknown := [name for name in options if name not in accepted]:
+        # The names are not quoted, because they may be the rest of a password with a '?' in it.
+        names = ", ".join(accepted) or "none"
+        raise ValueError(f"has {len(unknown)} unknown option(s) behind the '?'; {parts.scheme}:// takes {names}")
     sentinel_login = Login(options.get("sentinel_username"), options.get("sentinel_password"))
     if not is_tls:
         return None, sentinel_login

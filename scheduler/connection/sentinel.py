@@ -1,7 +1,7 @@
-"""Connections to whichever server the Sentinels call master.
+"""Connections to the server that the Sentinels report as the master.
 
-redis-py's own `SentinelConnectionPool` is not used: it cannot make callers wait for a connection, it keeps a dead
-connection object of each failed attempt, and it leaves a connection open whose answer was not waited for.
+redis-py's own `SentinelConnectionPool` cannot make callers wait for a connection, keeps a dead connection object for
+each failed attempt, and leaves a connection open whose reply was not read.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ from redis.sentinel import Sentinel
 
 from windrow.scheduler.connection.redis_url import RedisUrl
 
-#: To reach one Sentinel, and for its answer, in seconds; then the next one is asked.
+#: Timeout of one Sentinel, in seconds; then the next one is asked.
 SENTINEL_TIMEOUT_S = 1.0
 
 
 def sentinel_options(where: RedisUrl) -> dict[str, Any]:
-    """Arguments of redis-py's clients of the Sentinels themselves."""
+    """Return the arguments of redis-py's clients of the Sentinels."""
     return {
         "username": where.sentinel_login.username,
         "password": where.sentinel_login.password,
         "socket_timeout": SENTINEL_TIMEOUT_S,
         "socket_connect_timeout": SENTINEL_TIMEOUT_S,
-        # The next Sentinel is the retry.
+        # No retry: the next Sentinel is asked.
         "retry": Retry(NoBackoff(), 0),
         **({} if where.tls is None else {"ssl": True, **where.tls}),
     }
 
 
 class MasterFinder:
-    """Asks the Sentinels, one thread at a time; remembers who answered, and what."""
+    """Asks the Sentinels for the master, in one thread at a time, and remembers the answer."""
 
     def __init__(self, where: RedisUrl) -> None:
         self._service = where.service or ""
         self._sentinels = Sentinel(where.hosts, sentinel_kwargs=sentinel_options(where))
-        self._lock = threading.Lock()  # discover_master reorders its list, and two threads at it would lose entries
+        self._lock = threading.Lock()  # discover_master reorders its list, so two threads would lose entries
         self.master: tuple[str, int] | None = None
 
     def find(self) -> tuple[str, int]:
-        """Address of the master. Raises `redis.exceptions.ConnectionError` where no Sentinel knows a live one."""
+        """Return host and port of the master. Raises `redis.exceptions.ConnectionError` if no Sentinel knows one."""
         with self._lock:
             host, port = self._sentinels.discover_master(self._service)
             self.master = (str(host), int(port))
@@ -52,14 +52,14 @@ class MasterFinder:
 
 
 class _ToMaster(Connection):
-    """Looks for the master whenever it opens its socket, and drops a socket that leads to a former one."""
+    """Finds the master whenever it opens its socket, and drops a socket to a former master."""
 
     def __init__(self, *, finder: MasterFinder, **options: Any) -> None:
         super().__init__(**options)
         self._finder = finder
 
     def connect(self) -> None:
-        """Called by the pool before each use."""
+        """Connect if necessary; the pool calls this before each use."""
         if self._sock is not None and (self.host, self.port) != self._finder.master:
             self.disconnect()
         super().connect()
@@ -69,15 +69,15 @@ class _ToMaster(Connection):
         return super()._connect()
 
     def read_response(self, *args: Any, **named: Any) -> Any:
-        """Read one answer; READONLY says that this server is master no more, so the connection is closed."""
+        """Read one reply; if it is READONLY, the server is no longer the master, and the connection is closed."""
         try:
             return super().read_response(*args, **named)
         except ResponseError as error:
-            # Redis 6.2 wraps what a script met: "ERR Error running script ... -READONLY You can't write ...".
+            # Redis 6.2 wraps an error inside a script: "ERR Error running script ... -READONLY You can't write ...".
             if not (isinstance(error, ReadOnlyError) or "-READONLY " in str(error)):
                 raise
             self.disconnect()
-            raise ConnectionError("this server is master no more; the next command asks the Sentinels") from error
+            raise ConnectionError("this server is no longer the master; the next command asks the Sentinels") from error
 
 
 class MasterConnection(_ToMaster):

@@ -1,4 +1,4 @@
-"""Whether a Redis can keep what was accepted: checked once by everyone who starts, before any work is taken."""
+"""Checks at startup that a Redis server keeps accepted requests."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ OLDEST = (6, 2)
 
 
 def check_server(redis: Redis) -> None:
-    """Ask ``INFO``, which needs no right beside its own, and raise `InvalidSetting` with the line to change.
+    """Check the output of ``INFO``; raises `InvalidSetting` with the line to change.
 
-    Refused: a Redis before 6.2, and every eviction policy but ``noeviction``, with a memory limit or without: a limit
-    set later would make Redis drop what was accepted. `redis.exceptions.RedisError` passes through where Redis is away.
+    Refused are versions before 6.2 and every eviction policy but ``noeviction``, even without a memory limit, because a
+    limit that is set later would make Redis drop accepted requests. `redis.exceptions.RedisError` passes through.
     """
     try:
         info = redis.info()
@@ -36,16 +36,16 @@ def check_server(redis: Redis) -> None:
             "'redis-cli CONFIG SET maxmemory-policy noeviction'"
         )
     if info.get("aof_enabled") == 0:
-        log.warning("this Redis keeps no append-only file: what it holds is lost when it ends; set 'appendonly yes'")
+        log.warning("this Redis has no append-only file and loses its data when it stops; set 'appendonly yes'")
 
 
 class ServerCheck:
-    """`check_server` for a client whose Redis may come later: passed once, it is not asked again."""
+    """`check_server` until it has passed once, for a Redis that may start later than this process."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._has_passed = False
-        self._has_complained = False
+        self._has_logged = False
 
     def require(self) -> None:
         """Raise `InvalidSetting` or `redis.exceptions.RedisError` until the server has passed."""
@@ -54,8 +54,8 @@ class ServerCheck:
         try:
             check_server(self._redis)
         except InvalidSetting as error:
-            if not self._has_complained:
+            if not self._has_logged:
                 log.critical("%s", error.detail)
-            self._has_complained = True
+            self._has_logged = True
             raise
         self._has_passed = True

@@ -1,4 +1,4 @@
-"""What a tenant may have in the queue of one model."""
+"""`Quota`: the limits of a tenant in the queue of one model."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from dataclasses import dataclass
 class Quota:
     """Limits of one tenant on one model; None for no limit. Checked by the submit script, all or nothing."""
 
-    #: Requests accepted and not ended.
+    #: Unfinished requests.
     max_in_flight: int | None = None
-    #: Payload bytes accepted and not ended.
+    #: Payload bytes of unfinished requests.
     max_bytes: int | None = None
-    #: Requests a second, in the long run.
+    #: Requests per second, on average.
     requests_per_s: float | None = None
-    #: Requests at once after a pause; a second's worth where it is None.
+    #: Requests at once after a pause; by default those of one second.
     burst: int | None = None
 
 
-#: No limit but the model's own.
+#: No limits beyond those of the model.
 UNLIMITED = Quota()

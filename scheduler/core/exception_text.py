@@ -1,4 +1,4 @@
-"""What a log may say of an exception that nobody expected."""
+"""`describe_exception`: the text of an unexpected exception in a log."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ FRAMES = 8
 
 
 def describe_exception(error: BaseException) -> str:
-    """Its type and where it was raised, innermost first, on one line, and not its message, which may quote an input."""
+    """Return the type and the stack of an exception on one line, innermost frame first.
+
+    The message is left out, because it may quote an input.
+    """
     frames = traceback.extract_tb(error.__traceback__)[-FRAMES:]
     places = (f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in reversed(frames))
-    text = f"{type(error).__name__} at {' < '.join(places) or 'no known place'}"
+    text = f"{type(error).__name__} at {' < '.join(places) or 'an unknown place'}"
     cause = error.__cause__
     return text if cause is None else f"{text}, caused by {type(cause).__name__}"

@@ -6,21 +6,21 @@ of the request served last. The queue's submit script computes the same tag; the
 
 from __future__ import annotations
 
-#: A priority's share of the device when all three have work waiting.
+#: Share of the device of each priority while all three have requests waiting.
 PRIORITY_WEIGHTS: dict[str, float] = {"high": 16.0, "normal": 4.0, "low": 1.0}
 
 
 def flow_name(tenant: str, priority: str) -> str:
-    """The flow a request queues in; FIFO holds within a flow."""
+    """Return the flow of a request; the order within a flow is FIFO."""
     return f"{tenant}:{priority}"
 
 
 def finish_tag(virtual_time: float, last_tag: float | None, cost_tokens: int, weight: float) -> float:
-    """The request's place in the queue: ``max(V, last) + cost / weight``, smaller first."""
+    """Return the virtual finish time of a request, ``max(V, last) + cost / weight``; the smallest is served first."""
     start = virtual_time if last_tag is None else max(virtual_time, last_tag)
     return start + max(1, cost_tokens) / weight
 
 
 def estimate_cost_tokens(characters: int) -> int:
-    """Tokens that a text of so many characters is charged for; about four characters make one token in English text."""
+    """Return the estimated tokens of a text with that many characters: in English, one token has about four."""
     return max(1, (characters + 3) // 4)

@@ -1,4 +1,4 @@
-"""What became of one request: the value every engine returns and the queue stores."""
+"""`Outcome`: how one request finished; engines return it and the queue stores it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from windrow.errors import WindrowError
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """One request succeeded."""
+    """The request succeeded."""
 
     #: The output object, JSON-serialisable; numpy arrays are allowed.
     output: Any
@@ -18,7 +18,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """One request failed; its neighbours did not."""
+    """The request failed; other requests of its batch are not affected."""
 
     error: WindrowError
 

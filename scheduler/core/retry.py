@@ -1,31 +1,31 @@
-"""What to do with a request whose worker is gone."""
+"""`decide_retry`: whether a request of a lost worker gets another attempt."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: A request that was in so many batches whose process died is a suspect: it runs alone, so that it can take no other
-#: request with it any more.
+#: After this many attempts whose process died, a request is a suspected poison request and runs alone, so that no other
+#: request fails with it.
 SUSPECT_AFTER = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Back to the front of the queue."""
+    """Requeue the request at the front."""
 
-    #: The attempt that comes next, counted from 1.
+    #: Number of the next attempt, counted from 1.
     attempt: int
 
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """To the dead-letter list, with a failed result."""
+    """Finish the request as failed, and keep it as a dead letter."""
 
     reason: str
 
 
 def decide_retry(attempt: int, max_attempts: int) -> Retry | GiveUp:
-    """Decide after ``attempt`` (counted from 1) ended without an answer."""
+    """Decide after ``attempt`` (counted from 1) ended without a result."""
     if attempt >= max_attempts:
         return GiveUp(f"the worker died or lost its lease on each of {attempt} attempts")
     return Retry(attempt + 1)

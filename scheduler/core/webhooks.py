@@ -1,4 +1,4 @@
-"""Webhooks without the network: which URL is taken, how a message is signed, what follows a try."""
+"""Webhooks without I/O: valid URLs, signatures, and the decision after each delivery."""
 
 from __future__ import annotations
 
@@ -16,55 +16,55 @@ from windrow.errors import InvalidInput
 from windrow.scheduler.core.addresses import Address, Network, is_allowed
 
 MAX_URL_CHARACTERS = 2000
-#: Printable ASCII without the backslash, which some readers of URLs take for a slash.
+#: Printable ASCII without the backslash, which some URL parsers treat as a slash.
 _URL = re.compile(r"[!-\[\]-~]+")
 _NAME = re.compile(r"(?=.{1,253}$)([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
-#: What resolvers read as a number, and so as an address: 2130706433, 0x7f.1, 127.1, 0177.0.0.1.
+#: Numbers that resolvers accept as an IPv4 address: 2130706433, 0x7f.1, 127.1, 0177.0.0.1.
 _NUMERIC = re.compile(r"(.*\.)?(\d+|0x[0-9a-f]*)")
-#: Endings of names that no public resolver knows.
-_INNER = (".localhost", ".local", ".internal")
+#: Suffixes of names that are not public.
+_PRIVATE_SUFFIXES = (".localhost", ".local", ".internal")
 
 MAX_TRIES = 8
 #: Pauses between tries: 5 s, 25 s, 2 min, 10 min, 52 min, then an hour; each up to a fifth shorter or longer.
 BACKOFF = Backoff(first_s=5.0, max_s=3600.0, factor=5.0, jitter=(0.8, 1.2))
-#: The last try comes so long before the result goes, in seconds.
+#: The last try is this long before the result expires, in seconds.
 LAST_TRY_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a webhook goes, taken apart."""
+    """The parts of a webhook URL."""
 
-    #: A name in lower case, or an address without brackets.
+    #: Host name in lower case, or an address without brackets.
     host: str
     port: int
-    #: Path and query, as the request line has them.
+    #: Path and query, as in the request line.
     target: str
 
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """The receiver has it."""
+    """The receiver accepted the webhook."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetryAt:
-    """Try once more, so many seconds from now."""
+    """Try again after ``after_s`` seconds."""
 
     after_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """Never try again."""
+    """Do not try again."""
 
     reason: str
 
 
 def parse_url(url: str, networks: Sequence[Network] = ()) -> Endpoint:
-    """Take a webhook's URL apart; ``networks`` are those allowed beside the public Internet.
+    """Parse a webhook URL; ``networks`` are allowed in addition to public addresses.
 
-    Raises `InvalidInput` for what is not https or can be seen, without asking a resolver, to lead elsewhere.
+    Raises `InvalidInput` if it is not https, or if its host is not public as far as is known without a DNS query.
     """
     if len(url) > MAX_URL_CHARACTERS:
         raise InvalidInput(f"webhook: takes at most {MAX_URL_CHARACTERS} characters, not {len(url)}")
@@ -78,7 +78,7 @@ def parse_url(url: str, networks: Sequence[Network] = ()) -> Endpoint:
     if parts.scheme != "https":
         raise InvalidInput("webhook: takes an https:// URL")
     if "@" in parts.netloc:
-        raise InvalidInput("webhook: takes no user name or password; the signature says who sends it")
+        raise InvalidInput("webhook: takes no user name or password; the signature identifies the sender")
     if port == 0:
         raise InvalidInput("webhook: port 0 cannot be connected to")
     _check_host(host, networks)
@@ -93,7 +93,7 @@ def _check_host(host: str, networks: Sequence[Network]) -> None:
             raise InvalidInput(f"webhook: {host} is not a public address, and webhook_networks does not name it")
     elif not _NAME.fullmatch(host) or _NUMERIC.fullmatch(host):
         raise InvalidInput("webhook: takes the name of a host, or an address as 192.0.2.1 or [2001:db8::1]")
-    elif not networks and ("." not in host or host.endswith(_INNER)):
+    elif not networks and ("." not in host or host.endswith(_PRIVATE_SUFFIXES)):
         raise InvalidInput(f"webhook: {host} is not a name of the public Internet, and webhook_networks is empty")
 
 
@@ -107,12 +107,12 @@ def _literal(host: str) -> Address | None:
 
 
 def refused_address(addresses: Sequence[Address], networks: Sequence[Network] = ()) -> Address | None:
-    """The first of a host's ``addresses`` that may not be connected to; one such spoils them all."""
+    """Return the first of a host's ``addresses`` that is not allowed; one such address forbids the host."""
     return next((address for address in addresses if not is_allowed(address, networks)), None)
 
 
 def secret_key(secret: str) -> bytes:
-    """The bytes that sign, from a secret as Standard Webhooks writes it; raises `ValueError` where it is none."""
+    """Return the signing key in a secret of Standard Webhooks; raises `ValueError` if the secret is malformed."""
     prefix, _, text = secret.partition("_")
     try:
         key = base64.b64decode(text, validate=True) if prefix == "whsec" else b""
@@ -124,7 +124,7 @@ def secret_key(secret: str) -> bytes:
 
 
 def signature(key: bytes, id: str, timestamp_s: int, body: bytes) -> str:
-    """The ``webhook-signature`` header of Standard Webhooks 1.0.0: HMAC-SHA256 of ``id.timestamp.body``."""
+    """Return the ``webhook-signature`` header of Standard Webhooks 1.0.0: HMAC-SHA256 of ``id.timestamp.body``."""
     digest = hmac.new(key, f"{id}.{timestamp_s}.".encode() + body, hashlib.sha256).digest()
     return "v1," + base64.b64encode(digest).decode()
 
@@ -132,10 +132,10 @@ def signature(key: bytes, id: str, timestamp_s: int, body: bytes) -> str:
 def decide_next(
     status: int | None, tries: int, *, left_s: float, jitter: float, retry_after_s: float | None = None
 ) -> Delivered | RetryAt | GiveUp:
-    """What follows a try that was answered with ``status``, or None for no answer.
+    """Decide after a try that the receiver answered with ``status``; None for no answer.
 
-    ``tries`` counts it; ``left_s`` is how long the result is still kept; ``jitter`` is uniform over 0 to 1.
-    A redirect is an answer like any other that is not 2xx: it is not followed.
+    ``tries`` includes this try, ``left_s`` is the time until the result expires, and ``jitter`` is uniform in [0, 1].
+    A redirect is not followed, and counts as a failure like every status outside 2xx.
     """
     if status is not None and 200 <= status <= 299:
         return Delivered()

@@ -1,4 +1,4 @@
-"""Hearing at once of requests that were canceled while a worker held them, instead of at the next renewal."""
+"""`CancelListener`: notifies a worker of canceled requests at once, instead of at the next renewal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from windrow.scheduler.queue.keys import canceled_channel
 
 
 class CancelListener:
-    """Subscribes at the first `poll`, and anew after an error. For one thread."""
+    """Subscribes at the first `poll`, and again after an error. For one thread."""
 
     def __init__(self, redis: Redis, model: str) -> None:
         self._redis = redis
@@ -19,7 +19,7 @@ class CancelListener:
         self._inbox: PubSub | None = None
 
     def poll(self, timeout_s: float) -> str | None:
-        """The next id; None where none came in time. Redis errors pass through."""
+        """Return the id of the next canceled request; None if there is none in time. Redis errors pass through."""
         try:
             if self._inbox is None:
                 self._inbox = self._redis.pubsub()
@@ -31,7 +31,7 @@ class CancelListener:
         return message["data"].decode() if message is not None and message["type"] == "message" else None
 
     def close(self) -> None:
-        """Give the connection back."""
+        """Return the connection to the pool."""
         inbox, self._inbox = self._inbox, None
         if inbox is not None:
             inbox.close()

@@ -1,4 +1,4 @@
-"""How full a model's queue is, and how fast it empties."""
+"""`Depth`: the size and the speed of a model's queue."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from windrow.scheduler.queue.keys import queue_key
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """What waits and runs for one model, and the measured speed."""
+    """The unfinished requests of one model, and the measured speed."""
 
     waiting: int
     running: int
-    #: Those heard of lately.
+    #: Workers with a recent heartbeat.
     workers: int
-    #: Tokens of everything not ended.
+    #: Cost of all unfinished requests, in tokens.
     cost_tokens: int
-    #: Device time of one token in seconds, averaged over batches; None before the first.
+    #: Mean device time per token, in seconds; None before the first batch.
     token_s: float | None
-    #: Payload bytes of everything not ended.
+    #: Payload bytes of all unfinished requests.
     payload_bytes: int
-    #: Requests by what became of them: submitted, rejected_<why>, succeeded, failed, canceled, expired, redelivered,
-    #: late, dead_letters.
+    #: Numbers of requests: submitted, rejected_<limit>, succeeded, failed, canceled, expired, redelivered, late,
+    #: dead_letters.
     counts: Mapping[str, int]
 
     @property
     def wait_s(self) -> float | None:
-        """Seconds until everything that is there now has ended, as measured; None before anything was."""
+        """Estimated seconds until all present requests have finished; None before the first batch."""
         if self.token_s is None:
             return None
         return self.cost_tokens * self.token_s / max(1, self.workers)
 
 
 def read_depth(redis: Redis, model: str) -> Depth:
-    """Ask Redis, in one round trip."""
+    """Read the depth in one round trip."""
     pipe = redis.pipeline(transaction=False)
     pipe.time()
     pipe.zcard(queue_key(model, "ready"))

@@ -1,4 +1,4 @@
-"""What an idempotency key was used for, asked without submitting anything."""
+"""Idempotency keys: finds the requests of the first submit with a key."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from windrow.errors import IdempotencyConflict
 
 
 def find_first(redis: Redis, key: str, fingerprint: str) -> list[str] | None:
-    """The ids of the first submit with ``key``; None where there was none.
+    """Return the ids of the first submit with ``key``; None if there was none.
 
-    Raises `IdempotencyConflict` where it had another fingerprint.
+    Raises `IdempotencyConflict` if it had another fingerprint.
     """
     seen = cast(bytes | None, redis.get(idempotency_key(key)))
     if seen is None:
@@ -24,10 +24,10 @@ def find_first(redis: Redis, key: str, fingerprint: str) -> list[str] | None:
 
 
 def idempotency_key(key: str) -> str:
-    """Where Redis keeps the fingerprint and the ids of the first submit with ``key``."""
+    """Return the Redis key of the fingerprint and the ids of the first submit with ``key``."""
     return f"windrow:idempotency:{key}"
 
 
 def conflict() -> IdempotencyConflict:
-    """The error of a key that comes with another call."""
+    """Return the error for a key that was used with another call."""
     return IdempotencyConflict("this Idempotency-Key was used before with another body; use a new key")

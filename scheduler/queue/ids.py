@@ -1,4 +1,4 @@
-"""Ids nobody can guess, that prove they were issued: an expired one is told from one that never was, at no memory."""
+"""Signed ids: a client cannot guess one, and an expired id is distinguished from one that was never issued."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ TAG_BYTES = 8
 
 
 def shared_secret(redis: Redis) -> bytes:
-    """The deployment's signing secret, made by whoever comes first and kept in Redis."""
+    """Return the deployment's signing secret from Redis; the first caller creates it."""
     secret = redis.get(SECRET_KEY)
-    if secret is None:  # only then: a full Redis refuses to set what is set already
+    if secret is None:  # a full Redis refuses SET even for a key that exists
         redis.set(SECRET_KEY, secrets.token_bytes(32), nx=True)
         secret = redis.get(SECRET_KEY)
     assert isinstance(secret, bytes)
@@ -25,19 +25,19 @@ def shared_secret(redis: Redis) -> bytes:
 
 
 def make_id(secret: bytes, tenant: str) -> str:
-    """A new id of 32 URL-safe characters: 128 random bits and a 64-bit tag over them and the tenant."""
+    """Return a new id of 32 URL-safe characters: 128 random bits, and a 64-bit tag over them and the tenant."""
     random = secrets.token_bytes(RANDOM_BYTES)
     return base64.urlsafe_b64encode(random + _tag(secret, tenant, random)).decode()
 
 
 def is_issued(secret: bytes, tenant: str, id: str) -> bool:
-    """Whether ``id`` was made by `make_id` for this tenant."""
+    """Return whether `make_id` made ``id`` for this tenant."""
     try:
         raw = base64.b64decode(id, altchars=b"-_", validate=True)
     except ValueError:
         return False
     if len(raw) != RANDOM_BYTES + TAG_BYTES or base64.urlsafe_b64encode(raw) != id.encode():
-        return False  # b64decode also reads '+' and '/', so that one id would have several spellings
+        return False  # b64decode also accepts '+' and '/', so one id would have several spellings
     random, tag = raw[:RANDOM_BYTES], raw[RANDOM_BYTES:]
     return hmac.compare_digest(tag, _tag(secret, tenant, random))
 

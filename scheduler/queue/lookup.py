@@ -1,4 +1,4 @@
-"""Finding predictions by id, wherever they are."""
+"""Finds predictions by id, unfinished and finished ones."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from windrow.scheduler.queue.scripts import source
 
 
 def find_prediction(redis: Redis, models: Sequence[str], id: str) -> Prediction | None:
-    """Look for ``id`` among what waits and runs in ``models`` and among all results; None where it is nowhere."""
+    """Return the prediction with that id, unfinished in one of ``models`` or finished; None if there is none."""
     pipe = redis.pipeline(transaction=False)
     for model in models:
         pipe.hget(queue_key(model, "jobs"), id)
         pipe.hget(queue_key(model, "payloads"), id)
         pipe.zscore(queue_key(model, "ready"), id)
-    # Results are read last: a request that ends in between has left its model and is found here.
+    # Results are read last, so that a request that finishes meanwhile is found here.
     pipe.get(result_key(id))
     *waiting, result = pipe.execute()
     if result is not None:
@@ -32,7 +32,7 @@ def find_prediction(redis: Redis, models: Sequence[str], id: str) -> Prediction 
 
 
 def find_predictions(redis: Redis, model: str, ids: Sequence[str]) -> list[Prediction | None]:
-    """Look for many requests of one model in one round trip; in the order of ``ids``, None for each that is nowhere."""
+    """Return predictions of one model in the order of ``ids``, None for each unknown id; usually in one round trip."""
     if not ids:
         return []
     pipe = redis.pipeline(transaction=False)
@@ -41,23 +41,23 @@ def find_predictions(redis: Redis, model: str, ids: Sequence[str]) -> list[Predi
     pipe.zmscore(queue_key(model, "ready"), list(ids))
     pipe.mget([result_key(id) for id in ids])
     *kept, results = pipe.execute()
-    every = list(zip(ids, *kept, results, strict=True))
-    running = [id for id, record, _, tag, result in every if record is not None and tag is None and result is None]
+    rows = list(zip(ids, *kept, results, strict=True))
+    running = [id for id, record, _, tag, result in rows if record is not None and tag is None and result is None]
     claimed_us = dict(zip(running, _claimed_us(redis, model, running), strict=True))
     found: list[Prediction | None] = []
-    for id, record, payload, tag, result in every:
+    for id, record, payload, tag, result in rows:
         if result is not None:
             found.append(ended_prediction(result) if b'"windrow":{' in result else None)
         elif record is not None:
-            since = claimed_us.get(id, b"")
-            found.append(waiting_prediction(id, record, payload, waits=tag is not None, claimed_us=since))
+            at_us = claimed_us.get(id, b"")
+            found.append(waiting_prediction(id, record, payload, waits=tag is not None, claimed_us=at_us))
         else:
             found.append(None)
     return found
 
 
 def _claimed_us(redis: Redis, model: str, running: Sequence[str]) -> list[bytes]:
-    """When they were claimed; empty for each that nobody holds any more. One more round trip, where any runs."""
+    """Return the times of their claims, empty if no claim holds the request; one round trip if any request runs."""
     if not running:
         return []
     script = source("claim_times")

@@ -138,7 +138,7 @@ class RedisQueue:
             else:
                 reply = ClaimReply(self._calls.run("claim", arguments))
             self.clock.learn(reply.now_s)
-            return reply.claim(token, *(reply.more or self._read(reply.ids)))
+            return reply.claim(token, *(reply.records_and_payloads or self._read(reply.ids)))
         except RedisError:
             self._lost_claims.append(token)
             raise

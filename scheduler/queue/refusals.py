@@ -1,4 +1,4 @@
-"""What submit.lua is told of a tenant's quota, what a refused call is told, and how a Redis says that it is full."""
+"""Limits at submit: the arguments for submit.lua, and the errors of refused calls."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from redis.exceptions import OutOfMemoryError, RedisError
 from windrow.errors import InvalidInput, QueueFull, QuotaExceeded
 from windrow.scheduler.core.admission import Quota
 
-#: What stands in every error of a Redis that has reached its ``maxmemory``.
-FULL = "OOM command not allowed"
+#: Part of every error of a Redis that has reached its ``maxmemory``.
+OUT_OF_MEMORY = "OOM command not allowed"
 
 
 def is_full(error: RedisError) -> bool:
-    """Whether Redis refused for want of memory; within a script, Redis 6.2 wraps the command's error into its own."""
-    return isinstance(error, OutOfMemoryError) or FULL in str(error)
+    """Return whether Redis refused a command or a script because its memory is full."""
+    # Inside a script, Redis 6.2 wraps the error of the command into another one.
+    return isinstance(error, OutOfMemoryError) or OUT_OF_MEMORY in str(error)
 
 
 def quota_arguments(quota: Quota, count: int) -> list[float]:
-    """In-flight, bytes, microseconds a request, burst, for a call of ``count`` requests; 0 for no limit.
+    """Return max_in_flight, max_bytes, microseconds per request and burst of a tenant; 0 for no limit.
 
-    Raises `InvalidInput` for a call that the rate would never allow.
+    Raises `InvalidInput` for a call of more requests than the burst, which would never be accepted.
     """
     interval_us, burst = 0.0, 0
     if quota.requests_per_s is not None:
@@ -35,7 +36,7 @@ def quota_arguments(quota: Quota, count: int) -> list[float]:
 def refusal(
     what: str, model: str, present: int, count: int, max_depth: int, max_bytes: int, quota: Quota, retry_s: float | None
 ) -> QueueFull | QuotaExceeded:
-    """The error of a call of ``count`` requests that met the limit ``what``, of which ``present`` was there already."""
+    """Return the error of a call of ``count`` requests that exceeds the limit ``what``; ``present`` is in use."""
     model = f"model {model!r}"
     match what:
         case "depth":

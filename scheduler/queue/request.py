@@ -13,7 +13,7 @@ from windrow.scheduler.core.outcomes import Outcome
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """One request on its way into the queue."""
+    """One request to be queued."""
 
     id: str
     #: JSON object ``{"model", "input", "parameters"}``, encoded; see `records.encode_call`.

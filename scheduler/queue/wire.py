@@ -1,4 +1,4 @@
-"""What the scripts that run for every request are given, and what they answer."""
+"""Arguments and replies of the scripts that run for every request."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from windrow.scheduler.queue.results import encode_document
 
 
 def encode_submissions(submissions: Sequence[Submission]) -> list[Any]:
-    """The last arguments of submit.lua."""
+    """Return the last arguments of submit.lua."""
     arguments: list[Any] = [len(submissions)]
-    some: list[Any] = []
+    options: list[Any] = []
     for item in submissions:
         arguments += (item.id, max(1, item.cost_tokens), len(item.payload))
         if item.deadline_s is not None or item.webhook or item.is_followed:
             left_us = 0 if item.deadline_s is None else max(1, round(item.deadline_s * 1e6))
-            some += (item.id, left_us, item.webhook or "", int(item.is_followed))
-    return arguments + some
+            options += (item.id, left_us, item.webhook or "", int(item.is_followed))
+    return arguments + options
 
 
 def encode_finished(requests: Sequence[Request], now_us: int) -> tuple[list[Any], list[bytes]]:
-    """Arguments of finish.lua, and the result documents; ``now_us`` is Redis' time."""
+    """Return the arguments of finish.lua and the result documents; ``now_us`` is the Redis time."""
     seconds, micros = divmod(now_us, 1_000_000)
     done = datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=micros)
     date_done = done.isoformat(timespec="microseconds").encode()
     runs: list[Any] = []
     documents = []
     places = array("H")
-    last: tuple[str, str, str] | None = None
+    previous: tuple[str, str, str] | None = None
     for request in requests:
         status, document = encode_document(request, now_us, date_done)
         documents.append(document)
-        if (alike := (request.token, status, request.flow)) != last:
-            last = alike
+        if (run := (request.token, status, request.flow)) != previous:
+            previous = run
             places = array("H")
-            runs += (*alike, 0, 0, 0, places)
+            runs += (*run, 0, 0, 0, places)
         runs[-4] += 1
         runs[-3] += request.cost_tokens
         runs[-2] += request.size_bytes
@@ -65,17 +65,18 @@ class ClaimReply:
         self._suspects_wait = bool(reply[1])
         self.ids: Sequence[bytes] = reply[2].split()
         self._attempts: Sequence[bytes | None] = reply[3] or [None] * len(self.ids)
-        #: Records and payloads of a few requests; empty where they have yet to be read.
-        self.more: Sequence[Sequence[bytes | None]] = reply[4:]
+        #: Records and payloads of a few requests; empty if they have to be read with another command.
+        self.records_and_payloads: Sequence[Sequence[bytes | None]] = reply[4:]
 
     def claim(self, token: str, records: Sequence[bytes | None], payloads: Sequence[bytes | None]) -> Claim:
-        """What ``token`` holds now; a request of which nothing is left was ended by somebody else in between.
+        """Return the claim that ``token`` holds.
 
-        A record of another version, which is not ours to have, is left out too; its lease runs out.
+        Left out are requests that were canceled since, whose record or payload is gone, and requests with a record of
+        another version, whose lease expires.
         """
         requests = []
-        every = zip(self.ids, self._attempts, records, payloads, strict=True)
-        for place, (id, attempts, record, payload) in enumerate(every, 1):
+        claimed = zip(self.ids, self._attempts, records, payloads, strict=True)
+        for place, (id, attempts, record, payload) in enumerate(claimed, 1):
             if record is not None and payload is not None and is_ours(record):
                 created_s, deadline_s, cost, flow, size = parse_record(record)
                 attempt = int(attempts or 0) + 1

@@ -1,4 +1,4 @@
-"""One POST over TLS to an address chosen beforehand: no second look-up, no proxy, no redirect, no long wait."""
+"""`post`: one POST over TLS to given addresses, without another DNS query, proxies or redirects."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from ipaddress import ip_address
 from windrow.scheduler.core.addresses import Address
 from windrow.scheduler.core.webhooks import Endpoint
 
-#: What is read of an answer's body, in bytes, so that an ordinary answer ends as its sender expects.
+#: Maximum bytes read of a response body, so that an ordinary response ends as its sender expects.
 MAX_READ_BYTES = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the receiver answered."""
+    """The response of the receiver."""
 
     status: int
-    #: Seconds that ``Retry-After`` asks for; None where it is missing or a date.
+    #: Seconds in ``Retry-After``; None if it is missing or a date.
     retry_after_s: float | None
 
 
 def resolve(host: str, port: int) -> list[Address]:
-    """All addresses of ``host``, the preferred first; raises `OSError` where it has none."""
+    """Return all addresses of ``host``, preferred ones first; raises `OSError` if it has none."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(ip_address(sockaddr[0]) for *_, sockaddr in found))
 
@@ -38,21 +38,23 @@ def resolve(host: str, port: int) -> list[Address]:
 def post(
     endpoint: Endpoint, addresses: Sequence[Address], headers: Mapping[str, str], body: bytes, *, timeout_s: float
 ) -> Reply:
-    """Send ``body`` to the first of ``addresses`` that takes the connection; TLS and Host are for the endpoint's name.
+    """Send ``body`` to the first of ``addresses`` that accepts a connection, with TLS and Host for the endpoint's name.
 
-    All of it takes at most ``timeout_s``. Raises `OSError` or `http.client.HTTPException`.
+    The whole exchange takes at most ``timeout_s`` seconds. Raises `OSError` or `http.client.HTTPException`.
     """
     connection = _PinnedConnection(endpoint, addresses, timeout_s)
-    # A receiver that sends a byte at a time never runs into the timeout of a socket.
+    # A socket timeout never ends a response that arrives one byte at a time.
     watchdog = threading.Timer(timeout_s, connection.cut)
     watchdog.daemon = True
     watchdog.start()
     try:
         connection.request("POST", endpoint.target, body, dict(headers))
         with connection.getresponse() as response:
-            wish = response.headers.get("Retry-After", "").strip()[:9]
-            reply = Reply(response.status, float(wish) if wish.isascii() and wish.isdigit() else None)
-            with suppress(OSError, http.client.HTTPException):  # the answer is known
+            retry_after = response.headers.get("Retry-After", "").strip()[:9]
+            reply = Reply(
+                response.status, float(retry_after) if retry_after.isascii() and retry_after.isdigit() else None
+            )
+            with suppress(OSError, http.client.HTTPException):  # the status is known
                 response.read(MAX_READ_BYTES)
             return reply
     except (OSError, http.client.HTTPException):
@@ -65,27 +67,27 @@ def post(
 
 
 class _PinnedConnection(http.client.HTTPSConnection):
-    """Connects to the addresses it is given and to nothing else."""
+    """Connects to the given addresses only."""
 
     def __init__(self, endpoint: Endpoint, addresses: Sequence[Address], timeout_s: float) -> None:
         super().__init__(endpoint.host, endpoint.port, timeout=timeout_s, context=tls_context())
         self._addresses = addresses
         self._ends_s = time.monotonic() + timeout_s
-        #: `http.client` forgets its socket before the answer's body is read.
+        #: Kept here too, because `http.client` drops its reference before the body is read.
         self._open_socket: ssl.SSLSocket | None = None
         self.is_cut = False
 
     def connect(self) -> None:
-        """Called by `http.client` before it sends."""
+        """Connect; `http.client` calls this before it sends."""
         plain = self._open()
         plain.settimeout(self._left_s())
-        # Where `cut` finds it, also during the handshake.
+        # Set before the handshake, so that `cut` can interrupt it.
         self._open_socket = tls_context().wrap_socket(plain, server_hostname=self.host, do_handshake_on_connect=False)
         self.sock = self._open_socket
         self._open_socket.do_handshake()
 
     def cut(self) -> None:
-        """End the connection from another thread, whatever it waits for."""
+        """Close the connection from another thread."""
         self.is_cut = True
         if self._open_socket is not None:
             with suppress(OSError):
@@ -109,7 +111,7 @@ class _PinnedConnection(http.client.HTTPSConnection):
 
 @cache
 def tls_context() -> ssl.SSLContext:
-    """The system's authorities, or those of ``SSL_CERT_FILE`` and ``SSL_CERT_DIR``."""
+    """Return a context with the certificate authorities of the system, or of ``SSL_CERT_FILE`` and ``SSL_CERT_DIR``."""
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context

@@ -1,6 +1,7 @@
-"""Sending webhooks: what is due is claimed from Redis and posted, each in a thread of its own.
+"""`WebhookSender`: claims due webhooks from Redis and posts each in its own thread.
 
-At least once: a process killed between a receiver's answer and Redis sends it again, under the same ``webhook-id``.
+Delivery is at least once: if a process dies after the receiver's response and before its write to Redis, the webhook is
+sent again with the same ``webhook-id``.
 """
 
 from __future__ import annotations
@@ -41,21 +42,21 @@ from windrow.scheduler.queue.webhooks import DueWebhook, WebhookQueue
 from windrow.worker.webhooks.pinned_post import Reply, post, resolve
 
 log = logging.getLogger(__name__)
-#: Sent at a time, and how many of them may be one tenant's: its slow receivers hold up nobody else.
+#: Maximum number of concurrent deliveries, in total and per tenant, so that slow receivers of one delay no other.
 THREADS, THREADS_PER_TENANT = 32, 8
-#: When it is looked at again whether a tenant with too many has room, in seconds.
-NO_ROOM_S = 1.0
+#: Delay of a webhook whose tenant has the maximum number of deliveries, in seconds.
+TENANT_BUSY_S = 1.0
 TIMEOUT_S = 10.0
-#: Due again if nobody is done with it by then, in seconds: longer than a slow resolver and `TIMEOUT_S` together.
+#: A claimed webhook becomes due again after this time, in seconds: more than a slow DNS query and `TIMEOUT_S`.
 VISIBILITY_S = 60.0
-#: How often it is looked for what is due, and for how long after a hint. In seconds.
-LOOK_EVERY_S, AWAKE_S = 0.5, 20.0
+#: Interval between checks for due webhooks, and their duration after a hint, in seconds.
+CHECK_EVERY_S, AWAKE_S = 0.5, 20.0
 
 Resolve = Callable[[str, int], list[Address]]
 
 
 class WebhookSender:
-    """Sends what is due for every model, for `AWAKE_S` after each hint; one per process."""
+    """Sends due webhooks of every model for `AWAKE_S` seconds after each hint; one per process."""
 
     def __init__(
         self, settings: Settings, redis: Redis, *, resolve: Resolve = resolve, visibility_s: float = VISIBILITY_S
@@ -71,29 +72,29 @@ class WebhookSender:
         self._by_tenant: Counter[str] = Counter()
         self._ended = threading.Event()
         self._awake_until_s = 0.0
-        self._looker: threading.Thread | None = None
+        self._checker: threading.Thread | None = None
 
     def hint(self) -> None:
-        """Look for what is due from now on, for a while; returns at once."""
+        """Start checking for due webhooks, and return at once."""
         with self._lock:
             self._awake_until_s = time.monotonic() + AWAKE_S
-            if self._looker is None:
-                self._looker = threading.Thread(target=self._look, name="webhooks", daemon=True)
-                self._looker.start()
+            if self._checker is None:
+                self._checker = threading.Thread(target=self._check, name="webhooks", daemon=True)
+                self._checker.start()
 
     def close(self) -> None:
-        """Look no more, and wait for what is being sent."""
+        """Stop checking, and wait for running deliveries."""
         with self._lock:
             self._awake_until_s = 0.0
-            looker = self._looker
-        if looker is not None:
-            looker.join()
+            checker = self._checker
+        if checker is not None:
+            checker.join()
         if self._running:
-            log.info("waiting for %d webhooks that are being sent", self._running)
+            log.info("waiting for %d running webhook deliveries", self._running)
         self._threads.shutdown()
 
     def send_due(self) -> int:
-        """Start to send what is due, as much as there are threads free; return how many were started."""
+        """Start deliveries of due webhooks in the free threads, and return how many were started."""
         started = 0
         for outbox in self._outboxes:
             free = THREADS - self._running
@@ -104,11 +105,11 @@ class WebhookSender:
                 started += 1
         return started
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         while True:
             with self._lock:
                 if time.monotonic() >= self._awake_until_s:
-                    self._looker = None
+                    self._checker = None
                     return
             started = 0
             try:
@@ -116,17 +117,17 @@ class WebhookSender:
             except RedisError as error:
                 log.warning("webhooks wait for Redis: %s", type(error).__name__)
             except Exception:
-                log.exception("webhooks could not be looked for")
+                log.exception("the check for due webhooks failed")
             if not started:
-                self._ended.wait(LOOK_EVERY_S)
+                self._ended.wait(CHECK_EVERY_S)
                 self._ended.clear()
 
     def _run(self, outbox: WebhookQueue, due: DueWebhook) -> None:
         try:
             self._handle(outbox, due)
         except RedisError as error:
-            log.warning("webhook of %s: Redis failed (%s); it comes again", due.id, type(error).__name__)
-        except Exception:  # it comes again, so many times
+            log.warning("webhook of %s: Redis failed (%s); it is sent again", due.id, type(error).__name__)
+        except Exception:  # the webhook becomes due again, up to MAX_TRIES times
             log.exception("webhook of %s failed", due.id)
         finally:
             with self._lock:
@@ -140,9 +141,9 @@ class WebhookSender:
         if prediction is None or not prediction.is_ended:
             return self._drop(outbox, due, "its result is no longer kept")
         if due.tries > MAX_TRIES:
-            return self._drop(outbox, due, f"{MAX_TRIES} tries ended without an answer")
+            return self._drop(outbox, due, f"{MAX_TRIES} tries ended without a response")
         if not self._enter(prediction.tenant):
-            outbox.postpone(due.id, NO_ROOM_S * random.uniform(0.5, 1.5), tries=due.tries - 1)
+            outbox.postpone(due.id, TENANT_BUSY_S * random.uniform(0.5, 1.5), tries=due.tries - 1)
             return
         try:
             verdict = self._send(due, prediction, claimed_s, kept_until_s)
@@ -166,11 +167,11 @@ class WebhookSender:
     def _send(
         self, due: DueWebhook, prediction: Prediction, claimed_s: float, kept_until_s: float
     ) -> Delivered | RetryAt | GiveUp:
-        """One try, and what follows it."""
+        """Try one delivery, and decide what follows."""
         networks = self._settings.webhook_networks
         key = self._settings.webhook_key(prediction.tenant)
         if key is None:
-            return GiveUp("its tenant has no webhook_secret any more")
+            return GiveUp("its tenant no longer has a webhook_secret")
         try:
             endpoint = parse_url(due.url, networks)
         except InvalidInput as error:
@@ -181,21 +182,21 @@ class WebhookSender:
             addresses = self._resolve(endpoint.host, endpoint.port)
             refused = refused_address(addresses, networks)
             if refused is not None:
-                said = f"{refused} is not a public address"
+                result = f"{refused} is not a public address"
             else:
-                # Redis time, which is nobody's clock that is wrong by minutes.
+                # Redis time, because the clock of this host may be wrong.
                 timestamp_s = round(due.now_s + time.monotonic() - claimed_s)
                 reply = post(endpoint, addresses, headers(key, due.id, timestamp_s, body), body, timeout_s=TIMEOUT_S)
-                said = f"answered {reply.status}"
+                result = f"answered {reply.status}"
         except (OSError, http.client.HTTPException, UnicodeError) as error:
-            said = type(error).__name__
+            result = type(error).__name__
         verdict = decide_next(
             None if reply is None else reply.status, due.tries, left_s=kept_until_s - time.monotonic(),
             jitter=random.random(), retry_after_s=None if reply is None else reply.retry_after_s,
         )  # fmt: skip
         level = logging.INFO if isinstance(verdict, Delivered) else logging.WARNING
         then = f"; again in {verdict.after_s:.0f} s" if isinstance(verdict, RetryAt) else ""
-        log.log(level, "webhook of %s to %s, try %d: %s%s", due.id, endpoint.host, due.tries, said, then)
+        log.log(level, "webhook of %s to %s, try %d: %s%s", due.id, endpoint.host, due.tries, result, then)
         return verdict
 
     def _drop(self, outbox: WebhookQueue, due: DueWebhook, reason: str) -> None:
@@ -204,7 +205,7 @@ class WebhookSender:
 
 
 def headers(key: bytes, id: str, timestamp_s: int, body: bytes) -> dict[str, str]:
-    """The headers of Standard Webhooks 1.0.0, and who sends."""
+    """Return the headers of Standard Webhooks 1.0.0 and the user agent."""
     return {
         "Content-Type": "application/json",
         "User-Agent": _user_agent(),

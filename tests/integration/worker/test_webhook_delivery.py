@@ -404,7 +404,7 @@ def test_the_housekeeping_worker_sends_them_and_ends_what_it_is_sending_when_it_
             end(queue, receiver.url("/hang", host="localhost"), "b")
             until("the next is being told", lambda: len(receiver.messages) == 2 or worker.poll() is not None)
             worker.terminate()
-            until("it waits for what it is sending", lambda: "waiting for 1 webhooks" in log.read_text())
+            until("it waits for what it is sending", lambda: "waiting for 1 running webhook" in log.read_text())
             receiver.release.set()
             assert worker.wait(60) == 0, log.read_text()
         finally:

@@ -35,5 +35,5 @@ def test_the_innermost_place_stands_first() -> None:
     )
 
 
-def test_one_that_was_never_raised_has_no_place() -> None:
-    assert describe_exception(ValueError("my secret")) == "ValueError at no known place"
+def test_an_exception_that_was_never_raised_has_no_frames() -> None:
+    assert describe_exception(ValueError("my secret")) == "ValueError at an unknown place"

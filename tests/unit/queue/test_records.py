@@ -46,7 +46,7 @@ def test_a_record_of_another_version_is_refused_rather_than_misread() -> None:
 
 def test_a_claim_is_read_in_the_order_it_was_handed_out() -> None:
     reply = ClaimReply([b"1700000001000000", 0, b"a b", [None, b"2"], [RECORD, RECORD], [PAYLOAD, b"{}"]])
-    claim = reply.claim("token", *reply.more)
+    claim = reply.claim("token", *reply.records_and_payloads)
     assert (reply.ids, claim.now_s) == ([b"a", b"b"], 1700000001.0)
     assert [(one.id, one.attempt, one.token, one.place) for one in claim.requests] == [
         ("a", 1, "token", 1),
@@ -63,7 +63,7 @@ def test_what_was_ended_before_it_was_read_is_left_out_of_the_claim_and_the_othe
     records: list[bytes | None], payloads: list[bytes | None]
 ) -> None:
     reply = ClaimReply([b"1700000001000000", 0, b"a b", []])
-    assert reply.more == []
+    assert reply.records_and_payloads == []
     assert [(one.id, one.place) for one in reply.claim("token", records, payloads).requests] == [("b", 2)]
 
 
