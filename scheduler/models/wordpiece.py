@@ -82,7 +82,9 @@ def load_wordpiece(tokenizer: Tokenizer) -> WordPiece | None:
     try:
         import nanotoken
     except ImportError:
-        log.info("nanotoken is not installed (extra wordpiece): texts are tokenized by tokenizers")
+        log.info(
+            "nanotoken is not installed, so tokenizers tokenizes all texts; `pip install nanotoken` to save CPU time"
+        )
         return None
     nanotoken.set_cache_entries(CACHED_WORDS)
     names = [token.content for token in added[:CHECKED_ADDED_TOKENS]]

@@ -26,7 +26,7 @@ from transformers import (
 
 from tests.support.run_engine import run_prepared
 from windrow.scheduler.config.model_settings import ModelSettings
-from windrow.scheduler.core.outcomes import Failed
+from windrow.scheduler.core.outcomes import Done, Failed
 from windrow.scheduler.tasks import TASKS
 from windrow.worker.engines.base import Engine, Prepared
 from windrow.worker.engines.device.token_batches import Tokens
@@ -133,6 +133,30 @@ def token_ids(lengths: Sequence[int] = LENGTHS) -> list[np.ndarray]:
     """Return random texts of ordinary words as ids, one of each length."""
     draw = np.random.default_rng(7)
     return [draw.integers(4, 4 + len(WORDS), length) for length in lengths]
+
+
+def settings_for(source: Path | str, task: str = "embed", strategy: str = "packed", **more: Any) -> ModelSettings:
+    return ModelSettings(
+        task=task, source=str(source), strategy=strategy, buckets=BUCKETS, max_batch_size=4, dtype="float32", **more
+    )
+
+
+def texts_of(lengths: Sequence[int]) -> list[str]:
+    """Return random texts with these numbers of tokens, the two special tokens included."""
+    draw = np.random.default_rng(7)
+    return [" ".join(draw.choice(WORDS, length - 2)) for length in lengths]
+
+
+def ids_of(prepared: Prepared | Failed) -> list[int]:
+    """Return the token ids of a request with one text."""
+    assert isinstance(prepared, Prepared)
+    (tokens,) = prepared.data.sequences
+    return tokens.ids.tolist()
+
+
+def embeddings(outcomes: Sequence[Any]) -> np.ndarray:
+    assert all(isinstance(outcome, Done) for outcome in outcomes), outcomes
+    return np.stack([outcome.output["embedding"] for outcome in outcomes])
 
 
 def as_prepared(engine: Engine, ids: np.ndarray) -> Prepared:

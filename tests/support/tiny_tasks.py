@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
@@ -20,6 +21,7 @@ from transformers import (
 )
 
 from windrow.scheduler.config.model_settings import ModelSettings
+from windrow.scheduler.core.outcomes import Done
 
 STRATEGIES = ("none", "static", "dynamic", "bucket", "packed")
 LIMIT = 96
@@ -102,3 +104,27 @@ def settings_for(folder: Path, task: str, strategy: str = "packed", **more: Any)
         {"task": task, "source": str(folder), "strategy": strategy, "buckets": (16, 32, 256), "max_batch_size": 4,
          "dtype": "float32"} | more
     )  # fmt: skip
+
+
+#: Words in each text: none, about the length of a bucket, and about the limit beside the hypothesis of a label.
+COUNTS = (0, 1, 14, 15, 31, 3, 70, 8)
+
+
+def text_of(words: int, seed: int = 0) -> str:
+    """Return a text with this number of words; a third have a tail, and some are unknown to the tokenizer."""
+    draw = np.random.default_rng(seed)
+    tails = [tail.removeprefix("##") for tail in TAILS]
+    chosen = draw.choice([*WORDS[:13], "xyz"], words)
+    return " ".join(word + (str(draw.choice(tails)) if draw.random() < 0.3 else "") for word in chosen)
+
+
+TEXTS = [text_of(count, seed) for seed, count in enumerate(COUNTS)]
+
+
+def outputs(outcomes: list[Any]) -> list[dict[str, Any]]:
+    assert all(isinstance(outcome, Done) for outcome in outcomes), outcomes
+    return [outcome.output for outcome in outcomes]
+
+
+def without(entity: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in entity.items() if key != name}

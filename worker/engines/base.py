@@ -149,7 +149,8 @@ class Engine(EngineBase, Protocol):
         """Wait for a batch and return its outcomes, one per request and in the order of `forward`.
 
         An outcome is a `Done` with the output of the request, as the API returns it (numpy arrays are allowed), or a
-        `Failed`. Called by one thread at a time, beside `forward`. Raises `BatchRaised` if the batch failed as a whole.
+        `Failed`. Called by one thread at a time, beside `forward`. Raises `BatchRaised` if the batch failed as a whole;
+        any other exception ends the process, which the pool replaces.
         """
         ...
 

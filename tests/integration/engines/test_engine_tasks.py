@@ -11,62 +11,35 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForTokenClassification, AutoTokenizer, pipeline
+from transformers import AutoModel, pipeline
 
 from tests.support.run_engine import answers
 from tests.support.tiny_tasks import (
     FAMILIES,
     LIMIT,
     STRATEGIES,
-    TAILS,
+    TEXTS,
     WORDS,
+    outputs,
     save,
     save_scorer,
     save_tagger,
     settings_for,
-    whole_words,
+    text_of,
+    without,
 )
 from windrow.errors import InputTooLong, InvalidInput, ModelFailed, ModelUnusable
 from windrow.scheduler.core.outcomes import Done, Failed
 from windrow.worker.engines.loading import load_engine
 
 NLI = ("contradiction", "neutral", "entailment")
-#: Words in each text: none, about the length of a bucket, and about the limit beside the hypothesis of a label.
-COUNTS = (0, 1, 14, 15, 31, 3, 70, 8)
 
 
-def text_of(words: int, seed: int = 0) -> str:
-    """Return a text with this number of words; a third have a tail, and some are unknown to the tokenizer."""
-    draw = np.random.default_rng(seed)
-    tails = [tail.removeprefix("##") for tail in TAILS]
-    chosen = draw.choice([*WORDS[:13], "xyz"], words)
-    return " ".join(word + (str(draw.choice(tails)) if draw.random() < 0.3 else "") for word in chosen)
-
-
-TEXTS = [text_of(count, seed) for seed, count in enumerate(COUNTS)]
 RERANKS = [
     {"query": "dry hay", "documents": TEXTS[:5]},
     {"query": "the sun", "documents": [TEXTS[6]]},
     {"query": "", "documents": [TEXTS[1], "rain"] * 4},
 ]
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Return a function that saves a model with the given function and arguments, once each, and returns its folder."""
-    folders: dict[Any, Path] = {}
-
-    def folder(save: Callable[..., Path], *arguments: Any) -> Path:
-        if (save, arguments) not in folders:
-            folders[save, arguments] = save(tmp_path_factory.mktemp(save.__name__), *arguments)
-        return folders[save, arguments]
-
-    return folder
-
-
-def outputs(outcomes: list[Any]) -> list[dict[str, Any]]:
-    assert all(isinstance(outcome, Done) for outcome in outcomes), outcomes
-    return [outcome.output for outcome in outcomes]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -234,88 +207,6 @@ def test_classify_refuses_a_model_with_a_repeated_label(made: Any) -> None:
 def test_zero_shot_refuses_a_model_without_entailment(made: Any) -> None:
     with pytest.raises(ModelUnusable, match=r"labels are good, bad; zero-shot needs .* 'entail'"):
         load_engine("sentiment", settings_for(made(save_scorer, "bert", ("good", "bad")), "zero-shot"))
-
-
-TAGGED = [*TEXTS, "Ä haying, raked the fields .  rain!xyz", "hayer\n\tdrying, Äs"]
-
-
-@pytest.mark.parametrize("aggregation", ["none", "simple", "first", "average", "max"])
-@pytest.mark.parametrize("tokenizer", [None, whole_words], ids=["pieces", "words"])
-def test_entities_are_those_of_the_transformers_pipeline(made: Any, tokenizer: Any, aggregation: str) -> None:
-    folder = made(save_tagger_of, tokenizer)
-    reference = pipeline(
-        "token-classification",
-        model=AutoModelForTokenClassification.from_pretrained(folder),
-        tokenizer=AutoTokenizer.from_pretrained(folder),
-        aggregation_strategy=aggregation,
-        device="cpu",
-    )
-    settings = settings_for(folder, "token-classify")
-    engine = load_engine("tagger", settings)
-    found = outputs(answers(engine, settings, TAGGED, [{"aggregation": aggregation}] * len(TAGGED)))
-    assert sum(len(output["entities"]) for output in found) > 30
-    for text, output in zip(TAGGED, found, strict=True):
-        expected = reference(text)
-        assert [without(entity, "score") for entity in output["entities"]] == [
-            without(entity, "score") for entity in expected
-        ]
-        scores = [float(entity["score"]) for entity in expected]
-        assert [entity["score"] for entity in output["entities"]] == pytest.approx(scores, rel=1e-5)
-
-
-def save_tagger_of(folder: Path, tokenizer: Callable[[], Any] | None) -> Path:
-    return save_tagger(folder, tokenizer=tokenizer and tokenizer())
-
-
-def without(entity: dict[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in entity.items() if key != name}
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_strategy_gives_the_token_labels_of_transformers(made: Any, family: str) -> None:
-    folder = made(save_tagger, family)
-    model = AutoModelForTokenClassification.from_pretrained(folder).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    with torch.inference_mode():
-        expected = [model(input_ids=tokenizer(text, return_tensors="pt").input_ids).logits[0] for text in TEXTS]
-    for strategy in STRATEGIES:
-        settings = settings_for(folder, "token-classify", strategy)
-        engine = load_engine("tagger", settings)
-        found = outputs(answers(engine, settings, TEXTS))
-        for output, logits in zip(found, expected, strict=True):
-            best = logits.softmax(1)[1:-1].max(1)
-            tagged = [(at + 1, float(score)) for at, (score, label) in enumerate(zip(*best, strict=True)) if label]
-            assert [entity["index"] for entity in output["entities"]] == [at for at, _ in tagged], strategy
-            assert [entity["score"] for entity in output["entities"]] == pytest.approx([s for _, s in tagged], rel=1e-5)
-
-
-def test_offsets_refer_to_the_whole_text_if_its_start_is_truncated(tmp_path: Path) -> None:
-    folder = save_tagger(tmp_path)
-    file = folder / "tokenizer_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"truncation_side": "left"}))
-    settings, text = settings_for(folder, "token-classify", max_input_tokens=12), text_of(400)
-    assert len(text) > 64 * 12
-    (found,) = outputs(answers(load_engine("tagger", settings), settings, [text], [{"truncate": True}]))
-    assert found["entities"]
-    for entity in found["entities"]:
-        assert text[entity["start"] : entity["end"]] == entity["word"].removeprefix("##")
-    assert found["entities"][-1]["end"] > len(text) - 20
-
-
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_token_with_nan_fails_its_own_text_only(tmp_path: Path, strategy: str) -> None:
-    settings = settings_for(save_tagger(tmp_path), "token-classify", strategy)
-    engine = load_engine("tagger", settings)
-    texts = ["the sun", "the rain and sun", "hay", "rake"]
-    expected = outputs(answers(engine, settings, [texts[0], *texts[2:]]))
-    with torch.inference_mode():
-        engine._forward.weights.module.base_model.embeddings.word_embeddings.weight[4 + WORDS.index("rain")] = torch.nan
-    found = answers(engine, settings, texts)
-    assert isinstance(found[1].error, ModelFailed)
-    for output, alone in zip(outputs([found[0], *found[2:]]), expected, strict=True):
-        assert [without(entity, "score") for entity in output["entities"]] == [
-            without(entity, "score") for entity in alone["entities"]
-        ]
 
 
 def save_embedder(folder: Path) -> Path:
