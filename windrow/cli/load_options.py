@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from windrow.cli.output import FAILED, INTERRUPTED, errors_reported, fail, log
+from windrow.cli.output import FAILED, errors_reported, fail, log
 
 if TYPE_CHECKING:
     from windrow.lab.report.charts import Panel
@@ -108,7 +108,7 @@ def problems_reported() -> Iterator[None]:
     with errors_reported(as_json=False, extra="server,worker"):
         from windrow.bench.programs import BenchFailed
         from windrow.stack.serve import NotReady
-        from windrow.stack.supervisor import Interrupted, ProgramEnded
+        from windrow.stack.supervisor import INTERRUPTED, Interrupted, ProgramEnded
 
         try:
             yield

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from windrow.client.prediction import Prediction
 
 FAILED, USAGE, UNREACHABLE = 1, 2, 3
-#: Exit code of a command that a signal stopped, as shells report SIGINT.
-INTERRUPTED = 130
 #: Elements of a list that are shown to people.
 SHOWN_ITEMS = 4
 

@@ -16,11 +16,9 @@ from windrow.client.async_client import AsyncClient
 from windrow.demo import report, scenes, show, streams
 from windrow.lab.sample_texts import SHORT_TEXTS, mixed_texts
 from windrow.stack.serve import NotReady, Stack
-from windrow.stack.supervisor import POLL_S, Interrupted, Interrupts, ProgramEnded
+from windrow.stack.supervisor import INTERRUPTED, POLL_S, Interrupted, Interrupts, ProgramEnded
 
 T = TypeVar("T")
-#: Exit code of a demonstration that a signal stopped, as shells report SIGINT.
-INTERRUPTED = 130
 
 
 class Demo:

@@ -24,6 +24,8 @@ from typing import Any
 TAIL_LINES = 15
 TAIL_BYTES = 16_384
 POLL_S = 0.1
+#: Exit code of a command that a signal stopped, as shells report SIGINT.
+INTERRUPTED = 130
 #: prctl(2): the signal that a process receives when its parent dies.
 PR_SET_PDEATHSIG = 1
 
