@@ -1,6 +1,6 @@
-"""The task ``generate``: what a prompt may be, what may be asked of the sampling, and what a request is charged.
+"""The task ``generate``: its prompts, its parameters, and the cost of a request.
 
-Names and meanings are those of OpenAI's and vLLM's interfaces.
+Parameters have the names and meanings of OpenAI's and vLLM's interfaces.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from windrow.scheduler.json_schema.grammar import require_enforced
 from windrow.scheduler.tasks.base import Parameters, Task, Text, require_characters
 from windrow.scheduler.tasks.validation import Strict, parse, whole
 
-#: New tokens where the request does not say, or what is left of the model's context.
+#: Default of ``max_tokens``, if the model's context has room for it.
 DEFAULT_MAX_TOKENS = 256
 MAX_STOPS, MAX_STOP_CHARACTERS = 16, 256
 MAX_CHOICES = 16
 MAX_LOGPROBS = 20
 MAX_MESSAGES = 1024
-#: What a chat template puts round a message, in estimates.
+#: Estimated number of tokens that a chat template adds to a message.
 TOKENS_PER_MESSAGE = 8
 
 
 def _listed(stop: object) -> object:
-    """One stop string is a list of one; None is none."""
+    """Return a tuple of stop strings for a string, a list or None."""
     if stop is None:
         return ()
     if isinstance(stop, str):
         return (stop,)
     if not isinstance(stop, (list, tuple)):
         raise ValueError("takes a string or a list of strings")
-    return tuple(stop)  # strict pydantic takes no list for a tuple
+    return tuple(stop)  # strict pydantic does not accept a list as a tuple
 
 
 def _counted(logprobs: object) -> object:
-    """``true`` is the chosen token alone, ``false`` and null are nothing."""
+    """Return 0 for ``true``, which asks for the chosen token only, and None for ``false``."""
     if logprobs is False:
         return None
     return 0 if logprobs is True else logprobs
@@ -62,31 +62,38 @@ Logprobs = Annotated[
 
 
 class GenerateParameters(Parameters):
-    """How to go on from the prompt; greedy where nothing is said."""
+    """The parameters of a generation, which is greedy by default."""
 
     max_tokens: int | None = Field(
-        None, ge=1, le=1 << 20, description=f"Most new tokens; {DEFAULT_MAX_TOKENS}, or what the context has left."
+        None,
+        ge=1,
+        le=1 << 20,
+        description=f"Maximum new tokens; default {DEFAULT_MAX_TOKENS}, or as many as the context has room for.",
     )
-    min_tokens: int = Field(0, ge=0, le=1 << 20, description="No end, by token or by stop string, before so many.")
-    ignore_eos: bool = Field(False, description="Go on past the model's own end: exactly max_tokens come.")
-    temperature: float = Field(0.0, ge=0, le=100, description="0 takes the likeliest token each time.")
-    top_p: float = Field(1.0, gt=0, le=1, description="Sample from the fewest tokens with so much probability.")
-    top_k: int = Field(0, ge=0, le=1 << 20, description="Sample from so many of the likeliest tokens; 0 is all.")
+    min_tokens: int = Field(
+        0, ge=0, le=1 << 20, description="Minimum new tokens before an end token or a stop string counts."
+    )
+    ignore_eos: bool = Field(False, description="Ignore the model's end tokens: generate exactly max_tokens.")
+    temperature: float = Field(0.0, ge=0, le=100, description="0 always takes the most likely token.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Sample from the fewest tokens that reach this probability.")
+    top_k: int = Field(0, ge=0, le=1 << 20, description="Sample from this many most likely tokens; 0 for all.")
     repetition_penalty: float = Field(
-        1.0, gt=0, le=10, description="Divides (or multiplies, where negative) the logits of tokens seen before."
+        1.0, gt=0, le=10, description="Divides positive and multiplies negative logits of tokens seen before."
     )
-    presence_penalty: float = Field(0.0, ge=-2, le=2, description="Taken off the logit of a token generated before.")
-    frequency_penalty: float = Field(0.0, ge=-2, le=2, description="The same, times how often it was generated.")
+    presence_penalty: float = Field(
+        0.0, ge=-2, le=2, description="Subtracted from the logit of a token generated before."
+    )
+    frequency_penalty: float = Field(
+        0.0, ge=-2, le=2, description="Subtracted from the logit of a token once for each time it was generated."
+    )
     seed: Annotated[int, Field(ge=0, lt=1 << 63), BeforeValidator(whole)] | None = Field(
-        None, description="The same seed and request: the same answer."
+        None, description="The same seed and request give the same text."
     )
-    stop: Stops = Field(
-        (), description=f"A string or up to {MAX_STOPS}: generation ends before any of them, and the text lacks it."
-    )
+    stop: Stops = Field((), description=f"A string or up to {MAX_STOPS}: the text ends before the first of them.")
     logprobs: Logprobs = Field(
-        None, description="Log probabilities of each token and of so many of the likeliest; true is 0."
+        None, description="Log probabilities of each token and of this many most likely tokens; true means 0."
     )
-    n: int = Field(1, ge=1, le=MAX_CHOICES, description="How many answers, each sampled by itself.")
+    n: int = Field(1, ge=1, le=MAX_CHOICES, description="Number of texts, each sampled separately.")
     json_schema: Annotated[dict[str, Any] | None, BeforeValidator(require_bounded)] = Field(
         None, alias="schema", description="A JSON schema that the text meets; see docs/generation.md."
     )
@@ -100,12 +107,12 @@ class GenerateParameters(Parameters):
 
     @property
     def wanted_tokens(self) -> int:
-        """The most new tokens of one choice, where the context has room for them."""
+        """Maximum new tokens of one choice, if the context has room for them."""
         return max(DEFAULT_MAX_TOKENS, self.min_tokens) if self.max_tokens is None else self.max_tokens
 
     @property
     def reserved_tokens(self) -> int:
-        """New tokens of one choice that the context must have room for beside the whole prompt."""
+        """New tokens of one choice for which the context must have room beside the whole prompt."""
         return max(1, self.min_tokens) if self.max_tokens is None else self.max_tokens
 
 
@@ -117,14 +124,14 @@ class Message(Strict):
 
 
 class Prompt(Strict):
-    """What to go on from; exactly one of its fields is set."""
+    """The prompt of a generation; exactly one of its fields is set."""
 
     prompt: str | None = Field(None, description="A text.")
     prompt_ids: list[Annotated[int, Field(ge=0, lt=1 << 31)]] | None = Field(
-        None, min_length=1, description="Token ids, taken as they are."
+        None, min_length=1, description="Token ids, used without change."
     )
     messages: list[Message] | None = Field(
-        None, min_length=1, max_length=MAX_MESSAGES, description="A chat, put through the model's chat template."
+        None, min_length=1, max_length=MAX_MESSAGES, description="A chat, for the model's chat template."
     )
 
     @model_validator(mode="after")
@@ -135,12 +142,12 @@ class Prompt(Strict):
 
     @property
     def texts(self) -> list[str]:
-        """What of it is text."""
+        """The texts of the prompt."""
         return [self.prompt] if self.prompt is not None else [turn.content for turn in self.messages or ()]
 
     @property
     def read_texts(self) -> list[str]:
-        """What of `texts` any chat template leaves in: some strip it, or drop an earlier answer's reasoning."""
+        """The part of `texts` that every chat template keeps: some strip texts, or drop earlier reasoning."""
         if self.messages is None:
             return self.texts
         return [
@@ -151,14 +158,14 @@ class Prompt(Strict):
 
 @dataclass(frozen=True, slots=True)
 class GenerateCall:
-    """One checked request."""
+    """A validated request."""
 
     prompt: Prompt
     parameters: GenerateParameters
 
 
 def read_call(value: object, parameters: Mapping[str, Any] | None, where: str = "input") -> GenerateCall:
-    """Check an input and its parameters; raise `InvalidInput` naming what is wrong and what is accepted.
+    """Validate an input and its parameters. Raises `InvalidInput` with the wrong value and what is accepted.
 
     ``value`` is a text, or an object with one of ``prompt``, ``prompt_ids`` and ``messages``.
     """
@@ -166,7 +173,7 @@ def read_call(value: object, parameters: Mapping[str, Any] | None, where: str = 
 
 
 def read_prompt(value: object, where: str = "input") -> Prompt:
-    """Check an input alone; see `read_call`."""
+    """Validate an input; see `read_call`."""
     if isinstance(value, Prompt):
         return value
     if isinstance(value, str):
@@ -180,28 +187,28 @@ def read_prompt(value: object, where: str = "input") -> Prompt:
 
 
 def read_parameters(parameters: Mapping[str, Any] | None) -> GenerateParameters:
-    """Check parameters alone; see `read_call`."""
+    """Validate parameters; see `read_call`."""
     return GENERATE.read_parameters(parameters)
 
 
 def require_answer_fits(parameters: GenerateParameters, context_tokens: int) -> None:
-    """Raise `InvalidInput` where the answer alone may fill the context, which prompt and answer share."""
-    asked = parameters.reserved_tokens
-    if asked >= context_tokens:
+    """Raise `InvalidInput` if the new tokens alone may fill the context, which has to hold the prompt too."""
+    reserved = parameters.reserved_tokens
+    if reserved >= context_tokens:
         name = "min_tokens" if parameters.max_tokens is None else "max_tokens"
         raise InvalidInput(
-            f"parameters.{name}: {asked} leaves no room for a prompt; the context has {context_tokens} tokens"
+            f"parameters.{name}: {reserved} leaves no room for a prompt; the context has {context_tokens} tokens"
         )
 
 
 def require_prompt_fits(
     prompt_tokens: int, parameters: GenerateParameters, context_tokens: int, where: str = "input"
 ) -> None:
-    """Raise `InputTooLong` where a prompt of so many tokens leaves too little room for what is asked for."""
-    asked = parameters.reserved_tokens
-    if prompt_tokens + asked > context_tokens:
+    """Raise `InputTooLong` if a prompt of ``prompt_tokens`` leaves too little room for the requested new tokens."""
+    reserved = parameters.reserved_tokens
+    if prompt_tokens + reserved > context_tokens:
         raise InputTooLong(
-            f"{where}: {prompt_tokens} tokens, and {asked} may follow; the context has {context_tokens}; "
+            f"{where}: {prompt_tokens} tokens, and {reserved} may follow; the context has {context_tokens}; "
             f"{TOO_LONG_ADVICE}"
         )
 
@@ -211,7 +218,7 @@ def _texts(value: object, parameters: GenerateParameters, where: str) -> list[Te
 
 
 def _extra_tokens(value: object, parameters: GenerateParameters) -> int:
-    """Ids, what a template puts round messages, and every token that may come."""
+    """Return the tokens of the request beside its texts: ids, the chat template, and the maximum of new tokens."""
     prompt = read_prompt(value)
     given = len(prompt.prompt_ids or ()) + TOKENS_PER_MESSAGE * len(prompt.messages or ())
     return given + parameters.n * parameters.wanted_tokens

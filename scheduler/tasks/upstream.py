@@ -1,4 +1,4 @@
-"""The task ``upstream``: what `generate` takes, for a server of somebody else's that has model and tokenizer."""
+"""The task ``upstream``: the input of `generate`, for an OpenAI-compatible server that has model and tokenizer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from windrow.scheduler.tasks.generate import GENERATE, GenerateParameters, Promp
 
 def _texts(value: object, parameters: GenerateParameters, where: str) -> list[Text]:
     if parameters.truncate:
-        raise InvalidInput("parameters.truncate: the server behind this model cuts no prompts; shorten it")
+        raise InvalidInput("parameters.truncate: the upstream server does not cut prompts; shorten the input")
     return GENERATE.texts(value, parameters, where)
 
 

@@ -1,4 +1,4 @@
-"""Generation on a CUDA device: kernels against SDPA, and captured steps against transformers' own ``generate``."""
+"""Generation on a CUDA device: kernels compared with SDPA, and captured steps with ``generate`` of transformers."""
 
 from __future__ import annotations
 
@@ -31,9 +31,7 @@ def random_heads(heads: int, tokens: int, head_dim: int, dtype: torch.dtype) -> 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 2e-2)])
 @pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(8, 2, 64), (4, 4, 80), (32, 4, 128)])
-def test_kernels_attend_as_sdpa_does(
-    heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, tolerance: float
-) -> None:
+def test_kernels_equal_sdpa(heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, tolerance: float) -> None:
     from windrow.worker.engines.generation.attention import DecodeLayout, ReadLayout
     from windrow.worker.engines.generation.cuda import DecodeKernels, ReadKernels
     from windrow.worker.engines.generation.kernels import READ_BLOCK
@@ -77,7 +75,7 @@ def test_kernels_attend_as_sdpa_does(
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_captured_steps_answer_as_generate_does(tmp_path: Path, compiled: bool) -> None:
+def test_captured_steps_equal_transformers(tmp_path: Path, compiled: bool) -> None:
     folder = save_tiny_llama(
         tmp_path, context_tokens=512, hidden_size=256, num_attention_heads=4, intermediate_size=512
     )
@@ -107,7 +105,7 @@ def test_captured_steps_answer_as_generate_does(tmp_path: Path, compiled: bool) 
     assert engine._scheduler.pages_taken == 0
 
 
-def test_a_seed_gives_the_same_answer_in_any_row(tmp_path: Path) -> None:
+def test_a_seed_gives_the_same_text_in_any_row(tmp_path: Path) -> None:
     folder = save_tiny_llama(tmp_path, context_tokens=256)
     settings = ModelSettings(task="generate", source=str(folder), dtype="float32", max_batch_size=16, compile=False)
     engine = load_engine("sampled", settings)

@@ -1,4 +1,4 @@
-"""A server with OpenAI's interface that answers what a test tells it to."""
+"""A server with OpenAI's interface whose answers a test scripts."""
 
 from __future__ import annotations
 

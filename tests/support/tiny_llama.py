@@ -1,4 +1,4 @@
-"""A Llama of a few thousand random weights and a tokenizer of single bytes, saved as any other model is."""
+"""A Llama with a few thousand random weights and a tokenizer of single bytes, saved like any other model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def save_tiny_llama(folder: Path, *, context_tokens: int = 256, seed: int = 0, *
 
 
 def save_byte_tokenizer(folder: Path) -> None:
-    """A tokenizer whose tokens are bytes, with a template for chats."""
+    """Save a tokenizer whose tokens are bytes, with a chat template."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
     alphabet = _byte_characters()
@@ -54,7 +54,7 @@ def save_byte_tokenizer(folder: Path) -> None:
 
 
 def _byte_characters() -> list[str]:
-    """The character that stands for each byte in byte-level vocabularies (GPT-2's table)."""
+    """Return the character for each byte in byte-level vocabularies (GPT-2's table)."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     extra = iter(range(256, 512))
     return [chr(byte) if byte in plain else chr(next(extra)) for byte in range(256)]

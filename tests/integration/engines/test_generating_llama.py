@@ -1,4 +1,4 @@
-"""The loop with the real engine: a tiny random Llama behind Redis."""
+"""The step loop with the generate engine: a tiny random Llama and a real Redis."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def streamed(redis: Redis, id: str) -> dict[int, str]:
     return texts
 
 
-def test_a_stream_says_what_the_result_says_whoever_else_runs(worker: StepWorker, redis: Redis) -> None:
+def test_a_stream_has_the_text_of_the_result_whatever_else_runs(worker: StepWorker, redis: Redis) -> None:
     sampled = {"temperature": 1.0, "seed": 7, "max_tokens": 24, "ignore_eos": True}
     submit(worker, "alone", "Make hay", is_followed=False, **sampled)
     alone = ended(worker, "alone").output["text"]
@@ -86,7 +86,7 @@ def test_a_stream_says_what_the_result_says_whoever_else_runs(worker: StepWorker
         assert ended(worker, f"other-{number}").status == "succeeded"
 
 
-def test_what_the_model_cannot_take_fails_alone(worker: StepWorker) -> None:
+def test_an_invalid_request_fails_alone(worker: StepWorker) -> None:
     submit(worker, "good", "Make hay", max_tokens=4)
     submit(worker, "long", "word " * CONTEXT_TOKENS)
     submit(worker, "hot", "Make hay", temperature=-1)
@@ -98,7 +98,7 @@ def test_what_the_model_cannot_take_fails_alone(worker: StepWorker) -> None:
     }
 
 
-def test_requests_that_are_canceled_at_any_time_give_all_their_pages_back(worker: StepWorker) -> None:
+def test_canceled_requests_free_all_their_pages(worker: StepWorker) -> None:
     chosen = random.Random(5)
     ids = [f"leak-{number}" for number in range(40)]
     for id in ids:

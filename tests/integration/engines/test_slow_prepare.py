@@ -1,4 +1,4 @@
-"""A request that takes long to prepare, beside others and when the worker stops, on a real Redis."""
+"""A request that takes long to prepare: other requests continue, and a stopping worker gives requests back."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.integration
 
 
 class Compiling(WordEngine):
-    """Prepares what has a schema only once it may."""
+    """Prepares requests with a schema only after ``may`` is set."""
 
     def __init__(self, size: int = 4) -> None:
         super().__init__(MODEL, size=size)
@@ -53,7 +53,9 @@ def status(queue: RedisQueue, id: str) -> str:
     return found.status
 
 
-def test_nobody_waits_for_the_schema_of_somebody_else(redis_client: Redis, queue: RedisQueue) -> None:
+def test_requests_without_a_schema_do_not_wait_for_the_preparation_of_one(
+    redis_client: Redis, queue: RedisQueue
+) -> None:
     engine = Compiling()
     try:
         with StepWorker(redis_client, MODEL, engine=engine, is_gated=False):
@@ -68,9 +70,7 @@ def test_nobody_waits_for_the_schema_of_somebody_else(redis_client: Redis, queue
         engine.may.set()
 
 
-def test_no_more_is_claimed_than_there_is_room_for_beside_what_is_prepared(
-    redis_client: Redis, queue: RedisQueue
-) -> None:
+def test_requests_in_preparation_count_when_requests_are_claimed(redis_client: Redis, queue: RedisQueue) -> None:
     engine = Compiling(size=2)
     try:
         with StepWorker(redis_client, MODEL, engine=engine, is_gated=False):
@@ -84,7 +84,7 @@ def test_no_more_is_claimed_than_there_is_room_for_beside_what_is_prepared(
         engine.may.set()
 
 
-def test_a_worker_that_stops_gives_back_what_it_had_not_prepared(redis_client: Redis, queue: RedisQueue) -> None:
+def test_a_stopping_worker_releases_requests_that_are_not_prepared(redis_client: Redis, queue: RedisQueue) -> None:
     engine = Compiling()
     worker = StepWorker(redis_client, MODEL, engine=engine, is_gated=False).start()
     try:

@@ -1,4 +1,4 @@
-"""The engine of task upstream against a server that is busy, away, wrong, slow, or all right."""
+"""The upstream engine against a server that is busy, unreachable, broken, slow or healthy."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_it_is_a_step_engine(engine: UpstreamEngine) -> None:
     assert (engine.info.task, engine.info.max_sequences) == ("upstream", 256)
 
 
-def test_words_come_as_the_server_says_them_and_the_output_at_last(
+def test_text_is_reported_as_it_arrives_and_the_output_at_the_end(
     engine: UpstreamEngine, server: ScriptedServer
 ) -> None:
     add(engine, "a", temperature=0.5, seed=3)
@@ -92,7 +92,7 @@ def test_words_come_as_the_server_says_them_and_the_output_at_last(
 
 
 @pytest.mark.parametrize("text", ["a\u2028b", "a\u2029b", "a\x85b", "a\x0bb\x0cc\x1cd", "hay ☀"])
-def test_what_ends_lines_elsewhere_ends_none_in_an_event_stream(engine: UpstreamEngine, text: str) -> None:
+def test_other_unicode_line_separators_do_not_end_a_line_of_an_event_stream(engine: UpstreamEngine, text: str) -> None:
     add(engine, "a", text)
     (outcome,) = [delta.outcome for delta in run(engine, "a")["a"] if delta.outcome is not None]
     assert isinstance(outcome, Done), outcome
@@ -100,7 +100,7 @@ def test_what_ends_lines_elsewhere_ends_none_in_an_event_stream(engine: Upstream
 
 
 @pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
-def test_lines_end_as_the_standard_allows_however_their_bytes_come(
+def test_every_line_end_of_the_standard_is_recognized_in_any_split_of_the_bytes(
     engine: UpstreamEngine, server: ScriptedServer, end: str
 ) -> None:
     def answer(handler: Handler, body: dict[str, Any]) -> None:
@@ -118,10 +118,10 @@ def test_lines_end_as_the_standard_allows_however_their_bytes_come(
     assert outcome.output["text"] == "dry ☀"
 
 
-def test_a_line_that_never_ends_fills_no_memory(
+def test_a_line_that_never_ends_is_cut_off(
     engine: UpstreamEngine, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sending, "MOST_LINE_BYTES", 1 << 20)
+    monkeypatch.setattr(sending, "MAX_LINE_BYTES", 1 << 20)
 
     def endless(handler: Handler, body: dict[str, Any]) -> None:
         handler.begin()
@@ -134,7 +134,7 @@ def test_a_line_that_never_ends_fills_no_memory(
     assert "a line of more than 1048576 bytes" in error.detail
 
 
-def test_an_answer_that_cannot_be_unpacked_is_the_servers_failure(
+def test_an_answer_that_cannot_be_decompressed_is_an_upstream_failure(
     engine: UpstreamEngine, server: ScriptedServer
 ) -> None:
     def packed(handler: Handler, body: dict[str, Any]) -> None:
@@ -144,10 +144,10 @@ def test_an_answer_that_cannot_be_unpacked_is_the_servers_failure(
     server.next = [packed]
     error = failure(engine)
     assert isinstance(error, UpstreamFailed)
-    assert "sent what cannot be decoded" in error.detail
+    assert "sent data that cannot be decoded" in error.detail
 
 
-def test_many_run_side_by_side_and_each_gets_its_own(engine: UpstreamEngine) -> None:
+def test_concurrent_requests_get_their_own_answers(engine: UpstreamEngine) -> None:
     ids = [f"id{number}" for number in range(40)]
     for id in ids:
         add(engine, id, f"say {id}")
@@ -156,7 +156,7 @@ def test_many_run_side_by_side_and_each_gets_its_own(engine: UpstreamEngine) -> 
     assert engine.busy_s > 0
 
 
-def test_the_key_of_the_environment_is_sent(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_api_key_of_the_environment_is_sent(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("THEIR_KEY", "sk-secret")
     engine = new_engine(server, api_key_env="THEIR_KEY")
     server.calls.clear()
@@ -165,12 +165,14 @@ def test_the_key_of_the_environment_is_sent(server: ScriptedServer, monkeypatch:
     assert server.calls[0][2]["Authorization"] == "Bearer sk-secret"
 
 
-def test_a_key_that_is_not_there_is_named(server: ScriptedServer) -> None:
+def test_a_missing_api_key_is_named(server: ScriptedServer) -> None:
     with pytest.raises(ModelUnusable, match="the variable NOBODY_SET_THIS is not set"):
         new_engine(server, api_key_env="NOBODY_SET_THIS")
 
 
-def test_what_is_refused_for_now_is_sent_again_and_less_is_sent(engine: UpstreamEngine, server: ScriptedServer) -> None:
+def test_a_request_refused_as_busy_is_retried_and_the_limit_decreases(
+    engine: UpstreamEngine, server: ScriptedServer
+) -> None:
     for _ in range(20):
         add(engine, "warm")
         run(engine, "warm")
@@ -190,8 +192,13 @@ def test_what_is_refused_for_now_is_sent_again_and_less_is_sent(engine: Upstream
 @pytest.mark.parametrize(
     ("status", "said", "kind", "words"),
     [
-        (400, {"error": {"message": "top_k is unknown"}}, InvalidInput, "refused it with status 400: top_k is unknown"),
-        (418, "", InvalidInput, "refused it with status 418: no reason given"),
+        (
+            400,
+            {"error": {"message": "top_k is unknown"}},
+            InvalidInput,
+            "refused the request with status 400: top_k is unknown",
+        ),
+        (418, "", InvalidInput, "refused the request with status 418: no reason given"),
         (400, {"error": "This model's maximum context length is 10"}, InputTooLong, "maximum context length is 10"),
         (400, {"error": {"message": "no room", "code": "context_length_exceeded"}}, InputTooLong, "400: no room"),
         (400, {"error": {"message": "no room", "type": "exceed_context_size_error"}}, InputTooLong, "400: no room"),
@@ -206,7 +213,7 @@ def test_what_is_refused_for_now_is_sent_again_and_less_is_sent(engine: Upstream
         (500, {"error": "a cache for the context length 9 has no memory"}, UpstreamFailed, "failed with status 500"),
     ],
 )
-def test_what_the_server_refuses_for_good_fails_with_its_words(
+def test_a_request_that_the_server_refuses_fails_with_the_servers_message(
     engine: UpstreamEngine,
     server: ScriptedServer,
     status: int,
@@ -231,18 +238,18 @@ def test_what_the_server_refuses_for_good_fails_with_its_words(
         ("/login", "redirects to http://127.0.0.1:"),
     ],
 )
-def test_a_url_that_leads_elsewhere_is_nothing_to_blame_a_request_for(
+def test_a_redirect_is_an_upstream_failure_and_not_invalid_input(
     engine: UpstreamEngine, server: ScriptedServer, to: str, told: str
 ) -> None:
     server.next = [lambda handler, body: handler.say(302, {}, Location=to)]
     error = failure(engine)
     assert isinstance(error, UpstreamFailed)
     assert told in error.detail
-    assert "(status 302); the model's url has to name the server itself" in error.detail
+    assert "(status 302); set the model's url to that server" in error.detail
     assert "secret" not in error.detail
 
 
-def test_a_prompt_that_a_stream_calls_too_long_is_too_long(engine: UpstreamEngine, server: ScriptedServer) -> None:
+def test_a_stream_can_report_that_the_prompt_is_too_long(engine: UpstreamEngine, server: ScriptedServer) -> None:
     def refuse(handler: Handler, body: dict[str, Any]) -> None:
         handler.begin()
         handler.data({"error": {"message": "no room", "code": "context_length_exceeded"}})
@@ -290,12 +297,12 @@ def half_a_token(handler: Handler, body: dict[str, Any]) -> None:
         (parts, "delta.content takes a string"),
         (half_a_token, "completion_tokens takes a whole number"),
         (break_off, "broke off"),
-        (no_json, "not JSON"),
-        (no_chunk, "not OpenAI's"),
+        (no_json, "invalid JSON"),
+        (no_chunk, "an invalid chunk"),
         (failed_midway, "out of cache"),
     ],
 )
-def test_an_answer_that_makes_no_sense_fails_alone(
+def test_an_invalid_answer_fails_its_request_only(
     engine: UpstreamEngine, server: ScriptedServer, answer: Any, words: str
 ) -> None:
     server.next = [answer]
@@ -306,7 +313,7 @@ def test_an_answer_that_makes_no_sense_fails_alone(
     assert isinstance(run(engine, "b")["b"][-1].outcome, Done)
 
 
-def test_an_answer_without_text_has_its_tokens(engine: UpstreamEngine, server: ScriptedServer) -> None:
+def test_an_answer_without_text_counts_its_tokens(engine: UpstreamEngine, server: ScriptedServer) -> None:
     def silent(handler: Handler, body: dict[str, Any]) -> None:
         handler.begin()
         handler.chunk(None, "stop", usage={"prompt_tokens": 1, "completion_tokens": 1})
@@ -318,17 +325,19 @@ def test_an_answer_without_text_has_its_tokens(engine: UpstreamEngine, server: S
     assert isinstance(end.outcome, Done)
 
 
-def test_a_server_that_can_count_along_is_asked_to() -> None:
+def test_usage_with_every_chunk_is_requested_from_servers_that_support_it() -> None:
     with ScriptedServer() as server:
         server.models = [{"id": "theirs", "owned_by": "vllm"}]
         engine = new_engine(server)
-        until("its models were listed", lambda: engine._counts_along)
+        until("its models were listed", lambda: engine._reports_usage)
         add(engine, "a")
         assert isinstance(run(engine, "a")["a"][-1].outcome, Done)
         assert server.calls[0][1]["stream_options"] == {"include_usage": True, "continuous_usage_stats": True}
 
 
-def test_a_cancel_hangs_up_and_nothing_more_comes(engine: UpstreamEngine, server: ScriptedServer) -> None:
+def test_a_cancel_closes_the_connection_and_drops_further_output(
+    engine: UpstreamEngine, server: ScriptedServer
+) -> None:
     left: list[Exception] = []
 
     def held(handler: Handler, body: dict[str, Any]) -> None:
@@ -357,29 +366,29 @@ def test_a_bad_input_is_refused_before_it_is_sent(engine: UpstreamEngine, server
     assert server.calls == []
 
 
-def test_a_server_that_is_away_is_given_nothing_until_it_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upstream, "AWAY_LOOK_S", 0.05)
-    monkeypatch.setattr(upstream, "HEALTHY_LOOK_S", 0.05)
+def test_an_unreachable_server_gets_no_requests_until_it_is_reachable_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upstream, "UNREACHABLE_CHECK_S", 0.05)
+    monkeypatch.setattr(upstream, "HEALTHY_CHECK_S", 0.05)
     with ScriptedServer() as server:
         engine = new_engine(server)
-        until("it is there", lambda: engine.room() > 0)
+        until("the server is reachable", lambda: engine.room() > 0)
         server.stop()
-        until("it is away", lambda: engine.room() == 0)
-        assert str(engine.info.strategy_note).startswith("the server is away: ")
+        until("the server is unreachable", lambda: engine.room() == 0)
+        assert str(engine.info.strategy_note).startswith("the upstream server is unreachable: ")
         add(engine, "a")  # it was claimed a moment before
         server.start()
         assert isinstance(run(engine, "a")["a"][-1].outcome, Done)
-        until("it is there again", lambda: engine.room() > 0)
+        until("the server is reachable again", lambda: engine.room() > 0)
         assert engine.info.strategy_note is None
         server.health = 503
         until("it is loading", lambda: engine.room() == 0)
 
 
-def test_a_server_that_stays_away_fails_what_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_fail_if_the_server_stays_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sending, "GIVE_UP_S", 0.5)
     with ScriptedServer() as server:
         engine = new_engine(server)
     error = failure(engine)
     assert isinstance(error, UpstreamFailed)
     assert error.retryable
-    assert "did not take the request in" in error.detail
+    assert "did not accept the request in" in error.detail

@@ -1,4 +1,4 @@
-"""A server behind a model whose answers are followed: what is told of tokens, and what is measured."""
+"""Event streams of an upstream model: the reported tokens and the metrics."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_chunks_of_many_tokens_are_counted_as_usage_says(redis_client: Redis, se
     assert measured.sum * 1e3 == pytest.approx(59 * prediction.metrics["inter_token_ms"], abs=0.1)
 
 
-def test_what_a_server_counts_along_is_counted_once(redis_client: Redis, server: ScriptedServer) -> None:
+def test_usage_in_every_chunk_is_counted_once(redis_client: Redis, server: ScriptedServer) -> None:
     def answer(handler: Handler, body: dict[str, Any]) -> None:
         handler.begin()
         for so_far in (1, 2, 12):
@@ -106,9 +106,7 @@ def test_tokens_of_several_choices_add_up_to_usage(redis_client: Redis, server: 
     assert told == {0: 11, 1: 10}
 
 
-def test_a_chunk_that_makes_no_sense_fails_its_request_and_the_worker_goes_on(
-    redis_client: Redis, server: ScriptedServer
-) -> None:
+def test_an_invalid_chunk_fails_its_request_only(redis_client: Redis, server: ScriptedServer) -> None:
     def answer(handler: Handler, body: dict[str, Any]) -> None:
         handler.begin()
         handler.chunk("begun", usage={"completion_tokens": -3, "prompt_tokens_details": {"cached_tokens": "z"}})

@@ -111,7 +111,7 @@ def expected(model: Path, text: str) -> str:
     return str(tokenizer.decode(made[ids["input_ids"].shape[1] :], skip_special_tokens=True))
 
 
-def test_a_chat_says_what_the_model_says_streamed_or_not(client: openai.OpenAI, model: Path) -> None:
+def test_a_chat_gives_the_text_of_the_model_streamed_or_not(client: openai.OpenAI, model: Path) -> None:
     asked: dict[str, Any] = {
         "model": NAME,
         "messages": messages("What is hay?"),
@@ -128,7 +128,7 @@ def test_a_chat_says_what_the_model_says_streamed_or_not(client: openai.OpenAI, 
     assert len(chunks) > 3
 
 
-def test_completions_of_many_clients_come_back_to_each(client: openai.OpenAI) -> None:
+def test_each_of_many_clients_gets_its_own_completion(client: openai.OpenAI) -> None:
     def ask(number: int) -> str:
         made = client.completions.create(model=NAME, prompt=f"Hay {number}", temperature=0, max_tokens=4)
         return made.choices[0].text
@@ -138,7 +138,7 @@ def test_completions_of_many_clients_come_back_to_each(client: openai.OpenAI) ->
     assert together == [ask(number) for number in range(6)]
 
 
-def test_a_reader_that_leaves_holds_up_nobody_after_it(client: openai.OpenAI) -> None:
+def test_a_client_that_disconnects_does_not_delay_later_requests(client: openai.OpenAI) -> None:
     stream = client.chat.completions.create(model=NAME, messages=messages("Hello"), stream=True, max_tokens=200)
     next(stream)
     stream.close()
@@ -146,7 +146,7 @@ def test_a_reader_that_leaves_holds_up_nobody_after_it(client: openai.OpenAI) ->
     assert client.chat.completions.create(**asked).choices[0].finish_reason in ("length", "stop")
 
 
-def test_a_parameter_that_the_server_does_not_know_is_said(client: openai.OpenAI) -> None:
+def test_a_parameter_that_the_server_does_not_support_is_reported(client: openai.OpenAI) -> None:
     with pytest.raises(openai.APIStatusError) as raised:
         client.chat.completions.create(model=NAME, messages=messages("x"), extra_body={"top_k": 3, "min_tokens": 1})
     assert raised.value.code in ("invalid_input", "upstream_failed")

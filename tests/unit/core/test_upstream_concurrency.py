@@ -1,4 +1,4 @@
-"""The limit of what a server is given finds what the server bears, and is never outside its bounds."""
+"""The concurrency limit of an upstream server finds its capacity and stays within its bounds."""
 
 import math
 
@@ -32,33 +32,33 @@ def average(states: list[ConcurrencyLimit]) -> float:
 
 
 @pytest.mark.parametrize("capacity", [2, 8, 40, 150])
-def test_it_finds_about_what_the_server_works_on_at_a_time(capacity: int) -> None:
-    settled = learn(ConcurrencyLimit(most=256), capacity, 4000)[2000:]
+def test_the_limit_settles_near_the_capacity_of_the_server(capacity: int) -> None:
+    settled = learn(ConcurrencyLimit(max_limit=256), capacity, 4000)[2000:]
     assert 0.6 * capacity <= average(settled) <= 1.3 * capacity
     assert max(state.allowed for state in settled) <= 2 * capacity + 2
 
 
-def test_it_follows_a_server_that_comes_to_bear_less_and_more() -> None:
-    at_first = learn(ConcurrencyLimit(most=256), 100, 1000)
+def test_the_limit_follows_a_changing_capacity() -> None:
+    at_first = learn(ConcurrencyLimit(max_limit=256), 100, 1000)
     less = learn(at_first[-1], 10, 1000, start_s=1e4)
     assert average(less[500:]) < 15
     assert average(learn(less[-1], 100, 3000, start_s=2e4)[2000:]) > 60
 
 
-def test_it_stays_where_more_would_not_be_used() -> None:
-    assert learn(ConcurrencyLimit(most=256), 1000, 500, wanted=3)[-1].allowed == 4
+def test_the_limit_does_not_grow_without_need() -> None:
+    assert learn(ConcurrencyLimit(max_limit=256), 1000, 500, wanted=3)[-1].allowed == 4
 
 
-def test_a_long_prompt_that_takes_longer_says_nothing_of_a_short_one() -> None:
-    state = ConcurrencyLimit(most=256)
+def test_long_prompts_do_not_count_as_late() -> None:
+    state = ConcurrencyLimit(max_limit=256)
     for now_s in range(0, 1000, 10):
         state = state.answered(0.05, 10, state.allowed, now_s)
         state = state.answered(2.0, 5000, state.allowed, now_s + 5)
     assert state.allowed > 50
 
 
-def test_a_refusal_cuts_once_for_all_that_were_sent_before_it() -> None:
-    state = ConcurrencyLimit(most=256, limit=100.0)
+def test_refusals_of_requests_sent_before_a_cut_do_not_cut_again() -> None:
+    state = ConcurrencyLimit(max_limit=256, limit=100.0)
     once = state.refused(started_s=1.0, now_s=2.0)
     assert once.allowed == 50
     assert once.refused(started_s=1.5, now_s=2.1) == once
@@ -66,8 +66,8 @@ def test_a_refusal_cuts_once_for_all_that_were_sent_before_it() -> None:
 
 
 @given(st.integers(1, 50), st.lists(st.tuples(st.booleans(), st.floats(0, 1e3), st.integers(0, 10**9)), max_size=60))
-def test_whatever_comes_it_stays_within_its_bounds(most: int, seen: list[tuple[bool, float, int]]) -> None:
-    state = ConcurrencyLimit(most=most)
+def test_the_limit_stays_within_its_bounds(most: int, seen: list[tuple[bool, float, int]]) -> None:
+    state = ConcurrencyLimit(max_limit=most)
     for at, (is_answer, seconds, tokens) in enumerate(seen):
         state = state.answered(seconds, tokens, state.allowed, at) if is_answer else state.refused(at, at + 0.5)
         assert 1 <= state.allowed <= most
@@ -75,7 +75,7 @@ def test_whatever_comes_it_stays_within_its_bounds(most: int, seen: list[tuple[b
 
 
 @given(st.integers(1, 100), st.floats(0, 200), st.floats(0, 1), st.none() | st.floats(0, 500))
-def test_a_pause_is_never_shorter_than_asked_nor_past_the_end(
+def test_a_pause_is_at_least_retry_after_and_within_the_time_limit(
     tries: int, spent_s: float, fraction: float, after_s: float | None
 ) -> None:
     pause_s = retry_pause_s(tries, spent_s, 120.0, fraction, after_s)
@@ -85,7 +85,7 @@ def test_a_pause_is_never_shorter_than_asked_nor_past_the_end(
         assert after_s is not None or 0 < pause_s <= BACKOFF.max_s
 
 
-def test_pauses_grow_and_what_would_be_too_late_is_given_up() -> None:
+def test_pauses_grow_until_the_request_is_given_up() -> None:
     pauses = [retry_pause_s(tries, 0.0, 120.0, 1.0, None) for tries in range(1, 9)]
     assert pauses == [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 15.0]
     assert retry_pause_s(1, 119.9, 120.0, 1.0, None) is None

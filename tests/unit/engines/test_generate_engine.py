@@ -1,4 +1,4 @@
-"""The generate engine on a tiny random Llama: what comes is what the model alone gives, whoever else is in the row."""
+"""The generate engine on a tiny random Llama: the text is the model's own, whatever else is in the batch."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def text_of(engine: GenerateEngine, ids: list[int]) -> str:
 
 
 @pytest.mark.parametrize("strategy", ["none", "static", "continuous"])
-def test_greedy_answers_are_those_of_generate_token_for_token(folder: Path, strategy: str) -> None:
+def test_greedy_texts_equal_those_of_transformers_token_for_token(folder: Path, strategy: str) -> None:
     engine = load(folder, strategy=strategy, max_batch_size=5, max_batch_tokens=48, prefill_chunk_tokens=13)
     prompts, lengths = prompts_of(14), [1 + 5 * (number % 6) for number in range(14)]
     for number, (ids, length) in enumerate(zip(prompts, lengths, strict=True)):
@@ -106,13 +106,13 @@ def test_greedy_answers_are_those_of_generate_token_for_token(folder: Path, stra
     assert_empty(engine)
 
 
-def test_greedy_penalties_are_those_of_generate(folder: Path, engine: GenerateEngine) -> None:
+def test_penalties_equal_those_of_transformers(folder: Path, engine: GenerateEngine) -> None:
     for ids in prompts_of(3):
         made = run(engine, {"prompt_ids": ids}, max_tokens=24, repetition_penalty=1.7)
         assert made["text"] == text_of(engine, generated(folder, ids, max_new_tokens=24, repetition_penalty=1.7))
 
 
-def test_a_full_cache_makes_room_and_answers_stay_the_same(folder: Path) -> None:
+def test_preemption_in_a_full_cache_does_not_change_the_texts(folder: Path) -> None:
     engine = load(folder, cache_tokens=96, max_batch_size=6)
     wide = load(folder, max_batch_size=6)
     prompts = prompts_of(10, longest=20, seed=1)
@@ -130,7 +130,7 @@ def test_a_full_cache_makes_room_and_answers_stay_the_same(folder: Path) -> None
     assert engine._scheduler.step > wide._scheduler.step
 
 
-def test_the_same_seed_gives_the_same_answer_whatever_else_is_in_the_row(engine: GenerateEngine) -> None:
+def test_the_same_seed_gives_the_same_text_whatever_else_is_in_the_batch(engine: GenerateEngine) -> None:
     wishes = {"max_tokens": 20, "temperature": 1.2, "top_p": 0.9, "top_k": 40, "seed": 11}
     alone = run(engine, "the same prompt", **wishes)["text"]
     for number, ids in enumerate(prompts_of(6)):
@@ -140,7 +140,7 @@ def test_the_same_seed_gives_the_same_answer_whatever_else_is_in_the_row(engine:
     assert run(engine, "the same prompt", **wishes | {"seed": 12})["text"] != alone
 
 
-def test_choices_differ_and_the_first_is_what_its_seed_gives_alone(engine: GenerateEngine) -> None:
+def test_choices_differ_and_the_first_equals_a_single_choice_with_the_same_seed(engine: GenerateEngine) -> None:
     wishes = {"max_tokens": 12, "temperature": 1.0, "seed": 5, "ignore_eos": True}
     made = run(engine, "several", n=3, **wishes)
     texts = [choice["text"] for choice in made["choices"]]
@@ -160,9 +160,7 @@ def test_further_choices_do_not_read_the_prompt_again(engine: GenerateEngine) ->
     assert read == 24 + 2 * 4
 
 
-def test_streams_say_in_pieces_what_the_whole_answer_says(
-    engine: GenerateEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_deltas_of_a_stream_add_up_to_its_text(engine: GenerateEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "STREAM_INTERVAL_S", 0.0)
     monkeypatch.setattr(base, "MAX_STREAM_EVENTS_PER_S", 1e9)
     for number, ids in enumerate(prompts_of(8, seed=3)):
@@ -176,7 +174,7 @@ def test_streams_say_in_pieces_what_the_whole_answer_says(
         assert [delta.first for delta in deltas] == [True] + [False] * (len(deltas) - 1)
 
 
-def test_who_does_not_stream_hears_of_the_first_token_and_of_the_end(engine: GenerateEngine) -> None:
+def test_a_request_without_a_stream_has_deltas_for_the_first_token_and_the_end(engine: GenerateEngine) -> None:
     engine.add("one", ready(engine, "quiet", max_tokens=9, ignore_eos=True))
     deltas = drive(engine).deltas["one"]
     assert [(delta.first, delta.tokens, delta.outcome is not None) for delta in deltas] == [
@@ -184,7 +182,7 @@ def test_who_does_not_stream_hears_of_the_first_token_and_of_the_end(engine: Gen
     ]  # fmt: skip
 
 
-def test_a_stop_string_ends_the_answer_before_it_and_is_never_shown(engine: GenerateEngine) -> None:
+def test_a_stop_string_ends_the_text_and_is_never_part_of_it(engine: GenerateEngine) -> None:
     wishes = {"max_tokens": 60, "temperature": 1.5, "seed": 1, "ignore_eos": True}
     whole = run(engine, "a prompt", **wishes)["text"]
     plain = [at for at in range(4, len(whole) - 3) if "\ufffd" not in whole[at : at + 3]]
@@ -199,7 +197,7 @@ def test_a_stop_string_ends_the_answer_before_it_and_is_never_shown(engine: Gene
     assert late["text"] == whole
 
 
-def test_the_end_is_held_back_until_min_tokens_and_ignored_on_request(folder: Path, engine: GenerateEngine) -> None:
+def test_end_tokens_count_after_min_tokens_and_never_with_ignore_eos(folder: Path, engine: GenerateEngine) -> None:
     # A prompt whose answer ends early, by search.
     tried = {str(number): ids for number, ids in enumerate(prompts_of(200, longest=10, seed=7))}
     for id, ids in tried.items():
@@ -233,7 +231,7 @@ def test_logprobs_are_those_of_the_model(folder: Path, engine: GenerateEngine) -
         assert [other["logprob"] for other in entry["top_logprobs"]] == pytest.approx(values, abs=1e-4)
 
 
-def test_prompts_that_begin_alike_are_read_once(folder: Path) -> None:
+def test_a_shared_prefix_of_prompts_is_read_once(folder: Path) -> None:
     engine = load(folder)
     system = "you are a scythe, and answer as one. "
     first = run(engine, system + "mow!")
@@ -244,7 +242,7 @@ def test_prompts_that_begin_alike_are_read_once(folder: Path) -> None:
     assert second["text"] == run(load(folder), system + "rake!")["text"]
 
 
-def test_a_full_engine_has_room_for_the_more_important_as_long_as_they_would_run(folder: Path) -> None:
+def test_a_full_engine_has_room_for_more_urgent_requests_that_would_run(folder: Path) -> None:
     engine = load(folder, max_batch_size=4)
     for number in range(5):
         engine.add(f"low-{number}", ready(engine, "hay", max_tokens=9), priority=2)
@@ -259,14 +257,14 @@ def test_a_full_engine_has_room_for_the_more_important_as_long_as_they_would_run
     assert_empty(engine)
 
 
-def test_a_static_batch_lets_nobody_in_over_others(folder: Path) -> None:
+def test_a_static_batch_is_not_preempted(folder: Path) -> None:
     engine = load(folder, strategy="static")
     engine.add("low", ready(engine, "hay", max_tokens=3), priority=2)
     assert engine.room_by_preemption(0) == 0
     drive(engine)
 
 
-def test_an_urgent_request_is_answered_while_many_choices_of_low_priority_fill_rows_and_cache(folder: Path) -> None:
+def test_an_urgent_request_is_answered_while_choices_of_low_priority_fill_the_cache(folder: Path) -> None:
     engine = load(folder, cache_tokens=160)
     engine.add("low", ready(engine, "hay", max_tokens=60, n=8, temperature=1, seed=1, ignore_eos=True), priority=2)
     for _ in range(20):
@@ -284,7 +282,7 @@ def test_an_urgent_request_is_answered_while_many_choices_of_low_priority_fill_r
     assert [one["text"] for one in output["choices"]] == [one["text"] for one in alone["choices"]]
 
 
-def test_tokens_of_a_stream_are_gathered_between_its_first_and_its_end(
+def test_tokens_of_a_stream_are_collected_between_the_first_and_the_last(
     engine: GenerateEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(base, "STREAM_INTERVAL_S", 60.0)
@@ -299,7 +297,7 @@ def test_tokens_of_a_stream_are_gathered_between_its_first_and_its_end(
     ]
 
 
-def test_requests_that_nobody_follows_do_not_hold_up_a_stream(
+def test_requests_without_a_stream_do_not_delay_a_stream(
     engine: GenerateEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
@@ -311,12 +309,12 @@ def test_requests_that_nobody_follows_do_not_hold_up_a_stream(
     assert max(asked) == 1
 
 
-def test_many_streams_are_told_of_less_often() -> None:
+def test_many_streams_get_less_frequent_deltas() -> None:
     assert base.stream_interval_s(1) == base.stream_interval_s(200) == base.STREAM_INTERVAL_S
     assert base.stream_interval_s(1000) == 1000 / base.MAX_STREAM_EVENTS_PER_S
 
 
-def test_those_of_many_choices_leave_room_for_whoever_comes_with_a_higher_priority(folder: Path) -> None:
+def test_requests_with_many_choices_leave_room_for_urgent_ones(folder: Path) -> None:
     engine = load(folder, max_batch_size=16)
     assert engine.room() == 16 + 2  # two that wait
     for id in ("a", "b"):
@@ -334,7 +332,7 @@ def test_those_of_many_choices_leave_room_for_whoever_comes_with_a_higher_priori
     assert engine.room() == 16 + 2
 
 
-def test_a_canceled_request_leaves_at_once_and_is_heard_of_no_more(
+def test_a_canceled_request_is_removed_at_once_and_has_no_further_output(
     engine: GenerateEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(base, "STREAM_INTERVAL_S", 0.0)
@@ -354,7 +352,7 @@ def test_a_canceled_request_leaves_at_once_and_is_heard_of_no_more(
     assert set(heard.outcomes) == {"kept"}
 
 
-def test_a_static_batch_answers_when_all_of_it_has_ended(folder: Path) -> None:
+def test_a_static_batch_returns_when_all_its_requests_have_ended(folder: Path) -> None:
     engine = load(folder, strategy="static", max_batch_size=2)
     for id, length in (("short", 3), ("long", 20), ("next", 2)):
         engine.add(id, ready(engine, id, max_tokens=length, ignore_eos=True))
@@ -398,7 +396,7 @@ def test_a_prompt_that_is_too_long_is_cut_at_its_start_on_request(engine: Genera
     assert long.max_tokens == 100
 
 
-def test_of_a_prompt_to_be_cut_no_more_is_tokenised_than_could_be_kept(
+def test_a_truncated_prompt_is_tokenized_only_as_far_as_it_can_be_kept(
     engine: GenerateEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[int] = []
@@ -425,7 +423,7 @@ def test_a_chat_goes_through_the_template_of_the_model(engine: GenerateEngine) -
     [(CHAT_TEMPLATE, "system"), (CHAT_TEMPLATE + "{# takes the role developer #}", "developer")],
     ids=["unknown", "known"],
 )
-def test_a_developer_is_the_system_to_templates_that_know_no_such_role(
+def test_the_role_developer_becomes_system_for_templates_that_do_not_mention_it(
     folder: Path, tmp_path: Path, template: str, role: str
 ) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -447,7 +445,7 @@ SCHEMA = {
 }
 
 
-def test_an_answer_meets_its_schema_beside_others_that_are_free(engine: GenerateEngine) -> None:
+def test_a_text_meets_its_schema_beside_texts_without_one(engine: GenerateEngine) -> None:
     free = run(engine, "free", max_tokens=30)["text"]
     for seed in range(6):
         wishes = {"schema": SCHEMA, "max_tokens": 90, "temperature": 1.0 if seed else 0.0, "seed": seed}
@@ -475,16 +473,14 @@ def test_an_answer_meets_its_schema_beside_others_that_are_free(engine: Generate
         ({"type": "string", "pattern": "("}, "parameters.schema: no text can be held to it: regex parse error"),
     ],
 )
-def test_a_schema_that_no_answer_can_be_held_to_is_refused(
-    engine: GenerateEngine, schema: dict[str, Any], why: str
-) -> None:
+def test_a_schema_that_cannot_be_enforced_is_refused(engine: GenerateEngine, schema: dict[str, Any], why: str) -> None:
     (refused,) = engine.prepare(["x"], [{"schema": schema}])
     assert isinstance(refused, Failed)
     assert type(refused.error) is InvalidInput
     assert why in refused.error.detail
 
 
-def test_whoever_makes_its_pass_raise_fails_alone(folder: Path) -> None:
+def test_a_request_that_makes_the_pass_raise_fails_alone(folder: Path) -> None:
     engine = load(folder)
     slots = engine._model.slots
     forward = slots.forward
@@ -507,7 +503,7 @@ def test_whoever_makes_its_pass_raise_fails_alone(folder: Path) -> None:
     assert_empty(engine)
 
 
-def test_an_answer_of_nan_fails_alone_and_leaves_no_trace_in_the_cache(tmp_path: Path) -> None:
+def test_a_request_with_nan_logits_fails_alone_and_does_not_affect_the_cache(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     save_tiny_llama(tmp_path, context_tokens=CONTEXT)
@@ -545,7 +541,7 @@ def test_models_whose_attention_cannot_be_served_are_refused(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("family", ["Qwen2", "Qwen3", "Mistral", "Gemma", "Phi", "Olmo", "GPTNeoX"])
-def test_other_families_answer_as_generate_does(tmp_path: Path, family: str) -> None:
+def test_other_model_families_equal_transformers(tmp_path: Path, family: str) -> None:
     import transformers
 
     torch.manual_seed(1)

@@ -1,4 +1,4 @@
-"""Text as it comes: in whatever pieces the tokens arrive, what is shown is the text, and no part of a stop string."""
+"""Incremental text: however the tokens arrive, the parts add up to the text, without any part of a stop string."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ SIZES = st.lists(st.integers(1, 12), min_size=1, max_size=4)
 
 
 @given(text=st.text(min_size=1, max_size=60), sizes=SIZES)
-def test_the_pieces_are_the_text_and_hold_no_half_characters(tokenizer: Tokenizer, text: str, sizes: list[int]) -> None:
+def test_the_parts_add_up_to_the_text_and_contain_no_half_characters(
+    tokenizer: Tokenizer, text: str, sizes: list[int]
+) -> None:
     ids: list[int] = []
     stream = IncrementalText(tokenizer, ids)
     shown = show(stream, ids, text.encode(), sizes)
@@ -44,7 +46,7 @@ def test_the_pieces_are_the_text_and_hold_no_half_characters(tokenizer: Tokenize
 
 
 @given(data=st.binary(min_size=1, max_size=80), sizes=SIZES)
-def test_bytes_that_are_no_characters_hold_nothing_up(tokenizer: Tokenizer, data: bytes, sizes: list[int]) -> None:
+def test_invalid_bytes_do_not_delay_the_text(tokenizer: Tokenizer, data: bytes, sizes: list[int]) -> None:
     ids: list[int] = []
     stream = IncrementalText(tokenizer, ids)
     shown = show(stream, ids, data, sizes)
@@ -59,7 +61,7 @@ def test_bytes_that_are_no_characters_hold_nothing_up(tokenizer: Tokenizer, data
     before=st.text("ab", max_size=12), stop=st.text("ab", min_size=1, max_size=4), after=st.text("ab", max_size=6),
     sizes=SIZES,
 )  # fmt: skip
-def test_what_is_shown_ends_before_the_first_stop_string(
+def test_the_text_ends_before_the_first_stop_string(
     tokenizer: Tokenizer, before: str, stop: str, after: str, sizes: list[int]
 ) -> None:
     whole = before + stop + after
@@ -70,7 +72,7 @@ def test_what_is_shown_ends_before_the_first_stop_string(
     assert shown == stream.text == whole[: whole.index(stop)]
 
 
-def test_what_may_be_the_start_of_a_stop_string_waits_for_the_next_token(tokenizer: Tokenizer) -> None:
+def test_a_possible_start_of_a_stop_string_is_held_back(tokenizer: Tokenizer) -> None:
     ids: list[int] = []
     stream = IncrementalText(tokenizer, ids, ["END"])
     assert show(stream, ids, b"so EN", [1])[:-1] == ["s", "o", " ", ""]
@@ -102,12 +104,12 @@ def test_a_stop_string_may_begin_before_stop_strings_count(tokenizer: Tokenizer,
     assert pieces == ["h", "a", "y", "", "", "", "", ""]
 
 
-def test_a_stop_string_that_is_complete_before_they_count_is_text(tokenizer: Tokenizer) -> None:
+def test_a_stop_string_that_is_completed_before_min_tokens_is_text(tokenizer: Tokenizer) -> None:
     pieces, stream = shown_from(tokenizer, ["?\nA"], "hay?\nAnd?\nAh", 7)
     assert "".join(pieces) == stream.text == "hay?\nAnd"
 
 
-def test_one_that_was_complete_does_not_count_later_though_it_may_begin_another(tokenizer: Tokenizer) -> None:
+def test_a_stop_string_completed_before_min_tokens_does_not_count_later(tokenizer: Tokenizer) -> None:
     _, stream = shown_from(tokenizer, ["ab", "abcd"], "abcxaby", 3)
     assert stream.text == "abcx"
     _, stream = shown_from(tokenizer, ["ab", "abcd"], "abcdx", 3)

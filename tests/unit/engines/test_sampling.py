@@ -1,4 +1,4 @@
-"""Sampling: the cuts of transformers, noise that a seed repeats, and draws as likely as they should be."""
+"""Sampling: top-k and top-p as in transformers, reproducible noise, and the right probabilities."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_tokens_that_may_be_drawn_are_those_of_transformers(top_k: int, top_
     assert torch.equal(kept, torch.isfinite(right))
 
 
-def test_noise_depends_on_seed_place_and_token_alone() -> None:
+def test_noise_depends_on_seed_position_and_token_only() -> None:
     seeds, places = torch.tensor([1, 2, 1, (1 << 62) + 1]), torch.tensor([7, 7, 8, 7])
     together = gumbel(seeds, places, VOCABULARY)
     for row in range(4):
@@ -37,53 +37,53 @@ def test_noise_depends_on_seed_place_and_token_alone() -> None:
     assert torch.isfinite(together).all()
 
 
-def test_draws_are_as_likely_as_the_temperature_says() -> None:
+def test_draws_have_the_probabilities_of_the_temperature() -> None:
     parameters = GenerateParameters(temperature=0.7)
-    wishes = SamplingParameters.of(parameters, 1)
-    assert wishes is not None
+    sampling_parameters = SamplingParameters.of(parameters, 1)
+    assert sampling_parameters is not None
     sampling = SlotSampling(1, VOCABULARY, [], torch.device("cpu"))
-    sampling.set(0, parameters, wishes, 5, [], [])
+    sampling.set(0, parameters, sampling_parameters, 5, [], [])
     draws, scores = 20_000, logits(1)
     slots = torch.zeros(draws, dtype=torch.int64)
-    tokens = sampling.draw(scores.expand(draws, -1), slots, torch.arange(draws), [wishes]).tokens
+    tokens = sampling.draw(scores.expand(draws, -1), slots, torch.arange(draws), [sampling_parameters]).tokens
     expected = torch.softmax(scores[0] / 0.7, -1)
     seen = torch.bincount(tokens, minlength=VOCABULARY) / draws
     # Four standard deviations of each share.
     assert ((seen - expected).abs() < 4 * (expected * (1 - expected) / draws).sqrt() + 1e-4).all()
 
 
-def test_penalties_count_only_what_the_slot_s_own_request_was_given() -> None:
+def test_penalties_count_only_tokens_of_the_present_request_of_a_slot() -> None:
     sampling = SlotSampling(2, VOCABULARY, [], torch.device("cpu"))
     parameters = GenerateParameters(frequency_penalty=2.0)
-    wishes = SamplingParameters.of(parameters, 1)
-    assert wishes is not None
+    sampling_parameters = SamplingParameters.of(parameters, 1)
+    assert sampling_parameters is not None
     scores = torch.zeros(2, VOCABULARY)
     scores[:, 3], scores[:, 4] = 3.0, 2.0
     for slot in range(2):
-        sampling.set(slot, parameters, wishes, 0, [1], [])
+        sampling.set(slot, parameters, sampling_parameters, 0, [1], [])
     both, places = torch.tensor([0, 1]), torch.tensor([1, 1])
-    assert sampling.draw(scores, both, places, [wishes] * 2).tokens.tolist() == [3, 3]
-    assert sampling.draw(scores, both, places, [wishes] * 2).tokens.tolist() == [4, 4]
-    sampling.set(1, parameters, wishes, 0, [1], [])
-    assert sampling.draw(scores, both, places, [wishes] * 2).tokens.tolist() == [3, 3]
-    assert sampling.draw(scores[:1], both[:1], places[:1], [wishes]).tokens.tolist() == [0]
+    assert sampling.draw(scores, both, places, [sampling_parameters] * 2).tokens.tolist() == [3, 3]
+    assert sampling.draw(scores, both, places, [sampling_parameters] * 2).tokens.tolist() == [4, 4]
+    sampling.set(1, parameters, sampling_parameters, 0, [1], [])
+    assert sampling.draw(scores, both, places, [sampling_parameters] * 2).tokens.tolist() == [3, 3]
+    assert sampling.draw(scores[:1], both[:1], places[:1], [sampling_parameters]).tokens.tolist() == [0]
 
 
-def test_rows_without_wishes_need_nothing() -> None:
+def test_greedy_rows_need_no_sampling() -> None:
     assert (
         SamplingParameters.of(GenerateParameters(max_tokens=5, stop=("x",), ignore_eos=True, min_tokens=3), 1) is None
     )
 
 
-def test_a_row_of_nan_is_told_from_the_others() -> None:
+def test_a_row_with_nan_gets_the_token_minus_one() -> None:
     sampling = SlotSampling(2, VOCABULARY, [], torch.device("cpu"))
     parameters = GenerateParameters(temperature=1.0)
-    wishes = SamplingParameters.of(parameters, 1)
-    assert wishes is not None
+    sampling_parameters = SamplingParameters.of(parameters, 1)
+    assert sampling_parameters is not None
     for slot in range(2):
-        sampling.set(slot, parameters, wishes, 0, [], [])
+        sampling.set(slot, parameters, sampling_parameters, 0, [], [])
     scores = logits(2)
     scores[0, 7] = torch.nan
-    drawn = sampling.draw(scores, torch.tensor([0, 1]), torch.tensor([1, 1]), [wishes] * 2)
+    drawn = sampling.draw(scores, torch.tensor([0, 1]), torch.tensor([1, 1]), [sampling_parameters] * 2)
     assert drawn.tokens[0] == -1
     assert 0 <= drawn.tokens[1] < VOCABULARY

@@ -1,4 +1,4 @@
-"""Sines and cosines of positions, kept behind what a compiler does not see through."""
+"""Rotary sines and cosines, computed once per pass by an operation that the compiler does not look into."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.tiny_llama import save_tiny_llama
 from windrow.worker.engines.generation.shared_values import cache_rotary
 
 
-def test_a_model_answers_as_before_and_its_positions_are_kept_once_a_pass(tmp_path: Path) -> None:
+def test_the_logits_do_not_change_and_positions_are_computed_once_per_pass(tmp_path: Path) -> None:
     module = AutoModelForCausalLM.from_pretrained(save_tiny_llama(tmp_path)).eval()
     ids = torch.arange(12)[None]
     with torch.inference_mode():

@@ -1,11 +1,11 @@
-"""What an OpenAI-compatible server is sent, and how its chunks become the output of the task generate."""
+"""Calls of an OpenAI-compatible server, and the output that its chunks give."""
 
 from typing import Any
 
 import pytest
 
 from windrow.scheduler.tasks.generate import read_call
-from windrow.worker.engines.upstream.calls import UpstreamAnswer, body_of, can_count_along, path_of
+from windrow.worker.engines.upstream.calls import UpstreamAnswer, body_of, can_report_usage, path_of
 
 CHAT = {"messages": [{"role": "user", "content": "hay?"}]}
 
@@ -22,7 +22,7 @@ def test_a_chat_and_a_prompt_go_to_their_routes() -> None:
     assert body({"prompt_ids": [1, 2]})["prompt"] == [1, 2]
 
 
-def test_every_call_is_a_stream_with_usage_greedy_where_nothing_is_said() -> None:
+def test_every_call_is_a_stream_with_usage_and_greedy_by_default() -> None:
     assert body("hay") == {
         "model": "m", "prompt": "hay", "stream": True, "stream_options": {"include_usage": True}, "temperature": 0.0,
         "max_tokens": 256,
@@ -41,25 +41,25 @@ def test_every_call_is_a_stream_with_usage_greedy_where_nothing_is_said() -> Non
         (None, False),
     ],
 )
-def test_a_server_that_counts_along_is_known_by_its_list_of_models(models: object, can: bool) -> None:
-    assert can_count_along(models) is can
+def test_a_server_that_reports_usage_is_known_by_its_list_of_models(models: object, can: bool) -> None:
+    assert can_report_usage(models) is can
 
 
-def test_a_server_that_can_count_along_is_asked_to_for_one_choice() -> None:
-    asked = body_of(read_call("hay", {}), "m", counts_along=True)
+def test_a_server_that_can_report_usage_is_asked_to_for_one_choice() -> None:
+    asked = body_of(read_call("hay", {}), "m", reports_usage=True)
     assert asked["stream_options"] == {"include_usage": True, "continuous_usage_stats": True}
-    asked = body_of(read_call("hay", {"n": 2}), "m", counts_along=True)
+    asked = body_of(read_call("hay", {"n": 2}), "m", reports_usage=True)
     assert asked["stream_options"] == {"include_usage": True}
 
 
-def test_what_was_asked_of_the_sampling_is_handed_on_and_nothing_else() -> None:
+def test_only_the_sampling_parameters_of_the_request_are_sent() -> None:
     asked = {"max_tokens": 5, "temperature": 0.5, "seed": 0, "n": 2, "stop": ["x"], "top_k": 3, "ignore_eos": True}
     sent = body("hay", **asked)
     assert {name: sent[name] for name in asked} == asked
     assert "min_tokens" not in sent
 
 
-def test_log_probabilities_are_asked_for_as_each_route_has_them() -> None:
+def test_log_probabilities_are_requested_in_the_format_of_each_route() -> None:
     assert body("hay", logprobs=2)["logprobs"] == 2
     chat = body(CHAT, logprobs=2)
     assert (chat["logprobs"], chat["top_logprobs"]) == (True, 2)
@@ -94,7 +94,7 @@ def test_chunks_of_a_chat_become_an_output() -> None:
     }
 
 
-def test_choices_are_kept_apart_and_the_first_stands_in_front() -> None:
+def test_choices_are_kept_apart_and_the_first_is_the_output() -> None:
     answer = UpstreamAnswer(read_call("hay", {"n": 2}))
     for index, text, reason in ((1, "b", "eos_token"), (0, "a", "length")):
         answer.take({"choices": [{"index": index, "text": text, "finish_reason": None}]})
@@ -115,7 +115,7 @@ def test_log_probabilities_in_columns_become_entries() -> None:
     assert (second["logprob"], second["top_logprobs"]) == (-9999.0, [])
 
 
-def test_usage_that_is_not_told_is_estimated() -> None:
+def test_missing_usage_is_estimated() -> None:
     answer = UpstreamAnswer(read_call("hay", {}))
     answer.take(chunk("dry") | {"usage": None})
     answer.take(chunk(None, "stop") | {"usage": {"prompt_tokens": 5, "completion_tokens": None}})
@@ -128,41 +128,41 @@ def tokens(answer: UpstreamAnswer, *chunks: dict[str, Any]) -> list[int]:
     return [piece.tokens for one in chunks for piece in answer.take(one)]
 
 
-def test_tokens_that_nobody_counts_are_known_at_the_end() -> None:
+def test_tokens_that_were_not_reported_are_known_at_the_end() -> None:
     answer = UpstreamAnswer(read_call("hay", {}))
     assert tokens(answer, chunk("dry"), chunk(" hay"), chunk(".", "stop")) == [1, 0, 0]
-    assert answer.untold_tokens() == [2]  # one a chunk
+    assert answer.unreported_tokens() == [2]  # one a chunk
     answer.take(usage(completion_tokens=30))
-    assert answer.untold_tokens() == [29]
+    assert answer.unreported_tokens() == [29]
 
 
-def test_a_server_that_counts_along_is_told_on_as_it_counts() -> None:
+def test_usage_with_every_chunk_gives_the_tokens_of_each_delta() -> None:
     answer = UpstreamAnswer(read_call("hay", {}))
     counted = [chunk("a") | {"usage": {"completion_tokens": so_far}} for so_far in (3, 3, 7)]
     assert tokens(answer, *counted, chunk(None, "stop") | {"usage": {"completion_tokens": 8}}) == [3, 0, 4]
-    assert answer.untold_tokens() == [1]
+    assert answer.unreported_tokens() == [1]
 
 
-def test_a_count_that_falls_back_takes_no_tokens_away() -> None:
+def test_a_decreasing_count_does_not_remove_tokens() -> None:
     answer = UpstreamAnswer(read_call("hay", {}))
     counted = [chunk("a") | {"usage": {"completion_tokens": so_far}} for so_far in (0, 5, 2)]
     assert tokens(answer, *counted) == [1, 4, 0]
-    assert answer.untold_tokens() == [0]
+    assert answer.unreported_tokens() == [0]
 
 
 def test_log_probabilities_are_of_one_token_each() -> None:
     answer = UpstreamAnswer(read_call("hay", {"logprobs": 0}))
     columns = {"tokens": ["a", "b", "c"], "token_logprobs": [-1.0, -1.0, -1.0]}
     assert tokens(answer, chunk("abc", logprobs=columns), chunk("abc", "stop", logprobs=columns)) == [3, 3]
-    assert answer.untold_tokens() == [0]
+    assert answer.unreported_tokens() == [0]
     assert answer.output()["usage"]["completion_tokens"] == 6
 
 
-def test_tokens_of_several_choices_are_shared_out_by_their_chunks() -> None:
+def test_tokens_of_several_choices_are_divided_by_their_chunks() -> None:
     answer = UpstreamAnswer(read_call("hay", {"n": 3}))
     chunks = [chunk("a", index=index) for index in (0, 1, 1, 1)]
     assert tokens(answer, *chunks, usage(completion_tokens=11)) == [1, 1, 0, 0]
-    assert answer.untold_tokens() == [3, 6, 0]
+    assert answer.unreported_tokens() == [3, 6, 0]
 
 
 @pytest.mark.parametrize(
@@ -192,6 +192,6 @@ def test_tokens_of_several_choices_are_shared_out_by_their_chunks() -> None:
         (usage(prompt_tokens_details={"cached_tokens": "z"}), "cached_tokens"),
     ],
 )
-def test_what_is_no_chunk_is_a_value_error_that_names_it(wrong: dict[str, Any], named: str) -> None:
-    with pytest.raises(ValueError, match=f"not OpenAI's: .*{named}"):
+def test_an_invalid_chunk_is_a_value_error_that_names_the_field(wrong: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=f"an invalid chunk: .*{named}"):
         UpstreamAnswer(read_call("hay", {"logprobs": 1})).take(wrong)

@@ -1,4 +1,4 @@
-"""What the task generate takes, and what it says of anything else."""
+"""The inputs and parameters of task generate, and the errors for invalid ones."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ from windrow.scheduler.tasks.upstream import UPSTREAM
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Is the hay dry?"}]
 
 
-def test_a_text_alone_is_greedy_and_of_the_default_length() -> None:
+def test_the_default_is_greedy_with_the_default_length() -> None:
     call = read_call("Make hay", {})
     assert call.prompt.prompt == "Make hay"
     assert (call.parameters.temperature, call.parameters.n, call.parameters.stop) == (0.0, 1, ())
@@ -28,7 +28,7 @@ def test_a_text_alone_is_greedy_and_of_the_default_length() -> None:
     assert call.parameters.wanted_tokens == DEFAULT_MAX_TOKENS
 
 
-def test_prompts_are_texts_ids_or_chats() -> None:
+def test_a_prompt_is_a_text_token_ids_or_a_chat() -> None:
     assert read_prompt({"prompt": "hay"}) == read_prompt("hay")
     assert read_prompt({"prompt_ids": [1, 2]}).prompt_ids == [1, 2]
     messages = read_prompt({"messages": CHAT}).messages
@@ -36,13 +36,13 @@ def test_prompts_are_texts_ids_or_chats() -> None:
     assert [turn.role for turn in messages] == ["system", "user"]
 
 
-def test_one_stop_string_is_a_list_of_one_and_true_asks_for_the_chosen_tokens_log_probability() -> None:
+def test_a_stop_string_is_a_list_of_one_and_logprobs_true_means_zero() -> None:
     assert read_parameters({"stop": "\n"}).stop == ("\n",)
     assert read_parameters({"stop": ["a", "b"]}).stop == ("a", "b")
     assert [read_parameters({"logprobs": asked}).logprobs for asked in (True, False, None, 5)] == [0, None, None, 5]
 
 
-def test_more_tokens_asked_for_at_least_than_the_default_is_not_cut_by_it() -> None:
+def test_min_tokens_above_the_default_raise_max_tokens() -> None:
     assert read_parameters({"min_tokens": 1000}).wanted_tokens == 1000
 
 
@@ -62,7 +62,7 @@ def test_more_tokens_asked_for_at_least_than_the_default_is_not_cut_by_it() -> N
         ("half \ud800", "half a surrogate pair"),
     ],
 )
-def test_a_prompt_that_is_none_is_refused_by_name(value: Any, said: str) -> None:
+def test_an_invalid_prompt_is_refused_with_its_field(value: Any, said: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         read_prompt(value)
     assert said in refused.value.detail
@@ -92,13 +92,13 @@ def test_a_prompt_that_is_none_is_refused_by_name(value: Any, said: str) -> None
         ({"best_of": 2}, "parameters.best_of: unknown parameter; accepted: truncate, max_tokens, "),
     ],
 )
-def test_a_parameter_out_of_range_is_refused_by_name(parameters: dict[str, Any], said: str) -> None:
+def test_a_parameter_out_of_range_is_refused_with_its_name(parameters: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         read_parameters(parameters)
     assert said in refused.value.detail
 
 
-def test_a_schema_that_an_answer_cannot_be_held_to_is_refused_before_anything_else_reads_it() -> None:
+def test_an_unbounded_schema_is_refused_before_anything_else_reads_it() -> None:
     nest: dict[str, Any] = {"type": "string"}
     for _ in range(450):
         nest = {"type": "array", "items": nest}
@@ -110,13 +110,13 @@ def test_a_schema_that_an_answer_cannot_be_held_to_is_refused_before_anything_el
         read_parameters({"schema": {"not": {}}})
 
 
-def test_the_server_behind_an_upstream_model_knows_itself_what_it_enforces() -> None:
+def test_an_upstream_model_checks_only_the_size_of_a_schema() -> None:
     assert UPSTREAM.read_parameters({"schema": {"not": {}}}).json_schema == {"not": {}}
     with pytest.raises(InvalidInput, match="at most 32768 bytes"):
         UPSTREAM.read_parameters({"schema": {"const": "x" * 40_000}})
 
 
-def test_a_schema_goes_by_that_name() -> None:
+def test_the_field_of_a_schema_is_named_schema() -> None:
     assert read_parameters({"schema": {"type": "object"}}).json_schema == {"type": "object"}
     with pytest.raises(InvalidInput, match="n, schema"):
         read_parameters({"json_schema": {}})

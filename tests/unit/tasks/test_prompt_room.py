@@ -1,4 +1,4 @@
-"""API and worker agree on what has room in a model's context: what one counts early, the other counts again."""
+"""API and worker agree on which prompts fit a model's context."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ def refusals(sides: Sides, value: object, sent: dict[str, Any]) -> tuple[str | N
 @example(value="a" * 33 * CONTEXT, sent={})
 @example(value="a" * 33 * CONTEXT, sent={"max_tokens": CONTEXT})
 @example(value="a" * 33 * CONTEXT, sent={"truncate": True})
-def test_a_prompt_is_refused_by_both_sides_in_the_same_words(sides: Sides, value: object, sent: dict[str, Any]) -> None:
+def test_api_and_worker_refuse_a_prompt_with_the_same_error(sides: Sides, value: object, sent: dict[str, Any]) -> None:
     of_api, of_worker = refusals(sides, value, sent)
     assert of_api == of_worker
 
 
 @given(value=CHATS, sent=PARAMETERS)
-def test_no_chat_is_refused_early_that_the_worker_would_take(sides: Sides, value: object, sent: dict[str, Any]) -> None:
+def test_the_api_refuses_no_chat_that_the_worker_accepts(sides: Sides, value: object, sent: dict[str, Any]) -> None:
     of_api, of_worker = refusals(sides, value, sent)
     assert of_worker is not None or of_api is None

@@ -1,1 +1,1 @@
-"""Task ``upstream``: a server with OpenAI's interface (vLLM, llama.cpp, Ollama, LM Studio) behind the queue."""
+"""The engine of task ``upstream``: a server with OpenAI's interface, such as vLLM, llama.cpp, Ollama or LM Studio."""

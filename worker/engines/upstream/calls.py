@@ -1,4 +1,4 @@
-"""From a request of the task generate to the call of an OpenAI-compatible server, and from its chunks to an output."""
+"""Translates a request of task ``generate`` to a call of an OpenAI-compatible server, and its chunks to an output."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from windrow.scheduler.core.fairness import estimate_cost_tokens
 from windrow.scheduler.tasks.generate import TOKENS_PER_MESSAGE, GenerateCall, GenerateParameters, Prompt
 from windrow.worker.engines.upstream.chunks import ChunkChoice, Json, Usage, read_choices, read_usage
 
-#: Parameters that go on by their own name where they are not what they are by themselves. The last four are vLLM's,
-#: which llama.cpp knows in part; a server that knows one of them not refuses it or leaves it aside.
+#: Parameters that are sent under the same name unless they have their default. The last four are vLLM's, and llama.cpp
+#: supports some of them; other servers refuse or ignore them.
 PASSED_ON = (
     "max_tokens", "top_p", "presence_penalty", "frequency_penalty", "seed", "n",
     "min_tokens", "ignore_eos", "top_k", "repetition_penalty",
 )  # fmt: skip
-#: Servers that tell usage with every chunk where they are asked to, by the name in their lists of models. Others may
-#: refuse a call that asks for it.
-COUNT_ALONG = ("vllm", "sglang")
+#: Servers that can report usage with every chunk, by ``owned_by`` in their lists of models. Others may refuse a call
+#: that asks for it.
+REPORT_USAGE = ("vllm", "sglang")
 
 
 def path_of(call: GenerateCall) -> str:
-    """Where it goes: chats to one route, prompts to the other."""
+    """Return the route of a request: one for chats, one for prompts."""
     return "/completions" if call.prompt.messages is None else "/chat/completions"
 
 
-def can_count_along(models: object) -> bool:
-    """Whether the server with this list of models can be asked for usage with every chunk."""
-    listed = models.get("data") if isinstance(models, dict) else None
-    return isinstance(listed, list) and any(
-        isinstance(model, dict) and model.get("owned_by") in COUNT_ALONG for model in listed
+def can_report_usage(models: object) -> bool:
+    """Return whether the server with this list of models can report usage with every chunk."""
+    entries = models.get("data") if isinstance(models, dict) else None
+    return isinstance(entries, list) and any(
+        isinstance(model, dict) and model.get("owned_by") in REPORT_USAGE for model in entries
     )
 
 
-def body_of(call: GenerateCall, model: str, *, counts_along: bool = False) -> Json:
-    """The body of the streamed call; with ``counts_along``, to a server that can tell usage with every chunk."""
+def body_of(call: GenerateCall, model: str, *, reports_usage: bool = False) -> Json:
+    """Return the body of a streamed call. ``reports_usage``: the server can report usage with every chunk."""
     parameters, prompt = call.parameters, call.prompt
     options = {"include_usage": True}
-    if counts_along and parameters.n == 1:  # of several choices, it is not said whose tokens they are
+    if reports_usage and parameters.n == 1:  # usage does not say which choice the tokens belong to
         options["continuous_usage_stats"] = True
     body: Json = {"model": model, "stream": True, "stream_options": options}
     body["temperature"] = parameters.temperature
@@ -48,13 +48,15 @@ def body_of(call: GenerateCall, model: str, *, counts_along: bool = False) -> Js
         value = getattr(parameters, name)
         if value != GenerateParameters.model_fields[name].default:
             body[name] = value
-    # Said all the same where it is left open: completions stop at 16 tokens otherwise.
+    # Always sent, because completions stop at 16 tokens by default.
     body.setdefault("max_tokens", parameters.wanted_tokens)
     if parameters.stop:
         body["stop"] = list(parameters.stop)
     if parameters.logprobs is not None:
-        more = {"logprobs": parameters.logprobs}
-        body |= more if prompt.messages is None else {"logprobs": True, "top_logprobs": parameters.logprobs}
+        completion_option = {"logprobs": parameters.logprobs}
+        body |= (
+            completion_option if prompt.messages is None else {"logprobs": True, "top_logprobs": parameters.logprobs}
+        )
     if parameters.json_schema is not None:
         schema = {"name": "answer", "schema": parameters.json_schema, "strict": True}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
@@ -62,18 +64,18 @@ def body_of(call: GenerateCall, model: str, *, counts_along: bool = False) -> Js
 
 
 def estimate_tokens(prompt: Prompt) -> int:
-    """About how many tokens it has; the tokenizer is the server's."""
+    """Return an estimate of a prompt's tokens; only the server has the tokenizer."""
     ids, turns = len(prompt.prompt_ids or ()), len(prompt.messages or ())
     return ids + TOKENS_PER_MESSAGE * turns + sum(estimate_cost_tokens(len(text)) for text in prompt.texts)
 
 
 @dataclass(frozen=True, slots=True)
 class OutputDelta:
-    """What one chunk brought one choice."""
+    """The new output of one choice."""
 
     index: int
     text: str
-    #: New ones that are known of.
+    #: Number of new tokens known so far.
     tokens: int
     logprobs: list[Json]
 
@@ -83,18 +85,18 @@ class _ChoiceText:
     texts: list[str] = field(default_factory=list)
     logprobs: list[Json] = field(default_factory=list)
     finish_reason: str | None = None
-    #: Tokens that its pieces told of.
-    told_tokens: int = 0
+    #: Number of tokens in its deltas.
+    reported_tokens: int = 0
 
     @property
-    def most_tokens(self) -> int:
-        """Those that are known of, or one a chunk."""
-        return max(self.told_tokens, len(self.texts))
+    def known_tokens(self) -> int:
+        """The number of known tokens, or one per chunk if that is more."""
+        return max(self.reported_tokens, len(self.texts))
 
 
 @dataclass(slots=True)
 class UpstreamAnswer:
-    """An answer as far as it has come."""
+    """The part of an answer that has arrived."""
 
     call: GenerateCall
     choices: list[_ChoiceText] = field(default_factory=list)
@@ -109,54 +111,58 @@ class UpstreamAnswer:
         return all(choice.finish_reason is not None for choice in self.choices)
 
     def take(self, chunk: Json) -> list[OutputDelta]:
-        """Take up a chunk and return what it brought. Raises `ValueError` for one that is not OpenAI's."""
+        """Add a chunk and return its new output. Raises `ValueError` for an invalid chunk."""
         usage = read_usage(chunk)
         self.usage = usage or self.usage
         so_far = usage.completion if usage is not None and len(self.choices) == 1 else None
         has_logprobs = self.call.parameters.logprobs is not None
-        said = read_choices(chunk, len(self.choices), with_logprobs=has_logprobs)
-        return [piece for news in said if (piece := self._take(news, so_far)) is not None]
+        parts = read_choices(chunk, len(self.choices), with_logprobs=has_logprobs)
+        return [delta for part in parts if (delta := self._take(part, so_far)) is not None]
 
-    def _take(self, news: ChunkChoice, so_far: int | None) -> OutputDelta | None:
-        choice = self.choices[news.index]
-        choice.finish_reason = news.finish_reason or choice.finish_reason
-        if not news.text and not news.logprobs:
+    def _take(self, part: ChunkChoice, so_far: int | None) -> OutputDelta | None:
+        choice = self.choices[part.index]
+        choice.finish_reason = part.finish_reason or choice.finish_reason
+        if not part.text and not part.logprobs:
             return None
-        # A chunk may be of many tokens: where the server does not count along, the first is known to have brought one.
-        known = len(news.logprobs) if so_far is None else so_far - choice.told_tokens
-        tokens = max(known, 0 if choice.told_tokens else 1)
-        choice.told_tokens += tokens
-        choice.texts.append(news.text)
-        choice.logprobs += news.logprobs
-        return OutputDelta(news.index, news.text, tokens, news.logprobs)
+        # A chunk may contain many tokens. Without usage, only the first chunk is known to contain one.
+        known = len(part.logprobs) if so_far is None else so_far - choice.reported_tokens
+        tokens = max(known, 0 if choice.reported_tokens else 1)
+        choice.reported_tokens += tokens
+        choice.texts.append(part.text)
+        choice.logprobs += part.logprobs
+        return OutputDelta(part.index, part.text, tokens, part.logprobs)
 
-    def untold_tokens(self) -> list[int]:
-        """Tokens of the whole answer that no piece told of, by choice: whose they are is guessed by chunks."""
-        rest = max(0, self._completion_tokens - sum(choice.told_tokens for choice in self.choices))
+    def unreported_tokens(self) -> list[int]:
+        """Return the number of tokens without a delta by choice, divided by the number of chunks of each choice."""
+        rest = max(0, self._completion_tokens - sum(choice.reported_tokens for choice in self.choices))
         chunks = [len(choice.texts) for choice in self.choices]
         shares = [rest * count // max(1, sum(chunks)) for count in chunks]
         return [shares[0] + rest - sum(shares), *shares[1:]]
 
     def output(self) -> Json:
-        """The output of the task generate."""
-        made = []
+        """Return the output of task ``generate``."""
+        choices = []
         for index, choice in enumerate(self.choices):
-            one: Json = {"index": index, "text": "".join(choice.texts), "finish_reason": choice.finish_reason or "stop"}
-            made.append(one | ({"logprobs": choice.logprobs} if self.call.parameters.logprobs is not None else {}))
-        output = {name: value for name, value in made[0].items() if name != "index"} | {"usage": self._usage()}
-        return output | ({"choices": made} if len(made) > 1 else {})
+            entry: Json = {
+                "index": index,
+                "text": "".join(choice.texts),
+                "finish_reason": choice.finish_reason or "stop",
+            }
+            choices.append(entry | ({"logprobs": choice.logprobs} if self.call.parameters.logprobs is not None else {}))
+        output = {name: value for name, value in choices[0].items() if name != "index"} | {"usage": self._usage()}
+        return output | ({"choices": choices} if len(choices) > 1 else {})
 
     @property
     def _completion_tokens(self) -> int:
-        said = self.usage.completion
-        return sum(choice.most_tokens for choice in self.choices) if said is None else said
+        reported = self.usage.completion
+        return sum(choice.known_tokens for choice in self.choices) if reported is None else reported
 
     def _usage(self) -> Json:
-        said, completion = self.usage, self._completion_tokens
-        prompt = estimate_tokens(self.call.prompt) if said.prompt is None else said.prompt
+        completion, reported = self._completion_tokens, self.usage.prompt
+        prompt = estimate_tokens(self.call.prompt) if reported is None else reported
         return {
             "prompt_tokens": prompt,
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
-            "cached_tokens": said.cached or 0,
+            "cached_tokens": self.usage.cached or 0,
         }

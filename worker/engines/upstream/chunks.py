@@ -1,4 +1,4 @@
-"""What a chunk of an OpenAI-compatible server says. It comes from outside, so nothing of it is taken as it is."""
+"""Parses the chunks of an OpenAI-compatible server, and validates every field, because the server is not trusted."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from dataclasses import dataclass
 from typing import Any
 
 Json = dict[str, Any]
-#: Above this a count of tokens is nonsense, and sums of it would not fit into Redis.
-MOST_TOKENS = 1_000_000_000
+#: Largest accepted number of tokens; sums of larger numbers would not fit into Redis.
+MAX_TOKENS = 1_000_000_000
 
 
 @dataclass(slots=True)
 class ChunkChoice:
-    """What one chunk says of one choice."""
+    """The new output of one choice in one chunk."""
 
     index: int
     text: str
     logprobs: list[Json]
-    #: ``stop`` or ``length``; None while it goes on.
+    #: ``stop`` or ``length``; None if the choice continues.
     finish_reason: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens so far, or of the whole answer; None for what the server does not say."""
+    """Numbers of tokens so far, or of the whole answer; None if the server does not report them."""
 
     prompt: int | None = None
     completion: int | None = None
@@ -31,76 +31,83 @@ class Usage:
 
 
 def read_choices(chunk: Json, choices: int, *, with_logprobs: bool) -> list[ChunkChoice]:
-    """What is new of each of so many ``choices``. Raises `ValueError` for what is not OpenAI's."""
-    said = [_object(one, "choices[]") for one in _list(chunk.get("choices"), "choices")]
-    return [_news(one, choices, with_logprobs) for one in said]
+    """Return the new output in a chunk of an answer with ``choices`` choices. Raises `ValueError` if it is invalid."""
+    entries = [_object(entry, "choices[]") for entry in _list(chunk.get("choices"), "choices")]
+    return [_read_choice(entry, choices, with_logprobs) for entry in entries]
 
 
 def read_usage(chunk: Json) -> Usage | None:
-    """The usage that the chunk tells; None where it has none, or only nulls. Raises `ValueError`."""
+    """Return the usage in a chunk, or None without one or with nulls only. Raises `ValueError` if it is invalid."""
     if chunk.get("usage") is None:
         return None
-    said = _object(chunk["usage"], "usage")
-    details = _object(said.get("prompt_tokens_details"), "usage.prompt_tokens_details")
+    fields = _object(chunk["usage"], "usage")
+    details = _object(fields.get("prompt_tokens_details"), "usage.prompt_tokens_details")
     usage = Usage(
-        prompt=_count(said, "prompt_tokens", MOST_TOKENS),
-        completion=_count(said, "completion_tokens", MOST_TOKENS),
-        cached=_count(details, "cached_tokens", MOST_TOKENS),
+        prompt=_count(fields, "prompt_tokens", MAX_TOKENS),
+        completion=_count(fields, "completion_tokens", MAX_TOKENS),
+        cached=_count(details, "cached_tokens", MAX_TOKENS),
     )
     return None if usage == Usage() else usage
 
 
-def _news(said: Json, choices: int, with_logprobs: bool) -> ChunkChoice:
-    reason = _text(said.get("finish_reason"), "finish_reason")
-    if "delta" in said:
-        text = _text(_object(said["delta"], "delta").get("content"), "delta.content")
+def _read_choice(fields: Json, choices: int, with_logprobs: bool) -> ChunkChoice:
+    reason = _text(fields.get("finish_reason"), "finish_reason")
+    if "delta" in fields:
+        text = _text(_object(fields["delta"], "delta").get("content"), "delta.content")
     else:
-        text = _text(said.get("text"), "text")
+        text = _text(fields.get("text"), "text")
     return ChunkChoice(
-        index=_count(said, "index", choices - 1) or 0,
+        index=_count(fields, "index", choices - 1) or 0,
         text=text,
-        logprobs=_logprobs(_object(said.get("logprobs"), "logprobs")) if with_logprobs else [],
-        # Some servers name reasons of their own.
+        logprobs=_logprobs(_object(fields.get("logprobs"), "logprobs")) if with_logprobs else [],
+        # Some servers have reasons of their own.
         finish_reason=("length" if reason == "length" else "stop") if reason else None,
     )
 
 
-def _logprobs(said: Json) -> list[Json]:
-    """Log probabilities as chats have them; completions have them in columns."""
-    if "content" in said:
-        return [_entry(_object(one, "logprobs.content[]")) for one in _list(said["content"], "logprobs.content")]
-    tokens, values = _list(said.get("tokens"), "logprobs.tokens"), _list(said.get("token_logprobs"), "token_logprobs")
-    tops = _list(said.get("top_logprobs"), "logprobs.top_logprobs") or [None] * len(tokens)
+def _logprobs(fields: Json) -> list[Json]:
+    """Return log probabilities in the format of chats; completions send them in columns."""
+    if "content" in fields:
+        return [_entry(_object(entry, "logprobs.content[]")) for entry in _list(fields["content"], "logprobs.content")]
+    tokens, values = (
+        _list(fields.get("tokens"), "logprobs.tokens"),
+        _list(fields.get("token_logprobs"), "token_logprobs"),
+    )
+    tops = _list(fields.get("top_logprobs"), "logprobs.top_logprobs") or [None] * len(tokens)
     if not len(tokens) == len(values) == len(tops):
-        raise ValueError("a chunk that is not OpenAI's: logprobs takes columns of the same length")
+        raise ValueError("an invalid chunk: logprobs takes columns of the same length")
     return [
         _top({"token": token, "logprob": value})
-        | {"top_logprobs": [_top({"token": other, "logprob": one}) for other, one in _object(top, "top").items()]}
+        | {
+            "top_logprobs": [
+                _top({"token": other, "logprob": logprob}) for other, logprob in _object(top, "top").items()
+            ]
+        }
         for token, value, top in zip(tokens, values, tops, strict=True)
     ]
 
 
-def _entry(said: Json) -> Json:
-    tops = _list(said.get("top_logprobs"), "top_logprobs")
-    return _top(said) | {"top_logprobs": [_top(_object(top, "top_logprobs[]")) for top in tops]}
+def _entry(fields: Json) -> Json:
+    tops = _list(fields.get("top_logprobs"), "top_logprobs")
+    return _top(fields) | {"top_logprobs": [_top(_object(top, "top_logprobs[]")) for top in tops]}
 
 
-def _top(said: Json) -> Json:
-    """One token with its log probability, which some leave null for one that cannot be."""
-    token, logprob = said.get("token"), said.get("logprob")
+def _top(fields: Json) -> Json:
+    """Return one token with its log probability, which some servers leave null for an impossible token."""
+    token, logprob = fields.get("token"), fields.get("logprob")
     if not isinstance(token, str):
         raise _wrong("token", "a string", token)
     if logprob is not None and (isinstance(logprob, bool) or not isinstance(logprob, int | float)):
         raise _wrong("logprob", "a number", logprob)
-    parts = _list(said.get("bytes"), "bytes") or list(token.encode())
-    if not all(type(one) is int and 0 <= one < 256 for one in parts):
-        raise ValueError("a chunk that is not OpenAI's: bytes takes whole numbers from 0 to 255")
+    parts = _list(fields.get("bytes"), "bytes") or list(token.encode())
+    if not all(type(part) is int and 0 <= part < 256 for part in parts):
+        raise ValueError("an invalid chunk: bytes takes whole numbers from 0 to 255")
     return {"token": token, "logprob": -9999.0 if logprob is None else logprob, "bytes": parts}
 
 
-def _count(said: Json, name: str, most: int) -> int | None:
-    value = said.get(name)
-    # True would be one, and 1.5 is none that can be added up.
+def _count(fields: Json, name: str, most: int) -> int | None:
+    value = fields.get(name)
+    # Neither true nor 1.5 is a number of tokens.
     if value is not None and (type(value) is not int or not 0 <= value <= most):
         raise _wrong(name, f"a whole number from 0 to {most}", value)
     return value
@@ -125,6 +132,6 @@ def _list(value: object, name: str) -> list[Any]:
 
 
 def _wrong(name: str, takes: str, value: object) -> ValueError:
-    """Numbers are shown; of all else the type, since it may be somebody's text."""
+    """Return an error that shows a number, or else only the type, because the value may be a user's text."""
     shown = str(value) if isinstance(value, int | float) else type(value).__name__
-    return ValueError(f"a chunk that is not OpenAI's: {name} takes {takes}, not {shown}")
+    return ValueError(f"an invalid chunk: {name} takes {takes}, not {shown}")

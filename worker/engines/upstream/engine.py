@@ -1,4 +1,4 @@
-"""The engine: no device here, but requests that run on somebody else's, as many at a time as that bears."""
+"""The upstream engine: forwards requests to an OpenAI-compatible server, within its concurrency limit."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from windrow.worker.engines.upstream.calls import (
     OutputDelta,
     UpstreamAnswer,
     body_of,
-    can_count_along,
+    can_report_usage,
     estimate_tokens,
     path_of,
 )
 from windrow.worker.engines.upstream.sending import CONNECT_S, SILENCE_S, read_json, stream_chunks
 
 log = logging.getLogger(__name__)
-#: How often the server is asked whether it is there: while it is, and while it is not. In seconds.
-HEALTHY_LOOK_S, AWAY_LOOK_S = 10.0, 1.0
+#: Seconds between two health checks of the server, while it is reachable and while it is not.
+HEALTHY_CHECK_S, UNREACHABLE_CHECK_S = 10.0, 1.0
 
 
 @dataclass(slots=True)
 class _UpstreamRequest:
-    """One request that the server has, or will have."""
+    """A request that was sent to the server, or will be."""
 
     prompt_tokens: int
     task: asyncio.Task[None] | None = None
@@ -50,10 +50,10 @@ class _UpstreamRequest:
 
 
 class UpstreamEngine:
-    """A `StepEngine`; a step is whatever has come since the last one."""
+    """A `StepEngine` whose steps are the output that arrived since the last one."""
 
     def __init__(self, name: str, settings: ModelSettings) -> None:
-        """Raises `ModelUnusable` where the key is not in the environment. The server need not be there yet."""
+        """Start the event loop. Raises `ModelUnusable` without the API key; the server need not be reachable yet."""
         headers = {}
         if settings.api_key_env is not None:
             key = os.environ.get(settings.api_key_env)
@@ -72,60 +72,60 @@ class UpstreamEngine:
         )  # fmt: skip
         self._running: dict[str, _UpstreamRequest] = {}
         self._deltas: deque[Delta] = deque()
-        #: Guards the two above; told of what has come.
-        self._news = threading.Condition()
-        self._is_there = True
-        self._counts_along = False
-        #: Seconds in which the server had something of ours, up to this moment; None where it has nothing now.
+        #: Guards the two above, and is notified of new deltas.
+        self._arrived = threading.Condition()
+        self._is_reachable = True
+        self._reports_usage = False
+        #: Seconds with at least one request at the server, counted up to ``_busy_until_s``; that is None if idle.
         self.busy_s = 0.0
         self._busy_until_s: float | None = None
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._run_loop, name=f"upstream-{name}", daemon=True).start()
 
     def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
-        """Check; same length and order as ``inputs``. `Prepared.data` is a `GenerateCall`, its tokens an estimate."""
-        return [self._prepare(value, wishes) for value, wishes in zip(inputs, parameters, strict=True)]
+        """Validate; see `EngineBase.prepare`. `Prepared.data` is a `GenerateCall`, and its tokens are an estimate."""
+        return [self._prepare(*request) for request in zip(inputs, parameters, strict=True)]
 
     def room(self) -> int:
-        """Requests that the server may be given now; none while it is away."""
-        with self._news:
-            return max(0, self._concurrency.allowed - len(self._running)) if self._is_there else 0
+        """Return how many more requests the server may get now; 0 while it is unreachable."""
+        with self._arrived:
+            return max(0, self._concurrency.allowed - len(self._running)) if self._is_reachable else 0
 
     def add(self, id: str, prepared: Prepared, *, stream: bool = False, priority: int = 0) -> None:
-        """Send a request; ``stream`` and ``priority`` change nothing, since every answer is streamed to here."""
-        with self._news:
+        """Send a request. ``stream`` and ``priority`` have no effect, because the server streams every answer."""
+        with self._arrived:
             if not self._running:
                 self._busy_until_s = time.monotonic()
             self._running[id] = _UpstreamRequest(prepared.tokens)
         self._loop.call_soon_threadsafe(self._begin, id, prepared.data)
 
     def cancel(self, id: str) -> None:
-        """Hang up on the server; nothing more comes of the request."""
-        with self._news:
+        """Close the connection of a request and drop its output."""
+        with self._arrived:
             running = self._leave(id)
             self._deltas = deque(delta for delta in self._deltas if delta.id != id)
         if running is not None and running.task is not None:
             self._loop.call_soon_threadsafe(running.task.cancel)
 
     def step(self) -> list[Delta] | None:
-        """Everything that has come; None where nothing has."""
-        with self._news:
+        """Return the output that arrived since the last step, or None."""
+        with self._arrived:
             self._count_busy()
             deltas, self._deltas = list(self._deltas), deque()
         return deltas or None
 
     def collect(self, handle: list[Delta]) -> list[Delta]:
-        """The same."""
+        """Return ``handle``, which is the output itself."""
         return handle
 
     def wait(self, timeout_s: float) -> None:
-        """Until something has come."""
-        with self._news:
-            self._news.wait_for(lambda: self._deltas, timeout_s)
+        """Return when there is new output, or after ``timeout_s`` seconds."""
+        with self._arrived:
+            self._arrived.wait_for(lambda: self._deltas, timeout_s)
 
-    def _prepare(self, value: Any, wishes: Mapping[str, Any]) -> Prepared | Failed:
+    def _prepare(self, value: Any, sent: Mapping[str, Any]) -> Prepared | Failed:
         try:
-            parameters = UPSTREAM.read_parameters(wishes)
+            parameters = UPSTREAM.read_parameters(sent)
             UPSTREAM.texts(value, parameters, "input")
             call = GenerateCall(read_prompt(value), parameters)
         except WindrowError as error:
@@ -138,64 +138,64 @@ class UpstreamEngine:
         self._loop.run_forever()
 
     def _begin(self, id: str, call: GenerateCall) -> None:
-        with self._news:
+        with self._arrived:
             running = self._running.get(id)
-            if running is not None:  # else canceled before it began
+            if running is not None:  # otherwise it was canceled before it began
                 running.task = self._loop.create_task(self._answer(id, running, call))
 
     async def _answer(self, id: str, running: _UpstreamRequest, call: GenerateCall) -> None:
         answer = UpstreamAnswer(call)
         outcome: Outcome
-        untold = [0]
+        unreported = [0]
         try:
             chunks = stream_chunks(
-                self._client, path_of(call), body_of(call, self._model, counts_along=self._counts_along),
+                self._client, path_of(call), body_of(call, self._model, reports_usage=self._reports_usage),
                 lambda: self._sent(running), lambda: self._refused(running),
             )  # fmt: skip
             async with aclosing(chunks):
                 async for chunk in chunks:
                     self._take(id, running, answer.take(chunk))
             if not answer.is_whole:
-                raise UpstreamFailed("the server behind this model broke off its answer")
-            outcome, untold = Done(answer.output()), answer.untold_tokens()
+                raise UpstreamFailed("the upstream server broke off its answer")
+            outcome, unreported = Done(answer.output()), answer.unreported_tokens()
         except WindrowError as error:
             outcome = Failed(error)
         except ValueError as error:
-            outcome = Failed(UpstreamFailed(f"the server behind this model sent {error}"))
+            outcome = Failed(UpstreamFailed(f"the upstream server sent {error}"))
         except Exception as error:
-            log.warning("model %s: an answer raised %s", self.info.model, describe_exception(error))
+            log.warning("model %s: reading an answer raised %s", self.info.model, describe_exception(error))
             outcome = Failed(ModelFailed(f"reading the answer raised {type(error).__name__}"))
-        with self._news:
+        with self._arrived:
             if self._leave(id) is not None:
-                for index, tokens in enumerate(untold[1:], 1):
-                    self._tell(Delta(id, index, "", tokens, None, None, False))
-                # An answer may have tokens and no text: its end is the first that is seen of it.
-                is_first = not running.has_begun and untold[0] > 0
-                self._tell(Delta(id, 0, "", untold[0], None, outcome, is_first))
+                for index, tokens in enumerate(unreported[1:], 1):
+                    self._publish(Delta(id, index, "", tokens, None, None, False))
+                # An answer may have tokens and no text; then its end is its first output.
+                is_first = not running.has_begun and unreported[0] > 0
+                self._publish(Delta(id, 0, "", unreported[0], None, outcome, is_first))
 
     def _sent(self, running: _UpstreamRequest) -> None:
         running.sent_s = time.monotonic()
 
     def _refused(self, running: _UpstreamRequest) -> None:
-        with self._news:
+        with self._arrived:
             self._concurrency = self._concurrency.refused(running.sent_s, time.monotonic())
 
-    def _take(self, id: str, running: _UpstreamRequest, pieces: Sequence[OutputDelta]) -> None:
-        with self._news:
+    def _take(self, id: str, running: _UpstreamRequest, deltas: Sequence[OutputDelta]) -> None:
+        with self._arrived:
             if id not in self._running:
                 return
-            for piece in pieces:
+            for delta in deltas:
                 is_first, running.has_begun = not running.has_begun, True
                 if is_first:
                     now_s = time.monotonic()
                     self._concurrency = self._concurrency.answered(
                         now_s - running.sent_s, running.prompt_tokens, len(self._running), now_s
                     )
-                self._tell(Delta(id, piece.index, piece.text, piece.tokens, piece.logprobs or None, None, is_first))
+                self._publish(Delta(id, delta.index, delta.text, delta.tokens, delta.logprobs or None, None, is_first))
 
-    def _tell(self, delta: Delta) -> None:
+    def _publish(self, delta: Delta) -> None:
         self._deltas.append(delta)
-        self._news.notify_all()
+        self._arrived.notify_all()
 
     def _leave(self, id: str) -> _UpstreamRequest | None:
         running = self._running.pop(id, None)
@@ -211,25 +211,27 @@ class UpstreamEngine:
             self._busy_until_s = now_s
 
     async def _watch(self) -> None:
-        """Claim nothing while the server is away: what waits in the queue loses nothing, what is sent would fail."""
+        """Check the server regularly; no request is claimed while it is unreachable, so that none fails."""
         while True:
-            note = await self._trouble()
-            is_there = note is None
-            if is_there != self._is_there:
-                log.warning("model %s: %s", self.info.model, note or "the server is there again")
-            with self._news:
-                self._is_there = is_there
+            note = await self._health_error()
+            is_reachable = note is None
+            if is_reachable != self._is_reachable:
+                log.warning("model %s: %s", self.info.model, note or "the upstream server is reachable again")
+            with self._arrived:
+                self._is_reachable = is_reachable
                 self.info = replace(self.info, strategy_note=note)
-            await asyncio.sleep(HEALTHY_LOOK_S if is_there else AWAY_LOOK_S)
+            await asyncio.sleep(HEALTHY_CHECK_S if is_reachable else UNREACHABLE_CHECK_S)
 
-    async def _trouble(self) -> str | None:
-        """Why the server can take nothing now; None where it can: any answer of its own says that it is there."""
+    async def _health_error(self) -> str | None:
+        """Return why the server is unreachable, or None. Any response of the server itself means it is reachable."""
         try:
             response = await self._client.get("models", timeout=CONNECT_S)
         except httpx.HTTPError as error:
-            return f"the server is away: {type(error).__name__}"
-        self._counts_along = can_count_along(read_json(response.content))
-        # A 500 comes from the server itself, which may have no list of models and answer all the same.
+            return f"the upstream server is unreachable: {type(error).__name__}"
+        self._reports_usage = can_report_usage(read_json(response.content))
+        # A status of 500 comes from the server itself, which may have no list of models and still answer requests.
         return (
-            f"the server is away: status {response.status_code}" if response.status_code in TEMPORARY_STATUSES else None
+            f"the upstream server is unreachable: status {response.status_code}"
+            if response.status_code in TEMPORARY_STATUSES
+            else None
         )

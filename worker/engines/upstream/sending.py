@@ -1,4 +1,7 @@
-"""One call of an OpenAI-compatible server: sent, sent again while the server is busy or away, read chunk by chunk."""
+"""Calls an OpenAI-compatible server, retries while it is busy or unreachable, and reads the answer chunk by chunk.
+
+The event stream is read here and not by a library, because none of them limits the length of a line.
+"""
 
 from __future__ import annotations
 
@@ -16,38 +19,39 @@ import orjson
 from windrow.errors import InputTooLong, InvalidInput, ModelUnusable, UpstreamFailed, WindrowError
 from windrow.scheduler.core.upstream_retry import TEMPORARY_STATUSES, retry_pause_s
 
-#: To connect, and between two pieces of an answer, in seconds. A busy server may let a request wait long for the first.
+#: Timeouts to connect, and between two chunks, in seconds. A busy server may let a request wait long for the first one.
 CONNECT_S, SILENCE_S = 10.0, 300.0
-#: How long a request is sent again before it fails, in seconds.
+#: Time after which a request is not retried any more, in seconds.
 GIVE_UP_S = 120.0
-#: Of what the server said of an error, so many characters are told on.
-TOLD_CHARACTERS = 500
+#: Characters of the server's error message that are reported.
+MAX_ERROR_CHARACTERS = 500
 
-#: Statuses that no request is to blame for: the key is wrong, or the model's name, or the path in ``url``.
+#: Statuses that the configuration causes and not the request: a wrong key, model name or path in ``url``.
 UNUSABLE = frozenset({401, 403, 404, 405})
-#: How OpenAI and llama.cpp name a prompt that is too long; others only say so. A tuple, for a name may be anything.
+#: Error codes of OpenAI and llama.cpp for a prompt that is too long; others have a message only. A tuple, because the
+#: codes that are compared with it may be unhashable.
 TOO_LONG = ("context_length_exceeded", "exceed_context_size_error")
-#: A server that never ends a line must not fill the worker's memory; the longest chunks are some kilobytes.
-MOST_LINE_BYTES = 16 << 20
+#: Maximum length of a line, so that a broken server cannot fill the memory. The longest chunks have some kilobytes.
+MAX_LINE_BYTES = 16 << 20
 
 Json = dict[str, Any]
 
 
 class TransientFailure(Exception):
-    """The server did not take the request, and may take it later."""
+    """The server refused the request, but may accept it later."""
 
-    def __init__(self, said: str, after_s: float | None) -> None:
-        super().__init__(said)
+    def __init__(self, reason: str, after_s: float | None) -> None:
+        super().__init__(reason)
         self.after_s = after_s
 
 
 async def stream_chunks(
     client: httpx.AsyncClient, path: str, body: Json, on_sent: Callable[[], None], on_refused: Callable[[], None]
 ) -> AsyncGenerator[Json, None]:
-    """Yield the chunks of the answer; ``on_sent`` is told of each try, ``on_refused`` of each that was turned away.
+    """Yield the chunks of the answer; call ``on_sent`` before each try and ``on_refused`` after each refused one.
 
-    Raises a `WindrowError`: `InvalidInput` for what the server calls invalid, `ModelUnusable` where it knows neither
-    us nor the model, `UpstreamFailed` for all else.
+    Raises `InvalidInput` if the server calls the request invalid, `ModelUnusable` if it refuses the key or the model,
+    and `UpstreamFailed` otherwise.
     """
     began_s, tries = time.monotonic(), 0
     while True:
@@ -60,19 +64,19 @@ async def stream_chunks(
                     has_begun = True
                     yield chunk
             return
-        except httpx.DecodingError as error:  # it is answered, and would be like this again
-            raise UpstreamFailed(f"the server behind this model sent what cannot be decoded: {error}") from None
+        except httpx.DecodingError as error:  # a retry would give the same answer
+            raise UpstreamFailed(f"the upstream server sent data that cannot be decoded: {error}") from None
         except (TransientFailure, httpx.TransportError) as error:
-            said = str(error) if isinstance(error, TransientFailure) else f"{type(error).__name__}"
-            if has_begun:  # it may have been read already, and would come twice
-                raise UpstreamFailed(f"the server behind this model broke off its answer ({said})") from None
+            reason = str(error) if isinstance(error, TransientFailure) else type(error).__name__
+            if has_begun:  # a client may have read the beginning already
+                raise UpstreamFailed(f"the upstream server broke off its answer ({reason})") from None
             on_refused()
             after_s = error.after_s if isinstance(error, TransientFailure) else None
             spent_s = time.monotonic() - began_s
             pause_s = retry_pause_s(tries, spent_s, GIVE_UP_S, random.random(), after_s)
             if pause_s is None:
                 raise UpstreamFailed(
-                    f"the server behind this model did not take the request in {tries} tries ({said})"
+                    f"the upstream server did not accept the request in {tries} tries ({reason})"
                 ) from None
         await asyncio.sleep(pause_s)
 
@@ -90,22 +94,22 @@ async def _chunks(client: httpx.AsyncClient, path: str, body: Json) -> AsyncGene
                 return
             chunk = _read(data)
             if chunk.get("error"):
-                raise _told_error(chunk)
+                raise _error_in_chunk(chunk)
             yield chunk
 
 
 async def _lines(response: httpx.Response) -> AsyncGenerator[bytes, None]:
-    """Lines as the HTML standard has them in event streams: CR, LF or both end one, and nothing that Unicode adds."""
+    """Yield lines as the HTML standard defines them for event streams: they end with CR, LF or both."""
     rest = bytearray()
-    async for piece in response.aiter_bytes():
-        rest += piece
-        if b"\n" in piece or b"\r" in piece:
+    async for data in response.aiter_bytes():
+        rest += data
+        if b"\n" in data or b"\r" in data:
             lines = rest.splitlines(keepends=True)
             rest = bytearray() if lines[-1].endswith((b"\n", b"\r")) else lines.pop()
             for line in lines:
                 yield bytes(line)
-        if len(rest) > MOST_LINE_BYTES:
-            raise UpstreamFailed(f"the server behind this model sent a line of more than {MOST_LINE_BYTES} bytes")
+        if len(rest) > MAX_LINE_BYTES:
+            raise UpstreamFailed(f"the upstream server sent a line of more than {MAX_LINE_BYTES} bytes")
     yield bytes(rest)
 
 
@@ -113,63 +117,63 @@ def _read(data: bytes) -> Json:
     try:
         chunk = orjson.loads(data)
     except orjson.JSONDecodeError:
-        raise UpstreamFailed("the server behind this model sent what is not JSON") from None
+        raise UpstreamFailed("the upstream server sent invalid JSON") from None
     if not isinstance(chunk, dict):
-        raise UpstreamFailed("the server behind this model sent what is no chunk")
+        raise UpstreamFailed("the upstream server sent a chunk that is not an object")
     return chunk
 
 
 def _error(response: httpx.Response, content: bytes) -> TransientFailure | WindrowError:
-    said = read_json(content)
-    status, words = response.status_code, _message(said)
+    body = read_json(content)
+    status, message = response.status_code, _message(body)
     if status in TEMPORARY_STATUSES:
-        return TransientFailure(f"status {status}: {words}", retry_after_s(response.headers.get("Retry-After")))
+        return TransientFailure(f"status {status}: {message}", retry_after_s(response.headers.get("Retry-After")))
     if status in UNUSABLE:
-        return ModelUnusable(f"the server behind this model refused us with status {status}: {words}")
+        return ModelUnusable(f"the upstream server refused the key, model or path with status {status}: {message}")
     if response.next_request is not None:
-        to = response.next_request.url
+        target = response.next_request.url
         return UpstreamFailed(
-            f"the server behind this model redirects to {to.scheme}://{to.netloc.decode()} (status {status}); "
-            "the model's url has to name the server itself"
+            f"the upstream server redirects to {target.scheme}://{target.netloc.decode()} (status {status}); "
+            "set the model's url to that server"
         )
     if 400 <= status < 500:
-        kind = InputTooLong if _is_too_long(said) or "context length" in words else InvalidInput
-        return kind(f"the server behind this model refused it with status {status}: {words}")
-    return UpstreamFailed(f"the server behind this model failed with status {status}: {words}")
+        kind = InputTooLong if _is_too_long(body) or "context length" in message else InvalidInput
+        return kind(f"the upstream server refused the request with status {status}: {message}")
+    return UpstreamFailed(f"the upstream server failed with status {status}: {message}")
 
 
 def read_json(content: bytes) -> Any:
-    """What an answer in one piece says; a text where it is not JSON."""
+    """Return the JSON value of a response body, or its text if it is not JSON."""
     try:
         return orjson.loads(content)
     except orjson.JSONDecodeError:
         return content.decode(errors="replace")
 
 
-def _told_error(chunk: Json) -> WindrowError:
-    """What a chunk tells in place of an answer."""
+def _error_in_chunk(chunk: Json) -> WindrowError:
+    """Return the error in a chunk."""
     if _is_too_long(chunk):
-        return InputTooLong(f"the server behind this model refused it: {_message(chunk)}")
-    return UpstreamFailed(f"the server behind this model failed: {_message(chunk)}")
+        return InputTooLong(f"the upstream server refused the request: {_message(chunk)}")
+    return UpstreamFailed(f"the upstream server failed: {_message(chunk)}")
 
 
-def _is_too_long(said: Any) -> bool:
-    """Whether an error names itself as that of a prompt with no room in the model's context."""
-    error = said.get("error") if isinstance(said, dict) else None
-    named = [part.get(name) for part in (said, error) if isinstance(part, dict) for name in ("code", "type")]
-    return any(name in TOO_LONG for name in named)
+def _is_too_long(body: Any) -> bool:
+    """Return whether the code of an error means that the prompt does not fit the model's context."""
+    error = body.get("error") if isinstance(body, dict) else None
+    codes = [part.get(name) for part in (body, error) if isinstance(part, dict) for name in ("code", "type")]
+    return any(code in TOO_LONG for code in codes)
 
 
-def _message(said: Any) -> str:
-    """What stands in the many shapes of error bodies."""
-    error = said.get("error", said) if isinstance(said, dict) else said
+def _message(body: Any) -> str:
+    """Return the message in the many formats of error bodies."""
+    error = body.get("error", body) if isinstance(body, dict) else body
     if isinstance(error, dict):
         error = error.get("message") or error.get("detail") or error
-    return str(error)[:TOLD_CHARACTERS] or "no reason given"
+    return str(error)[:MAX_ERROR_CHARACTERS] or "no reason given"
 
 
 def retry_after_s(header: str | None) -> float | None:
-    """Seconds that ``Retry-After`` asks for; None for a date, which is some proxy's, and for nonsense."""
+    """Return the seconds in ``Retry-After``; None for a date and for invalid values."""
     try:
         seconds = float(header or "")
     except ValueError:
