@@ -154,7 +154,7 @@ def test_messages_that_celery_cannot_use_leave_nothing(site: Site) -> None:
         "for an unknown task",
         "cannot be decoded: DecodeError",
         "cannot be decoded: ContentDisallowed",
-        "without a task id",
+        "which has no task id in its headers",
     ):
         assert said in site.worker.log
     assert site.post(INPUT).json()["status"] == "succeeded"
