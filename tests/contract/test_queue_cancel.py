@@ -9,7 +9,7 @@ from windrow.scheduler.queue.keys import read_announcement
 from windrow.scheduler.queue.lookup import find_predictions
 
 
-def test_a_request_that_waits_is_canceled_and_never_claimed(queue: RedisQueue) -> None:
+def test_a_canceled_waiting_request_is_never_claimed(queue: RedisQueue) -> None:
     submit(queue, "a", "b")
     assert queue.cancel("a")
     assert ids_of(claim(queue)) == ["b"]
@@ -19,7 +19,7 @@ def test_a_request_that_waits_is_canceled_and_never_claimed(queue: RedisQueue) -
     assert found.error == {"code": "canceled", "detail": "canceled by request"}
 
 
-def test_a_request_that_runs_is_canceled_and_its_workers_end_is_dropped(queue: RedisQueue) -> None:
+def test_the_finish_of_a_canceled_running_request_is_refused(queue: RedisQueue) -> None:
     submit(queue, "a")
     requests = claim(queue)
     assert queue.cancel("a")
@@ -28,7 +28,7 @@ def test_a_request_that_runs_is_canceled_and_its_workers_end_is_dropped(queue: R
     assert queue.depth().running == 0
 
 
-def test_a_request_says_when_it_was_claimed_while_it_runs_and_after_a_cancel(queue: RedisQueue) -> None:
+def test_a_running_and_a_canceled_request_show_the_time_of_the_claim(queue: RedisQueue) -> None:
     submit(queue, "a", "b", "c")
     claimed = queue.claim(2, lease_s=60)
     assert started(queue, "a", "b", "c") == [claimed.now_s, claimed.now_s, None]
@@ -37,13 +37,13 @@ def test_a_request_says_when_it_was_claimed_while_it_runs_and_after_a_cancel(que
     assert started(queue, "a", "b", "c") == [claimed.now_s, claimed.now_s, None]
 
 
-def test_a_request_that_was_given_back_has_not_started(queue: RedisQueue) -> None:
+def test_a_released_request_has_not_started(queue: RedisQueue) -> None:
     submit(queue, "a")
     queue.release(held(claim(queue)))
     assert started(queue, "a") == [None]
 
 
-def test_the_claim_of_a_request_is_found_among_many_and_after_it_came_back(queue: RedisQueue) -> None:
+def test_the_claim_of_a_request_is_found_among_many_and_after_a_requeue(queue: RedisQueue) -> None:
     ids = [f"{number}" for number in range(12)]
     submit(queue, *ids)
     claims = [queue.claim(3, lease_s=60) for _ in range(4)]
@@ -63,7 +63,7 @@ def started(queue: RedisQueue, *ids: str) -> list[float | None]:
     return each
 
 
-def test_a_canceled_request_does_not_come_back(queue: RedisQueue) -> None:
+def test_a_canceled_request_is_not_requeued(queue: RedisQueue) -> None:
     submit(queue, "a")
     requests = claim(queue, lease_s=NO_LEASE_S)
     queue.cancel("a")
@@ -79,7 +79,7 @@ def test_a_canceled_request_with_a_deadline_does_not_expire_as_well(queue: Redis
     assert status_of(queue, "a") == "canceled"
 
 
-def test_what_has_ended_cannot_be_canceled(queue: RedisQueue) -> None:
+def test_a_finished_request_cannot_be_canceled(queue: RedisQueue) -> None:
     submit(queue, "a", "b")
     finish(queue, claim(queue, 1))
     assert not queue.cancel("a")
@@ -90,12 +90,12 @@ def test_what_has_ended_cannot_be_canceled(queue: RedisQueue) -> None:
 
 
 @pytest.mark.parametrize("id", ["never", ""])
-def test_what_never_came_cannot_be_canceled(queue: RedisQueue, redis: Redis, id: str) -> None:
+def test_an_unknown_request_cannot_be_canceled(queue: RedisQueue, redis: Redis, id: str) -> None:
     assert not queue.cancel(id)
     assert redis.keys() == []
 
 
-def test_canceling_gives_the_bytes_back_and_keeps_the_result_for_its_time(redis: Redis) -> None:
+def test_canceling_frees_the_bytes_and_keeps_the_result_for_its_ttl(redis: Redis) -> None:
     queue = RedisQueue(redis, MODEL, result_ttl_s=100)
     submit(queue, "a")
     queue.cancel("a")
@@ -103,7 +103,7 @@ def test_canceling_gives_the_bytes_back_and_keeps_the_result_for_its_time(redis:
     assert 0 < redis.ttl(result_key("a")) <= 100
 
 
-def test_canceling_is_announced(queue: RedisQueue, redis: Redis) -> None:
+def test_canceling_is_published(queue: RedisQueue, redis: Redis) -> None:
     submit(queue, "a")
     pubsub = redis.pubsub()
     pubsub.subscribe(finished_channel(MODEL))

@@ -13,19 +13,19 @@ from tests.support.queue_calls import MODEL, NO_LEASE_S, claim, finish, held, id
 from windrow.scheduler.queue import RedisQueue, redis_queue
 
 
-def test_a_claim_takes_no_more_than_it_asked_for(queue: RedisQueue) -> None:
+def test_a_claim_takes_at_most_the_count_asked_for(queue: RedisQueue) -> None:
     submit(queue, "a", "b", "c")
     assert ids_of(claim(queue, 2)) == ["a", "b"]
     assert ids_of(claim(queue, 2)) == ["c"]
     assert claim(queue, 2) == []
 
 
-def test_a_claim_of_nothing_still_says_what_time_it_is(queue: RedisQueue, redis: Redis) -> None:
+def test_an_empty_claim_has_the_redis_time(queue: RedisQueue, redis: Redis) -> None:
     before_s = redis.time()[0]
     assert queue.claim(1, lease_s=1).now_s >= before_s
 
 
-def test_what_is_claimed_is_leased_until_the_lease_is_over(queue: RedisQueue, redis: Redis) -> None:
+def test_a_claimed_request_is_held_until_its_lease_expires(queue: RedisQueue, redis: Redis) -> None:
     submit(queue, "a")
     claimed = queue.claim(1, lease_s=60)
     now_s = claimed.now_s
@@ -34,12 +34,12 @@ def test_what_is_claimed_is_leased_until_the_lease_is_over(queue: RedisQueue, re
     )
 
 
-def test_each_claim_has_a_token_of_its_own(queue: RedisQueue) -> None:
+def test_each_claim_has_its_own_token(queue: RedisQueue) -> None:
     submit(queue, "a", "b")
     assert claim(queue, 1)[0].token != claim(queue, 1)[0].token
 
 
-def test_a_claim_says_when_the_request_came_and_when_it_is_too_late(queue: RedisQueue) -> None:
+def test_a_claimed_request_has_its_submit_time_and_its_deadline(queue: RedisQueue) -> None:
     submit(queue, "a", deadline_s=30)
     submit(queue, "b")
     one, other = claim(queue)
@@ -58,7 +58,7 @@ def test_a_claim_of_some_priorities_ends_before_the_first_of_another(queue: Redi
     assert ids_of(claim(queue)) == ["low", "normal"]
 
 
-def test_what_a_claim_of_some_priorities_left_keeps_its_place(queue: RedisQueue) -> None:
+def test_requests_left_by_a_claim_of_some_priorities_keep_their_places(queue: RedisQueue) -> None:
     submit(queue, "a", "b", "c", priority="low")
     submit(queue, "urgent", tenant="other", priority="high", cost=100)
     assert claim(queue, 2, priorities=["high"]) == []
@@ -105,14 +105,14 @@ def test_a_late_low_priority_request_is_served_while_high_ones_flood(queue: Redi
     assert "low" in ids_of(claim(queue, 17))
 
 
-def test_a_tenant_that_comes_late_is_not_behind_the_backlog_of_another(queue: RedisQueue) -> None:
+def test_a_new_tenant_is_not_behind_the_backlog_of_another(queue: RedisQueue) -> None:
     submit(queue, *(f"x{number}" for number in range(1000)), tenant="x")
     claim(queue, 10)
     submit(queue, "y", tenant="y")
     assert "y" in ids_of(claim(queue, 2))
 
 
-def test_the_tags_of_flows_are_dropped_once_everything_was_served(queue: RedisQueue, redis: Redis) -> None:
+def test_the_tags_of_flows_are_deleted_once_all_requests_were_served(queue: RedisQueue, redis: Redis) -> None:
     for tenant in "xyz":
         submit(queue, *(f"{tenant}{number}" for number in range(20)), tenant=tenant, cost=ord(tenant))
     while claim(queue, 7):
@@ -120,7 +120,9 @@ def test_the_tags_of_flows_are_dropped_once_everything_was_served(queue: RedisQu
     assert not redis.exists(f"windrow:{MODEL}:flows")
 
 
-def test_the_tags_of_flows_are_dropped_when_the_rest_was_canceled(queue: RedisQueue, redis: Redis) -> None:
+def test_the_tags_of_flows_are_deleted_when_the_remaining_requests_are_canceled(
+    queue: RedisQueue, redis: Redis
+) -> None:
     submit(queue, "a", tenant="x")
     submit(queue, "b", tenant="y", cost=100)
     finish(queue, claim(queue, 1))
@@ -133,18 +135,18 @@ def wake_ups(redis: Redis) -> int:
     return redis.llen(f"windrow:{MODEL}:wake") + redis.llen(f"windrow:{MODEL}:backlog")
 
 
-def test_waiting_for_work_ends_when_there_is_some(queue: RedisQueue, redis: Redis) -> None:
+def test_a_blocking_claim_returns_when_there_are_requests(queue: RedisQueue, redis: Redis) -> None:
     submit(queue, "a")
     assert wake_ups(redis) == 1
     assert ids_of(claim(queue, wait_s=60)) == ["a"]
     assert wake_ups(redis) == 0
 
 
-def test_waiting_for_work_ends_without_any(queue: RedisQueue) -> None:
+def test_a_blocking_claim_returns_without_requests_after_its_timeout(queue: RedisQueue) -> None:
     assert claim(queue, wait_s=0.01) == []
 
 
-def test_who_waits_gets_what_comes_meanwhile(real_url: str) -> None:
+def test_a_blocking_claim_gets_requests_submitted_meanwhile(real_url: str) -> None:
     with Redis.from_url(real_url) as client:
         queue = RedisQueue(client, MODEL)
         got: list[str] = []
@@ -157,20 +159,20 @@ def test_who_waits_gets_what_comes_meanwhile(real_url: str) -> None:
         assert got == ["a", "b"]
 
 
-def test_who_waits_sends_a_script_again_that_the_server_has_forgotten(queue: RedisQueue, redis: Redis) -> None:
+def test_a_blocking_claim_loads_a_script_that_the_server_has_forgotten(queue: RedisQueue, redis: Redis) -> None:
     submit(queue, "a")
     redis.script_flush()
     assert ids_of(claim(queue, wait_s=60)) == ["a"]
 
 
-def test_a_worker_that_leaves_something_behind_wakes_the_next_one(queue: RedisQueue, redis: Redis) -> None:
+def test_a_claim_that_leaves_requests_behind_wakes_the_next_worker(queue: RedisQueue, redis: Redis) -> None:
     submit(queue, "a", "b")
     claim(queue, 1, wait_s=60)
     assert wake_ups(redis) == 1
 
 
 @pytest.mark.parametrize("comes_back", ["released", "reaped"])
-def test_what_comes_back_wakes_a_worker(queue: RedisQueue, redis: Redis, comes_back: str) -> None:
+def test_a_requeued_request_wakes_a_worker(queue: RedisQueue, redis: Redis, comes_back: str) -> None:
     submit(queue, "a")
     requests = claim(queue, lease_s=NO_LEASE_S, wait_s=60)
     if comes_back == "released":
@@ -180,7 +182,7 @@ def test_what_comes_back_wakes_a_worker(queue: RedisQueue, redis: Redis, comes_b
     assert wake_ups(redis) == 1
 
 
-def test_a_spare_worker_sleeps_on_until_something_is_left_behind(queue: RedisQueue, redis: Redis) -> None:
+def test_a_spare_worker_sleeps_until_a_claim_leaves_requests_behind(queue: RedisQueue, redis: Redis) -> None:
     submit(queue, "a", "b")
     assert redis.llen(f"windrow:{MODEL}:backlog") == 0
     claim(queue, 1)
@@ -189,12 +191,12 @@ def test_a_spare_worker_sleeps_on_until_something_is_left_behind(queue: RedisQue
     assert redis.llen(f"windrow:{MODEL}:backlog") == 0
 
 
-def test_a_spare_worker_serves_alone_where_nobody_else_does(queue: RedisQueue) -> None:
+def test_a_spare_worker_serves_alone_if_there_is_no_other(queue: RedisQueue) -> None:
     submit(queue, "a")
     assert ids_of(claim(queue, wait_s=0.01, is_spare=True)) == ["a"]
 
 
-def test_a_patient_spare_worker_takes_enough_and_leaves_less_to_others(queue: RedisQueue, redis: Redis) -> None:
+def test_a_patient_spare_worker_leaves_fewer_than_enough_requests_to_others(queue: RedisQueue, redis: Redis) -> None:
     patient: dict[str, Any] = {"is_spare": True, "patience_s": 60, "enough": 2}
     submit(queue, "a")
     redis.delete(f"windrow:{MODEL}:wake")
@@ -207,12 +209,12 @@ def test_a_patient_spare_worker_takes_enough_and_leaves_less_to_others(queue: Re
     assert ids_of(claim(queue, 2)) == ["c"]
 
 
-def test_a_patient_spare_worker_takes_what_has_waited_too_long(queue: RedisQueue) -> None:
+def test_a_patient_spare_worker_takes_requests_that_waited_too_long(queue: RedisQueue) -> None:
     submit(queue, "a")
     assert ids_of(claim(queue, is_spare=True, patience_s=1e-6, enough=2)) == ["a"]
 
 
-def test_what_has_waited_too_long_may_be_the_last(queue: RedisQueue, redis: Redis) -> None:
+def test_the_request_that_waited_too_long_may_be_the_last_one(queue: RedisQueue, redis: Redis) -> None:
     submit(queue, "old", cost=1000, priority="low")
     time.sleep(0.3)
     submit(queue, "new", tenant="another")
@@ -220,13 +222,13 @@ def test_what_has_waited_too_long_may_be_the_last(queue: RedisQueue, redis: Redi
     assert ids_of(claim(queue, is_spare=True, patience_s=0.3, enough=3)) == ["new", "old"]
 
 
-def test_waiting_for_work_is_only_a_hint(queue: RedisQueue) -> None:
+def test_a_wake_up_is_only_a_hint(queue: RedisQueue) -> None:
     submit(queue, "a")
     claim(queue)
     assert claim(queue, wait_s=60) == []  # wakes for what another worker has claimed meanwhile
 
 
-def test_at_most_one_wake_up_waits_however_much_was_submitted(queue: RedisQueue, redis: Redis) -> None:
+def test_at_most_one_wake_up_is_pending(queue: RedisQueue, redis: Redis) -> None:
     for number in range(20):
         submit(queue, f"{number}")
     assert wake_ups(redis) == 1
@@ -255,7 +257,7 @@ def test_concurrent_workers_never_get_the_same_request(real_url: str) -> None:
         assert queue.depth().running == len(ids)
 
 
-def test_workers_that_finish_while_others_submit_lose_nothing_and_end_nothing_twice(real_url: str) -> None:
+def test_concurrent_submits_and_finishes_lose_and_double_nothing(real_url: str) -> None:
     ids = [f"{number}" for number in range(1000)]
     ended: list[bool] = []
     with Redis.from_url(real_url) as client:
@@ -278,7 +280,7 @@ def test_workers_that_finish_while_others_submit_lose_nothing_and_end_nothing_tw
         assert {status_of(queue, id) for id in ids} == {"succeeded"}
 
 
-def test_scripts_that_the_server_has_forgotten_are_sent_again(queue: RedisQueue, redis: Redis) -> None:
+def test_scripts_that_the_server_has_forgotten_are_loaded_again(queue: RedisQueue, redis: Redis) -> None:
     submit(queue, "a")
     redis.script_flush()
     requests = claim(queue)
@@ -297,7 +299,7 @@ def lose_the_next_answer(queue: RedisQueue, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(queue._calls, "run", run_and_lose)
 
 
-def test_the_next_claim_gets_what_one_took_whose_answer_was_lost(
+def test_the_next_claim_gets_the_requests_of_a_claim_whose_reply_was_lost(
     queue: RedisQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submit(queue, *"abcd")
@@ -311,7 +313,7 @@ def test_the_next_claim_gets_what_one_took_whose_answer_was_lost(
     assert ids_of(claim(queue, 3)) == ["d"]
 
 
-def test_the_next_claim_gets_what_one_took_whose_payloads_were_not_read(
+def test_the_next_claim_gets_the_requests_of_a_claim_whose_payloads_were_not_read(
     queue: RedisQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submit(queue, *"abcdefgh")
@@ -329,7 +331,7 @@ def test_the_next_claim_gets_what_one_took_whose_payloads_were_not_read(
 
 
 @pytest.mark.parametrize("count", [1, 4, 5, 60])
-def test_few_and_many_come_with_what_was_asked_of_them(queue: RedisQueue, count: int) -> None:
+def test_few_and_many_requests_are_claimed_with_their_payloads(queue: RedisQueue, count: int) -> None:
     ids = [f"r{number:02}" for number in range(count)]
     queue.submit(
         [request(id, input=f"text of {id}") for id in ids], flow="acme:low", weight=1.0, max_depth=99, max_bytes=1 << 20
@@ -337,7 +339,7 @@ def test_few_and_many_come_with_what_was_asked_of_them(queue: RedisQueue, count:
     assert {one.id: one.call()["input"] for one in claim(queue)} == {id: f"text of {id}" for id in ids}
 
 
-def test_what_was_canceled_before_its_payload_was_read_is_left_out(
+def test_a_request_canceled_before_its_payload_was_read_is_left_out(
     queue: RedisQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submit(queue, *"abcdef")
@@ -353,7 +355,9 @@ def test_what_was_canceled_before_its_payload_was_read_is_left_out(
     assert finish(queue, requests) == [True] * 5
 
 
-def test_what_was_lost_and_then_canceled_is_not_got_again(queue: RedisQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_of_a_lost_reply_that_was_canceled_is_not_claimed_again(
+    queue: RedisQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
     submit(queue, *"ab")
     lose_the_next_answer(queue, monkeypatch)
     with pytest.raises(TimeoutError):
@@ -363,7 +367,7 @@ def test_what_was_lost_and_then_canceled_is_not_got_again(queue: RedisQueue, mon
 
 
 @pytest.mark.parametrize("count", [3, 12])
-def test_what_was_lost_and_then_taken_by_another_is_not_got_again(
+def test_a_request_of_a_lost_reply_that_another_worker_claimed_is_not_claimed_again(
     redis: Redis, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     one, other = RedisQueue(redis, MODEL), RedisQueue(redis, MODEL)
@@ -382,7 +386,7 @@ def test_what_was_lost_and_then_taken_by_another_is_not_got_again(
     assert one.depth().running == 0
 
 
-def test_a_full_redis_still_gives_a_claim_again_and_wakes_whom_it_has_to(
+def test_a_full_redis_still_repeats_a_claim_and_wakes_workers(
     real_redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue = RedisQueue(real_redis, MODEL)
@@ -401,7 +405,7 @@ def test_a_full_redis_still_gives_a_claim_again_and_wakes_whom_it_has_to(
         real_redis.config_set("maxmemory", 0)
 
 
-def test_an_error_of_the_wait_alone_is_told_and_loses_nothing(queue: RedisQueue, real_url: str) -> None:
+def test_an_error_of_the_blocking_wait_is_raised_and_loses_nothing(queue: RedisQueue, real_url: str) -> None:
     with Redis.from_url(real_url) as admin:
         admin.acl_setuser("deaf", enabled=True, nopass=True, keys=["*"], channels=["*"], commands=["+@all", "-blpop"])
         with Redis.from_url(real_url, username="deaf") as client:

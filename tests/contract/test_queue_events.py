@@ -54,7 +54,7 @@ def streams(redis: Redis) -> EventStreams:
     return EventStreams(redis, MODEL)
 
 
-def test_what_is_told_is_read_in_order_and_ends_with_the_request(
+def test_events_are_read_in_order_and_end_with_the_request(
     queue: RedisQueue, streams: EventStreams, redis: Redis
 ) -> None:
     submit_streaming(queue, "a")
@@ -68,7 +68,7 @@ def test_what_is_told_is_read_in_order_and_ends_with_the_request(
     assert not any(is_gap(before.place, event) for before, event in pairwise(told))
 
 
-def test_each_of_many_ends_its_own_stream(queue: RedisQueue, streams: EventStreams, redis: Redis) -> None:
+def test_each_request_of_a_batch_ends_its_own_stream(queue: RedisQueue, streams: EventStreams, redis: Redis) -> None:
     ids = [f"r{number:02}" for number in range(20)]
     submit_streaming(queue, *ids)
     submit(queue, "unfollowed")
@@ -80,9 +80,7 @@ def test_each_of_many_ends_its_own_stream(queue: RedisQueue, streams: EventStrea
     assert not redis.exists(events_key("unfollowed"))
 
 
-def test_a_reader_goes_on_behind_any_place_and_gets_the_rest(
-    queue: RedisQueue, streams: EventStreams, redis: Redis
-) -> None:
+def test_a_reader_continues_after_any_place(queue: RedisQueue, streams: EventStreams, redis: Redis) -> None:
     submit_streaming(queue, "a")
     (one,) = claim(queue)
     say(streams, one, begin(streams, one), *(b"%d" % number for number in range(5)))
@@ -91,7 +89,7 @@ def test_a_reader_goes_on_behind_any_place_and_gets_the_rest(
         assert events(redis, "a", event.place) == told[number + 1 :]
 
 
-def test_telling_again_what_was_told_adds_nothing(queue: RedisQueue, streams: EventStreams, redis: Redis) -> None:
+def test_appending_an_entry_twice_has_no_effect(queue: RedisQueue, streams: EventStreams, redis: Redis) -> None:
     submit_streaming(queue, "a")
     (one,) = claim(queue)
     start = begin(streams, one)
@@ -100,7 +98,7 @@ def test_telling_again_what_was_told_adds_nothing(queue: RedisQueue, streams: Ev
     assert [event.data for event in events(redis, "a")] == [b"{}", b"1", b"2", b"3"]
 
 
-def test_a_start_that_is_told_again_because_its_answer_was_lost_is_no_restart(
+def test_a_start_that_is_repeated_after_a_lost_reply_is_not_a_restart(
     queue: RedisQueue, streams: EventStreams, redis: Redis
 ) -> None:
     submit_streaming(queue, "a")
@@ -115,7 +113,9 @@ def test_a_start_that_is_told_again_because_its_answer_was_lost_is_no_restart(
     assert types(redis, "a") == ["start", "restart", "output"]
 
 
-def test_only_the_holder_of_the_request_is_heard(queue: RedisQueue, streams: EventStreams, redis: Redis) -> None:
+def test_only_the_claim_that_holds_the_request_may_append(
+    queue: RedisQueue, streams: EventStreams, redis: Redis
+) -> None:
     submit_streaming(queue, "a", "b")
     one, other = claim(queue)
     start = begin(streams, one)
@@ -132,7 +132,7 @@ def test_only_the_holder_of_the_request_is_heard(queue: RedisQueue, streams: Eve
     assert not redis.exists(events_key("never"))
 
 
-def test_a_new_attempt_says_so_and_what_the_lost_one_still_says_is_dropped(
+def test_a_new_attempt_restarts_the_stream_and_entries_of_the_lost_one_are_refused(
     queue: RedisQueue, streams: EventStreams, redis: Redis
 ) -> None:
     submit_streaming(queue, "a")
@@ -145,7 +145,7 @@ def test_a_new_attempt_says_so_and_what_the_lost_one_still_says_is_dropped(
     assert types(redis, "a") == ["start", "output", "restart", "output"]
 
 
-def test_a_request_given_back_begins_anew_too(queue: RedisQueue, streams: EventStreams, redis: Redis) -> None:
+def test_a_released_request_restarts_its_stream(queue: RedisQueue, streams: EventStreams, redis: Redis) -> None:
     submit_streaming(queue, "a")
     (one,) = claim(queue)
     begin(streams, one)
@@ -154,7 +154,7 @@ def test_a_request_given_back_begins_anew_too(queue: RedisQueue, streams: EventS
     assert types(redis, "a") == ["start", "restart"]
 
 
-def test_every_other_end_is_an_error_that_names_the_status(
+def test_every_other_final_state_is_an_error_event_with_the_status(
     queue: RedisQueue, streams: EventStreams, redis: Redis
 ) -> None:
     submit_streaming(queue, "failed", "canceled")
@@ -169,7 +169,7 @@ def test_every_other_end_is_an_error_that_names_the_status(
         assert events(redis, id)[-1][1:] == ("error", b'{"status":"%b"}' % status)
 
 
-def test_a_request_that_is_given_up_ends_its_stream(redis: Redis, streams: EventStreams) -> None:
+def test_a_dead_letter_ends_its_stream(redis: Redis, streams: EventStreams) -> None:
     queue = RedisQueue(redis, MODEL, max_attempts=1)
     submit_streaming(queue, "a")
     begin(streams, claim(queue, lease_s=NO_LEASE_S)[0])
@@ -177,7 +177,7 @@ def test_a_request_that_is_given_up_ends_its_stream(redis: Redis, streams: Event
     assert types(redis, "a") == ["start", "error"]
 
 
-def test_requests_that_nobody_follows_have_no_stream(queue: RedisQueue, redis: Redis) -> None:
+def test_requests_submitted_without_an_event_stream_have_none(queue: RedisQueue, redis: Redis) -> None:
     submit(queue, "a", "b")
     one, _ = claim(queue)
     queue.finish([done(one)], may_stream=True)
@@ -185,7 +185,7 @@ def test_requests_that_nobody_follows_have_no_stream(queue: RedisQueue, redis: R
     assert redis.keys("windrow:events:*") == []
 
 
-def test_a_stream_is_bounded_in_time_and_goes_with_the_result(redis: Redis, streams: EventStreams) -> None:
+def test_a_stream_expires_with_the_result(redis: Redis, streams: EventStreams) -> None:
     queue = RedisQueue(redis, MODEL, result_ttl_s=100)
     submit_streaming(queue, "a")
     (one,) = claim(queue)
@@ -195,7 +195,7 @@ def test_a_stream_is_bounded_in_time_and_goes_with_the_result(redis: Redis, stre
     assert 0 < redis.ttl(events_key("a")) <= 100
 
 
-def test_a_stream_is_bounded_in_length_and_a_reader_that_is_behind_knows_it(
+def test_a_stream_is_bounded_and_a_slow_reader_notices_the_gap(
     queue: RedisQueue, streams: EventStreams, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("windrow.scheduler.queue.events.MAX_ENTRIES", 100)
@@ -212,7 +212,7 @@ def test_a_stream_is_bounded_in_length_and_a_reader_that_is_behind_knows_it(
     assert not is_gap(start, Event("9-9", "completed", b"{}"))
 
 
-def test_news_and_cancels_are_announced(queue: RedisQueue, streams: EventStreams, redis: Redis) -> None:
+def test_new_entries_and_cancellations_are_published(queue: RedisQueue, streams: EventStreams, redis: Redis) -> None:
     submit_streaming(queue, "a", "b", "waits")
     one, other = claim(queue, 2)
     with redis.pubsub() as inbox:
@@ -228,9 +228,7 @@ def test_news_and_cancels_are_announced(queue: RedisQueue, streams: EventStreams
     assert heard == [(b"windrow:m:events", b"a b"), (b"windrow:m:canceled", b"a")]
 
 
-def test_a_finish_that_comes_too_late_leaves_the_stream_alone(
-    queue: RedisQueue, streams: EventStreams, redis: Redis
-) -> None:
+def test_a_late_finish_does_not_change_the_stream(queue: RedisQueue, streams: EventStreams, redis: Redis) -> None:
     submit_streaming(queue, "a")
     (one,) = claim(queue)
     begin(streams, one)

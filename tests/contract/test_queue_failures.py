@@ -16,7 +16,7 @@ def reasons(redis: Redis) -> dict[str, str]:
     return {worker: one.reason for worker, one in read_failures(redis, "m").items()}
 
 
-def test_the_last_reason_of_each_worker_is_known_and_nobody_serves_the_model(redis: Redis) -> None:
+def test_the_last_reason_of_each_worker_is_kept(redis: Redis) -> None:
     began_s = redis_now_s(redis)
     report_load_failure(redis, "m", "b/0", "no safetensors")
     report_load_failure(redis, "m", "a/0", "out of memory")
@@ -27,7 +27,7 @@ def test_the_last_reason_of_each_worker_is_known_and_nobody_serves_the_model(red
     assert all(began_s <= one.told_s <= redis_now_s(redis) for one in read_failures(redis, "m").values())
 
 
-def test_a_worker_that_says_no_more_is_forgotten_though_others_go_on(redis: Redis) -> None:
+def test_a_worker_that_stops_reporting_is_forgotten(redis: Redis) -> None:
     long_ago_us = round((redis_now_s(redis) - FORGET_AFTER_S - 1) * 1e6)
     redis.hset(KEY, "gone/0", orjson.dumps({"reason": "no safetensors", "told_us": long_ago_us}))
     assert reasons(redis) == {}

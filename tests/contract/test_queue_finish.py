@@ -66,7 +66,7 @@ def test_a_finished_request_is_read_back_with_its_output(queue: RedisQueue) -> N
     assert found.completed_s >= found.created_s
 
 
-def test_a_batch_is_finished_in_one_call_each_request_with_its_own_end(queue: RedisQueue) -> None:
+def test_the_requests_of_a_batch_finish_in_one_call_with_their_own_outcomes(queue: RedisQueue) -> None:
     submit(queue, "a", "b", "c")
     a, b, c = claim(queue)
     endings = [
@@ -81,7 +81,7 @@ def test_a_batch_is_finished_in_one_call_each_request_with_its_own_end(queue: Re
     assert depth.counts == {"submitted": 3, "succeeded": 1, "failed": 1, "expired": 1}
 
 
-def test_an_input_that_looks_like_our_format_is_only_an_input(queue: RedisQueue) -> None:
+def test_an_input_that_looks_like_a_result_document_is_stored_as_an_input(queue: RedisQueue) -> None:
     tricky = '1|2|3|4|a:b|"},"windrow":{"status":"failed"}\x00\n\u2028'
     queue.submit([request("a", input=tricky)], flow="acme:low", weight=1.0, max_depth=9, max_bytes=9999)
     finish(queue, claim(queue), Done({"text": tricky}))
@@ -90,14 +90,14 @@ def test_an_input_that_looks_like_our_format_is_only_an_input(queue: RedisQueue)
     assert (found.status, found.input, found.output) == ("succeeded", tricky, {"text": tricky})
 
 
-def test_a_result_is_kept_as_long_as_was_asked_for_and_no_longer(redis: Redis) -> None:
+def test_a_result_expires_after_its_ttl(redis: Redis) -> None:
     queue = RedisQueue(redis, MODEL, result_ttl_s=100)
     submit(queue, "a")
     finish(queue, claim(queue))
     assert 0 < redis.ttl(result_key("a")) <= 100
 
 
-def test_an_end_is_announced_on_the_results_own_channel_and_once_a_batch_on_the_models(
+def test_a_result_is_published_on_its_own_channel_and_once_per_batch_on_that_of_the_model(
     queue: RedisQueue, redis: Redis
 ) -> None:
     submit(queue, "a", "b")
@@ -110,21 +110,21 @@ def test_an_end_is_announced_on_the_results_own_channel_and_once_a_batch_on_the_
     assert heard[2][1] == b"a b"
 
 
-def test_one_that_ends_by_itself_is_announced_with_its_document(queue: RedisQueue, redis: Redis) -> None:
+def test_a_single_finished_request_is_published_with_its_document(queue: RedisQueue, redis: Redis) -> None:
     submit(queue, "a")
     ear = Ear(redis, finished_channel(MODEL))
     finish(queue, claim(queue), Done("two\nlines"))
     assert read_announcement(ear.hear()[1]) == (["a"], redis.get(result_key("a")))
 
 
-def test_a_long_document_is_not_sent_to_everybody(queue: RedisQueue, redis: Redis) -> None:
+def test_a_long_document_is_not_published_to_all(queue: RedisQueue, redis: Redis) -> None:
     submit(queue, "a")
     ear = Ear(redis, finished_channel(MODEL))
     finish(queue, claim(queue), Done("x" * 20_000))
     assert read_announcement(ear.hear()[1]) == (["a"], None)
 
 
-def test_the_result_is_there_when_it_is_announced(queue: RedisQueue, redis: Redis) -> None:
+def test_the_result_is_stored_when_it_is_published(queue: RedisQueue, redis: Redis) -> None:
     submit(queue, "a")
     ear = Ear(redis, finished_channel(MODEL))
     finish(queue, claim(queue))
@@ -132,7 +132,7 @@ def test_the_result_is_there_when_it_is_announced(queue: RedisQueue, redis: Redi
     assert status_of(queue, "a") == "succeeded"
 
 
-def test_the_first_end_wins_and_a_second_one_is_counted_and_dropped(queue: RedisQueue) -> None:
+def test_the_first_finish_is_kept_and_a_second_one_is_counted_and_refused(queue: RedisQueue) -> None:
     submit(queue, "a")
     (one,) = claim(queue)
     assert queue.finish([one.set_outcome(Done("first"))]) == [True]
@@ -143,7 +143,7 @@ def test_the_first_end_wins_and_a_second_one_is_counted_and_dropped(queue: Redis
     assert queue.depth().counts["late"] == 1
 
 
-def test_the_same_request_twice_in_one_call_is_one_end(queue: RedisQueue) -> None:
+def test_the_same_request_twice_in_one_call_finishes_once(queue: RedisQueue) -> None:
     submit(queue, "a", "b")
     a, b = claim(queue)
     endings = [a.set_outcome(Done(1)), replace(a).set_outcome(Done(2)), b.set_outcome(Done(3))]
@@ -156,14 +156,14 @@ def test_the_same_request_twice_in_one_call_is_one_end(queue: RedisQueue) -> Non
 
 
 @pytest.mark.parametrize("token", ["", "0123456789abcdef"])
-def test_an_end_with_a_token_that_does_not_hold_the_request_is_dropped(queue: RedisQueue, token: str) -> None:
+def test_a_finish_with_a_token_that_does_not_hold_the_request_is_refused(queue: RedisQueue, token: str) -> None:
     submit(queue, "a")
     (one,) = claim(queue)
     assert queue.finish([replace(one, token=token).set_outcome(Done(1))]) == [False]
     assert status_of(queue, "a") == "processing"
 
 
-def test_an_end_for_a_request_that_was_never_claimed_or_never_came_is_dropped(queue: RedisQueue) -> None:
+def test_a_finish_of_an_unclaimed_or_unknown_request_is_refused(queue: RedisQueue) -> None:
     submit(queue, "a")
     never = Request("never", "", 1, 0.0, None, "acme:normal", b"{}", 1, 2)
     assert finish(queue, [replace(never, id="a"), never]) == [False, False]
@@ -171,7 +171,7 @@ def test_an_end_for_a_request_that_was_never_claimed_or_never_came_is_dropped(qu
     assert status_of(queue, "never") is None
 
 
-def test_a_batch_with_one_late_end_stores_the_others(queue: RedisQueue) -> None:
+def test_a_batch_with_one_late_request_stores_the_others(queue: RedisQueue) -> None:
     submit(queue, "a", "b", "c")
     a, b, c = claim(queue)
     queue.cancel("b")
@@ -180,7 +180,7 @@ def test_a_batch_with_one_late_end_stores_the_others(queue: RedisQueue) -> None:
     assert [status_of(queue, id) for id in "abc"] == ["succeeded", "canceled", "succeeded"]
 
 
-def test_finishing_nothing_is_nothing(queue: RedisQueue) -> None:
+def test_finishing_no_requests_has_no_effect(queue: RedisQueue) -> None:
     assert queue.finish([]) == []
 
 
@@ -203,7 +203,7 @@ def test_a_success_is_a_success_in_celery(real_queue: RedisQueue, celery_app: Ce
     assert result.traceback is None
 
 
-def test_celery_is_told_while_it_waits(real_queue: RedisQueue, celery_app: Celery) -> None:
+def test_a_waiting_celery_caller_is_notified(real_queue: RedisQueue, celery_app: Celery) -> None:
     submit(real_queue, "a")
     result = AsyncResult("a", app=celery_app)
     heard: list[Any] = []
@@ -213,7 +213,7 @@ def test_celery_is_told_while_it_waits(real_queue: RedisQueue, celery_app: Celer
 
 
 @pytest.mark.parametrize("error", [ModelFailed("the model raised ValueError"), OutOfMemory("too long")])
-def test_a_failure_raises_in_celery_what_it_is_here(
+def test_a_failure_raises_the_same_error_in_celery(
     real_queue: RedisQueue, celery_app: Celery, error: ModelFailed | OutOfMemory
 ) -> None:
     submit(real_queue, "a")
@@ -262,7 +262,7 @@ def test_the_date_is_the_time_of_the_end_in_iso_format(queue: RedisQueue, redis:
     assert done.timestamp() == pytest.approx(document["windrow"]["completed_us"] / 1e6, abs=1e-5)
 
 
-def test_what_is_claimed_again_after_an_end_is_only_what_has_not_ended(queue: RedisQueue) -> None:
+def test_only_unfinished_requests_are_claimed_again(queue: RedisQueue) -> None:
     submit(queue, "a", "b")
     finish(queue, claim(queue, 1))
     assert ids_of(claim(queue)) == ["b"]

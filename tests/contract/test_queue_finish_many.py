@@ -53,7 +53,7 @@ def left_over(redis: Redis) -> list[bytes]:
     return [key for key in redis.scan_iter() if key.endswith(b":refused")]
 
 
-def test_each_has_its_own_answer_what_was_asked_and_a_time_to_live(redis: Redis) -> None:
+def test_each_result_has_its_output_its_input_and_a_ttl(redis: Redis) -> None:
     queue = RedisQueue(redis, MODEL, result_ttl_s=100)
     submit(queue, *IDS)
     assert queue.finish(by_position(claim(queue))) == [True] * COUNT
@@ -67,7 +67,7 @@ def test_each_has_its_own_answer_what_was_asked_and_a_time_to_live(redis: Redis)
     assert (depth.running, depth.payload_bytes, depth.counts["succeeded"]) == (0, 0, COUNT)
 
 
-def test_they_are_announced_together_and_to_whoever_listens_for_one(
+def test_results_are_published_together_and_to_each_subscriber(
     queue: RedisQueue, redis: Redis, requests: list[Request]
 ) -> None:
     inbox = heard(redis, result_key(IDS[3]), finished_channel(MODEL))
@@ -79,7 +79,7 @@ def test_they_are_announced_together_and_to_whoever_listens_for_one(
     assert read_announcement(ids) == (IDS, None)
 
 
-def test_who_listens_to_a_pattern_hears_of_each(queue: RedisQueue, redis: Redis, requests: list[Request]) -> None:
+def test_a_pattern_subscriber_receives_every_result(queue: RedisQueue, redis: Redis, requests: list[Request]) -> None:
     inbox = redis.pubsub(ignore_subscribe_messages=True)
     inbox.psubscribe(result_key("*"))
     inbox.get_message(timeout=5)
@@ -88,9 +88,7 @@ def test_who_listens_to_a_pattern_hears_of_each(queue: RedisQueue, redis: Redis,
     assert [channel for channel, _ in messages(inbox, COUNT)] == [result_key(id) for id in IDS]
 
 
-def test_the_first_end_stays_where_one_of_them_comes_second(
-    queue: RedisQueue, redis: Redis, requests: list[Request]
-) -> None:
+def test_the_first_finish_is_kept_in_a_large_batch(queue: RedisQueue, redis: Redis, requests: list[Request]) -> None:
     queue.cancel(IDS[2])
     finish(queue, requests[5:6], Done("first"))
     before = {id: (redis.get(result_key(id)), redis.ttl(result_key(id))) for id in (IDS[2], IDS[5])}
@@ -105,7 +103,9 @@ def test_the_first_end_stays_where_one_of_them_comes_second(
     assert queue.depth().counts["late"] == 2
 
 
-def test_what_was_given_back_meanwhile_gets_no_result(queue: RedisQueue, redis: Redis, requests: list[Request]) -> None:
+def test_a_request_that_was_released_meanwhile_gets_no_result(
+    queue: RedisQueue, redis: Redis, requests: list[Request]
+) -> None:
     queue.release(held(requests[1:2]))
     (again,) = claim(queue)
     never = Request("never", "", 1, 0.0, None, "acme:normal", b"{}", 1, 2)
@@ -116,7 +116,7 @@ def test_what_was_given_back_meanwhile_gets_no_result(queue: RedisQueue, redis: 
     assert finish(queue, [again]) == [True]
 
 
-def test_where_all_are_late_nothing_is_stored_or_announced(
+def test_if_all_requests_are_late_nothing_is_stored_or_published(
     queue: RedisQueue, redis: Redis, requests: list[Request]
 ) -> None:
     queue.release(held(requests))
@@ -127,7 +127,7 @@ def test_where_all_are_late_nothing_is_stored_or_announced(
     assert ids_of(claim(queue)) == IDS
 
 
-def test_all_but_one_late_is_announced_with_its_document(
+def test_the_only_request_that_is_not_late_is_published_with_its_document(
     queue: RedisQueue, redis: Redis, requests: list[Request]
 ) -> None:
     queue.release(held(requests[1:]))
@@ -137,7 +137,7 @@ def test_all_but_one_late_is_announced_with_its_document(
     assert read_announcement(message) == ([IDS[0]], redis.get(result_key(IDS[0])))
 
 
-def test_the_same_request_twice_among_many_is_one_end(queue: RedisQueue, requests: list[Request]) -> None:
+def test_the_same_request_twice_among_many_finishes_once(queue: RedisQueue, requests: list[Request]) -> None:
     endings = [*by_position(requests), replace(requests[0]).set_outcome(Done("again"))]
     assert queue.finish(endings) == [True] * COUNT + [False]
     found = queue.lookup(IDS[0])
@@ -145,7 +145,7 @@ def test_the_same_request_twice_among_many_is_one_end(queue: RedisQueue, request
     assert found.output == {"at": 0}
 
 
-def test_an_id_that_comes_again_after_its_end_gets_the_new_result(queue: RedisQueue, requests: list[Request]) -> None:
+def test_an_id_submitted_again_after_its_finish_gets_the_new_result(queue: RedisQueue, requests: list[Request]) -> None:
     finish(queue, requests, Done("old"))
     submit(queue, *IDS)
     finish(queue, claim(queue), Done("new"))
@@ -153,9 +153,7 @@ def test_an_id_that_comes_again_after_its_end_gets_the_new_result(queue: RedisQu
     assert [one.output for one in found if one is not None] == ["new"] * COUNT
 
 
-def test_an_id_that_came_again_is_not_ended_by_the_claim_that_ended_it_before(
-    queue: RedisQueue, requests: list[Request]
-) -> None:
+def test_an_id_submitted_again_is_not_finished_by_its_former_claim(queue: RedisQueue, requests: list[Request]) -> None:
     finish(queue, requests[:-1], Done("old"))
     submit(queue, *IDS[:-1])
     again = claim(queue, 4)
@@ -167,7 +165,7 @@ def test_an_id_that_came_again_is_not_ended_by_the_claim_that_ended_it_before(
     assert queue.depth().running == 0
 
 
-def test_a_record_that_somebody_deleted_does_not_hold_up_the_ends_beside_it(
+def test_a_deleted_record_does_not_block_the_other_requests_of_a_batch(
     queue: RedisQueue, redis: Redis, requests: list[Request]
 ) -> None:
     queue.release(held(requests[:1]))
@@ -178,7 +176,7 @@ def test_a_record_that_somebody_deleted_does_not_hold_up_the_ends_beside_it(
     assert ids_of(claim(queue)) == IDS[:1]
 
 
-def test_a_redis_that_forgot_the_scripts_stores_them_all_the_same(
+def test_results_are_stored_although_redis_has_forgotten_the_scripts(
     queue: RedisQueue, redis: Redis, requests: list[Request]
 ) -> None:
     queue.cancel(IDS[0])
@@ -187,7 +185,7 @@ def test_a_redis_that_forgot_the_scripts_stores_them_all_the_same(
     assert [status_of(queue, id) for id in IDS] == ["canceled"] + ["succeeded"] * (COUNT - 1)
 
 
-def test_a_full_redis_still_takes_the_ends_of_many(real_redis: Redis) -> None:
+def test_a_full_redis_still_finishes_many_requests(real_redis: Redis) -> None:
     queue = RedisQueue(real_redis, MODEL)
     submit(queue, *IDS)
     requests = claim(queue)

@@ -25,14 +25,14 @@ def waits(queue: RedisQueue, count: int) -> bool:
     return queue.depth().waiting == count
 
 
-def test_a_lease_that_holds_is_not_reaped(queue: RedisQueue) -> None:
+def test_a_valid_lease_is_not_reaped(queue: RedisQueue) -> None:
     submit(queue, "a")
     claim(queue)
     assert queue.reap() == 0
     assert claim(queue) == []
 
 
-def test_a_request_whose_lease_ran_out_comes_back_as_its_next_attempt(queue: RedisQueue) -> None:
+def test_a_request_whose_lease_expired_is_requeued_as_its_next_attempt(queue: RedisQueue) -> None:
     submit(queue, "a")
     claim(queue, lease_s=SHORT_S)
     assert reap_until(queue, lambda: waits(queue, 1)) == 1
@@ -41,7 +41,7 @@ def test_a_request_whose_lease_ran_out_comes_back_as_its_next_attempt(queue: Red
     assert queue.depth().counts["redelivered"] == 1
 
 
-def test_a_request_that_comes_back_keeps_its_payload_its_flow_and_its_time(queue: RedisQueue) -> None:
+def test_a_requeued_request_keeps_its_payload_flow_and_submit_time(queue: RedisQueue) -> None:
     submit(queue, "a", deadline_s=600)
     (first,) = claim(queue, lease_s=NO_LEASE_S)
     queue.reap()
@@ -55,7 +55,7 @@ def test_a_request_that_comes_back_keeps_its_payload_its_flow_and_its_time(queue
     assert again.token != first.token
 
 
-def test_what_comes_back_is_before_everything_that_waits_even_of_a_higher_priority(queue: RedisQueue) -> None:
+def test_a_requeued_request_is_first_even_before_higher_priorities(queue: RedisQueue) -> None:
     submit(queue, "low", priority="low", cost=1000)
     claim(queue, lease_s=NO_LEASE_S)
     submit(queue, "high", priority="high")
@@ -63,7 +63,7 @@ def test_what_comes_back_is_before_everything_that_waits_even_of_a_higher_priori
     assert ids_of(claim(queue)) == ["low", "high"]
 
 
-def test_a_renewed_lease_outlives_the_first_one(queue: RedisQueue) -> None:
+def test_a_renewed_lease_expires_later(queue: RedisQueue) -> None:
     submit(queue, "a", "b")
     (a,), (b,) = claim(queue, 1, lease_s=NO_LEASE_S), claim(queue, 1, lease_s=NO_LEASE_S)
     assert queue.renew(held([a]), lease_s=LEASE_S) == []
@@ -79,7 +79,7 @@ def test_a_claim_has_one_lease_so_renewing_one_of_its_requests_renews_all(queue:
     assert queue.reap() == 0
 
 
-def test_a_claim_whose_requests_have_all_left_it_has_no_lease(queue: RedisQueue, redis: Redis) -> None:
+def test_a_claim_that_holds_no_request_has_no_lease(queue: RedisQueue, redis: Redis) -> None:
     submit(queue, *"abcd")
     a, _, c, d = claim(queue)
     finish(queue, [a])
@@ -91,7 +91,7 @@ def test_a_claim_whose_requests_have_all_left_it_has_no_lease(queue: RedisQueue,
         assert not redis.exists(f"windrow:{MODEL}:{name}"), name
 
 
-def test_renewing_tells_what_is_no_longer_held(queue: RedisQueue) -> None:
+def test_renewing_returns_the_ids_that_are_no_longer_held(queue: RedisQueue) -> None:
     submit(queue, "ended", "canceled", "reaped", "mine")
     requests = claim(queue)
     tokens = held(requests)
@@ -111,11 +111,11 @@ def test_renewing_with_the_token_of_a_claim_that_was_lost_does_not_disturb_the_n
     assert finish(queue, second) == [False]
 
 
-def test_renewing_nothing_is_nothing(queue: RedisQueue) -> None:
+def test_renewing_no_requests_has_no_effect(queue: RedisQueue) -> None:
     assert queue.renew({}, lease_s=1) == []
 
 
-def test_the_end_from_a_worker_that_lost_its_lease_is_dropped(queue: RedisQueue) -> None:
+def test_the_finish_of_a_worker_that_lost_its_lease_is_refused(queue: RedisQueue) -> None:
     submit(queue, "a")
     first = claim(queue, lease_s=NO_LEASE_S)
     queue.reap()
@@ -128,7 +128,7 @@ def test_the_end_from_a_worker_that_lost_its_lease_is_dropped(queue: RedisQueue)
     assert queue.depth().counts["late"] == 1
 
 
-def test_an_end_that_comes_before_the_reaper_counts_although_the_lease_was_over(queue: RedisQueue) -> None:
+def test_a_finish_after_the_lease_expired_and_before_the_reaper_is_kept(queue: RedisQueue) -> None:
     submit(queue, "a")
     requests = claim(queue, lease_s=NO_LEASE_S)
     assert finish(queue, requests) == [True]
@@ -158,7 +158,7 @@ def test_after_its_last_attempt_a_request_fails_and_is_kept_as_a_dead_letter(red
     assert queue.depth().counts == {"submitted": 1, "redelivered": 2, "failed": 1, "dead_letters": 1}
 
 
-def test_giving_up_is_announced_like_any_other_end(redis: Redis) -> None:
+def test_a_dead_letter_is_published_like_any_other_result(redis: Redis) -> None:
     queue = RedisQueue(redis, MODEL, max_attempts=1)
     submit(queue, "a")
     claim(queue, lease_s=NO_LEASE_S)
@@ -173,7 +173,7 @@ def test_giving_up_is_announced_like_any_other_end(redis: Redis) -> None:
     assert heard == [result_key("a"), finished_channel(MODEL)]
 
 
-def test_dead_letters_are_the_newest_and_bounded(redis: Redis) -> None:
+def test_dead_letters_are_bounded_to_the_newest(redis: Redis) -> None:
     queue = RedisQueue(redis, MODEL, max_attempts=1)
     for start in range(0, 1500, 500):
         submit(queue, *(f"{number}" for number in range(start, start + 500)))
@@ -185,7 +185,7 @@ def test_dead_letters_are_the_newest_and_bounded(redis: Redis) -> None:
     assert redis.hlen(f"windrow:{MODEL}:dead_letters") == 1000
 
 
-def test_more_lost_requests_than_one_call_takes_are_all_reaped_in_the_end(queue: RedisQueue) -> None:
+def test_more_lost_requests_than_one_call_takes_are_all_reaped(queue: RedisQueue) -> None:
     submit(queue, *(f"{number}" for number in range(1000)))
     claim(queue, lease_s=NO_LEASE_S)
     assert reap_until(queue, lambda: waits(queue, 1000)) == 1000
@@ -200,7 +200,7 @@ def test_two_reapers_move_a_request_once(redis: Redis) -> None:
     assert [request.attempt for request in claim(one)] == [2]
 
 
-def test_what_is_given_back_comes_first_again_in_its_order_and_as_the_same_attempt(queue: RedisQueue) -> None:
+def test_released_requests_are_first_in_their_order_and_as_the_same_attempt(queue: RedisQueue) -> None:
     submit(queue, *"dcbae")
     requests = claim(queue, 4)
     assert queue.release(held(requests)) == 4
@@ -209,7 +209,7 @@ def test_what_is_given_back_comes_first_again_in_its_order_and_as_the_same_attem
     assert {one.attempt for one in again} == {1}
 
 
-def test_giving_back_only_concerns_what_is_still_held(queue: RedisQueue) -> None:
+def test_only_held_requests_are_released(queue: RedisQueue) -> None:
     submit(queue, "a", "b")
     requests = claim(queue)
     queue.cancel("a")
@@ -218,7 +218,7 @@ def test_giving_back_only_concerns_what_is_still_held(queue: RedisQueue) -> None
     assert ids_of(claim(queue)) == ["b"]
 
 
-def test_an_end_after_giving_back_is_dropped(queue: RedisQueue) -> None:
+def test_a_finish_after_a_release_is_refused(queue: RedisQueue) -> None:
     submit(queue, "a")
     requests = claim(queue)
     queue.release(held(requests))
@@ -226,7 +226,7 @@ def test_an_end_after_giving_back_is_dropped(queue: RedisQueue) -> None:
     assert status_of(queue, "a") == "queued"
 
 
-def test_giving_back_with_the_token_of_a_claim_that_was_lost_does_not_take_it_from_the_new_one(
+def test_a_release_with_a_lost_token_does_not_affect_the_new_claim(
     queue: RedisQueue,
 ) -> None:
     submit(queue, "a")
@@ -238,7 +238,7 @@ def test_giving_back_with_the_token_of_a_claim_that_was_lost_does_not_take_it_fr
     assert finish(queue, second) == [True]
 
 
-def test_serving_again_what_came_back_does_not_turn_the_virtual_time_back(queue: RedisQueue, redis: Redis) -> None:
+def test_claiming_a_requeued_request_does_not_decrease_the_virtual_time(queue: RedisQueue, redis: Redis) -> None:
     submit(queue, "a", "b", cost=8)
     requests = claim(queue)
     queue.release(held(requests[:1]))
@@ -248,11 +248,11 @@ def test_serving_again_what_came_back_does_not_turn_the_virtual_time_back(queue:
     assert redis.zscore(f"windrow:{MODEL}:ready", "c") == 6.0
 
 
-def test_giving_back_nothing_is_nothing(queue: RedisQueue) -> None:
+def test_releasing_no_requests_has_no_effect(queue: RedisQueue) -> None:
     assert queue.release({}) == 0
 
 
-def test_attempts_that_were_lost_are_remembered_over_giving_back(queue: RedisQueue) -> None:
+def test_lost_attempts_are_counted_across_a_release(queue: RedisQueue) -> None:
     submit(queue, "a")
     claim(queue, lease_s=NO_LEASE_S)
     queue.reap()
@@ -260,7 +260,7 @@ def test_attempts_that_were_lost_are_remembered_over_giving_back(queue: RedisQue
     assert [one.attempt for one in claim(queue)] == [2]
 
 
-def test_what_two_workers_give_back_is_in_the_order_it_was_claimed(queue: RedisQueue) -> None:
+def test_requests_released_by_two_workers_keep_their_order(queue: RedisQueue) -> None:
     submit(queue, *"edcbaf")
     first, second = claim(queue, 3), claim(queue, 2)
     queue.release(held(first))
@@ -268,7 +268,7 @@ def test_what_two_workers_give_back_is_in_the_order_it_was_claimed(queue: RedisQ
     assert ids_of(claim(queue)) == list("edcbaf")
 
 
-def test_what_the_second_worker_gives_back_first_is_in_the_order_it_was_claimed(queue: RedisQueue) -> None:
+def test_requests_released_by_the_second_worker_first_keep_their_order(queue: RedisQueue) -> None:
     submit(queue, *"edcbaf")
     first, second = claim(queue, 3), claim(queue, 2)
     queue.release(held(second))
@@ -276,14 +276,14 @@ def test_what_the_second_worker_gives_back_first_is_in_the_order_it_was_claimed(
     assert ids_of(claim(queue)) == list("edcbaf")
 
 
-def test_what_was_lost_with_a_worker_comes_back_in_its_order(queue: RedisQueue) -> None:
+def test_requests_of_a_lost_worker_are_requeued_in_their_order(queue: RedisQueue) -> None:
     submit(queue, *"zyxwva")
     claim(queue, 5, lease_s=NO_LEASE_S)
     queue.reap()
     assert ids_of(claim(queue)) == list("zyxwva")
 
 
-def test_what_is_claimed_again_between_two_returns_keeps_the_order_of_the_rest(queue: RedisQueue) -> None:
+def test_a_claim_between_two_releases_keeps_the_order_of_the_others(queue: RedisQueue) -> None:
     submit(queue, *"fedcba")
     first, second = claim(queue, 2), claim(queue, 2)
     queue.release(held(first))
@@ -292,7 +292,7 @@ def test_what_is_claimed_again_between_two_returns_keeps_the_order_of_the_rest(q
     assert ids_of(claim(queue)) == list("edcba")
 
 
-def test_a_request_past_its_deadline_ends_as_expired_without_being_claimed(queue: RedisQueue, redis: Redis) -> None:
+def test_a_waiting_request_past_its_deadline_expires(queue: RedisQueue, redis: Redis) -> None:
     submit(queue, "late", deadline_s=SHORT_S)
     submit(queue, "timeless")
     reap_until(queue, lambda: status_of(queue, "late") == "expired")
@@ -305,14 +305,14 @@ def test_a_request_past_its_deadline_ends_as_expired_without_being_claimed(queue
     assert queue.depth().counts == {"submitted": 2, "expired": 1}
 
 
-def test_a_request_that_was_claimed_in_time_is_left_to_its_worker(queue: RedisQueue) -> None:
+def test_a_request_claimed_before_its_deadline_is_left_to_its_worker(queue: RedisQueue) -> None:
     submit(queue, "a", deadline_s=1e-6)
     requests = claim(queue)
     assert queue.reap() == 0
     assert queue.finish([requests[0].set_outcome(Done(1))]) == [True]
 
 
-def test_a_request_that_comes_back_past_its_deadline_ends_as_expired(queue: RedisQueue) -> None:
+def test_a_requeued_request_past_its_deadline_expires(queue: RedisQueue) -> None:
     submit(queue, "a", deadline_s=1e-6)
     claim(queue, lease_s=NO_LEASE_S)
     reap_until(queue, lambda: status_of(queue, "a") == "expired")
@@ -320,7 +320,7 @@ def test_a_request_that_comes_back_past_its_deadline_ends_as_expired(queue: Redi
     assert queue.depth().payload_bytes == 0
 
 
-def test_a_deadline_that_just_passed_is_never_taken_for_none(queue: RedisQueue) -> None:
+def test_a_deadline_that_just_passed_is_not_read_as_no_deadline(queue: RedisQueue) -> None:
     submit(queue, "a", deadline_s=0.0)
     reap_until(queue, lambda: status_of(queue, "a") == "expired")
 
@@ -332,7 +332,7 @@ def test_any_number_of_deadlines_is_kept(queue: RedisQueue, count: int) -> None:
     assert queue.depth().counts["expired"] == count
 
 
-def test_a_request_whose_payload_was_deleted_holds_up_no_other(redis: Redis) -> None:
+def test_a_request_whose_payload_was_deleted_blocks_no_other(redis: Redis) -> None:
     queue = RedisQueue(redis, MODEL, max_attempts=1)
     submit(queue, "a", "b")
     claim(queue, lease_s=NO_LEASE_S)

@@ -55,7 +55,7 @@ def test_ten_thousand_waiting_requests_take_at_most_700_bytes_each_beside_their_
     assert used / 10_000 <= 200 + 700
 
 
-def test_a_full_redis_refuses_what_is_new_and_keeps_what_it_has(full: tuple[RedisQueue, list[Request]]) -> None:
+def test_a_full_redis_refuses_new_requests_and_keeps_the_others(full: tuple[RedisQueue, list[Request]]) -> None:
     queue, _ = full
     before = queue.depth()
     with pytest.raises(RedisError, match=r"OOM|used memory"):
@@ -65,13 +65,13 @@ def test_a_full_redis_refuses_what_is_new_and_keeps_what_it_has(full: tuple[Redi
     assert (after.waiting, after.payload_bytes) == (before.waiting, before.payload_bytes)
 
 
-def test_a_full_redis_still_takes_the_ends_of_requests(full: tuple[RedisQueue, list[Request]]) -> None:
+def test_a_full_redis_still_finishes_requests(full: tuple[RedisQueue, list[Request]]) -> None:
     queue, requests = full
     assert finish(queue, requests) == [True] * 4
     assert [status_of(queue, one.id) for one in requests] == ["succeeded"] * 4
 
 
-def test_a_full_redis_still_hands_out_requests_and_empties_itself(
+def test_a_full_redis_still_lets_workers_claim(
     full: tuple[RedisQueue, list[Request]],
 ) -> None:
     queue, requests = full
@@ -83,7 +83,7 @@ def test_a_full_redis_still_hands_out_requests_and_empties_itself(
     assert queue.depth().payload_bytes == 0
 
 
-def test_a_full_redis_still_cancels_what_waits_and_what_runs(full: tuple[RedisQueue, list[Request]]) -> None:
+def test_a_full_redis_still_cancels_waiting_and_running_requests(full: tuple[RedisQueue, list[Request]]) -> None:
     queue, _ = full
     assert queue.cancel("a")
     assert queue.cancel("waiting-0")
@@ -95,19 +95,19 @@ def test_a_full_redis_still_renews_leases(full: tuple[RedisQueue, list[Request]]
     assert queue.renew(held(requests), lease_s=LEASE_S) == []
 
 
-def test_a_full_redis_still_hears_that_workers_are_alive(full: tuple[RedisQueue, list[Request]]) -> None:
+def test_a_full_redis_still_stores_heartbeats(full: tuple[RedisQueue, list[Request]]) -> None:
     queue, _ = full
     queue.heartbeat("worker", Heartbeat(), stale_s=60)
     assert queue.workers(within_s=60) == {"worker": Heartbeat()}
 
 
-def test_a_full_redis_still_takes_requests_back(full: tuple[RedisQueue, list[Request]]) -> None:
+def test_a_full_redis_still_accepts_releases(full: tuple[RedisQueue, list[Request]]) -> None:
     queue, requests = full
     assert queue.release(held(requests)) == 4
     assert ids_of(claim(queue, 4)) == list("abcd")
 
 
-def test_a_full_redis_still_gets_back_what_was_lost_and_gives_up_in_the_end(
+def test_a_full_redis_still_reaps_lost_requests_and_keeps_dead_letters(
     full: tuple[RedisQueue, list[Request]],
 ) -> None:
     queue, requests = full

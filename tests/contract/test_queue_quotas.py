@@ -16,7 +16,7 @@ def in_flight(redis: Redis) -> dict[bytes, bytes]:
     return {name: value for name, value in found.items() if not name.startswith(b"r:")}
 
 
-def test_a_tenant_may_have_so_many_in_flight_and_no_more(queue: RedisQueue) -> None:
+def test_the_requests_in_flight_of_a_tenant_are_limited(queue: RedisQueue) -> None:
     quota = Quota(max_in_flight=3)
     submit(queue, "a", "b", quota=quota)
     with pytest.raises(QuotaExceeded, match="2 of your requests"):
@@ -25,7 +25,7 @@ def test_a_tenant_may_have_so_many_in_flight_and_no_more(queue: RedisQueue) -> N
     assert queue.depth().counts == {"submitted": 3, "rejected_tenant_in_flight": 2}
 
 
-def test_what_runs_is_in_flight_and_what_ended_is_not(queue: RedisQueue) -> None:
+def test_running_requests_are_in_flight_and_finished_ones_are_not(queue: RedisQueue) -> None:
     quota = Quota(max_in_flight=1)
     submit(queue, "a", quota=quota)
     requests = claim(queue)
@@ -64,7 +64,7 @@ def test_more_than_the_burst_at_once_is_refused_with_the_time_to_wait(queue: Red
     assert raised.value.retry_after_s == pytest.approx(10, abs=0.5)
 
 
-def test_the_rate_is_not_charged_for_what_was_refused(queue: RedisQueue) -> None:
+def test_refused_requests_do_not_count_for_the_rate(queue: RedisQueue) -> None:
     quota = Quota(max_in_flight=1, requests_per_s=0.1, burst=2)
     submit(queue, "a", quota=quota)
     for _ in range(3):
@@ -74,7 +74,7 @@ def test_the_rate_is_not_charged_for_what_was_refused(queue: RedisQueue) -> None
     submit(queue, "b", quota=quota)
 
 
-def test_after_the_time_a_rate_asks_for_the_next_may_come(queue: RedisQueue, redis: Redis) -> None:
+def test_the_next_request_is_accepted_after_the_time_of_the_rate(queue: RedisQueue, redis: Redis) -> None:
     quota = Quota(requests_per_s=0.1, burst=1)
     submit(queue, "a", quota=quota)
     until_us = float(redis.hget(f"windrow:{MODEL}:tenants", "r:acme") or 0)
@@ -82,12 +82,12 @@ def test_after_the_time_a_rate_asks_for_the_next_may_come(queue: RedisQueue, red
     submit(queue, "b", quota=quota)
 
 
-def test_a_call_that_no_rate_would_ever_allow_is_refused_as_such(queue: RedisQueue) -> None:
+def test_a_call_larger_than_the_burst_is_an_invalid_input(queue: RedisQueue) -> None:
     with pytest.raises(InvalidInput, match="2 at once"):
         submit(queue, "a", "b", "c", quota=Quota(requests_per_s=1.5))
 
 
-def test_whatever_ends_gives_back_what_the_tenant_had(redis: Redis) -> None:
+def test_every_final_state_frees_the_quota_of_the_tenant(redis: Redis) -> None:
     queue = RedisQueue(redis, MODEL, max_attempts=1)
     submit(queue, "a", "b", tenant="acme")
     submit(queue, "c", "d", tenant="org:team")

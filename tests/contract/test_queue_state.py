@@ -43,7 +43,7 @@ def test_a_request_is_found_in_each_of_its_states(queue: RedisQueue) -> None:
     assert status_of(queue, "a") == "failed"
 
 
-def test_a_request_whose_lease_ran_out_is_processing_until_it_is_reaped(queue: RedisQueue) -> None:
+def test_a_request_whose_lease_expired_is_processing_until_it_is_reaped(queue: RedisQueue) -> None:
     submit(queue, "a")
     claim(queue, lease_s=NO_LEASE_S)
     assert status_of(queue, "a") == "processing"
@@ -51,7 +51,7 @@ def test_a_request_whose_lease_ran_out_is_processing_until_it_is_reaped(queue: R
     assert status_of(queue, "a") == "queued"
 
 
-def test_a_request_that_waits_shows_what_was_asked(queue: RedisQueue) -> None:
+def test_a_waiting_request_shows_its_input_and_parameters(queue: RedisQueue) -> None:
     submit(queue, "a", tenant="org:team", priority="high")
     found = queue.lookup("a")
     assert found is not None
@@ -77,13 +77,13 @@ def test_many_requests_are_found_at_once_in_the_order_asked(queue: RedisQueue, r
     assert find_predictions(redis, MODEL, []) == []
 
 
-def test_a_result_that_an_ordinary_celery_task_left_is_not_taken_for_ours(queue: RedisQueue, redis: Redis) -> None:
+def test_the_result_of_an_ordinary_celery_task_is_not_a_prediction(queue: RedisQueue, redis: Redis) -> None:
     redis.set("celery-task-meta-x", b'{"task_id": "x", "status": "SUCCESS", "result": {"windrow": {"status": 1}}}')
     assert queue.lookup("x") is None
     assert find_predictions(redis, MODEL, ["x"]) == [None]
 
 
-def test_depth_counts_what_waits_what_runs_and_its_bytes(queue: RedisQueue) -> None:
+def test_depth_counts_waiting_and_running_requests_and_their_bytes(queue: RedisQueue) -> None:
     size = len(request("a").payload)
     submit(queue, "a", "b", "c")
     claim(queue, 1)
@@ -113,27 +113,27 @@ def test_the_expected_wait_is_the_queued_cost_over_the_measured_rate_of_all_work
     assert queue.depth().wait_s == pytest.approx(1.5)
 
 
-def test_a_worker_that_is_silent_takes_no_part_in_the_expected_wait(queue: RedisQueue, redis: Redis) -> None:
+def test_a_worker_without_a_heartbeat_does_not_count_for_the_expected_wait(queue: RedisQueue, redis: Redis) -> None:
     queue.heartbeat("lively", Heartbeat(), stale_s=60)
     queue.heartbeat("silent", Heartbeat(), stale_s=60)
     redis.zadd(f"windrow:{MODEL}:workers", {"silent": (redis.time()[0] - 16) * 1e6})
     assert queue.depth().workers == 1
 
 
-def test_a_worker_is_known_while_it_is_heard_of(queue: RedisQueue) -> None:
+def test_workers_with_a_recent_heartbeat_are_listed(queue: RedisQueue) -> None:
     queue.heartbeat("one", Heartbeat(device="cpu"), stale_s=60)
     queue.heartbeat("two", Heartbeat(), stale_s=60)
     assert queue.workers(within_s=60) == {"one": Heartbeat(device="cpu"), "two": Heartbeat()}
     assert queue.depth().workers == 2
 
 
-def test_a_worker_that_says_something_new_is_known_by_that(queue: RedisQueue) -> None:
+def test_the_last_heartbeat_of_a_worker_is_kept(queue: RedisQueue) -> None:
     queue.heartbeat("one", Heartbeat(device="old"), stale_s=60)
     queue.heartbeat("one", Heartbeat(device="new"), stale_s=60)
     assert queue.workers(within_s=60) == {"one": Heartbeat(device="new")}
 
 
-def test_a_worker_that_is_silent_is_not_counted_on_and_then_forgotten(queue: RedisQueue) -> None:
+def test_a_worker_without_a_heartbeat_is_left_out_and_later_deleted(queue: RedisQueue) -> None:
     queue.heartbeat("silent", Heartbeat(), stale_s=60)
     while queue.workers(within_s=0.001):
         pass
@@ -142,7 +142,7 @@ def test_a_worker_that_is_silent_is_not_counted_on_and_then_forgotten(queue: Red
     assert queue.workers(within_s=60) == {"lively": Heartbeat()}
 
 
-def test_when_everything_has_ended_only_bounded_keys_are_left_without_a_ttl(redis: Redis) -> None:
+def test_after_all_requests_finished_only_bounded_keys_have_no_ttl(redis: Redis) -> None:
     queue = RedisQueue(redis, MODEL, max_attempts=2)
     submit(queue, "done", "failed", tenant="x")
     finish(queue, claim(queue, 1))
@@ -168,7 +168,7 @@ def test_when_everything_has_ended_only_bounded_keys_are_left_without_a_ttl(redi
     assert redis.llen(f"windrow:{MODEL}:wake") <= 1
 
 
-def test_the_secret_is_made_once_and_shared(redis: Redis) -> None:
+def test_the_secret_is_created_once_and_shared(redis: Redis) -> None:
     secret = shared_secret(redis)
     assert len(secret) == 32
     assert shared_secret(redis) == secret

@@ -44,7 +44,7 @@ def test_more_requests_than_a_call_may_hold_are_refused_before_anything_is_queue
     assert queue.depth().waiting == 0
 
 
-def test_a_call_that_would_pass_the_depth_is_refused_whole(queue: RedisQueue) -> None:
+def test_a_call_that_exceeds_the_depth_is_refused_entirely(queue: RedisQueue) -> None:
     submit(queue, "a", "b", max_depth=3)
     with pytest.raises(QueueFull, match="2 requests wait for model 'm', 2 more came, and 3 may wait") as raised:
         submit(queue, "c", "d", max_depth=3)
@@ -53,13 +53,13 @@ def test_a_call_that_would_pass_the_depth_is_refused_whole(queue: RedisQueue) ->
     assert status_of(queue, "c") is None
 
 
-def test_a_call_that_just_fits_the_depth_is_taken(queue: RedisQueue) -> None:
+def test_a_call_that_just_fits_the_depth_is_accepted(queue: RedisQueue) -> None:
     submit(queue, "a", max_depth=3)
     submit(queue, "b", "c", max_depth=3)
     assert queue.depth().waiting == 3
 
 
-def test_a_call_that_would_pass_the_bytes_is_refused_whole(queue: RedisQueue) -> None:
+def test_a_call_that_exceeds_the_bytes_is_refused_entirely(queue: RedisQueue) -> None:
     size = len(request("a").payload)
     submit(queue, "a", max_bytes=3 * size)
     with pytest.raises(QueueFull, match="would hold more than"):
@@ -69,7 +69,7 @@ def test_a_call_that_would_pass_the_bytes_is_refused_whole(queue: RedisQueue) ->
     assert ids_of(claim(queue)) == ["a", "b", "c"]
 
 
-def test_bytes_are_held_until_the_end_and_not_only_while_waiting(queue: RedisQueue) -> None:
+def test_bytes_count_until_the_request_finishes(queue: RedisQueue) -> None:
     size = len(request("a").payload)
     submit(queue, "a", max_bytes=size)
     requests = claim(queue)
@@ -89,7 +89,7 @@ def test_a_full_queue_says_to_come_back_when_half_of_the_wait_is_over(queue: Red
     assert raised.value.retry_after_s == pytest.approx(18.0)  # 9 requests of one token at 2 s
 
 
-def test_what_was_refused_is_counted(queue: RedisQueue) -> None:
+def test_refused_requests_are_counted(queue: RedisQueue) -> None:
     with pytest.raises(QueueFull):
         submit(queue, "a", "b", max_depth=1)
     submit(queue, "a")
@@ -102,7 +102,7 @@ def test_the_same_key_and_body_again_gives_the_ids_of_the_first_call(queue: Redi
     assert ids_of(claim(queue)) == ["a", "b"]
 
 
-def test_the_same_key_again_is_answered_even_when_the_queue_is_full(queue: RedisQueue) -> None:
+def test_the_same_key_again_returns_the_ids_even_if_the_queue_is_full(queue: RedisQueue) -> None:
     submit(queue, "a", max_depth=1, idempotency=("key", "print"))
     assert submit(queue, "b", max_depth=1, idempotency=("key", "print")) == ["a"]
 
@@ -114,19 +114,19 @@ def test_the_same_key_with_another_body_is_a_conflict(queue: RedisQueue) -> None
     assert ids_of(claim(queue)) == ["a"]
 
 
-def test_a_key_whose_call_was_refused_is_free_again(queue: RedisQueue) -> None:
+def test_the_key_of_a_refused_call_can_be_used_again(queue: RedisQueue) -> None:
     with pytest.raises(QueueFull):
         submit(queue, "a", max_depth=0, idempotency=("key", "print"))
     assert submit(queue, "b", idempotency=("key", "other")) == ["b"]
 
 
-def test_a_key_is_remembered_as_long_as_the_results(redis: Redis) -> None:
+def test_a_key_expires_with_the_results(redis: Redis) -> None:
     queue = RedisQueue(redis, MODEL, result_ttl_s=100)
     submit(queue, "a", idempotency=("key", "print"))
     assert 0 < redis.ttl("windrow:idempotency:key") <= 100
 
 
-def test_an_id_that_already_waits_is_queued_once_and_its_bytes_are_counted_once(queue: RedisQueue) -> None:
+def test_a_waiting_id_is_queued_and_counted_once(queue: RedisQueue) -> None:
     submit(queue, "a", "b")
     submit(queue, "a", "c")  # as when a Celery message is delivered twice
     requests = claim(queue)
@@ -135,7 +135,7 @@ def test_an_id_that_already_waits_is_queued_once_and_its_bytes_are_counted_once(
     assert queue.depth().payload_bytes == 0
 
 
-def test_an_id_that_is_being_worked_on_is_not_queued_again(queue: RedisQueue) -> None:
+def test_a_running_id_is_not_queued_again(queue: RedisQueue) -> None:
     submit(queue, "a")
     requests = claim(queue)
     submit(queue, "a")
@@ -165,7 +165,7 @@ def test_a_tag_starts_from_the_virtual_time_once_its_flow_has_been_served(redis:
     assert redis.zscore(f"windrow:{MODEL}:ready", "c") == finish_tag(4.0, None, 4, 4.0)  # V = 2 * 8 / 4
 
 
-def test_what_is_not_taken_in_leaves_nothing_behind(queue: RedisQueue, redis: Redis) -> None:
+def test_a_refused_call_leaves_no_keys(queue: RedisQueue, redis: Redis) -> None:
     submit(queue, "a", "b", idempotency=("key", "print"))
     with pytest.raises(QueueFull):
         submit(queue, "c", max_depth=2)
@@ -177,7 +177,7 @@ def test_what_is_not_taken_in_leaves_nothing_behind(queue: RedisQueue, redis: Re
     assert set(redis.hkeys(f"windrow:{MODEL}:payloads")) == set(redis.hkeys(f"windrow:{MODEL}:jobs")) == {b"a", b"b"}
 
 
-def test_payloads_wait_beside_their_records_and_no_longer(queue: RedisQueue, redis: Redis) -> None:
+def test_payloads_are_deleted_with_their_records(queue: RedisQueue, redis: Redis) -> None:
     submit(queue, *"abcd")
     finish(queue, claim(queue, 1))
     queue.cancel("b")
@@ -185,7 +185,7 @@ def test_payloads_wait_beside_their_records_and_no_longer(queue: RedisQueue, red
     assert redis.hget(f"windrow:{MODEL}:payloads", "c") == request("c").payload
 
 
-def test_a_queue_whose_scripts_redis_forgot_takes_in_what_comes(queue: RedisQueue, redis: Redis) -> None:
+def test_a_submit_loads_scripts_that_redis_has_forgotten(queue: RedisQueue, redis: Redis) -> None:
     submit(queue, "a")
     redis.script_flush()
     submit(queue, "b")

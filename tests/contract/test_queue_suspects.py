@@ -25,7 +25,7 @@ def test_after_one_dead_batch_requests_still_run_together(queue: RedisQueue) -> 
     assert ids_of(claim(queue)) == list("abc")
 
 
-def test_after_two_dead_batches_each_is_given_out_by_itself(queue: RedisQueue) -> None:
+def test_after_two_dead_batches_each_request_is_claimed_by_itself(queue: RedisQueue) -> None:
     submit(queue, *"abc")
     lose(queue, 3, times=2)
     for id in "abc":
@@ -37,7 +37,7 @@ def test_after_two_dead_batches_each_is_given_out_by_itself(queue: RedisQueue) -
     assert queue.claim(10, lease_s=LEASE_S, alone=True).requests == []
 
 
-def test_who_holds_anything_gets_no_suspect_and_is_told(queue: RedisQueue) -> None:
+def test_a_process_that_holds_requests_gets_no_suspect(queue: RedisQueue) -> None:
     submit(queue, *"ab")
     lose(queue, 2, times=2)
     claimed = queue.claim(10, lease_s=LEASE_S)
@@ -45,7 +45,7 @@ def test_who_holds_anything_gets_no_suspect_and_is_told(queue: RedisQueue) -> No
     assert queue.depth().waiting == 2
 
 
-def test_what_stands_before_a_suspect_is_given_out_without_it(queue: RedisQueue) -> None:
+def test_requests_before_a_suspect_are_claimed_without_it(queue: RedisQueue) -> None:
     submit(queue, "suspect")
     lose(queue, 1, times=2)
     # Fresh requests are behind it, so give one of them a smaller tag by another flow.
@@ -60,7 +60,7 @@ def test_what_stands_before_a_suspect_is_given_out_without_it(queue: RedisQueue)
     assert {*ids_of(both.requests), *ids_of(rest.requests)} == {"suspect", "fresh"}
 
 
-def test_one_killer_among_many_costs_the_others_no_answer(queue: RedisQueue, redis: Redis) -> None:
+def test_a_poison_request_among_many_does_not_fail_the_others(queue: RedisQueue, redis: Redis) -> None:
     submit(queue, *(f"{number}" for number in range(31)), "killer")
     for _ in range(200):
         claimed = queue.claim(32, lease_s=NO_LEASE_S, alone=True).requests

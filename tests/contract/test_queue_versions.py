@@ -17,7 +17,7 @@ def submit_from_another_release(redis: Redis, *ids: str) -> None:
         redis.zadd(f"windrow:{MODEL}:ready-4", {id: 0.1})
 
 
-def test_what_waits_for_another_release_is_not_claimed(queue: RedisQueue, redis: Redis) -> None:
+def test_a_record_of_another_release_is_not_claimed(queue: RedisQueue, redis: Redis) -> None:
     submit_from_another_release(redis, "x", "y")
     submit(queue, "a", "b")
     assert ids_of(claim(queue, 1)) == ["a"]
@@ -25,7 +25,7 @@ def test_what_waits_for_another_release_is_not_claimed(queue: RedisQueue, redis:
     assert claim(queue) == []
 
 
-def test_it_stays_where_it_was(queue: RedisQueue, redis: Redis) -> None:
+def test_a_record_of_another_release_keeps_its_place(queue: RedisQueue, redis: Redis) -> None:
     submit_from_another_release(redis, "x")
     redis.zadd(f"windrow:{MODEL}:deadlines", {"x": 1})
     claim(queue)
@@ -34,16 +34,14 @@ def test_it_stays_where_it_was(queue: RedisQueue, redis: Redis) -> None:
     assert redis.hget(f"windrow:{MODEL}:jobs", "x") == STRANGE.encode()
 
 
-def test_it_can_be_neither_read_nor_canceled_here(queue: RedisQueue, redis: Redis) -> None:
+def test_a_record_of_another_release_can_be_neither_read_nor_canceled(queue: RedisQueue, redis: Redis) -> None:
     submit_from_another_release(redis, "x")
     with pytest.raises(NewerRecord):
         queue.lookup("x")
     assert queue.cancel("x") is False
 
 
-def test_a_record_of_another_version_among_ours_is_left_out_and_holds_up_nothing_else(
-    queue: RedisQueue, redis: Redis
-) -> None:
+def test_a_record_of_another_version_is_left_out_and_blocks_no_other(queue: RedisQueue, redis: Redis) -> None:
     submit(queue, "a", "b")
     redis.hset(f"windrow:{MODEL}:jobs", "a", STRANGE)
     assert ids_of(claim(queue, lease_s=NO_LEASE_S)) == ["b"]

@@ -25,13 +25,13 @@ def put(queue: RedisQueue, id: str, webhook: str | None = URL, deadline_s: float
     )  # fmt: skip
 
 
-def test_nothing_is_due_before_the_end(queue: RedisQueue, redis: Redis) -> None:
+def test_no_webhook_is_due_before_the_finish(queue: RedisQueue, redis: Redis) -> None:
     put(queue, "a")
     claim(queue)
     assert due(redis) == {}
 
 
-def test_every_kind_of_end_makes_it_due_once(queue: RedisQueue, redis: Redis) -> None:
+def test_every_final_state_makes_the_webhook_due_once(queue: RedisQueue, redis: Redis) -> None:
     put(queue, "done")
     finish(queue, claim(queue))
     put(queue, "canceled")

@@ -35,7 +35,7 @@ def webhook_keys(redis: Redis) -> set[bytes]:
     return {key for key in redis.keys("*") if b"webhook" in key}
 
 
-def test_nothing_is_due_before_the_request_has_ended(queue: RedisQueue, outbox: WebhookQueue) -> None:
+def test_no_webhook_is_due_before_the_request_finishes(queue: RedisQueue, outbox: WebhookQueue) -> None:
     submit(queue, "a")
     assert due(outbox) == []
     held = claim(queue)
@@ -44,19 +44,19 @@ def test_nothing_is_due_before_the_request_has_ended(queue: RedisQueue, outbox: 
     assert due(outbox) == [("a", URL, 1)]
 
 
-def test_a_canceled_request_is_told_too(queue: RedisQueue, outbox: WebhookQueue) -> None:
+def test_a_canceled_request_has_a_due_webhook(queue: RedisQueue, outbox: WebhookQueue) -> None:
     submit(queue, "a")
     queue.cancel("a")
     assert due(outbox) == [("a", URL, 1)]
 
 
-def test_a_request_past_its_deadline_is_told_too(queue: RedisQueue, outbox: WebhookQueue) -> None:
+def test_an_expired_request_has_a_due_webhook(queue: RedisQueue, outbox: WebhookQueue) -> None:
     submit(queue, "a", deadline_s=1e-6)
     reap_until(queue, lambda: status_of(queue, "a") == "expired")
     assert due(outbox) == [("a", URL, 1)]
 
 
-def test_a_request_out_of_attempts_is_told_too(redis: Redis, outbox: WebhookQueue) -> None:
+def test_a_dead_letter_has_a_due_webhook(redis: Redis, outbox: WebhookQueue) -> None:
     queue = RedisQueue(redis, MODEL, max_attempts=1)
     submit(queue, "a")
     claim(queue, lease_s=NO_LEASE_S)
@@ -64,14 +64,14 @@ def test_a_request_out_of_attempts_is_told_too(redis: Redis, outbox: WebhookQueu
     assert due(outbox) == [("a", URL, 1)]
 
 
-def test_a_request_without_a_webhook_is_never_due(redis: Redis, queue: RedisQueue, outbox: WebhookQueue) -> None:
+def test_a_request_without_a_webhook_has_none_due(redis: Redis, queue: RedisQueue, outbox: WebhookQueue) -> None:
     submit(queue, "a", webhook=None)
     finish(queue, claim(queue))
     assert due(outbox) == []
     assert webhook_keys(redis) == set()
 
 
-def test_what_one_is_telling_nobody_else_is_given(queue: RedisQueue, outbox: WebhookQueue) -> None:
+def test_a_claimed_webhook_is_not_claimed_by_another_sender(queue: RedisQueue, outbox: WebhookQueue) -> None:
     submit(queue, *"abc")
     finish(queue, claim(queue))
     first, rest = due(outbox, count=2), due(outbox)
@@ -79,16 +79,14 @@ def test_what_one_is_telling_nobody_else_is_given(queue: RedisQueue, outbox: Web
     assert due(outbox) == []
 
 
-def test_what_was_claimed_and_never_struck_off_comes_again_with_its_tries_counted(
-    queue: RedisQueue, outbox: WebhookQueue
-) -> None:
+def test_a_claimed_webhook_that_is_not_completed_becomes_due_again(queue: RedisQueue, outbox: WebhookQueue) -> None:
     submit(queue, "a")
     finish(queue, claim(queue))
     assert due(outbox, visibility_s=AT_ONCE_S) == [("a", URL, 1)]
     assert due(outbox, visibility_s=AT_ONCE_S) == [("a", URL, 2)]
 
 
-def test_what_is_done_leaves_nothing_in_redis(redis: Redis, queue: RedisQueue, outbox: WebhookQueue) -> None:
+def test_a_completed_webhook_leaves_no_keys(redis: Redis, queue: RedisQueue, outbox: WebhookQueue) -> None:
     submit(queue, "a")
     finish(queue, claim(queue))
     due(outbox, visibility_s=AT_ONCE_S)
@@ -98,7 +96,7 @@ def test_what_is_done_leaves_nothing_in_redis(redis: Redis, queue: RedisQueue, o
     assert not outbox.done("a")
 
 
-def test_later_is_not_now(queue: RedisQueue, outbox: WebhookQueue) -> None:
+def test_a_postponed_webhook_is_not_due(queue: RedisQueue, outbox: WebhookQueue) -> None:
     submit(queue, "a")
     finish(queue, claim(queue))
     due(outbox, visibility_s=AT_ONCE_S)
@@ -106,7 +104,7 @@ def test_later_is_not_now(queue: RedisQueue, outbox: WebhookQueue) -> None:
     assert due(outbox) == []
 
 
-def test_later_says_how_many_tries_count(queue: RedisQueue, outbox: WebhookQueue) -> None:
+def test_postponing_sets_the_number_of_tries(queue: RedisQueue, outbox: WebhookQueue) -> None:
     submit(queue, "a")
     finish(queue, claim(queue))
     due(outbox)
@@ -114,7 +112,7 @@ def test_later_says_how_many_tries_count(queue: RedisQueue, outbox: WebhookQueue
     assert due(outbox) == [("a", URL, 1)]
 
 
-def test_what_another_was_done_with_does_not_come_back(redis: Redis, queue: RedisQueue, outbox: WebhookQueue) -> None:
+def test_a_completed_webhook_cannot_be_postponed(redis: Redis, queue: RedisQueue, outbox: WebhookQueue) -> None:
     submit(queue, "a")
     finish(queue, claim(queue))
     due(outbox, visibility_s=AT_ONCE_S)
@@ -124,7 +122,7 @@ def test_what_another_was_done_with_does_not_come_back(redis: Redis, queue: Redi
     assert webhook_keys(redis) == set()
 
 
-def test_a_full_redis_still_lets_webhooks_be_told(real_redis: Redis) -> None:
+def test_a_full_redis_still_lets_webhooks_be_claimed_and_completed(real_redis: Redis) -> None:
     queue, outbox = RedisQueue(real_redis, MODEL), WebhookQueue(real_redis, MODEL)
     submit(queue, "a", "b")
     held = claim(queue)

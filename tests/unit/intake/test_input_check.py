@@ -34,7 +34,7 @@ def check(monkeypatch: pytest.MonkeyPatch) -> InputCheck:
 
 
 @pytest.mark.parametrize("value", [None, 1, 1.5, True, [], {}, ["text"]])
-def test_an_input_that_is_no_string_is_refused_with_its_field_and_type(check: InputCheck, value: Any) -> None:
+def test_an_input_that_is_not_a_string_is_refused_with_its_field_and_type(check: InputCheck, value: Any) -> None:
     with pytest.raises(InvalidInput, match=r"inputs\.3: a model of task embed takes a string, not (a|an|null)"):
         check.cost_tokens(value, CUT, where="inputs.3")
 
@@ -47,7 +47,7 @@ def test_an_input_that_is_no_string_is_refused_with_its_field_and_type(check: In
         ("a b c d e", 5),  # 9 characters might: counted
     ],
 )
-def test_a_text_is_counted_only_where_it_might_be_too_long(check: InputCheck, text: str, cost: int) -> None:
+def test_a_text_is_counted_only_if_it_might_be_too_long(check: InputCheck, text: str, cost: int) -> None:
     assert check.cost_tokens(text, PLAIN, where="input") == cost
 
 
@@ -57,7 +57,7 @@ def test_a_text_over_the_limit_is_refused_with_both_counts(check: InputCheck) ->
 
 
 @pytest.mark.parametrize("text", ["", "  \n", "a"])
-def test_a_text_without_tokens_is_refused_where_the_model_adds_none(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_a_text_without_tokens_is_refused_if_the_model_adds_none(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setattr(inputs, "load_text_limit", lambda *_: TextLimit(words_tokenizer(), LIMIT, 0))
     check = InputCheck(ModelSettings(task="embed", source="anywhere"))
     if text == "a":
@@ -78,9 +78,7 @@ def test_the_models_own_prompt_is_counted(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("parameters", [RerankParameters(), RerankParameters(truncate=True)])
-def test_a_request_of_more_tokens_than_it_may_take_passes_is_refused(
-    monkeypatch: pytest.MonkeyPatch, parameters: Parameters
-) -> None:
+def test_a_request_of_too_many_batches_is_refused(monkeypatch: pytest.MonkeyPatch, parameters: Parameters) -> None:
     monkeypatch.setattr(inputs, "load_text_limit", lambda *_: TextLimit(words_tokenizer(), LIMIT, 2))
     check = InputCheck(ModelSettings(task="rerank", source="anywhere", max_batch_tokens=16))
     asked = {"query": "a b c d", "documents": ["e f g h"] * 32}  # 8 tokens each, 16 * 16 in all
@@ -96,11 +94,11 @@ def test_a_text_far_over_the_limit_is_refused_without_counting(check: InputCheck
         check.cost_tokens(" " * characters, PLAIN, where="input")
 
 
-def test_with_truncate_any_length_is_taken_and_costs_the_limit_at_most(check: InputCheck) -> None:
+def test_with_truncate_any_length_is_accepted_and_costs_at_most_the_limit(check: InputCheck) -> None:
     assert check.cost_tokens("w " * 1_000_000, CUT, where="input") == LIMIT
 
 
-def test_a_text_of_other_letters_is_always_counted() -> None:
+def test_a_text_outside_ascii_is_always_counted() -> None:
     limit = TextLimit(words_tokenizer(), 512, 2)
     assert is_surely_within("a", limit)
     assert not is_surely_within("\ufdfa", limit)
@@ -134,7 +132,7 @@ def test_an_answer_as_long_as_the_context_is_refused(prompts: InputCheck, name: 
     ],
     ids=["prompt", "prompt_ids", "messages"],
 )
-def test_a_prompt_may_have_what_the_answer_leaves_of_the_context(prompts: InputCheck, value: Any, tokens: int) -> None:
+def test_a_prompt_may_fill_the_context_that_the_answer_leaves(prompts: InputCheck, value: Any, tokens: int) -> None:
     fitting, longer = (prompts.read_parameters({"max_tokens": LIMIT - tokens + more}) for more in (0, 1))
     assert prompts.cost_tokens(value, fitting, where="input") >= LIMIT
     with pytest.raises(
@@ -143,13 +141,13 @@ def test_a_prompt_may_have_what_the_answer_leaves_of_the_context(prompts: InputC
         prompts.cost_tokens(value, longer, where="inputs.2")
 
 
-def test_a_prompt_that_is_too_long_is_taken_where_it_may_be_cut(prompts: InputCheck) -> None:
+def test_a_prompt_that_is_too_long_is_accepted_with_truncate(prompts: InputCheck) -> None:
     cut = prompts.read_parameters({"max_tokens": 4, "truncate": True})
     for value in ("w " * 1000, {"prompt_ids": [0] * 1000}, chat("w " * 1000)):
         assert prompts.cost_tokens(value, cut, where="input") >= LIMIT
 
 
-def test_what_a_chat_template_may_leave_out_is_not_counted(prompts: InputCheck) -> None:
+def test_text_that_a_chat_template_may_remove_is_not_counted(prompts: InputCheck) -> None:
     parameters = prompts.read_parameters({"max_tokens": 4})
     reasoned = "<think>" + "w " * 20 + "</think> w"
     assert prompts.cost_tokens(chat(reasoned, role="assistant"), parameters, where="input") > 0

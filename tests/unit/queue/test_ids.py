@@ -18,7 +18,7 @@ def test_an_id_is_issued_to_the_tenant_it_was_made_for(tenant: str) -> None:
 
 
 @given(TENANTS, TENANTS)
-def test_an_id_is_nothing_to_another_tenant(tenant: str, other: str) -> None:
+def test_an_id_is_not_issued_to_another_tenant(tenant: str, other: str) -> None:
     assert is_issued(SECRET, other, make_id(SECRET, tenant)) is (tenant == other)
 
 

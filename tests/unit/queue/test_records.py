@@ -44,7 +44,7 @@ def test_a_record_of_another_version_is_refused_rather_than_misread() -> None:
         parse_record(b"2|0|1|acme:low|2|1000000|0|0.25|")
 
 
-def test_a_claim_is_read_in_the_order_it_was_handed_out() -> None:
+def test_a_claim_is_read_in_fair_order() -> None:
     reply = ClaimReply([b"1700000001000000", 0, b"a b", [None, b"2"], [RECORD, RECORD], [PAYLOAD, b"{}"]])
     claim = reply.claim("token", *reply.records_and_payloads)
     assert (reply.ids, claim.now_s) == ([b"a", b"b"], 1700000001.0)
@@ -59,7 +59,7 @@ def test_a_claim_is_read_in_the_order_it_was_handed_out() -> None:
     ("records", "payloads"),
     [([None, RECORD], [PAYLOAD, PAYLOAD]), ([RECORD, RECORD], [None, PAYLOAD])],
 )
-def test_what_was_ended_before_it_was_read_is_left_out_of_the_claim_and_the_others_keep_their_places(
+def test_a_request_that_finished_before_it_was_read_is_left_out_of_the_claim(
     records: list[bytes | None], payloads: list[bytes | None]
 ) -> None:
     reply = ClaimReply([b"1700000001000000", 0, b"a b", []])
@@ -67,7 +67,7 @@ def test_what_was_ended_before_it_was_read_is_left_out_of_the_claim_and_the_othe
     assert [(one.id, one.place) for one in reply.claim("token", records, payloads).requests] == [("b", 2)]
 
 
-def test_a_claim_of_nothing_still_says_what_time_it_is() -> None:
+def test_an_empty_claim_has_the_redis_time() -> None:
     claim = ClaimReply([b"1700000001000000", 1, b"", []]).claim("token", [], [])
     assert (claim.now_s, claim.requests, claim.suspects_wait) == (1700000001.0, [], True)
 
@@ -108,7 +108,7 @@ def test_an_error_is_stored_as_an_exception_that_celery_can_raise(
     assert json.loads(encode_exception(error)) == {"exc_type": exc_type, "exc_message": ["no"], "exc_module": module}
 
 
-def test_a_run_says_how_it_failed_by_code_and_sentence() -> None:
+def test_a_failed_prediction_has_a_code_and_a_detail() -> None:
     ending = CLAIMED.set_outcome(Failed(ModelFailed("the model raised")), 3.5, {"batch_size": 2})
     run = json.loads(result(ending))["windrow"]["run"]
     assert run == {
@@ -119,7 +119,7 @@ def test_a_run_says_how_it_failed_by_code_and_sentence() -> None:
 
 
 @pytest.mark.parametrize("status", ["queued", "processing"])
-def test_what_has_not_ended_has_no_output_no_error_and_no_end(status: str) -> None:
+def test_an_unfinished_prediction_has_no_output_error_or_completion_time(status: str) -> None:
     found = prediction(status)
     assert (found.tenant, found.priority, found.model, found.input) == ("acme", "high", "minilm", "hay")
     assert (found.output, found.error, found.started_s, found.completed_s) == (None, None, None, None)
@@ -127,7 +127,7 @@ def test_what_has_not_ended_has_no_output_no_error_and_no_end(status: str) -> No
     assert not found.is_ended
 
 
-def test_what_ended_before_its_payload_was_read_is_not_seen_waiting() -> None:
+def test_a_request_that_finished_before_its_payload_was_read_is_none() -> None:
     assert waiting_prediction("p1", RECORD, None, waits=True, claimed_us=b"") is None
 
 

@@ -7,7 +7,7 @@ import pytest
 from windrow.scheduler.connection.redis_clock import RedisClock
 
 
-def test_it_is_not_set_before_the_first_reply() -> None:
+def test_the_clock_is_not_set_before_the_first_reply() -> None:
     clock = RedisClock()
     assert not clock.is_set
     clock.learn(1000.0)
@@ -15,7 +15,7 @@ def test_it_is_not_set_before_the_first_reply() -> None:
     assert clock.now_s() == pytest.approx(1000.0, abs=5.0)
 
 
-def test_a_reply_that_was_long_on_its_way_does_not_set_it_back() -> None:
+def test_a_slow_reply_does_not_set_the_clock_back() -> None:
     clock = RedisClock()
     clock.learn(time.monotonic() + 1000.0)
     clock.learn(time.monotonic() + 999.9)

@@ -15,7 +15,7 @@ def test_a_plain_url_names_a_server_a_database_and_a_login() -> None:
 
 
 @pytest.mark.parametrize("url", ["redis://", "redis://localhost", "redis://localhost:6379", "redis:///0", "redis:///"])
-def test_what_is_left_out_is_what_redis_clients_take_everywhere(url: str) -> None:
+def test_missing_parts_have_the_defaults_of_redis_clients(url: str) -> None:
     where = parse_redis_url(url)
     assert (where.hosts, where.db, where.login) == ((("localhost", 6379),), 0, Login())
 
@@ -27,7 +27,7 @@ def test_a_url_of_sentinels_names_them_all_the_service_and_both_logins() -> None
     assert (where.login, where.sentinel_login) == (Login(None, "secret"), Login(None, "other"))
 
 
-def test_tls_certificates_are_checked_unless_told_otherwise_and_celerys_spelling_is_taken() -> None:
+def test_tls_certificates_are_checked_by_default_and_celerys_spelling_is_accepted() -> None:
     assert parse_redis_url("rediss://h").tls == {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
     assert parse_redis_url("rediss://h?ssl_cert_reqs=CERT_NONE").tls == {
         "ssl_cert_reqs": "none",
@@ -59,14 +59,14 @@ def test_tls_certificates_are_checked_unless_told_otherwise_and_celerys_spelling
         ("redis+sentinel://host/mymaster/0?password=hush", "sentinel_username, sentinel_password"),
     ],
 )
-def test_a_malformed_url_is_refused_with_what_is_taken_and_without_a_part_of_the_password(url: str, takes: str) -> None:
+def test_the_error_for_a_malformed_url_has_no_part_of_the_password(url: str, takes: str) -> None:
     with pytest.raises(ValueError, match=takes) as refused:
         parse_redis_url(url)
     assert "hush" not in str(refused.value)
 
 
 @given(st.text(max_size=60))
-def test_any_other_text_is_refused_as_a_value_and_not_by_a_crash(text: str) -> None:
+def test_any_other_text_raises_a_value_error(text: str) -> None:
     for url in (text, f"redis://{text}", f"redis+sentinel://{text}"):
         try:
             where = parse_redis_url(url)

@@ -28,7 +28,7 @@ def server(**info: Any) -> Redis:
 
 
 @pytest.mark.parametrize("version", ["6.2.0", "6.2.14", "7.0.15", "7.4.2", "8.0.1", "10.0.0", "255.255.255"])
-def test_redis_from_6_2_on_is_taken(version: str) -> None:
+def test_redis_from_6_2_on_is_accepted(version: str) -> None:
     check_server(server(redis_version=version))
 
 
@@ -50,14 +50,14 @@ def test_a_redis_that_may_evict_is_refused_with_the_line_to_change(policy: str, 
     assert "'redis-cli CONFIG SET maxmemory-policy noeviction'" in detail
 
 
-def test_a_redis_that_keeps_nothing_on_disk_is_taken_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_redis_without_an_append_only_file_is_accepted_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     check_server(server())
     assert caplog.text == ""
     check_server(server(aof_enabled=0))
     assert "appendonly yes" in caplog.text
 
 
-def test_a_server_is_asked_until_it_has_passed_and_then_no_more(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_server_is_checked_until_it_passes_once(caplog: pytest.LogCaptureFixture) -> None:
     asked = Server(maxmemory_policy="allkeys-lru")
     check = ServerCheck(cast(Redis, asked))
     for _ in range(3):
