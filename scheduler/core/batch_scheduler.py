@@ -85,6 +85,7 @@ class BatchScheduler:
     def set_limits(self, limits: WindowLimits, now_s: float) -> None:
         """Use other limits from now on, and forget what was learned about the wait."""
         self._limits = limits
+        self._max_claim = self._claim_limit()
         self._learned = LearnedWindow(limits) if limits.is_learned else None
         self._rate = JoinRate.unknown(limits.max_wait_s)
         #: Requests that joined others since `_observed_since_s`.
@@ -95,12 +96,13 @@ class BatchScheduler:
     @property
     def claim_room(self) -> int:
         """How many more requests may be claimed, whatever the device runs."""
-        size, is_short = self._limits.max_batch_size, self._pace.is_short
-        if self._reserved and not is_short:
+        free = most = self._max_claim
+        if self._pace.is_short:
+            free *= BATCHES_AHEAD
+        elif self._reserved:
             return 0  # one claim at a time is enough
-        most = math.ceil(min(size, TOKEN_LIMITED_CLAIM * self._fills_batch))
-        free = (BATCHES_AHEAD if is_short else 1) * most - len(self._costs) - self._reserved
-        return max(0, min(most, free))
+        free -= len(self._costs) + self._reserved
+        return most if free > most else free if free > 0 else 0
 
     def plan_claim(self, now_s: float, running: BatchScheduler | None) -> ClaimUpTo | Wait:
         """Decide whether to claim now. ``running`` is the scheduler of the model that the device runs, if any."""
@@ -164,6 +166,7 @@ class BatchScheduler:
         self._opened_s = min(self._arrived_s, default=math.inf)
         self._running = RunningWindow(count, cost, now_s)
         self._fills_batch = self._limits.max_batch_tokens * count / max(1, cost)
+        self._max_claim = self._claim_limit()
         return count
 
     def end_run(self, now_s: float) -> None:
@@ -184,6 +187,10 @@ class BatchScheduler:
         for column in (self._claimed_s, self._arrived_s, self._costs):
             column.clear()
         self._cost, self._opened_s = 0, math.inf
+
+    def _claim_limit(self) -> int:
+        """The most requests of one claim."""
+        return math.ceil(min(self._limits.max_batch_size, TOKEN_LIMITED_CLAIM * self._fills_batch))
 
     @property
     def _window(self) -> WindowLimits:
