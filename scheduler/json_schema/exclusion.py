@@ -18,7 +18,7 @@ from windrow.scheduler.core.json_types import json_type
 class Outline:
     """What a value that meets a schema looks like; None for unknown."""
 
-    #: JSON types, where an integer is a number.
+    #: JSON types; an integer is a number.
     types: frozenset[str] | None = None
     #: The values of ``const`` or ``enum``, as comparable texts.
     values: frozenset[str] | None = None

@@ -1,8 +1,8 @@
 """Prepare a JSON schema for llguidance: refuse what it would ignore, and write out what it would read differently.
 
-llguidance ignores keywords that it does not know, and follows the specification where a schema says nothing: a schema
-with ``properties`` allows a number, further properties, and a text that never ends. Here the missing keywords are
-added, and schemas that only an infinite text meets are refused.
+llguidance ignores keywords that it does not know. It follows the specification if a keyword is missing: a schema with
+``properties`` only allows a number, and objects with other properties. Here the missing keywords are added, and schemas
+that only an endless text meets are refused.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class GenerateParameters(Parameters):
         None,
         ge=1,
         le=1 << 20,
-        description=f"Maximum new tokens; default {DEFAULT_MAX_TOKENS}, or as many as the context has room for.",
+        description=f"Maximum new tokens; default {DEFAULT_MAX_TOKENS}, or the room left in the context.",
     )
     min_tokens: int = Field(
         0, ge=0, le=1 << 20, description="Minimum new tokens before an end token or a stop string counts."

@@ -372,7 +372,7 @@ BAD: list[tuple[Any, Mapping[str, Any], type[InvalidInput], str]] = [
     ("fine", {"max_tokens": 0}, InvalidInput, "max_tokens"),
     ("fine", {"temperature": -0.1}, InvalidInput, "temperature"),
     ("fine", {"unheard_of": 1}, InvalidInput, "unheard_of"),
-    ({"prompt_ids": [VOCABULARY]}, {}, InvalidInput, f"token {VOCABULARY} is not among"),
+    ({"prompt_ids": [VOCABULARY]}, {}, InvalidInput, f"token {VOCABULARY} is not in the vocabulary"),
     ({"messages": [{"role": "tool", "content": "x"}]}, {}, InvalidInput, "no tools here"),
     ({"messages": [{"role": "nobody", "content": "x"}]}, {}, InvalidInput, "role"),
     (7, {}, InvalidInput, "takes a string"),

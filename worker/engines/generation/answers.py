@@ -1,4 +1,4 @@
-"""Requests and their choices on the host: the generated tokens, where a text ends, and the output."""
+"""Requests and their choices on the host: the generated tokens, the end of a text, and the output."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ class Constraint:
         self._drawn: tuple[Tensor, int, torch.cuda.Event | None] | None = None
 
     def drew(self, tokens: Tensor, row: int, arrived: torch.cuda.Event | None) -> None:
-        """Note that the text's next token is ``tokens[row]``, in host memory once ``arrived`` is over."""
+        """Note that the text's next token is ``tokens[row]``, which is in host memory after ``arrived``."""
         self._drawn = (tokens, row, arrived)
 
     def fill(self, masks: Tensor, row: int) -> str | None:

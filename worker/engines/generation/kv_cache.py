@@ -87,9 +87,9 @@ def cache_pages(
     cache_tokens: int | None,
     device: torch.device,
 ) -> int:
-    """Return the number of cache pages: for ``cache_tokens``, or else as many as the device has memory for.
+    """Return the number of cache pages: for ``cache_tokens`` if given, else for the memory of the device.
 
-    Without ``cache_tokens``, at most as many as ``max_batch_size`` sequences of ``context_tokens`` can fill.
+    Without ``cache_tokens``, ``max_batch_size`` sequences of ``context_tokens`` are the upper limit.
     """
     if cache_tokens is not None:
         return -(-cache_tokens // page_tokens)

@@ -1,6 +1,6 @@
 """The state of running sequences on the device, by slot, and the passes over them.
 
-The token of a step stays on the device, where the next step reads it. The host receives it later and never delays a
+The token of a step stays on the device for the next step. The host receives it later and never delays a
 step. The slot after the last one is unused by sequences: padding rows of a pass belong to it.
 """
 
