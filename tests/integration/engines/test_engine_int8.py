@@ -87,4 +87,4 @@ def test_a_model_that_raises_in_int8_is_served_in_float32(
 
     monkeypatch.setattr(Int8Linear, "forward", broken)
     info = load_engine("tiny", settings_for(tiny_models.folder("bert", "embed"))).info
-    assert (info.dtype, info.dtype_note) == ("float32", "the int8 pass raised RuntimeError: no kernel for this")
+    assert (info.dtype, info.dtype_note) == ("float32", "the int8 batch raised RuntimeError: no kernel for this")

@@ -87,7 +87,7 @@ def test_other_wordpiece_tokenizers_are_supported(normalizer: Any, pre_tokenizer
     fast = load_wordpiece(tokenizer)
     assert fast is not None
     texts = ["haystack. Hay É", *random_texts(50, seed=7)]
-    assert [ids.tolist() for ids in fast.encode(texts)] == [one.ids for one in tokenizer.encode_batch(texts)]
+    assert [ids.tolist() for ids in fast.encode(texts)] == [encoding.ids for encoding in tokenizer.encode_batch(texts)]
 
 
 def test_other_kinds_of_tokenizer_are_not_supported() -> None:
@@ -116,7 +116,9 @@ def test_only_plain_added_tokens_are_supported(token: AddedToken, is_used: bool)
     assert (fast is not None) is is_used
     if fast is not None:
         texts = [f"hay{token.content}\t {token.content}row", f" {token.content}{token.content}."]
-        assert [ids.tolist() for ids in fast.encode(texts)] == [one.ids for one in tokenizer.encode_batch(texts)]
+        assert [ids.tolist() for ids in fast.encode(texts)] == [
+            encoding.ids for encoding in tokenizer.encode_batch(texts)
+        ]
 
 
 def test_a_vocabulary_that_nanotoken_cannot_read_is_not_supported(caplog: pytest.LogCaptureFixture) -> None:

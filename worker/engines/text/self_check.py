@@ -125,7 +125,7 @@ def _reason_against(forward: EncoderForward, reference: Reference, *, packed: bo
     try:
         difference = reference.difference([forward.together(reference.sequences, packed=packed)])
     except Exception as error:  # Whatever the model raises here, it can still be served in another way.
-        return f"the {kind} pass raised {type(error).__name__}: {error}"
+        return f"the {kind} batch raised {type(error).__name__}: {error}"
     if difference <= reference.tolerance:
         return None
     return f"{kind} and one by one differ by {difference:.1e}, more than rounding ({reference.tolerance:.0e})"
@@ -146,6 +146,6 @@ def compare_int8(
                 vectors[dtype] = forward.one_by_one(sequences)
                 fastest_s[dtype] = min(fastest_s[dtype], time.thread_time() - began_s)
     except Exception as error:  # Whatever the model raises here, it can still be served in float32.
-        return f"the int8 pass raised {type(error).__name__}: {error}"
+        return f"the int8 batch raised {type(error).__name__}: {error}"
     difference = relative_difference(vectors["int8"], vectors["float32"])
     return reason_against_int8(difference, fastest_s["int8"], fastest_s["float32"])
