@@ -1,4 +1,4 @@
-"""anything not ended -> canceled."""
+"""Any unfinished state -> canceled."""
 
 import pytest
 from redis import Redis

@@ -1,4 +1,4 @@
-"""ready -> claimed: in fair order, each to one worker only."""
+"""Ready -> claimed: in fair order, each request by one worker only."""
 
 import threading
 import time
@@ -131,7 +131,7 @@ def test_the_tags_of_flows_are_deleted_when_the_remaining_requests_are_canceled(
 
 
 def wake_ups(redis: Redis) -> int:
-    """How many workers that wait for work would go on at once."""
+    """Return how many blocked workers would wake up at once."""
     return redis.llen(f"windrow:{MODEL}:wake") + redis.llen(f"windrow:{MODEL}:backlog")
 
 
@@ -202,7 +202,7 @@ def test_a_patient_spare_worker_leaves_fewer_than_enough_requests_to_others(queu
     redis.delete(f"windrow:{MODEL}:wake")
     assert claim(queue, **patient) == []
     assert queue.depth().waiting == 1
-    assert redis.llen(f"windrow:{MODEL}:wake") == 1  # whoever is not spare
+    assert redis.llen(f"windrow:{MODEL}:wake") == 1  # a worker that is not spare
     assert redis.llen(f"windrow:{MODEL}:backlog") == 0  # and not itself again
     submit(queue, "b", "c")
     assert ids_of(claim(queue, 2, **patient)) == ["a", "b"]
@@ -289,7 +289,7 @@ def test_scripts_that_the_server_has_forgotten_are_loaded_again(queue: RedisQueu
 
 
 def lose_the_next_answer(queue: RedisQueue, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Redis takes the claim, and its answer does not arrive."""
+    """Redis runs the claim, but its reply is lost."""
 
     def run_and_lose(*arguments: Any) -> Any:
         monkeypatch.undo()

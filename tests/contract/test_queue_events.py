@@ -1,4 +1,4 @@
-"""Event streams: what is told of running requests, to whom it is refused, and how a stream ends."""
+"""Event streams: appending entries, refusing those of lost attempts, and the last event."""
 
 from itertools import pairwise
 
@@ -25,14 +25,14 @@ def done(one: Request) -> Request:
 
 
 def begin(streams: EventStreams, one: Request) -> str:
-    """Tell of the start of an attempt; return its place."""
+    """Append the first entry of an attempt; return its place."""
     (place,) = streams.append([Entry(one.id, one.token, "", "start", b"{}")])
     assert place is not None
     return place
 
 
 def say(streams: EventStreams, one: Request, after: str, *texts: bytes) -> str:
-    """Tell so many outputs after ``after``; return the place of the last."""
+    """Append one output per text after the place ``after``; return the place of the last."""
     entries = []
     for text in texts:
         after = next_place(after)

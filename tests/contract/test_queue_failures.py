@@ -1,4 +1,4 @@
-"""What workers tell of models that they could not load."""
+"""Load failures: the reports of workers about models that they could not load."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""claimed -> finished: the first end wins, is stored as Celery stores it, and is announced."""
+"""Claimed -> finished: the first finish is kept, stored in Celery's format and published."""
 
 import json
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from windrow.scheduler.queue.redis_queue import expired
 
 
 class Ear:
-    """Hears what is published on some channels."""
+    """A subscriber of some channels."""
 
     def __init__(self, redis: Redis, *channels: str) -> None:
         self._pubsub = redis.pubsub()
@@ -36,14 +36,14 @@ class Ear:
         return message
 
     def hear(self) -> tuple[str, bytes]:
-        """The next message: channel and data."""
+        """Return the next message: channel and data."""
         message = self._next()
         return message["channel"].decode(), message["data"]
 
 
 @pytest.fixture
 def celery_app(real_url: str) -> Iterator[Celery]:
-    """A Celery app as a caller has one, with the results in the Redis under test."""
+    """A caller's Celery app, with its results in the Redis under test."""
     with calling(Celery("caller", broker=real_url, backend=real_url, set_as_current=False)) as app:
         yield app
 

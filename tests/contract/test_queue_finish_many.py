@@ -1,4 +1,4 @@
-"""The ends of a batch too large for one command: documents are written beside the script, with the same promises."""
+"""Finishing a large batch: plain commands write the documents beside the scripts, with the same guarantees."""
 
 from __future__ import annotations
 

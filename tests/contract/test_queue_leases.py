@@ -1,4 +1,4 @@
-"""What happens to held requests: renewed, given back, lost with their worker, and given up in the end."""
+"""Leases: renewed, released, expired and reaped, up to the dead letter."""
 
 import pytest
 from redis import Redis

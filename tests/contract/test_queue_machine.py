@@ -30,7 +30,7 @@ FLOWS = [("acme", "high"), ("acme", "low"), ("zeta", "high")]
 
 @dataclass
 class ExpectedRequest:
-    """What the model knows of one request."""
+    """The expected state of one request."""
 
     id: str
     flow: str
@@ -48,7 +48,7 @@ class Model:
     requests: dict[str, ExpectedRequest] = field(default_factory=dict)
     virtual_time: float = 0.0
     last_tags: dict[str, float] = field(default_factory=dict)
-    #: Tokens of claims whose lease is over; a claim has one lease.
+    #: Tokens of claims whose lease has expired.
     over: set[str] = field(default_factory=set)
 
     def submit(self, ids: list[str], flow: str, weight: float, cost: int) -> None:
@@ -58,7 +58,7 @@ class Model:
             self.requests[id] = ExpectedRequest(id, flow, tag)
 
     def waiting(self) -> list[ExpectedRequest]:
-        """In the order in which they are served."""
+        """Return the waiting requests in fair order."""
         queued = [one for one in self.requests.values() if one.state == "queued"]
         return sorted(queued, key=lambda one: (one.tag, one.id))
 
@@ -80,7 +80,7 @@ class Model:
 
 
 class QueueMachine(RuleBasedStateMachine):
-    """The calls, each made to the queue and to the model."""
+    """Calls that are made to the queue and to the model alike."""
 
     def __init__(self, redis: Redis) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(flow=st.sampled_from(FLOWS), count=st.integers(1, 5), cost=st.integers(1, 40))
     def submit(self, flow: tuple[str, str], count: int, cost: int) -> None:
         tenant, priority = flow
-        # Ids whose alphabetical order is not the order they came in.
+        # Ids whose alphabetical order differs from their order of submission.
         ids = [f"{(self.number + step) * 7919 % 1000:03}" for step in range(count)]
         self.number += count
         submit(self.queue, *ids, tenant=tenant, priority=priority, cost=cost)
@@ -252,7 +252,7 @@ def embedded(servers: Servers) -> Iterator[Redis]:
 
 @pytest.fixture(params=[FEW_DOCUMENTS, 0], ids=["few", "many"])
 def few(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ends of a handful go by one script, or by the transaction that is for many."""
+    """Small batches finish with one script, or with the transaction of large ones."""
     monkeypatch.setattr(redis_queue, "FEW_DOCUMENTS", request.param)
 
 

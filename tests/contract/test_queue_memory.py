@@ -1,4 +1,4 @@
-"""What a queue costs in memory, and what still works when Redis has none left."""
+"""Memory per request, and the calls that still work on a full Redis."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""What can be asked of a queue, and what it leaves behind."""
+"""Lookups, depth and workers of a queue, and the keys that it leaves."""
 
 import pytest
 from redis import Redis

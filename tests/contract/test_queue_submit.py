@@ -1,4 +1,4 @@
-"""submit -> ready: all of a call is queued, or none of it."""
+"""Submit -> ready: all requests of a call are queued, or none is."""
 
 import pytest
 from redis import Redis

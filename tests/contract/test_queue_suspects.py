@@ -1,4 +1,4 @@
-"""A request that was in two batches whose process died is only ever given out alone."""
+"""Suspected poison requests, which were in two batches whose process died, are claimed alone."""
 
 import pytest
 from redis import Redis
@@ -13,7 +13,7 @@ def queue(redis: Redis) -> RedisQueue:
 
 
 def lose(queue: RedisQueue, count: int, times: int) -> None:
-    """A worker claims so many and dies, so often."""
+    """Let a worker claim requests and die, repeatedly."""
     for _ in range(times):
         assert len(claim(queue, count, lease_s=NO_LEASE_S)) == count
         assert queue.reap() == count

@@ -1,4 +1,4 @@
-"""Two releases on one queue, as during an upgrade: what the other one wrote is left to its own workers."""
+"""Two releases share a queue during an upgrade: each leaves the records of the other to its workers."""
 
 import pytest
 from redis import Redis
@@ -11,7 +11,7 @@ STRANGE = "4|something else"
 
 
 def submit_from_another_release(redis: Redis, *ids: str) -> None:
-    """As a release does that keeps other records: what waits has a name of its own, and what it is is shared."""
+    """Submit as another release does: with another key for waiting requests, and shared records."""
     for id in ids:
         redis.hset(f"windrow:{MODEL}:jobs", id, STRANGE)
         redis.zadd(f"windrow:{MODEL}:ready-4", {id: 0.1})

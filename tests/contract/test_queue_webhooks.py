@@ -1,4 +1,4 @@
-"""A request with a webhook is due to be told of from the moment it ends, whoever ends it."""
+"""The webhook of a request is due from its finish, whichever script finishes it."""
 
 import pytest
 from redis import Redis

@@ -1,4 +1,4 @@
-"""ended -> due -> being told -> nothing: what the scripts behind webhooks promise."""
+"""The scripts of webhooks: due, claimed, postponed, completed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A worker without a model: a thread that claims through `RedisQueue` and answers what a function says."""
+"""A worker without a model: a thread that claims requests and finishes them with the outcomes of a function."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from windrow.scheduler.queue import RedisQueue
 
 
 def echo(call: dict[str, Any]) -> Outcome:
-    """The length of the input, as an embedding would stand there."""
+    """Return the length of the input as an embedding."""
     return Done({"embedding": [float(len(call["input"]))]})
 
 
 class FakeWorker:
-    """Heartbeats at the start, then answers whatever comes, until the block ends.
+    """Sends one heartbeat, then finishes all requests until the block ends.
 
-    ``pause()`` stops it from claiming, and ``resume()`` lets it go on.
+    ``pause()`` stops it from claiming until ``resume()``.
     """
 
     def __init__(self, url: str, model: str, answer: Callable[[dict[str, Any]], Outcome] = echo) -> None:
@@ -36,15 +36,15 @@ class FakeWorker:
         self._runs.set()
 
     def beat(self) -> None:
-        """Say that it is there."""
+        """Send a heartbeat."""
         self.queue.heartbeat("worker@test", Heartbeat(), stale_s=60)
 
     def pause(self) -> None:
-        """Claim no more."""
+        """Stop claiming."""
         self._runs.clear()
 
     def resume(self) -> None:
-        """Claim again."""
+        """Continue to claim."""
         self._runs.set()
 
     def __enter__(self) -> FakeWorker:

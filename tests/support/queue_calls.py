@@ -1,4 +1,4 @@
-"""Short ways to fill a `RedisQueue`, to hold its requests and to end them."""
+"""Shortcuts to submit, claim and finish requests of a `RedisQueue`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from windrow.scheduler.queue import RedisQueue, Request, Submission
 
 MODEL = "m"
 LEASE_S = 60.0
-#: A lease that has run out by the time its reply arrives.
+#: A lease that has expired when the reply arrives.
 NO_LEASE_S = 0.0
 PLENTY = 1 << 30
 
@@ -22,7 +22,7 @@ PLENTY = 1 << 30
 def request(
     id: str, *, cost: int = 1, deadline_s: float | None = None, input: Any = "hay", webhook: str | None = None
 ) -> Submission:
-    """A submission that is like any other."""
+    """Return an ordinary submission."""
     payload = orjson.dumps({"model": MODEL, "input": input, "parameters": {}})
     return Submission(id, payload, cost, deadline_s, webhook)
 
@@ -39,7 +39,7 @@ def submit(
     quota: Quota = UNLIMITED,
     idempotency: tuple[str, str] | None = None,
 ) -> list[str]:
-    """Submit requests of these ids in one call."""
+    """Submit requests with these ids in one call."""
     return queue.submit(
         [request(id, cost=cost, deadline_s=deadline_s) for id in ids],
         flow=flow_name(tenant, priority),
@@ -52,28 +52,28 @@ def submit(
 
 
 def claim(queue: RedisQueue, count: int = 1000, *, lease_s: float = LEASE_S, **how: Any) -> list[Request]:
-    """Claim for a minute, where nothing else is said; ``how`` is as `RedisQueue.claim` takes it."""
+    """Claim requests, by default for a minute; ``how`` are arguments of `RedisQueue.claim`."""
     return queue.claim(count, lease_s=lease_s, **how).requests
 
 
 def ids_of(requests: Iterable[Request]) -> list[str]:
-    """Their ids, in order."""
+    """Return the ids in order."""
     return [one.id for one in requests]
 
 
 def held(requests: Iterable[Request]) -> dict[str, str]:
-    """Id -> token, as `RedisQueue.renew` and `RedisQueue.release` take it."""
+    """Return id -> token, as for `RedisQueue.renew` and `RedisQueue.release`."""
     return {one.id: one.token for one in requests}
 
 
 def finish(queue: RedisQueue, requests: Sequence[Request], outcome: Outcome | None = None) -> list[bool]:
-    """End all of them alike."""
+    """Finish all requests with the same outcome."""
     ended = Done({"label": "good"}) if outcome is None else outcome
     return queue.finish([one.set_outcome(ended) for one in requests])
 
 
 def reap_until(queue: RedisQueue, done: Callable[[], bool]) -> int:
-    """Reap until ``done`` says so, and return how many requests that moved; the test's time limit ends it otherwise."""
+    """Reap until ``done`` returns True; return the number of reaped requests."""
     moved = queue.reap()
     while not done():
         moved += queue.reap()
@@ -81,6 +81,6 @@ def reap_until(queue: RedisQueue, done: Callable[[], bool]) -> int:
 
 
 def status_of(queue: RedisQueue, id: str) -> str | None:
-    """The status of a request; None where nothing is known of it."""
+    """Return the status of a request; None if it is unknown."""
     found = queue.lookup(id)
     return None if found is None else found.status

@@ -1,4 +1,4 @@
-"""Ids: nobody guesses one, and each proves that it was issued, and to whom."""
+"""Ids are signed: each proves that it was issued, and to which tenant."""
 
 import string
 

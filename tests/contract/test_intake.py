@@ -1,0 +1,106 @@
+"""The intake: one submit for all callers, and the predictions that it returns."""
+
+from __future__ import annotations
+
+import pytest
+from redis import Redis
+
+from tests.support.queue_calls import NO_LEASE_S, claim, finish
+from windrow.errors import InvalidInput, NoWorker, PredictionGone, QueueFull, UnknownModel
+from windrow.scheduler.config.settings import Settings
+from windrow.scheduler.core.heartbeats import Heartbeat
+from windrow.scheduler.intake import Intake, SubmitCall
+from windrow.scheduler.intake.dead_letters import retry_dead_letters
+from windrow.scheduler.queue import DeadLetters, RedisQueue, result_key
+from windrow.scheduler.queue.load_failures import report_load_failure
+
+MODEL = "server"
+SETTINGS = {
+    "models": {MODEL: {"task": "upstream", "url": "http://127.0.0.1:1/v1", "max_depth": 2}},
+    "tenants": {"acme": {"weight": 2.0, "keys": ["sha256:" + "0" * 64]}},
+}
+
+
+@pytest.fixture
+def redis(real_redis: Redis) -> Redis:
+    """The intake checks the server with INFO, which the emulation does not have."""
+    return real_redis
+
+
+@pytest.fixture
+def queue(redis: Redis) -> RedisQueue:
+    return RedisQueue(redis, MODEL, max_attempts=1)
+
+
+@pytest.fixture
+def intake(redis: Redis, queue: RedisQueue) -> Intake:
+    """An intake whose model one worker serves."""
+    queue.heartbeat("worker@test/0", Heartbeat(), stale_s=60)
+    return new_intake(redis, queue)
+
+
+def new_intake(redis: Redis, queue: RedisQueue) -> Intake:
+    return Intake(Settings.model_validate(SETTINGS), redis, {MODEL: queue})
+
+
+def call(intake: Intake, *inputs: object, key: str | None = None, waits: bool = False) -> SubmitCall:
+    parameters = intake.read_parameters(MODEL, {"max_tokens": 5})
+    return SubmitCall(MODEL, inputs, parameters, idempotency_key=key, is_batch=len(inputs) > 1, waits_for_worker=waits)
+
+
+def test_the_returned_predictions_are_those_that_a_lookup_finds(intake: Intake, queue: RedisQueue) -> None:
+    accepted = intake.submit(call(intake, "one", {"prompt": "two"}), "acme", ["a", "b"])
+    assert accepted == [queue.lookup("a"), queue.lookup("b")]
+    assert [request.cost_tokens for request in claim(queue)] == [6, 6]
+
+
+def test_a_repeated_call_returns_the_present_state_of_the_first(
+    intake: Intake, queue: RedisQueue, redis: Redis
+) -> None:
+    intake.submit(call(intake, "hay", key="k"), "acme", ["a"])
+    finish(queue, claim(queue))
+    (repeated,) = intake.submit(call(intake, "hay", key="k"), "acme", ["b"])
+    assert (repeated.id, repeated.status) == ("a", "succeeded")
+    redis.delete(result_key("a"))
+    with pytest.raises(PredictionGone, match="Idempotency-Key"):
+        intake.submit(call(intake, "hay", key="k"), "acme", ["c"])
+
+
+def test_a_bad_input_is_refused_with_its_index_and_nothing_is_queued(intake: Intake, queue: RedisQueue) -> None:
+    with pytest.raises(InvalidInput, match=r"^inputs\.1: takes a string"):
+        intake.submit(call(intake, "one", 2), "acme", ["a", "b"])
+    with pytest.raises(UnknownModel, match="there are server"):
+        intake.read_parameters("nobody", {})
+    assert queue.depth().waiting == 0
+
+
+def test_a_model_without_a_worker_is_refused_unless_the_call_waits_for_one(redis: Redis, queue: RedisQueue) -> None:
+    intake = new_intake(redis, queue)
+    with pytest.raises(NoWorker, match="no worker has served"):
+        intake.submit(call(intake, "hay"), "acme", ["a"])
+    assert intake.submit(call(intake, "hay", waits=True), "celery", ["a"])[0].status == "queued"
+
+
+def test_a_model_that_could_not_be_loaded_is_refused_in_any_case(redis: Redis, queue: RedisQueue) -> None:
+    report_load_failure(redis, MODEL, "worker@test/0", "no safetensors")
+    intake = new_intake(redis, queue)
+    with pytest.raises(NoWorker, match="no safetensors"):
+        intake.submit(call(intake, "hay", waits=True), "celery", ["a"])
+
+
+def test_a_dead_letter_is_submitted_again_at_its_cost_without_limits(
+    intake: Intake, queue: RedisQueue, redis: Redis
+) -> None:
+    intake.submit(call(intake, "hay"), "acme", ["dead"])
+    claim(queue, lease_s=NO_LEASE_S)
+    queue.reap()
+    intake.submit(call(intake, "one", "two"), "acme", ["a", "b"])
+    with pytest.raises(QueueFull):
+        intake.submit(call(intake, "three"), "acme", ["c"])
+    letters = DeadLetters(redis, MODEL)
+    renamed = retry_dead_letters(intake, letters, ["dead", "unknown"])
+    assert list(renamed) == ["dead"]
+    assert letters.newest() == []
+    last = claim(queue)[-1]
+    assert (last.id, last.flow, last.cost_tokens) == (renamed["dead"], "acme:normal", 6)
+    assert last.call() == {"model": MODEL, "input": "hay", "parameters": {"max_tokens": 5}}
