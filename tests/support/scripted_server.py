@@ -122,7 +122,7 @@ class _Server(ThreadingHTTPServer):
 
 
 def hold(handler: Handler, body: dict[str, Any]) -> None:
-    """Say one word, and go on with spaces until the client has left."""
+    """Send one word, then spaces until the client disconnects."""
     handler.begin()
     handler.chunk("begun")
     while True:

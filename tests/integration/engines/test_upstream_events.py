@@ -35,7 +35,7 @@ def server(redis_client: Redis) -> Iterator[ScriptedServer]:
 
 
 def ask(redis: Redis, server: ScriptedServer, answer: Answer, **parameters: Any) -> tuple[Prediction, dict[int, int]]:
-    """What became of a request that was answered so, and the tokens that its events told of, by choice."""
+    """Return the outcome of a request with these answers, and the tokens in its events, by choice."""
     server.next = [answer]
     queue = RedisQueue(redis, MODEL)
     payload = encode_call(MODEL, "hay", parameters, is_followed=True)

@@ -86,14 +86,14 @@ def client(model: Path, server: str) -> Iterator[openai.OpenAI]:
         resident.start()
         process, port = start_api(server_of_ours.url, log=model.parent / "api.log", WINDROW_CONFIG=str(config))
         try:
-            until("the worker is heard of", lambda: lane.leases.queue.workers(within_s=60))
+            until("the worker has sent a heartbeat", lambda: lane.leases.queue.workers(within_s=60))
             with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0) as client:
                 yield client
         finally:
             process.terminate()
             process.wait(30)
             stop.set()
-            redis.lpush(queue_key(NAME, "wake"), "1")  # nobody has to wait for the end of a claim
+            redis.lpush(queue_key(NAME, "wake"), "1")  # no request waits for the end of a claim
             resident.join(30)
 
 

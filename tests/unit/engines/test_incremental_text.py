@@ -87,7 +87,7 @@ def test_a_possible_start_of_a_stop_string_is_held_back(tokenizer: Tokenizer) ->
 def shown_from(
     tokenizer: Tokenizer, stops: list[str], text: str, may_stop_from: int
 ) -> tuple[list[str], IncrementalText]:
-    """Feed ``text`` byte by byte; stop strings count from so many bytes on."""
+    """Feed ``text`` byte by byte; stop strings count after the given number of bytes."""
     ids: list[int] = []
     stream = IncrementalText(tokenizer, ids, stops)
     pieces = []

@@ -46,7 +46,7 @@ def sides(tmp_path_factory: pytest.TempPathFactory) -> Sides:
 
 
 def refusals(sides: Sides, value: object, sent: dict[str, Any]) -> tuple[str | None, str | None]:
-    """What either side says against a request; None where it takes it."""
+    """Return the errors of API and worker for a request; None if it is accepted."""
     check, prompts = sides
     (prepared,) = prompts.prepare([value], [sent])
     of_worker = prepared.error.detail if isinstance(prepared, Failed) else None
