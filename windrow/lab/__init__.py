@@ -1,7 +1,7 @@
 """The laboratory: the decisions of `windrow.scheduler.core` on a virtual clock.
 
-What is exported here are the primitives of batching, on requests that generate text token by token; they need the
-standard library only. The simulator, its workloads and the planner are in the modules beside.
+This module exports the batching primitives, which simulate requests that generate text token by token and need only the
+standard library. The simulator, its workloads and the planner are in the subpackages.
 """
 
 from windrow.lab.primitives.batching import continuous_batch_simulation, static_batch_simulation

@@ -1,11 +1,11 @@
-"""The demonstration's texts, the same on every run: ten short ones, and any number of nonsense of mixed lengths."""
+"""Sample texts, the same on every run: ten short ones, and any number of nonsense texts of mixed lengths."""
 
 from __future__ import annotations
 
 import random
 from importlib.resources import files
 
-#: What the ten clients of scene 1 send.
+#: Sent by the ten clients of the demonstration's first scene.
 SHORT_TEXTS = (
     "The hay is dry enough to rake.",
     "When does the next train to the coast leave?",
@@ -21,12 +21,12 @@ SHORT_TEXTS = (
 
 WORDS = tuple((files("windrow.lab") / "words.txt").read_text(encoding="utf-8").split())
 FEWEST_WORDS, MOST_WORDS = 3, 400
-#: Of the normal under the lognormal: a median of 33 words, one text in twenty above 145.
+#: Parameters of the lognormal distribution of lengths: a median of 33 words, and one text in twenty above 145.
 LOG_MEAN, LOG_SIGMA = 3.5, 0.9
 
 
 def mixed_texts(count: int, seed: int = 20, log_mean: float = LOG_MEAN) -> list[str]:
-    """``count`` texts of 3 to 400 words, their lengths lognormal as in most real traffic: many short, a few long."""
+    """Return ``count`` texts of 3 to 400 words with lognormal lengths: many short, a few long."""
     numbers = random.Random(seed)
     lengths = (round(numbers.lognormvariate(log_mean, LOG_SIGMA)) for _ in range(count))
     return [

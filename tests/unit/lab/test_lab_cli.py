@@ -215,8 +215,8 @@ def test_an_slo_that_cannot_be_met_ends_with_1_and_the_best_reachable() -> None:
         ),
         (["plan", "--generate", "--p99", "1s", "--strategy", "packed"], "--strategy 'packed': takes none, static"),
         (["plan", "--generate", "--itl-p99", "soon"], "--itl-p99 'soon': takes a time"),
-        (["plan", "--p99", "1s", "--report", "/proc/none/x"], "--report /proc/none/x: takes a folder"),
-        (["simulate", "--report", "/proc/none/x"], "--report /proc/none/x: takes a folder"),
+        (["plan", "--p99", "1s", "--report", "/proc/none/x"], "--report /proc/none/x: takes a writable folder"),
+        (["simulate", "--report", "/proc/none/x"], "--report /proc/none/x: takes a writable folder"),
     ],
 )
 def test_a_command_line_that_means_nothing_ends_with_2_and_says_what_it_takes(words: list[str], said: str) -> None:
@@ -230,8 +230,8 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_runs(command
     (tmp_path / "file").touch()
     (tmp_path / "taken/report.png").mkdir(parents=True)
     for folder, said in {
-        tmp_path / "file/below": "takes a folder that files can be written into",
-        Path("/proc/nothing"): "takes a folder that files can be written into",
+        tmp_path / "file/below": "takes a writable folder",
+        Path("/proc/nothing"): "takes a writable folder",
         tmp_path / ("long" * 99): "File name too long",
         tmp_path / "taken": "report.png in it is a folder",
     }.items():

@@ -102,7 +102,7 @@ def test_what_was_captured_is_what_a_step_computes() -> None:
     assert [runs.computed(0, tokens) for tokens in (1, 64, 65, 500)] == [(0, 64), (0, 64), (0, 128), (0, 500)]
     assert StepRuns().computed(3, 65) == (3, 65)
     for wrong in ((8, 4), (0, 2)):
-        with pytest.raises(ValueError, match="takes rising numbers of 1 or more"):
+        with pytest.raises(ValueError, match="takes increasing numbers of 1 or more"):
             StepRuns(0, wrong)
     with pytest.raises(ValueError, match="ahead is 2; it takes 0 or 1"):
         StepRuns(2)
@@ -111,7 +111,7 @@ def test_what_was_captured_is_what_a_step_computes() -> None:
 def test_a_line_takes_passes_that_were_measured() -> None:
     for passes in ([], [TimedPass(1, (1,), 0.0)], [TimedPass(1, (1,), float("nan"))]):
         for lanes in (1, 2):
-            with pytest.raises(ValueError, match="measured passes"):
+            with pytest.raises(ValueError, match="at least one measurement"):
                 fit_passes(8 * passes, lanes)
 
 

@@ -150,7 +150,7 @@ def test_every_strategy_is_tried_with_every_setting_that_means_something_to_it()
 
 
 def test_an_slo_of_something_else_is_refused() -> None:
-    with pytest.raises(ValueError, match="an SLO of 'joy'; there are latency, first_token, gap"):
+    with pytest.raises(ValueError, match="an SLO of 'joy': takes latency, first_token, gap"):
         Slo(1.0, 0.99, "joy")
     with pytest.raises(ValueError, match="takes a model that generates"):
         plan_devices(workload(50.0), CHOICES, COST, Slo(1.0, 0.99, "gap"), 4, say)

@@ -158,7 +158,7 @@ def test_costs_of_another_kind_than_the_run_are_refused(tmp_path: Path) -> None:
     write_cost(tmp_path / "cost.json", CostModel(None, None, COST, about={"model": "tiny"}))
     done = invoke("simulate", "--cost", str(tmp_path / "cost.json"), "--requests", "20")
     assert done.exit_code == 2
-    assert "the costs of 'tiny' say nothing of passes" in done.stderr
+    assert "the costs of 'tiny' are those of text generation" in done.stderr
 
 
 @pytest.mark.parametrize(

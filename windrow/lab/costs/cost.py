@@ -1,4 +1,4 @@
-"""How long a forward pass takes: a straight line, or several pieces of one over the cores of a CPU."""
+"""Cost models: how long a batch or a decode step takes. A batch on a CPU is split into pieces over its cores."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class PassCost:
-    """``pass_s + token_s * tokens + sequence_s * sequences``.
+    """Seconds of one batch: ``pass_s + token_s * tokens + sequence_s * sequences``.
 
-    On a device that is a pass. On ``lanes``, the cores of a CPU, it is a piece of one on a lane that runs alone: a pass
-    is cut as the worker cuts it, and is over with the last of its pieces.
+    On a CPU with several ``lanes`` (cores), the formula gives the time of one piece on an otherwise idle core. A batch
+    is cut into pieces as the worker cuts it, and finishes with its last piece.
     """
 
     pass_s: float
     token_s: float
     sequence_s: float = 0.0
     lanes: int = 1
-    #: By what factors measured passes missed the line, as equally likely; empty where all lie on it.
+    #: Ratios of measured to predicted times, all equally likely; empty if the formula is exact.
     spread: tuple[float, ...] = ()
-    #: Of a lane, for each request that comes: what the API, Redis, the client and the worker itself do for it beside
-    #: the passes, which may find no core that is free.
+    #: Core seconds per arriving request that the API, Redis, the client and the worker spend beside the batches, which
+    #: compete with them for cores.
     chore_s: float = 0.0
 
     def __post_init__(self) -> None:
@@ -40,24 +40,24 @@ class PassCost:
             raise ValueError("a cost takes seconds of 0 or more, and 1 lane or more")
 
     def seconds(self, tokens: int, sequences: int) -> float:
-        """Of a pass that is not cut, over ``tokens``, padding included; or of a piece of one, alone."""
+        """Return the seconds of an uncut batch, or of one piece on an idle core; ``tokens`` includes padding."""
         return self.pass_s + self.token_s * tokens + self.sequence_s * sequences
 
     def pieces_s(self, batch: Batch, lengths: Sequence[int]) -> list[float]:
-        """Seconds of each piece of ``batch``, planned from a row of ``lengths``, in the order in which they begin."""
+        """Return the seconds of each piece of ``batch``, planned from requests of ``lengths``, in order of start."""
         if self.lanes == 1:
             return [self.seconds(batch.tokens, len(batch.indices))]
         return self.cut_s([batch.padded_length or lengths[index] for index in batch.indices])
 
     def cut_s(self, lengths: Sequence[int]) -> list[float]:
-        """Seconds of each piece of a pass over sequences of ``lengths``, padding included."""
+        """Return the seconds of each piece of a batch of sequences with these ``lengths``, padding included."""
         if self.lanes == 1:
             return [self.seconds(sum(lengths), len(lengths))]
         parts = cut_evenly(lengths, self.lanes)
         return [self.seconds(sum(lengths[part]), part.stop - part.start) for part in parts]
 
     def of_batch(self, batch: Batch, lengths: Sequence[int]) -> float:
-        """Seconds of ``batch`` on a device, or on lanes, that runs nothing else."""
+        """Return the seconds of ``batch`` on an otherwise idle device or CPU."""
         lanes = CpuCores(self.lanes)
         lanes.add(0, self.pieces_s(batch, lengths), 0.0)
         over_s = 0.0
@@ -69,23 +69,23 @@ class PassCost:
 
 @dataclass(frozen=True, slots=True)
 class StepRuns:
-    """How a device runs the steps of generation, whatever they cost."""
+    """How a device runs decode steps, independent of their cost."""
 
-    #: Steps that are planned while one runs, and that who comes then is not in: 1 where the device is never waited for.
+    #: Steps that are planned while another runs, without requests that arrive meanwhile: 1 if the device never waits.
     ahead: int = 0
-    #: Sizes that were captured: sequences that decode, and tokens of prompts, are rounded up to them.
+    #: Sizes with captured CUDA graphs, to which decoding sequences and prompt tokens are rounded up.
     row_rungs: tuple[int, ...] = ()
     token_rungs: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.ahead not in (0, 1):
-            raise ValueError(f"ahead is {self.ahead!r}; it takes 0 or 1")
+            raise ValueError(f"ahead {self.ahead!r}: takes 0 or 1")
         for rungs in (self.row_rungs, self.token_rungs):
             if any(rung < 1 for rung in rungs) or list(rungs) != sorted(rungs):
-                raise ValueError(f"sizes that were captured are {list(rungs)}; takes rising numbers of 1 or more")
+                raise ValueError(f"captured sizes {list(rungs)}: takes increasing numbers of 1 or more")
 
     def computed(self, rows: int, prompt_tokens: int) -> tuple[int, int]:
-        """Rows that decode, and tokens of prompts, which a step computes for so many; none for none."""
+        """Return the padded numbers of decoding sequences and of prompt tokens; 0 stays 0."""
         return (
             bucket_length(rows, self.row_rungs) if rows else 0,
             bucket_length(prompt_tokens, self.token_rungs) if prompt_tokens else 0,
@@ -94,16 +94,16 @@ class StepRuns:
 
 @dataclass(frozen=True, slots=True)
 class DecodeCost:
-    """A step of generation: ``step_s + token_s * tokens + sequence_s * sequences + cache_token_s * cached tokens``.
+    """Seconds of one step: ``step_s + token_s * tokens + sequence_s * sequences + cache_token_s * cached tokens``.
 
-    ``tokens`` are those computed: the chunks of prompts, and one for each sequence that decodes.
+    ``tokens`` counts computed tokens: the prompt chunks, and one for each decoding sequence.
     """
 
     step_s: float
     token_s: float
     sequence_s: float = 0.0
     cache_token_s: float = 0.0
-    #: More, where a step reads prompts: they take a pass of their own.
+    #: Added if the step prefills prompts, which need a forward pass of their own.
     read_s: float = 0.0
     runs: StepRuns = StepRuns()
 
@@ -113,22 +113,22 @@ class DecodeCost:
             raise ValueError("a cost takes seconds of 0 or more")
 
     def seconds(self, tokens: int, sequences: int, cached_tokens: int, *, reads: bool) -> float:
-        """Of a step over ``tokens`` of ``sequences`` whose caches hold ``cached_tokens`` in all."""
+        """Return the seconds of a step; ``cached_tokens`` is the total KV cache of its sequences."""
         took_s = self.step_s + self.token_s * tokens + self.sequence_s * sequences + self.cache_token_s * cached_tokens
         return took_s + self.read_s if reads else took_s
 
 
 @dataclass(frozen=True, slots=True)
 class CostModel:
-    """What a device takes for the passes of one model; a file that ``windrow tune`` writes."""
+    """The costs of one model on one device, as ``windrow tune`` writes them to a file."""
 
-    #: ``none``, ``static``, ``dynamic`` and ``bucket``; None of a model that generates.
+    #: Cost for the strategies ``none``, ``static``, ``dynamic`` and ``bucket``; None for a model that generates.
     padded: PassCost | None
     packed: PassCost | None
     decode: DecodeCost | None = None
-    #: From a submit until a device that waits can start on it: queue, claim, tokenising and threads.
+    #: Seconds from a submit until an idle device can start: queue, claim, tokenization and thread switches.
     handover_s: float = 0.0
-    #: Which model on which device, and how well the lines fit; for people.
+    #: Model, device and quality of the fit, for people.
     about: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -136,18 +136,18 @@ class CostModel:
             raise ValueError("handover_s takes seconds of 0 or more")
 
     def of_strategy(self, strategy: str) -> PassCost:
-        """The line that a strategy's passes lie on. Raises `ValueError` where the model has none."""
+        """Return the cost for a strategy; raises `ValueError` if the model has none."""
         line = self.packed if strategy == "packed" else self.padded
         if line is None:
             raise ValueError(
-                f"the costs of {self.about.get('model', 'a model')!r} say nothing of passes, only of generation; "
+                f"the costs of {self.about.get('model', 'a model')!r} are those of text generation; "
                 "takes those of a model that answers in one pass"
             )
         return line
 
 
 def read_cost(path: Path) -> CostModel:
-    """Read what `write_cost` wrote. Raises `ValueError` naming the file and what is wrong with it."""
+    """Read a file that `write_cost` wrote; raises `ValueError` with the file and the problem."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         if found.pop("windrow_cost") != VERSION:
@@ -167,9 +167,9 @@ def read_cost(path: Path) -> CostModel:
 
 
 def decode_cost(cost: CostModel, path: Path) -> DecodeCost:
-    """What steps of generation take. Raises `ValueError` where ``path``, which it was read from, does not say."""
+    """Return the cost of decode steps; raises `ValueError` if the file ``path`` has none."""
     if cost.decode is None:
-        raise ValueError(f"{path}: it says nothing of generation; its entry decode is empty")
+        raise ValueError(f"{path}: has no costs of text generation; its entry decode is empty")
     return cost.decode
 
 
@@ -183,7 +183,7 @@ def _read_decode(found: dict[str, Any]) -> DecodeCost:
 
 
 def read_runs(found: dict[str, Any]) -> StepRuns:
-    """Read it back from JSON. Raises `ValueError`, `KeyError` or `TypeError`."""
+    """Convert from JSON; raises `ValueError`, `KeyError` or `TypeError`."""
     row_rungs, token_rungs = (tuple(int(rung) for rung in found[name]) for name in ("row_rungs", "token_rungs"))
     return StepRuns(int(found["ahead"]), row_rungs, token_rungs)
 

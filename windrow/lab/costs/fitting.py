@@ -1,4 +1,4 @@
-"""Lines through passes, and through steps of generation, that were measured."""
+"""Fits cost models to measured batches and decode steps."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from numpy.typing import NDArray
 from windrow.lab.costs.cost import DecodeCost, PassCost, StepRuns
 from windrow.lab.costs.shared_cores import ALONE, Shared, pass_end_s
 
-#: Every step is waited for, and has its own size.
+#: A device that waits for each step and captures no sizes.
 WAITED_FOR = StepRuns()
-#: Factors that stand for all by which passes miss a line.
+#: Number of ratios of measured to predicted time that a cost model keeps.
 SPREAD = 20
-#: Passes that ran alone, below which there is no line through them.
+#: Fewest batches that ran alone from which a line is fitted.
 ENOUGH_ALONE = 8
-#: Share of its time for which a pass that ran alone may have had others beside it: they were about to be looked at.
+#: Share of its time in which a batch may overlap with others and still count as running alone.
 BESIDE = 0.1
-#: The chores of a request are looked for up to here, in seconds of a lane.
+#: Largest chore per request that the fit considers, in core seconds.
 MOST_CHORES_S = 0.1
-#: Of the factors of the pieces of a pass.
+#: Seed of the random factors of pieces.
 DRAWS = 8
-#: Repetitions of a fit; it stands still after a few.
+#: Iterations of a fit; it converges after a few.
 ROUNDS = 5
 
 
@@ -33,18 +33,18 @@ ROUNDS = 5
 class TimedPass:
     """One measured forward pass."""
 
-    #: Computed, padding included.
+    #: Computed tokens, padding included.
     tokens: int
-    #: Those of each sequence, padding included, in their order.
+    #: Tokens of each sequence, padding included, in order.
     lengths: tuple[int, ...]
-    #: From its start to its end.
+    #: Duration.
     seconds: float
     shared: Shared = ALONE
 
 
 @dataclass(frozen=True, slots=True)
 class TimedStep:
-    """One measured step of generation; see `DecodeCost.seconds`."""
+    """One measured decode step; see `DecodeCost.seconds`."""
 
     tokens: int
     sequences: int
@@ -55,7 +55,7 @@ class TimedStep:
 
 @dataclass(frozen=True, slots=True)
 class FitError:
-    """By how much measured passes, or steps, miss the line through them, as shares of what it says."""
+    """Relative errors of the fit over the measured batches or steps."""
 
     passes: int
     median: float
@@ -63,9 +63,9 @@ class FitError:
 
 
 def fit_passes(passes: Sequence[TimedPass], lanes: int = 1) -> tuple[PassCost, FitError]:
-    """The line through ``passes`` and how they spread around it.
+    """Fit a cost model to measured batches, and return it with its errors.
 
-    Raises `ValueError` for no passes, and on several lanes for too few that ran alone.
+    Raises `ValueError` for no batches, and on several cores for too few that ran alone.
     """
     if lanes == 1:
         rows = [[1.0, one.tokens, len(one.lengths)] for one in passes]
@@ -77,20 +77,18 @@ def fit_passes(passes: Sequence[TimedPass], lanes: int = 1) -> tuple[PassCost, F
 
 
 def _fit_pieces(passes: Sequence[TimedPass], lanes: int) -> tuple[PassCost, FitError]:
-    """First the line of pieces that ran alone, then the chores of requests: as many as let all passes together take as
-    long as they did.
-    """
+    """Fit pieces that ran alone first, then the chores per request, so that the total time of all batches is right."""
     alone = [one for one in passes if _ran_alone(one)]
     if len(alone) < ENOUGH_ALONE:
         raise ValueError(
-            f"of {len(passes)} measured passes {len(alone)} were one text with nothing beside it, too few to tell what "
-            f"a core takes; takes {ENOUGH_ALONE}, as a run of fewer requests a second beside this one has them"
+            f"{len(alone)} of {len(passes)} measured batches were one text that ran alone, too few to fit the cost of "
+            f"one core; takes {ENOUGH_ALONE}, for example from an additional run at a lower rate"
         )
     rows = [[1.0, sum(one.lengths)] for one in alone]
     (pass_s, token_s), factors = fit_line(rows, [one.seconds for one in alone])
     line = PassCost(pass_s, token_s, 0.0, lanes, _spread(factors))
     took_s = np.array([one.seconds for one in passes])
-    # Where it is not known what came, nothing tells them from the passes.
+    # Without arrival times, chores cannot be distinguished from batches.
     low, high = 0.0, MOST_CHORES_S if any(one.shared.came_s for one in passes) else 0.0
     while high - low > 1e-5:
         chore_s = (low + high) / 2
@@ -101,14 +99,14 @@ def _fit_pieces(passes: Sequence[TimedPass], lanes: int) -> tuple[PassCost, FitE
 
 
 def _ran_alone(one: TimedPass) -> bool:
-    """Whether it was not cut, and nothing worth mentioning ran beside it."""
+    """Whether the batch was not cut, and hardly overlapped with others."""
     return len(one.lengths) == 1 and max(one.shared.busy_s, default=0.0) < BESIDE * one.seconds
 
 
 def _expected_s(passes: Sequence[TimedPass], cost: PassCost) -> NDArray[np.float64]:
-    """Seconds of each of ``passes`` on average.
+    """Return the mean predicted seconds of each batch.
 
-    Pieces miss the line each by itself, and a pass waits for the unlucky one; passes are looked at in turn.
+    Each piece deviates from the line independently, and a batch waits for its slowest piece.
     """
     draw = Random(0)
     expected_s = []
@@ -124,21 +122,22 @@ def _expected_s(passes: Sequence[TimedPass], cost: PassCost) -> NDArray[np.float
 
 
 def fit_steps(steps: Sequence[TimedStep], runs: StepRuns = WAITED_FOR) -> tuple[DecodeCost, FitError]:
-    """The same for steps of generation, which were timed in the sizes of ``runs``."""
+    """Fit a cost model to decode steps, which were measured at the captured sizes of ``runs``."""
     rows = [[1.0, one.tokens, one.sequences, one.cached_tokens, float(one.reads)] for one in steps]
     (step_s, token_s, sequence_s, cache_token_s, read_s), factors = fit_line(rows, [one.seconds for one in steps])
     return DecodeCost(step_s, token_s, sequence_s, cache_token_s, read_s, runs), _error(factors)
 
 
 def fit_line(rows: Sequence[Sequence[float]], seconds: Sequence[float]) -> tuple[list[float], NDArray[np.float64]]:
-    """Weights of the columns of ``rows``, none negative, and each of ``seconds`` as a multiple of the line's.
+    """Return nonnegative weights for the columns of ``rows``, and the ratio of each of ``seconds`` to its prediction.
 
-    Least squares relative to the line itself, found by repetition: relative to what was measured, the slow ones would
-    count for less and the line lie too low. Columns whose weight turns out negative are left out, the worst first:
-    what costs less than nothing is noise.
+    Least squares of errors relative to the prediction, found by iteration: errors relative to the measurement would
+    give
+    slow batches too little weight and the line would be too low. Columns with negative weights are dropped, the most
+    negative first, because a negative cost is noise.
     """
     if not rows or not all(0 < took_s < math.inf for took_s in seconds):
-        raise ValueError("a line takes measured passes, each of more than 0 seconds")
+        raise ValueError("takes at least one measurement, each of more than 0 seconds")
     matrix, target = np.asarray(rows, dtype=float), np.asarray(seconds, dtype=float)
     kept, line = list(range(matrix.shape[1])), target
     weights = np.zeros(matrix.shape[1])
@@ -147,7 +146,7 @@ def fit_line(rows: Sequence[Sequence[float]], seconds: Sequence[float]) -> tuple
         while True:
             weights[:] = 0.0
             weights[kept] = np.linalg.lstsq(scaled[:, kept], goal, rcond=None)[0]
-            # By what each contributes: the columns have units of their own.
+            # Compared by contribution, because the columns have different units.
             worst = min(kept, key=lambda column: weights[column] * scaled[:, column].mean())
             if weights[worst] >= 0:
                 break

@@ -1,4 +1,4 @@
-"""What else ran on the lanes of a CPU while a measured pass did, and when that pass is over."""
+"""When a measured batch on a CPU ends, given what else ran on the cores."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """Times are seconds from the start of the pass."""
+    """Other work on the cores; times are seconds from the start of the batch."""
 
-    #: Until when lanes were taken by passes before it, one for each of them.
+    #: End time of each earlier batch that still occupied a core.
     busy_s: tuple[float, ...] = ()
-    #: When the next one began, from where on all lanes had something to do.
+    #: Start of the next batch, from which on all cores were busy.
     next_s: float = math.inf
-    #: When requests came, in rising order; those that came shortly before it too.
+    #: Arrival times of requests, increasing; includes arrivals shortly before the batch.
     came_s: tuple[float, ...] = ()
 
 
-#: No other pass ran.
+#: Nothing else ran.
 ALONE = Shared()
 
 
 def pass_end_s(work_s: Sequence[float], shared: Shared, lanes: int, chore_s: float) -> float:
-    """When the last piece of a pass is over whose pieces, in this order, are of ``work_s`` on a lane that runs alone.
+    """Return when the last piece of a batch ends; ``work_s`` has the time of each piece on an idle core, in order.
 
-    As in `windrow.lab.costs.cpu_cores.CpuCores`, but that the times of the other passes are known.
+    Follows the rules of `windrow.lab.costs.cpu_cores.CpuCores`, with known times of the other batches.
     """
     taken_s = sorted(shared.busy_s)[-max(1, lanes - 1) :]
     line, left_s, chores_s = deque(work_s), list[float](), list[float]()

@@ -1,4 +1,4 @@
-"""From what became of each request to the figures of a report."""
+"""The figures of a report, computed from the outcome of each simulated request."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from windrow.lab.simulate.device import Step
 from windrow.lab.simulate.outcome import Outcome
 
 Seconds = NDArray[np.float64]
-#: Of every distribution that is reported.
+#: Percentiles of every reported distribution.
 PERCENTILES = (50, 90, 95, 99)
 
 
 def summarise(outcome: Outcome, slo_s: float | None = None, slo_itl_s: float | None = None) -> dict[str, Any]:
-    """The report of a run; durations in milliseconds, rates per second from the first arrival to the last end.
+    """Summarise a run: durations in milliseconds, rates per second from the first arrival to the last finish.
 
-    There is no rate, but None, where nothing ended or all of it in the moment of its arrival.
-    Good is what took at most ``slo_s``; where text is generated, to its first token, and at most ``slo_itl_s`` from one
-    token to the next on average.
+    A rate is None if nothing finished, or everything finished at its arrival. Goodput counts requests that took at most
+    ``slo_s``; for generated text, those whose first token took at most ``slo_s`` and whose tokens were at most
+    ``slo_itl_s`` apart on average.
     """
     arrival_s, start_s, end_s = _columns(outcome)
     is_done = np.isfinite(end_s)
@@ -54,7 +54,7 @@ def summarise(outcome: Outcome, slo_s: float | None = None, slo_itl_s: float | N
 
 
 def _within(outcome: Outcome, slo_s: float | None, slo_itl_s: float | None) -> int:
-    """Requests that were good; what has not ended was not."""
+    """Return which requests met the limits; unfinished ones did not."""
     arrival_s, _, end_s = _columns(outcome)
     answered_s = np.asarray(outcome.first_s) if outcome.first_s else end_s
     is_good = np.isfinite(end_s)
@@ -67,7 +67,7 @@ def _within(outcome: Outcome, slo_s: float | None, slo_itl_s: float | None) -> i
 
 
 def distribution_ms(seconds: Seconds) -> dict[str, float] | None:
-    """Mean, percentiles and maximum in milliseconds; None of nothing."""
+    """Return mean, percentiles and maximum in milliseconds; None if there are no values."""
     if not len(seconds):
         return None
     values = np.percentile(seconds, PERCENTILES)
@@ -76,10 +76,11 @@ def distribution_ms(seconds: Seconds) -> dict[str, float] | None:
 
 
 def series(outcome: Outcome, points: int = 120) -> dict[str, list[float]]:
-    """Over time, in ``points`` equal steps: rates a second, requests waiting, devices busy (share), p99 in ms.
+    """Return time series of ``points`` equal intervals: rates per second, queued requests, busy devices (share), p99
+    in ms.
 
-    Waiting and busy are means of each step, and a request counts as served evenly over the time in which it was
-    processed: rows end all at once, and counted there they would beat against the steps. NaN is the p99 of nothing.
+    Queued and busy are means per interval. A request counts as served evenly over its processing time: batches finish
+    all at once, and counted at their end they would interfere with the intervals. The p99 of an empty interval is NaN.
     """
     arrival_s, start_s, end_s = _columns(outcome)
     is_done = np.isfinite(end_s)
@@ -102,13 +103,13 @@ def series(outcome: Outcome, points: int = 120) -> dict[str, list[float]]:
 
 
 def cumulative(seconds: Sequence[float] | Seconds, points: int = 400) -> tuple[list[float], list[float]]:
-    """The distribution function: milliseconds, and the share of ``seconds`` that are at most that."""
+    """Return the cumulative distribution: milliseconds, and the share of ``seconds`` at or below each."""
     shares = np.linspace(0.0, 1.0, points)
     return (np.quantile(np.asarray(seconds), shares) * 1e3).tolist(), shares.tolist()
 
 
 def latencies_s(outcome: Outcome) -> Seconds:
-    """Of the requests that were answered, in the order of their arrival."""
+    """Return the latencies of finished requests, in order of arrival."""
     arrival_s, _, end_s = _columns(outcome)
     taken: Seconds = (end_s - arrival_s)[np.isfinite(end_s)]
     return taken
@@ -144,7 +145,7 @@ def _of_devices(outcome: Outcome, span_s: float) -> dict[str, Any]:
 
 
 def _busy(passes: Sequence[SimulatedBatch]) -> Iterator[tuple[float, float, int]]:
-    """When which device had passes: those of a CPU overlap, and end in the order in which they began."""
+    """Return the busy intervals of each device; batches on a CPU overlap and end in the order they started."""
     until_s: dict[int, float] = {}
     for one in passes:
         yield max(one.start_s, until_s.get(one.device, 0.0)), one.end_s, one.device
@@ -152,7 +153,7 @@ def _busy(passes: Sequence[SimulatedBatch]) -> Iterator[tuple[float, float, int]
 
 
 def _of_generation(outcome: Outcome, span_s: float) -> dict[str, Any]:
-    """Times to the first token, and gaps between tokens: each step is one gap for everybody who decodes in it."""
+    """Return times to first token, and times between tokens; a step is one gap for each sequence that decodes in it."""
     first_s = np.asarray(outcome.first_s) - np.asarray(outcome.workload.arrival_s)
     is_done = np.isfinite(first_s)
     tokens = int(np.asarray(outcome.workload.output_tokens)[is_done].sum())
@@ -166,7 +167,7 @@ def _of_generation(outcome: Outcome, span_s: float) -> dict[str, Any]:
 
 
 def _weighted_ms(seconds: Seconds, weights: NDArray[np.int64]) -> dict[str, float] | None:
-    """As `distribution_ms`, of each value as often as its weight says."""
+    """Like `distribution_ms`, with a weight per value."""
     if not len(seconds):
         return None
     order = np.argsort(seconds)
@@ -193,11 +194,11 @@ def _of_flows(outcome: Outcome, took_s: Seconds) -> dict[str, Any]:
 
 
 def _covered(edges: Seconds, start_s: Seconds, end_s: Seconds, weight: Seconds | None = None) -> Seconds:
-    """Of spans, how many seconds of each step they cover together, each second as often as its span weighs."""
+    """Return the weighted seconds of each interval that the spans cover."""
     weights = np.ones(len(start_s)) if weight is None else weight
 
     def since(at_s: Seconds) -> Seconds:
-        """From each of ``at_s`` to each edge after it."""
+        """Return the seconds from each of ``at_s`` to each later edge."""
         order = np.argsort(at_s)
         sums, moments = (np.concatenate([[0.0], np.cumsum(one[order])]) for one in (weights, weights * at_s))
         before = np.searchsorted(at_s[order], edges)
@@ -205,7 +206,7 @@ def _covered(edges: Seconds, start_s: Seconds, end_s: Seconds, weight: Seconds |
         return lengths
 
     covered: Seconds = np.diff(since(start_s) - since(end_s))
-    return np.maximum(covered, 0.0)  # differences of large sums are a rounding off
+    return np.maximum(covered, 0.0)  # differences of large sums have rounding errors
 
 
 def _p99_in(edges: Seconds, end_s: Seconds, took_s: Seconds) -> list[float]:

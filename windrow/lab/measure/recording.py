@@ -1,15 +1,15 @@
-"""A run of a real server, request by request, to lay a simulated one over.
+"""A recorded run of a real server, request by request, to compare with a simulated run.
 
-JSON lines. The first is ``{"windrow_run": 1, "model", "strategy", "max_batch_size", "max_batch_tokens",
-"max_wait_s", "buckets", "static_length", "rungs", "row_rungs", "devices", ...}``; then one line a request in order of
-arrival (of models that generate: `windrow.lab.measure.step_recording`):
+The file has JSON lines. The first is ``{"windrow_run": 1, "model", "strategy", "max_batch_size", "max_batch_tokens",
+"max_wait_s", "buckets", "static_length", "rungs", "row_rungs", "devices", ...}``; then one line per request in order
+of arrival (for models that generate, see `windrow.lab.measure.step_recording`):
 
-| field | holds |
+| field | content |
 |---|---|
-| ``arrival_s`` | when it was submitted, from the first one |
-| ``tokens`` | its length |
-| ``queue_s``, ``latency_s`` | from there until its pass began and until it had its answer, as the worker saw it |
-| ``pass_id``, ``pass_s``, ``pass_size``, ``pass_tokens`` | its pass: name, duration, requests, tokens computed |
+| ``arrival_s`` | seconds from the first submit to this one |
+| ``tokens`` | length |
+| ``queue_s``, ``latency_s`` | seconds from the submit to the start of its batch and to its result, by the worker |
+| ``pass_id``, ``pass_s``, ``pass_size``, ``pass_tokens`` | its batch: name, duration, requests, computed tokens |
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ from windrow.lab.simulate.device import Policy
 from windrow.lab.simulate.workload import Workload
 from windrow.scheduler.core.planning import PLANNERS, BatchLimits
 
-#: Passes that began on an idle device, below which nothing is said of the time that this takes.
+#: Fewest batches that started on an idle device from which a handover time is computed.
 ENOUGH = 20
-#: A pass that began later after an arrival had waited for company, or for a core, in seconds.
+#: A batch that starts later than this after an arrival waited for more requests or for a core, in seconds.
 WAITED_S = 0.005
-#: What was done for requests that came so long before a pass may run beside it still, in seconds.
+#: The chores of a request may overlap with batches that start within this time after its arrival, in seconds.
 BEFORE_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded(TimedRequest):
-    """One request of a run; see the module."""
+    """One request of a run; the module describes the fields."""
 
     tokens: int
     queue_s: float
@@ -63,7 +63,7 @@ class Recorded(TimedRequest):
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A run: under which settings, and what became of each request, in order of arrival."""
+    """A run: its settings, and its requests in order of arrival."""
 
     policy: Policy
     devices: int
@@ -72,14 +72,14 @@ class Recording:
 
     @property
     def workload(self) -> Workload:
-        """What arrived."""
+        """The arrivals of the run as a workload for the simulator."""
         return Workload([one.arrival_s for one in self.requests], [one.tokens for one in self.requests])
 
     def passes(self) -> list[TimedPass]:
-        """Each pass of the run once, but for those that ended no later than one before them, which say nothing.
+        """Return each batch of the run, except those that ended no later than an earlier one, which show no duration.
 
-        On one device, a pass that was started while others ran shared the lanes with them, and all share them with the
-        chores of what comes meanwhile.
+        On one device, a batch that starts while others run shares the cores with them, and all share them with the
+        chores of arriving requests.
         """
         lengths: dict[str, list[int]] = {}
         by_id: dict[str, Recorded] = {}
@@ -107,9 +107,9 @@ class Recording:
         return made
 
     def handover_s(self) -> float:
-        """From a submit to the start of its pass, where the device was idle and nothing was waited for: the median.
+        """Return the median time from a submit to the start of its batch when the device was idle and did not wait.
 
-        0 where the run has too few such passes to tell.
+        Returns 0 if the run has too few such batches.
         """
         spans: dict[str, list[float]] = {}
         for one in self.requests:
@@ -125,7 +125,7 @@ class Recording:
 
 
 def write_recording(path: Path, recording: Recording) -> None:
-    """Write it as the module says."""
+    """Write the run to a file; raises `OSError`."""
     policy, limits = recording.policy, recording.policy.limits
     head = {
         "windrow_run": VERSION, **recording.about, "devices": recording.devices, "strategy": policy.strategy,
@@ -137,12 +137,12 @@ def write_recording(path: Path, recording: Recording) -> None:
 
 
 def read_recording(path: Path) -> Recording:
-    """Read it back. Raises `ValueError` with the file, the line and what is wrong there."""
+    """Read a run from a file; raises `ValueError` with the file, the line and the problem."""
     lines = read_lines(path)
     try:
         head = read_head(lines)
         if head.get("task") == GENERATE:
-            raise ValueError("a run of a model that generates; takes one of a model that answers in one pass")
+            raise ValueError("a run of a model that generates; takes the run of a model that answers in one batch")
         limits = BatchLimits(
             int(head["max_batch_size"]),
             int(head["max_batch_tokens"]),

@@ -1,16 +1,16 @@
-"""A run of a model that generates, request by request, with what its steps took.
+"""A recorded run of a model that generates, request by request, with the time of each decode step.
 
-A file as in `windrow.lab.measure.recording`. The first line is ``{"windrow_run": 1, "task": "generate", "model",
+The file is as in `windrow.lab.measure.recording`. The first line is ``{"windrow_run": 1, "task": "generate", "model",
 "strategy",
 "max_batch_size", "max_batch_tokens", "cache_tokens", "page_tokens", "prefill_chunk_tokens", "devices", "runs",
-"steps", ...}``, where ``steps`` has a list for each that ran: tokens, sequences, cached tokens, whether it read
-prompts, seconds. Then one line a request:
+"steps", ...}``, where ``steps`` has a list per step: tokens, sequences, cached tokens, whether it prefilled,
+seconds. Then one line per request:
 
-| field | holds |
+| field | content |
 |---|---|
-| ``arrival_s`` | when it was submitted, from the first one |
-| ``tokens``, ``output_tokens`` | of its prompt and of its answer |
-| ``queue_s``, ``first_s``, ``latency_s`` | from there until the engine had it, its first token and its last |
+| ``arrival_s`` | seconds from the first submit to this one |
+| ``tokens``, ``output_tokens`` | lengths of its prompt and of its answer |
+| ``queue_s``, ``first_s``, ``latency_s`` | seconds from the submit to the engine, the first and the last token |
 """
 
 from __future__ import annotations
@@ -40,13 +40,14 @@ from windrow.lab.measure.run_file import (
 from windrow.lab.simulate.generation import GenerationPolicy
 from windrow.lab.simulate.workload import Workload
 
-#: Steps are alike where the logarithms of their sizes are as near as this; of those, the share that is cut at each end.
+#: Steps count as alike if the logarithms of their sizes differ by at most the first number; the second is the share of
+#: them that is cut off at each end.
 STEP_SIZES, CUT = 0.2, 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedAnswer(TimedRequest):
-    """One request of a run; see the module."""
+    """One request of a run; the module describes the fields."""
 
     tokens: int
     output_tokens: int
@@ -57,11 +58,11 @@ class RecordedAnswer(TimedRequest):
 
 @dataclass(frozen=True, slots=True)
 class GenerationRecording:
-    """A run: under which settings, what became of each request in order of arrival, and the steps in theirs."""
+    """A run: its settings, its requests in order of arrival, and its steps in order."""
 
     policy: GenerationPolicy
     devices: int
-    #: How its device ran steps; what was timed is in the sizes that were captured.
+    #: How the device ran steps. Measured steps have captured sizes.
     runs: StepRuns
     about: Mapping[str, Any]
     requests: Sequence[RecordedAnswer]
@@ -69,16 +70,16 @@ class GenerationRecording:
 
     @property
     def workload(self) -> Workload:
-        """What arrived, and how much it was given."""
+        """The arrivals and answer lengths of the run as a workload for the simulator."""
         rows = self.requests
         return Workload(
             [one.arrival_s for one in rows], [one.tokens for one in rows], [one.output_tokens for one in rows]
         )
 
     def typical_steps(self) -> list[TimedStep]:
-        """One for all that are alike, sizes within a fifth: what the middle nine tenths of them took on average.
+        """Return one step per group of similar sizes (within a fifth), with the mean time of the middle nine tenths.
 
-        So rare sizes count as much as those that nearly all steps have, and a machine that stood still counts little.
+        Grouping gives rare sizes as much weight as common ones, and trimming removes pauses of the machine.
         """
         alike: dict[tuple[bool, int, int, int], list[TimedStep]] = {}
         for one in self.steps:
@@ -88,7 +89,7 @@ class GenerationRecording:
         return [_typical(steps) for steps in alike.values()]
 
     def handover_s(self) -> float:
-        """From a submit until the engine had it, where there was room: the median; 0 where too few tell."""
+        """Return the median time from a submit to the engine when the engine had room; 0 if there are too few."""
         arrived_s = np.array([one.arrival_s for one in self.requests])
         ended_s = np.sort(arrived_s + np.array([one.latency_s for one in self.requests]))
         inside = np.arange(len(arrived_s)) - np.searchsorted(ended_s, arrived_s)
@@ -108,7 +109,7 @@ def _typical(steps: Sequence[TimedStep]) -> TimedStep:
 
 
 def write_generation(path: Path, recording: GenerationRecording) -> None:
-    """Write it as the module says."""
+    """Write the run to a file; raises `OSError`."""
     policy = asdict(recording.policy)
     head = {
         "windrow_run": VERSION, "task": GENERATE, **recording.about, "devices": recording.devices,
@@ -119,12 +120,12 @@ def write_generation(path: Path, recording: GenerationRecording) -> None:
 
 
 def read_generation(path: Path) -> GenerationRecording:
-    """Read it back. Raises `ValueError` with the file, the line and what is wrong there."""
+    """Read a run from a file; raises `ValueError` with the file, the line and the problem."""
     lines = read_lines(path)
     try:
         head = dict(read_head(lines))
         if head.get("task") != GENERATE:
-            raise ValueError("a run of a model that answers in one pass; takes one of a model that generates")
+            raise ValueError("a run of a model that answers in one batch; takes the run of a model that generates")
         names = ("max_batch_size", "max_batch_tokens", "cache_tokens", "page_tokens", "prefill_chunk_tokens")
         sizes = [int(head[name]) for name in names]
         if min(sizes) < 1:

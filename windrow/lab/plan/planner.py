@@ -1,4 +1,4 @@
-"""How many devices a workload needs, or how much these hold, by search over the simulator."""
+"""Capacity planning: finds the fewest devices for a workload, or the highest rate for devices, with the simulator."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from windrow.lab.simulate.outcome import GiveUp
 from windrow.lab.simulate.workload import Workload
 
 __all__ = ["Plan", "Point", "Slo", "find_devices", "find_rate", "pareto", "plan_devices", "plan_rate", "policies"]
-#: Beyond the fewest devices, how many more are tried for the front, and with how many of the best settings.
+#: For the Pareto front: device counts to try beyond the fewest, and how many of the best settings to try with each.
 FRONT_DEVICES, FRONT_POLICIES = 4, 3
-#: A rate is found to this share of itself.
+#: Relative precision of a rate.
 RATE_STEP = 0.01
 Say = Callable[[str], None]
 #: Settings of one kind of model.
@@ -27,61 +27,61 @@ Choice = TypeVar("Choice")
 
 @dataclass(frozen=True, slots=True)
 class Point(Generic[Choice]):
-    """One simulated choice."""
+    """One simulated choice of settings and device count."""
 
     devices: int
     policy: Choice
     rate_per_s: float
-    #: The percentile of each SLO, in seconds; infinite where the run was given up.
+    #: The percentile of each SLO, in seconds; infinite if the run was given up.
     figures_s: tuple[float, ...]
-    #: The largest of them, as a share of its SLO.
+    #: The largest percentile relative to its SLO.
     worst: float
-    #: All of them, by devices that keep up.
+    #: Whether all SLOs are met by devices that keep up with the load.
     meets: bool
 
     @property
     def latency_s(self) -> float:
-        """The percentile of the first SLO."""
+        """The percentile of the first SLO, in seconds."""
         return self.figures_s[0]
 
 
 @dataclass(slots=True)
 class Plan(Generic[Choice]):
-    """What was found, and everything that was tried."""
+    """The result of a search, and all points that were simulated."""
 
     slos: tuple[Slo, ...]
-    #: None where nothing meets the SLOs.
+    #: None if nothing meets the SLOs.
     best: Point[Choice] | None = None
-    #: Of what was tried, the choices that no other beats in both devices and latency.
+    #: Pareto front: the points that no other point beats in both device count and latency.
     front: list[Point[Choice]] = field(default_factory=list)
     tried: list[Point[Choice]] = field(default_factory=list)
-    #: The percentiles when every request runs alone on a device that is idle, in seconds: no plan is faster.
+    #: The percentiles if every request ran alone on an idle device, in seconds; no plan is faster.
     reachable_s: tuple[float, ...] = ()
-    #: Where nothing meets the SLOs, the nearest to it of the most devices; None where no number of them could.
+    #: If nothing meets the SLOs, the nearest point with the most devices; None if no number of devices could.
     nearest: Point[Choice] | None = None
 
     @property
     def best_reachable_s(self) -> float:
-        """That of the first SLO."""
+        """The unloaded percentile of the first SLO, in seconds."""
         return self.reachable_s[0]
 
     @property
     def is_reachable(self) -> bool:
-        """Whether a request alone on an idle device is fast enough."""
+        """Whether requests that run alone on an idle device meet the SLOs."""
         return all(figure_s <= slo.seconds for figure_s, slo in zip(self.reachable_s, self.slos, strict=True))
 
 
 def plan_devices(
     workload: Workload, choices: Sequence[Policy], cost: CostModel, slo: Slo, most_devices: int, say: Say
 ) -> Plan[Policy]:
-    """`find_devices` for a model that answers in one pass."""
+    """Run `find_devices` for a model that answers in one batch."""
     return find_devices(workload, choices, PassTrials(cost), [slo], most_devices, say)
 
 
 def plan_rate(
     workload: Workload, choices: Sequence[Policy], cost: CostModel, slo: Slo, devices: int, say: Say
 ) -> Plan[Policy]:
-    """`find_rate` for a model that answers in one pass."""
+    """Run `find_rate` for a model that answers in one batch."""
     return find_rate(workload, choices, PassTrials(cost), [slo], devices, say)
 
 
@@ -93,9 +93,9 @@ def find_devices(
     most_devices: int,
     say: Say,
 ) -> Plan[Choice]:
-    """The fewest devices that meet all ``slos``, and of the settings that do so with them, the fastest.
+    """Find the fewest devices that meet all ``slos``, and the fastest settings with that number.
 
-    More devices are taken never to be slower, so that the number can be bisected.
+    Assumes that more devices are never slower, so that the number can be bisected.
     """
     search = _Search(choices, trials, slos)
     plan = search.begin(workload)
@@ -106,7 +106,7 @@ def find_devices(
         say(f"{enough} devices: not enough")
         low = enough + 1
         if enough == most_devices:
-            say(f"looking for the nearest that {enough} devices come")
+            say(f"looking for the best that {enough} devices can do")
             plan.nearest = search.nearest(workload, enough)
             return plan
         enough = min(2 * enough, most_devices)
@@ -129,12 +129,12 @@ def find_devices(
 def find_rate(
     workload: Workload, choices: Sequence[Choice], trials: Trials[Choice], slos: Sequence[Slo], devices: int, say: Say
 ) -> Plan[Choice]:
-    """The highest rate of the same traffic that ``devices`` hold within ``slos``, and the settings that hold it."""
+    """Find the highest rate of the same traffic that ``devices`` serve within ``slos``, and the settings for it."""
     search = _Search(choices, trials, slos)
     plan = search.begin(workload)
     if not plan.is_reachable:
         return plan
-    # Above this, more device time is asked for than there is.
+    # A higher rate needs more device time than there is.
     highest = high = devices * len(workload) / search.least_work_s(workload)
     low = 0.0
     while high - low > RATE_STEP * high and high > RATE_STEP**2 * highest:
@@ -154,7 +154,7 @@ def find_rate(
 
 
 def pareto(points: Iterable[Point[Choice]]) -> list[Point[Choice]]:
-    """The points that no other beats in both devices and nearness to the SLO, fewest devices first."""
+    """Return the points that no other beats in both device count and SLO ratio, fewest devices first."""
     front: list[Point[Choice]] = []
     for point in sorted(points, key=lambda one: (one.devices, one.worst)):
         if point.meets and (not front or point.worst < front[-1].worst):
@@ -163,21 +163,21 @@ def pareto(points: Iterable[Point[Choice]]) -> list[Point[Choice]]:
 
 
 class _Search(Generic[Choice]):
-    """Tries choices, remembers all of them, and begins with what was good the last time."""
+    """Simulates choices, keeps the results, and starts with the choices that were good before."""
 
     def __init__(self, choices: Sequence[Choice], trials: Trials[Choice], slos: Sequence[Slo]) -> None:
         if not choices or not slos:
             raise ValueError("takes at least one choice of settings, and one SLO")
         self._order, self._trials, self._slos = list(choices), trials, tuple(slos)
         self.plan: Plan[Choice] = Plan(self._slos)
-        # A run is given up by the SLO that most are over in time.
+        # A run is given up by the SLO that decides earliest.
         by_end = next((slo for slo in slos if slo.of == "latency"), None)
         by_first = next((slo for slo in slos if slo.of == "first_token"), None)
         told = by_first or by_end
         self._give_up = None if told is None else GiveUp(told.seconds, 1 - told.share, told is by_first)
 
     def begin(self, workload: Workload) -> Plan[Choice]:
-        """The plan, which knows what is reachable."""
+        """Return the plan with the unloaded percentiles."""
         self.plan.reachable_s = tuple(
             min(_percentile(self._trials.alone_s(workload, one, slo.of), slo) for one in self._order)
             for slo in self._slos
@@ -185,17 +185,17 @@ class _Search(Generic[Choice]):
         return self.plan
 
     def least_work_s(self, workload: Workload) -> float:
-        """Device seconds that no choice needs less of."""
+        """Return a lower bound on device seconds over all choices."""
         return max(1e-9, min(self._trials.least_work_s(workload, one) for one in self._order))
 
     def fewest_devices(self, workload: Workload) -> int:
-        """Where a search may begin."""
+        """Return the device count to start the search with."""
         span_s = workload.arrival_s[-1] - workload.arrival_s[0]
-        # A little of the work may lie after the last arrival, so it begins at half of the bound.
+        # Some of the work may happen after the last arrival, so the search starts at half of the bound.
         return max(1, math.ceil(self.least_work_s(workload) / span_s / 2)) if span_s > 0 else 1
 
     def any_meets(self, workload: Workload, devices: int) -> Point[Choice] | None:
-        """The first choice that meets the SLOs with so many devices."""
+        """Return the first choice that meets the SLOs with this number of devices."""
         for policy in list(self._order):
             point = self.try_out(workload, policy, devices)
             if point.meets:
@@ -205,19 +205,19 @@ class _Search(Generic[Choice]):
         return None
 
     def nearest(self, workload: Workload, devices: int) -> Point[Choice]:
-        """Of all choices the one that comes nearest; runs go to their end, however late they are."""
+        """Return the choice that comes nearest to the SLOs; runs are not given up."""
         points = (self._simulated(workload, one, devices, None) for one in self._order)
         return min(points, key=lambda point: point.worst)
 
     def try_out(self, workload: Workload, policy: Choice, devices: int) -> Point[Choice]:
-        """Simulate one choice, as far as it takes to see that it fails."""
+        """Simulate one choice; the run is given up as soon as it is certain to fail."""
         point = self._simulated(workload, policy, devices, self._give_up)
         self.plan.tried.append(point)
         return point
 
     def _simulated(self, workload: Workload, policy: Choice, devices: int, give_up: GiveUp | None) -> Point[Choice]:
         outcome = self._trials.run(workload, policy, devices, give_up)
-        # Those that a hopeless run left out would be late as well.
+        # The requests that a given-up run left out would be late as well.
         figures = tuple(
             math.inf if outcome.is_hopeless else _percentile(figures_s(outcome, slo.of), slo) for slo in self._slos
         )
@@ -226,5 +226,5 @@ class _Search(Generic[Choice]):
 
 
 def _percentile(seconds: Seconds, slo: Slo) -> float:
-    """0 of nothing: where answers have one token, there is no gap."""
+    """Return the percentile; 0 without values, for example if all answers have one token and so no gap."""
     return float(np.percentile(seconds, 100 * slo.share)) if len(seconds) else 0.0

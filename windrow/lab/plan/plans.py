@@ -1,4 +1,4 @@
-"""Plans for either kind of model, from options to what is shown."""
+"""Plans for both kinds of models: from options to tables and plots."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Say = Callable[[str], None]
 
 
 class Asked(NamedTuple):
-    """What is looked for."""
+    """The question that a plan answers."""
 
     slos: Sequence[Slo]
     strategies: Sequence[str]
-    #: None for the fewest devices.
+    #: None to find the fewest devices.
     devices: int | None
     most_devices: int
     max_batch_tokens: int
@@ -32,7 +32,7 @@ class Asked(NamedTuple):
 
 
 def search(traffic: Traffic, asked: Asked, cost: Path, say: Say) -> Plan[Any]:
-    """Find it. Raises `ValueError` for a workload or costs that cannot be."""
+    """Search for the plan; raises `ValueError` for an impossible workload or costs."""
     workload, costs = traffic.workload(), read_cost(cost)
     trials: Trials[Any]
     choices: Sequence[Any]
@@ -49,7 +49,7 @@ def search(traffic: Traffic, asked: Asked, cost: Path, say: Say) -> Plan[Any]:
 
 
 def settings_of(policy: Policy | GenerationPolicy) -> dict[str, Any]:
-    """As ``windrow.toml`` takes them."""
+    """Return the settings as keys of ``windrow.toml``."""
     if isinstance(policy, Policy):
         limits, wait_s = policy.limits, policy.max_wait_s
         return {
@@ -57,7 +57,7 @@ def settings_of(policy: Policy | GenerationPolicy) -> dict[str, Any]:
             "max_batch_tokens": limits.max_batch_tokens, "max_wait_ms": "auto" if wait_s is None else wait_s * 1e3,
         }  # fmt: skip
     strategy, is_chunked = GENERATION[policy.name]
-    # Without chunks of its own, a prompt may fill the step.
+    # Without chunked prefill, a prompt may fill the whole step.
     chunk = policy.prefill_chunk_tokens if is_chunked else policy.max_batch_tokens
     return {
         "strategy": strategy, "max_batch_size": policy.max_batch_size, "max_batch_tokens": policy.max_batch_tokens,
@@ -66,7 +66,7 @@ def settings_of(policy: Policy | GenerationPolicy) -> dict[str, Any]:
 
 
 def as_json(found: Plan[Any]) -> dict[str, Any]:
-    """The plan and its front."""
+    """Return the plan and its Pareto front as JSON."""
     return {
         "best": None if found.best is None else _point(found.best, found.slos),
         "front": [_point(point, found.slos) for point in found.front],
@@ -87,7 +87,7 @@ def _point(point: Point[Any], slos: Sequence[Slo]) -> dict[str, Any]:
 
 
 def rows(found: Plan[Any]) -> TableRows:
-    """The best, and the rest of the front."""
+    """Return the best plan and the rest of the Pareto front as table rows."""
     points = [found.best, *(point for point in found.front if point != found.best)] if found.best else []
     if not points:
         return []
@@ -100,12 +100,12 @@ def rows(found: Plan[Any]) -> TableRows:
 
 
 def _rate(point: Point[Any]) -> str:
-    """Requests that all come in one moment have none."""
+    """Return the arrival rate as text; requests that all arrive at once have none."""
     return "-" if math.isinf(point.rate_per_s) else f"{point.rate_per_s:.1f}"
 
 
 def panels(found: Plan[Any], is_by_rate: bool) -> list[Panel]:
-    """What was tried, and the front, or what the best settings do at other rates; a panel an SLO."""
+    """Return one plot per SLO: the simulated points with the front, or the best settings at other rates."""
     tried = [point for point in found.tried if point.worst < math.inf]
     front = found.front
     if is_by_rate:
@@ -119,6 +119,6 @@ def panels(found: Plan[Any], is_by_rate: bool) -> list[Panel]:
 
     def panel(number: int, slo: Slo) -> Panel:
         lines, dots = {name: along(front, number)}, {"simulated": along(tried, number)}
-        return Panel("What was tried", label, f"{slo.name} ms", lines, dots, is_log_y=True)
+        return Panel("Simulated settings", label, f"{slo.name} ms", lines, dots, is_log_y=True)
 
     return [panel(number, slo) for number, slo in enumerate(found.slos)]

@@ -1,4 +1,4 @@
-"""What a planner tries on a model of either kind: settings, what a run with them gives, and what bounds them."""
+"""The choices of settings that a planner simulates, the outcome of each, and bounds on them, per kind of model."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from windrow.lab.simulate.simulation import simulate
 from windrow.lab.simulate.workload import Workload
 from windrow.scheduler.core.planning import BatchLimits
 
-#: Settings that are tried with each strategy; None is the learnt wait.
+#: Settings to try with each strategy; None is the learned window.
 BATCH_SIZES = (8, 16, 32, 64, 128)
 MAX_WAITS_S: tuple[float | None, ...] = (0.0, 0.002, 0.005, 0.020, None)
-#: The same where text is generated: sequences at once, tokens of a step, and those that are read beside who decodes.
+#: The same for text generation: concurrent sequences, tokens per step, and prefill chunk.
 SEQUENCES = (8, 32, 128, 512)
 STEP_TOKENS = (2048, 16384)
 CHUNKS = (256, 512, 1024, 2048)
-#: A run whose requests wait longer and longer, by more than this share of the time in which they came, is not held.
+#: Devices do not keep up if the wait grows by more than this share of the time in which requests arrive.
 GROWTH = 0.02
-#: Fewer requests say nothing of that.
+#: Fewest requests from which growth is judged.
 ENOUGH = 100
 Seconds = NDArray[np.float64]
-#: What an SLO may be of -> its name in a table.
+#: Kind of SLO -> its name in tables.
 GOALS = {"latency": "", "first_token": "TTFT ", "gap": "ITL "}
 
 
 @dataclass(frozen=True, slots=True)
 class Slo:
-    """``share`` of all requests take at most ``seconds``: to their end, to the first token, or from token to token."""
+    """A limit: ``share`` of requests take at most ``seconds`` in total, to the first token, or between tokens."""
 
     seconds: float
     share: float = 0.99
@@ -48,11 +48,11 @@ class Slo:
         if not (0 < self.seconds < math.inf and 0 < self.share < 1):
             raise ValueError("an SLO takes a time above 0 and a share between 0 and 1")
         if self.of not in GOALS:
-            raise ValueError(f"an SLO of {self.of!r}; there are {', '.join(GOALS)}")
+            raise ValueError(f"an SLO of {self.of!r}: takes {', '.join(GOALS)}")
 
     @property
     def name(self) -> str:
-        """Such as ``p99``, or ``TTFT p99``."""
+        """The name in tables, such as ``p99`` or ``TTFT p99``."""
         return f"{GOALS[self.of]}p{self.share * 100:g}"
 
 
@@ -60,24 +60,24 @@ Choice = TypeVar("Choice", contravariant=True)
 
 
 class Trials(Protocol[Choice]):
-    """One kind of model with its costs."""
+    """What a planner needs from one kind of model."""
 
     def run(self, workload: Workload, policy: Choice, devices: int, give_up: GiveUp | None) -> Outcome:
         """Simulate it."""
         ...
 
     def alone_s(self, workload: Workload, policy: Choice, of: str) -> Seconds:
-        """What an SLO is of, for each request when it has an idle device to itself."""
+        """Return the SLO's figure for each request if it ran alone on an idle device, in seconds."""
         ...
 
     def least_work_s(self, workload: Workload, policy: Choice) -> float:
-        """Device seconds that no run with these settings needs less of."""
+        """Return a lower bound on the device seconds of a run with these settings."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class PassTrials:
-    """Models that answer in one pass."""
+    """Models that answer in one batch."""
 
     cost: CostModel
 
@@ -93,7 +93,7 @@ class PassTrials:
         return np.array([line.seconds(tokens, 1) for tokens in workload.tokens]) + self.cost.handover_s
 
     def least_work_s(self, workload: Workload, policy: Policy) -> float:
-        """See `Trials`; of full passes without padding."""
+        """See `Trials`; assumes full batches without padding."""
         line, count = self.cost.of_strategy(policy.strategy), len(workload)
         passes_s = count / policy.limits.max_batch_size * line.pass_s
         return (passes_s + sum(workload.tokens) * line.token_s + count * line.sequence_s) / line.lanes
@@ -124,7 +124,7 @@ class StepTrials:
         return first_s if of == "first_token" else first_s + gaps * gap_s
 
     def least_work_s(self, workload: Workload, policy: GenerationPolicy) -> float:
-        """See `Trials`; of steps that are full, and read nothing of the cache."""
+        """See `Trials`; assumes full steps that read nothing from the KV cache."""
         cost, gaps = self.cost, sum(workload.output_tokens) - len(workload)
         size = 1 if policy.name == "none" else policy.max_batch_size
         steps_s = gaps * (cost.step_s / size + cost.token_s + cost.sequence_s)
@@ -132,7 +132,7 @@ class StepTrials:
 
 
 def policies(strategies: Iterable[str], max_batch_tokens: int, longest_tokens: int) -> list[Policy]:
-    """Every combination that is tried; waiting for company means nothing to ``none``."""
+    """Return all combinations to try; ``none`` has no window, because it never batches."""
     return [
         Policy(strategy, BatchLimits(size, max_batch_tokens, static_length=longest_tokens), wait_s)
         for strategy in strategies
@@ -142,7 +142,7 @@ def policies(strategies: Iterable[str], max_batch_tokens: int, longest_tokens: i
 
 
 def generation_policies(names: Iterable[str], cache_tokens: int) -> list[GenerationPolicy]:
-    """The same where text is generated; sizes of chunks mean something to ``chunked`` alone."""
+    """Return all combinations to try for text generation; only ``chunked`` has a prefill chunk."""
     made = []
     for name in names:
         sizes = SEQUENCES if name != "none" else (1,)
@@ -156,7 +156,7 @@ def generation_policies(names: Iterable[str], cache_tokens: int) -> list[Generat
 
 
 def figures_s(outcome: Outcome, of: str) -> Seconds:
-    """What an SLO is of, for each request that ended; gaps between tokens for each token."""
+    """Return the SLO's figure for each finished request, or for each gap between tokens."""
     if of == "latency":
         return latencies_s(outcome)
     if of == "first_token":
@@ -168,9 +168,9 @@ def figures_s(outcome: Outcome, of: str) -> Seconds:
 
 
 def keeps_up(outcome: Outcome) -> bool:
-    """Whether the last requests waited about as long as the first: a queue that grows is held by no number of them.
+    """Whether the last requests waited about as long as the first, so that the queue does not grow.
 
-    In a run that is shorter than its SLO, all would be in time however slow the devices are.
+    Without this check, a run shorter than its SLO would pass with devices of any speed.
     """
     arrival_s = np.asarray(outcome.workload.arrival_s)
     waited_s = np.asarray(outcome.start_s) - arrival_s

@@ -1,4 +1,4 @@
-"""Panels of lines, drawn by matplotlib: a PNG of all of them, or one SVG each. Needs the extra ``lab``."""
+"""Plots, drawn with matplotlib: one PNG of all panels, or one SVG per panel. Needs the extra ``lab``."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Line = tuple[Sequence[float], Sequence[float]]
-#: Inches of one panel: its letters are still read where it fills a telephone.
+#: Size of a panel in inches; its text is readable when it fills the width of a phone.
 WIDTH, HEIGHT = 4.8, 3.5
-#: Points that are marked one by one on a line, so that it is seen between which it was drawn.
+#: A line with at most this many points has a marker on each.
 FEW_POINTS = 20
-#: Of every other line, the other way round once the ten colours begin again: lines that coincide are both seen.
+#: Line styles alternate, and swap when the ten colours repeat, so that coinciding lines are both visible.
 DASHES = ("-", "--")
-#: Of the largest to the smallest value: an axis with fewer decades has names between them.
+#: An axis that spans fewer decades than this has labels between them.
 NARROW = 100
-#: Names of so many bars still fit side by side.
+#: Number of bars whose names fit side by side.
 MANY_BARS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One plot: lines by name, each ``(x, y)``, and points by name where single runs are shown; or bars.
+    """One plot: named lines of ``(x, y)``, named points for single runs, or stacked bars.
 
-    Lines have their colours by their place, so those of one name have one colour in all panels that name the same ones
-    in the same order; a line may be empty. ``reference`` is what they are compared with, in grey. ``bars`` are the
-    parts of stacked bars by name, each what it is of every bar.
+    Lines are coloured by position, so lines with the same names in the same order have the same colours in all panels;
+    a line may be empty. ``reference`` is drawn in grey for comparison. ``bars`` maps the name of each part to its value
+    in every bar.
     """
 
     title: str
@@ -52,12 +52,12 @@ class Panel:
     is_log_y: bool = False
 
     def _repr_svg_(self) -> str:
-        """How Jupyter shows a panel that a cell ends with."""
+        """Return an SVG for Jupyter."""
         return draw_svg(self)
 
 
 def run_panels(outcomes: Mapping[str, Outcome]) -> list[Panel]:
-    """Latency distributions beside each other, and how each run went over time."""
+    """Return the panels of simulated runs: latency distributions, and each run over time."""
     over_time = {name: series(outcome) for name, outcome in outcomes.items()}
     first = next(iter(over_time.values()))
     arrivals = {"arrivals": (first["at_s"], first["arrivals_per_s"])}
@@ -67,18 +67,18 @@ def run_panels(outcomes: Mapping[str, Outcome]) -> list[Panel]:
         Panel("Requests served", "s", "requests/s", served, reference=arrivals),
         Panel("Waiting", "s", "requests", _column(over_time, "waiting")),
         Panel("Devices busy", "s", "share", _column(over_time, "busy")),
-        Panel("p99 of those that end", "s", "ms", _column(over_time, "p99_ms"), is_log_y=True),
+        Panel("p99 of finished requests", "s", "ms", _column(over_time, "p99_ms"), is_log_y=True),
     ]
 
 
 def distribution_panel(latencies: Mapping[str, Any]) -> Panel:
-    """Cumulative distributions of latencies in seconds."""
+    """Return a panel with cumulative latency distributions; latencies in seconds."""
     lines = {name: cumulative(values) if len(values) else ([], []) for name, values in latencies.items()}
     return Panel("Latency", "ms", "share of requests", lines, is_log_x=True)
 
 
 def draw_png(panels: Sequence[Panel], path: Path) -> None:
-    """All panels in one picture, two in a row."""
+    """Draw all panels into one PNG, two per row."""
     rows = -(-len(panels) // 2)
     figure = _figure(2 * WIDTH, rows * HEIGHT)
     for number, panel in enumerate(panels):
@@ -87,7 +87,7 @@ def draw_png(panels: Sequence[Panel], path: Path) -> None:
 
 
 def draw_svg(panel: Panel) -> str:
-    """One panel as an ``<svg>`` element that keeps its text as text."""
+    """Draw one panel as an ``<svg>`` element whose text stays text."""
     from matplotlib import rc_context
 
     figure = _figure(WIDTH, HEIGHT)
@@ -100,11 +100,9 @@ def draw_svg(panel: Panel) -> str:
 
 
 def check_can_draw() -> None:
-    """Raise `ValueError` where matplotlib is not installed: before anything was simulated, not after."""
+    """Raise `ValueError` if matplotlib is not installed; call it before a long simulation."""
     if find_spec("matplotlib") is None:
-        raise ValueError(
-            "--report draws with matplotlib, the extra 'lab' of windrow; to get it: pip install matplotlib"
-        )
+        raise ValueError("--report needs matplotlib: pip install matplotlib (the extra 'lab' of windrow-inference)")
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -129,14 +127,14 @@ def _draw(panel: Panel, axes: Axes) -> None:
     named = len(panel.lines) + len(panel.points) + len(panel.bars) + len(panel.reference)
     if named > 1 and panel.bars:
         axes.legend(fontsize="small")
-    elif named > 1:  # below, where it hides no line
+    elif named > 1:  # below the plot, so that it hides no line
         axes.legend(
             fontsize="small", frameon=False, ncols=min(named, 4), loc="upper center", bbox_to_anchor=(0.5, -0.2)
         )
 
 
 def _scale(panel: Panel, axes: Axes) -> None:
-    """Logarithms where they are asked for and there are any, else from 0; whole numbers where there are no others."""
+    """Set a logarithmic axis if requested and possible, else start at 0; integer ticks for integer values."""
     from matplotlib.ticker import MaxNLocator
 
     drawn = [*panel.lines.values(), *panel.points.values(), *panel.reference.values()]
@@ -154,7 +152,7 @@ def _scale(panel: Panel, axes: Axes) -> None:
 
 
 def _name_ticks(axis: Axis, values: Sequence[float]) -> None:
-    """``10,000`` and ``0.1``, which are read faster than powers; 2 and 5 between them where there are few."""
+    """Label ticks as ``10,000`` and ``0.1`` instead of powers of ten, with 2 and 5 between them on short axes."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     def plain(value: float, _: float) -> str:
@@ -182,7 +180,7 @@ def _stack(bars: Mapping[str, Mapping[str, float]], axes: Axes) -> None:
 
 
 def _column(over_time: Mapping[str, Mapping[str, list[float]]], name: str) -> dict[str, Line]:
-    """A line a run, through what is known of it."""
+    """Return one line per run through its known values."""
     lines: dict[str, Line] = {}
     for run, one in over_time.items():
         known = [(at_s, value) for at_s, value in zip(one["at_s"], one[name], strict=True) if not math.isnan(value)]

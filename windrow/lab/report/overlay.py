@@ -1,4 +1,4 @@
-"""A simulated run laid over a recorded one."""
+"""Compares a simulated run with a recorded one."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from windrow.lab.simulate.generation import simulate_generation
 from windrow.lab.simulate.outcome import Fleet, Outcome
 from windrow.lab.simulate.simulation import simulate
 
-#: Figure -> its head in a table.
+#: Figure -> column of the table.
 HEADS = {
     "throughput_per_s": "requests/s", "tokens_per_s": "tokens/s", "mean": "mean ms", "p50": "p50 ms", "p95": "p95 ms",
     "p99": "p99 ms", "ttft_p50": "TTFT p50 ms", "ttft_p95": "TTFT p95 ms", "ttft_p99": "TTFT p99 ms",
 }  # fmt: skip
 SHARES = (50, 95, 99)
-#: Of how passes miss their line, for one recorded run.
+#: Simulations per recorded run, if the cost model has random deviations.
 DRAWS = 8
 Compared = dict[str, dict[str, float]]
 
 
 def compare(recording: Recording | GenerationRecording, outcomes: Sequence[Outcome]) -> Compared:
-    """``{figure: {measured, simulated, error}}``; durations in milliseconds, errors as shares of what was measured.
+    """Return ``{figure: {measured, simulated, error}}``: durations in milliseconds, errors relative to the measurement.
 
-    Simulated figures are means over ``outcomes``. Of a model that generates also tokens a second, and times to the
+    Simulated figures are means over ``outcomes``. A model that generates also has tokens per second and times to the
     first token.
     """
     seen_s = measured_s(recording)
@@ -65,7 +65,7 @@ def _shares(seconds: np.ndarray, prefix: str = "") -> dict[str, float]:
 
 
 def overlay_rows(compared: Compared) -> list[list[str]]:
-    """As a table, its heads first."""
+    """Return the comparison as table rows, header first."""
     return [
         ["figure", "measured", "simulated", "error"],
         *(
@@ -78,9 +78,10 @@ def overlay_rows(compared: Compared) -> list[list[str]]:
 def simulate_again(
     path: Path, costs: CostModel, cost_path: Path
 ) -> tuple[Recording | GenerationRecording, list[Outcome]]:
-    """The recorded run of ``path``, and its arrivals, lengths and settings simulated with these costs.
+    """Return the run recorded in ``path``, and simulations of its arrivals, lengths and settings with these costs.
 
-    Several times where passes spread: what a single draw adds to a p99 of few requests is not the model's.
+    There are several simulations if the costs have random deviations, because a single draw would add noise to the p99
+    of few requests.
     """
     if generates(path):
         run = read_generation(path)
@@ -96,10 +97,10 @@ def simulate_again(
 
 
 def distributions(recording: Recording | GenerationRecording, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Latencies in seconds of both, by name."""
+    """Return measured and simulated latencies in seconds, by name."""
     return {"measured": measured_s(recording), "simulated": np.concatenate([latencies_s(one) for one in outcomes])}
 
 
 def measured_s(recording: Recording | GenerationRecording) -> np.ndarray:
-    """Latencies that were recorded."""
+    """Return the recorded latencies in seconds."""
     return np.array([one.latency_s for one in recording.requests])

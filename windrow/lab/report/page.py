@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs nothing else: no script, no font, no network."""
+"""A report as one self-contained HTML page: no scripts, no fonts, no network."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def write_report(
     tables: Sequence[TableRows],
     panels: Sequence[Panel],
 ) -> tuple[Path, Path]:
-    """Write ``report.html`` and ``report.png`` into ``folder``; each of ``tables`` has its heads first.
+    """Write ``report.html`` and ``report.png`` into ``folder``; the first row of each table is its header.
 
-    Raises `ValueError` where they cannot be written.
+    Raises `ValueError` if they cannot be written.
     """
     page, picture = folder / PAGE, folder / PICTURE
     text = render(title, about, tables, [draw_svg(panel) for panel in panels])
@@ -51,25 +51,26 @@ def write_report(
 
 
 def check_report(folder: Path) -> None:
-    """Raise `ValueError` where a report cannot be drawn or written: before anything was measured, not after."""
+    """Raise `ValueError` if a report cannot be drawn or written; call it before a long measurement."""
     check_can_draw()
     try:
-        # Made are folders only with the report; until then it is the nearest one there is that has to take files.
+        # Folders are created with the report, so the nearest existing parent must be writable.
         nearest = next(above for above in (folder, *folder.absolute().parents) if above.exists())
         with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
         raise ValueError(
-            f"--report {folder}: takes a folder that files can be written into, there already or to be made: "
-            f"{error.strerror}"
+            f"--report {folder}: takes a writable folder, or one that can be created: {error.strerror}"
         ) from None
     for taken in (folder / PAGE, folder / PICTURE):
         if taken.is_dir():
-            raise ValueError(f"--report {folder}: {taken.name} in it is a folder, where the report would be")
+            raise ValueError(
+                f"--report {folder}: {taken.name} in it is a folder; the report writes a file of that name"
+            )
 
 
 def render(title: str, about: Mapping[str, object], tables: Sequence[TableRows], drawings: Sequence[str]) -> str:
-    """The page; ``drawings`` are SVG elements."""
+    """Return the HTML page; ``drawings`` are SVG elements."""
     facts = "".join(f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>\n" for name, value in about.items())
     wide = "\n".join(f'<div class="wide">{_table(rows)}</div>' for rows in tables if rows)
     figures = "\n".join(f"<figure>{drawing}</figure>" for drawing in drawings)

@@ -1,4 +1,4 @@
-"""Reports of runs as rows of text, for the terminal and for the page."""
+"""Reports of runs as rows of text, for the terminal and the HTML page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TableRows = list[list[str]]
 
 
 def run_rows(runs: Mapping[str, Mapping[str, Any]]) -> TableRows:
-    """How fast each run was: requests and tokens a second, latencies, and the time in the queue."""
+    """Return the speed of each run: requests and tokens per second, latencies, and time in the queue."""
     rows = [["run", "req/s", "tok/s", "p50 ms", "p95 ms", "p99 ms", "queue p99"]]
     for name, report in runs.items():
         row = [name, _rate(report["throughput_per_s"]), _rate(report["tokens_per_s"])]
@@ -22,9 +22,9 @@ def run_rows(runs: Mapping[str, Mapping[str, Any]]) -> TableRows:
 
 
 def answer_rows(runs: Mapping[str, Mapping[str, Any]]) -> TableRows:
-    """Milliseconds to the first token and between tokens, and how much was good; empty where none of it is known.
+    """Return time to first token, time between tokens (ms) and goodput; empty if none of them is known.
 
-    A table of its own: beside the others its columns do not fit 80 characters.
+    It is a separate table, because its columns and the others do not fit into 80 characters.
     """
     generates = any(report.get("ttft_ms") for report in runs.values())
     has_slo = any("within_slo" in report for report in runs.values())
@@ -41,7 +41,7 @@ def answer_rows(runs: Mapping[str, Mapping[str, Any]]) -> TableRows:
 
 
 def work_rows(runs: Mapping[str, Mapping[str, Any]]) -> TableRows:
-    """What the devices of each run did."""
+    """Return the batches and utilisation of each run's devices."""
     rows = [["run", "busy", "passes", "batch", "padding", "again", "failed", "unserved"]]
     for name, report in runs.items():
         busy = report["utilisation"]
@@ -52,7 +52,7 @@ def work_rows(runs: Mapping[str, Mapping[str, Any]]) -> TableRows:
 
 
 def flow_rows(runs: Mapping[str, Mapping[str, Any]]) -> TableRows:
-    """A row a run and flow; empty where there is one flow."""
+    """Return one row per run and flow; empty if there is only one flow."""
     rows = [
         [name, flow, str(one["requests"]), *(_share(one["latency_ms"], share) for share in ("p50", "p95", "p99"))]
         for name, report in runs.items()
@@ -62,7 +62,7 @@ def flow_rows(runs: Mapping[str, Mapping[str, Any]]) -> TableRows:
 
 
 def show(console: Console, title: str, rows: TableRows) -> None:
-    """Print ``rows``, heads first; nothing where there are none."""
+    """Print ``rows``, whose first row is the header; prints nothing without rows."""
     if not rows:
         return
     if title:
@@ -82,7 +82,7 @@ def _table(rows: TableRows, gap: int) -> Table:
 
 
 def number(value: float) -> str:
-    """Three significant figures, and whole above 100."""
+    """Format with three significant figures; values above 100 as integers."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 

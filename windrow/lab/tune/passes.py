@@ -1,4 +1,4 @@
-"""Timing forward passes of a loaded model, and what follows for its settings."""
+"""Measures the batches of a loaded model, and recommends settings."""
 
 from __future__ import annotations
 
@@ -14,45 +14,46 @@ from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.core.planning import BatchLimits, plan_batches
 from windrow.worker.engines.base import Engine, EngineInfo, Prepared
 
-#: Calls of one pass: the first is not counted, and of the others the median is taken.
+#: Calls per measurement: the first one warms up, and the median of the others counts.
 CALLS = 4
-#: Different rows of each size.
+#: Different batches per size.
 ROWS = 4
-#: Of the best throughput: the smallest batch that reaches this share is recommended.
+#: The smallest batch that reaches this share of the best throughput is recommended.
 ENOUGH = 0.95
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
-    """Rows of one size, lengths mixed."""
+    """Measurements of one batch size with mixed lengths."""
 
     batch_size: int
     throughput_per_s: float
     tokens_per_s: float
     latency_ms: float
-    #: Of the largest row of this size.
+    #: Tokens of the largest batch of this size.
     tokens: int
 
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """What was timed before memory or time was over."""
+    """The measurements up to the end of memory or time."""
 
     passes: list[TimedPass]
     curve: list[CurvePoint]
-    #: Tokens of the pass that did not fit; None where all did.
+    #: Tokens of the batch that did not fit into memory; None if all did.
     ran_out_tokens: int | None
-    #: The time was over before the largest rows.
+    #: Whether time ran out before the largest batches.
     is_cut: bool = False
 
 
 def time_passes(
     engine: Engine, prepared: Sequence[Prepared], strategy: str, limits: BatchLimits, seconds: float, say: Say
 ) -> Timings:
-    """Time rows of 1, 2, 4, ... ``max_batch_size`` of mixed and of equal lengths; stop cleanly where memory is out.
+    """Measure batches of 1, 2, 4, ... ``max_batch_size`` requests, with mixed and with equal lengths.
 
-    Passes are of the sizes that were captured, as ``limits`` have them. No new size is begun once ``seconds`` are over.
+    Stops cleanly when memory runs out, and starts no new size after ``seconds``. Batches have the captured sizes in
+    ``limits``.
     """
     numbers = random.Random(1)
     by_length = sorted(prepared, key=lambda one: one.tokens)
@@ -71,7 +72,7 @@ def time_passes(
             except Exception as error:
                 if not _is_out_of_memory(error):
                     raise
-                say(f"{strategy}: a pass of {size} requests does not fit the memory: stopping there")
+                say(f"{strategy}: a batch of {size} requests does not fit into memory: stopping there")
                 return Timings(passes, curve, sum(one.tokens for one in row))
             passes.append(timed)
             if is_mixed:
@@ -83,13 +84,13 @@ def time_passes(
 
 
 def recommend(curve: Sequence[CurvePoint]) -> CurvePoint:
-    """The smallest batch with about the best throughput: more only adds latency."""
+    """Return the settings for the smallest batch with nearly the best throughput; a larger one only adds latency."""
     best = max(point.throughput_per_s for point in curve)
     return next(point for point in curve if point.throughput_per_s >= ENOUGH * best)
 
 
 def _rows(by_length: Sequence[Prepared], size: int, numbers: random.Random) -> Iterator[list[Prepared]]:
-    """Mixed rows first, then rows of short, of middling and of long requests, so that the line knows both ends."""
+    """Return mixed batches, then batches of short, medium and long requests, so that the fit covers all lengths."""
     for _ in range(ROWS):
         yield numbers.choices(by_length, k=size)
     for share in (0.1, 0.5, 0.9, 1.0):
@@ -99,7 +100,7 @@ def _rows(by_length: Sequence[Prepared], size: int, numbers: random.Random) -> I
 
 def _time_row(engine: Engine, row: Sequence[Prepared], strategy: str, limits: BatchLimits) -> TimedPass:
     lengths = [one.tokens for one in row]
-    # All of it in one pass, whatever it takes: the limits are what is looked for.
+    # One batch without limits, because the limits are what the measurement determines.
     unbounded = replace(limits, max_batch_size=len(row), max_batch_tokens=1 << 40, static_length=max(lengths))
     (batch,) = plan_batches(strategy, lengths, unbounded)
     took_s = []
@@ -130,7 +131,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 def tune_model(
     name: str, settings: ModelSettings, seconds: float, max_batch_size: int, say: Say
 ) -> tuple[EngineInfo, dict[str, Timings], int]:
-    """Load the model and time it; returns what its engine says, timings of padded and packed passes, and its lanes."""
+    """Load the model and measure it; returns engine info, timings of padded and packed batches, and the core count."""
     import torch
 
     from windrow.worker.engines.loading import batch_limits, load_batch_engine

@@ -1,4 +1,4 @@
-"""What the steps of an engine that generates take, one after the other, while it serves whatever it serves."""
+"""Times each decode step of an engine while it serves."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from windrow.worker.engines.generation.engine import GenerateEngine
 
 @dataclass(frozen=True, slots=True)
 class _Launched:
-    """A step on its way: when it was begun, and what the cache holds with it."""
+    """A step in flight: its start time, and the size of the KV cache."""
 
     began_s: float
     plan: StepPlan
@@ -28,21 +28,21 @@ class _Launched:
 
 
 def runs_of(info: EngineInfo) -> StepRuns:
-    """How an engine runs its steps: on a CPU, one is over when it has been started."""
+    """Return how an engine runs its steps; on a CPU a step has finished when its start call returns."""
     ahead = 0 if info.device == "cpu" else 1
     if not info.is_captured:
         return StepRuns(ahead)
-    # Imported here: builds of torch without CUDA have no Triton.
+    # Imported here, because builds of torch without CUDA have no Triton.
     from windrow.worker.engines.generation.cuda import READ_RUNGS, decode_rungs
 
     return StepRuns(ahead, decode_rungs(info.max_sequences or 1), READ_RUNGS)
 
 
 class TimedSteps:
-    """A `StepEngine` that tells of each step that ran.
+    """A `StepEngine` that reports the time of each step.
 
-    A step lasts from the end of the one before it, or where that was over already from its own beginning, until its
-    tokens were collected: so steps add up to the time in which the engine had work.
+    A step lasts from the end of the previous step, or from its own start if that is later, until its tokens were
+    collected, so that the steps add up to the time in which the engine had work.
     """
 
     def __init__(self, engine: GenerateEngine, tell: Callable[[TimedStep], object]) -> None:
@@ -54,31 +54,31 @@ class TimedSteps:
         self._ended_s = 0.0
 
     def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
-        """As the engine does it."""
+        """Delegate to the engine."""
         return self.engine.prepare(inputs, parameters)
 
     def room(self) -> int:
-        """As the engine has it."""
+        """Delegate to the engine."""
         return self.engine.room()
 
     def cache_use(self) -> CacheMetrics:
-        """As the engine has it."""
+        """Delegate to the engine."""
         return self.engine.cache_use()
 
     def add(self, id: str, prepared: Prepared, *, stream: bool = False, priority: int = 0) -> None:
-        """As the engine does it."""
+        """Delegate to the engine."""
         self.engine.add(id, prepared, stream=stream, priority=priority)
 
     def cancel(self, id: str) -> None:
-        """As the engine does it; what the cache held of it is counted on until `forget`."""
+        """Delegate to the engine; the request's cached tokens count until `forget`."""
         self.engine.cancel(id)
 
     def wait(self, timeout_s: float) -> None:
-        """As the engine does it."""
+        """Delegate to the engine."""
         self.engine.wait(timeout_s)
 
     def step(self) -> Any | None:
-        """As the engine does it, and note when."""
+        """Delegate to the engine and record the start time."""
         began_s = time.perf_counter()
         handle = self.engine.step()
         if handle is not None:
@@ -91,7 +91,7 @@ class TimedSteps:
         return handle
 
     def collect(self, handle: Any) -> list[Delta]:
-        """As the engine does it, and tell what the step took."""
+        """Delegate to the engine and report the step's time."""
         deltas = self.engine.collect(handle)
         self.busy_s = self.engine.busy_s
         ended_s, one = time.perf_counter(), self._launched.popleft()
@@ -104,5 +104,5 @@ class TimedSteps:
         return deltas
 
     def forget(self) -> None:
-        """The engine is empty: nobody has anything in the cache."""
+        """Reset the count of cached tokens; call it when the engine is empty."""
         self._cached.clear()

@@ -1,7 +1,7 @@
-"""Timing the steps of a model that generates, and what follows for its settings.
+"""Measures the decode steps of a model that generates, and recommends settings.
 
-The engine of production steps as it serves: some sequences decode, and prompts come in beside them, one step ahead of
-the device as in the resident loop.
+The production engine runs as it does in the step loop: some sequences decode while prompts are prefilled, one step
+ahead of the device.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from windrow.scheduler.core.outcomes import Failed
 from windrow.scheduler.models.token_counts import load_text_limit
 from windrow.worker.engines.base import Delta, EngineInfo
 
-#: Steps in which everybody decodes and nobody reads, and how many of them are one measurement.
+#: Pure decode steps before a measurement, and per measurement.
 STEPS, TOGETHER = 16, 4
-#: Prompts that come beside those that decode, at once, and tokens of each; every such visit is measured so often where
-#: half of the time is enough for that.
+#: Prompts that are prefilled together beside decoding sequences, tokens of each, and repetitions of each measurement
+#: if half of the time is enough.
 VISITS = ((1, 16), (1, 64), (1, 192), (1, 448), (1, 960), (1, 1900), (4, 16), (4, 100), (4, 240), (12, 40))
 VISITED = 3
-#: Contexts of those that decode, as shares of the longest.
+#: Context lengths of decoding sequences, as shares of the longest.
 CONTEXTS = (0.02, 0.12, 0.4)
-#: The part of the cache that those who decode may fill.
+#: Share of the KV cache that decoding sequences may fill.
 FILLED = 0.8
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class DecodePoint:
-    """So many sequences that decode, with so many tokens in the cache in all."""
+    """Measurement of one number of decoding sequences with one total size of KV cache."""
 
     sequences: int
     cached_tokens: int
@@ -49,18 +49,18 @@ class DecodePoint:
 
 @dataclass(frozen=True, slots=True)
 class StepTimings:
-    """What was timed before the time was over."""
+    """The measurements up to the end of the time."""
 
     steps: list[TimedStep]
     curve: list[DecodePoint]
-    #: Numbers of sequences and contexts that there was no time for.
+    #: Numbers of sequences and contexts that the time did not allow.
     left_out: int
 
 
 def tune_generation(
     name: str, settings: ModelSettings, seconds: float, max_batch_size: int, say: Say
 ) -> tuple[EngineInfo, StepTimings]:
-    """Load the model and time it as `time_steps` does."""
+    """Load the model and measure it with `time_steps`."""
     from windrow.worker.engines.generation.engine import GenerateEngine
     from windrow.worker.engines.loading import load_engine
 
@@ -73,14 +73,14 @@ def tune_generation(
 
 
 def time_steps(rig: Rig, seconds: float, say: Say) -> StepTimings:
-    """Time 1, 2, 4, ... sequences that decode over caches of several lengths, and prompts beside them.
+    """Measure 1, 2, 4, ... decoding sequences with contexts of several lengths, and prefills beside them.
 
-    The small ones come first; none is begun once ``seconds`` are over.
+    Small sizes come first; no measurement starts after ``seconds``.
     """
     end_s = time.monotonic() + seconds
     cases = sorted(rig.cases(), key=lambda case: (case[0] * case[1], case))
     visits_s = seconds / 2 / (len(cases) + 1)
-    rig.run(min(2, rig.most), rig.contexts[0], visits_s)  # what is done at the first call only
+    rig.run(min(2, rig.most), rig.contexts[0], visits_s)  # warms up what happens at the first call only
     steps = [*rig.run(0, 0, visits_s)]
     curve: list[DecodePoint] = []
     for done, (sequences, context) in enumerate(cases):
@@ -89,29 +89,29 @@ def time_steps(rig: Rig, seconds: float, say: Say) -> StepTimings:
         timed = rig.run(sequences, context, visits_s)
         steps += timed
         curve.append(_point([one for one in timed if not one.reads]))
-        say(f"{sequences} decode over {context} tokens each: {curve[-1].step_ms:.2f} ms a step")
+        say(f"{sequences} decode over {context} tokens each: {curve[-1].step_ms:.2f} ms per step")
     return StepTimings(steps, curve, 0)
 
 
 def recommend_steps(cost: DecodeCost, timings: StepTimings, max_batch_tokens: int) -> dict[str, int]:
-    """Settings: the smallest with about the best throughput, of sequences that decode and of prompts that are read."""
+    """Return the smallest settings with nearly the best throughput, for decoding sequences and for prefill."""
     context = median(point.cached_tokens / point.sequences for point in timings.curve)
     rates = {
         count: count / cost.seconds(count, count, round(count * context), reads=False)
         for count in sorted({point.sequences for point in timings.curve})
     }
     sequences = next(count for count, rate in rates.items() if rate >= ENOUGH * max(rates.values()))
-    # Of a chunk of so many tokens, 1 - ENOUGH is what any pass costs.
+    # With a chunk of this size, the fixed cost of a forward pass is a share of 1 - ENOUGH.
     wanted = cost.read_s / cost.token_s * ENOUGH / (1 - ENOUGH) if cost.token_s else math.inf
     chunk = min(1 << (math.ceil(min(max(wanted, 64), max_batch_tokens)) - 1).bit_length(), max_batch_tokens)
     return {"max_batch_size": sequences, "prefill_chunk_tokens": chunk}
 
 
 class Rig:
-    """An engine, and what it is asked; nothing else asks it."""
+    """An engine and the requests that measure it; nothing else uses the engine."""
 
     def __init__(self, engine: Any, vocabulary: int, most_read: int) -> None:
-        """``most_read`` are the tokens of prompts that a step reads beside those who decode."""
+        """``most_read`` is the number of prompt tokens that a step prefills beside decoding sequences."""
         self._timed: list[TimedStep] = []
         self._engine = TimedSteps(engine, self._timed.append)
         self._numbers, self._vocabulary, self._most_read = random.Random(1), vocabulary, most_read
@@ -122,11 +122,11 @@ class Rig:
         self._context = info.max_input_tokens
         self._cache_tokens = info.pages * info.page_tokens
         self.most: int = info.max_sequences
-        #: Lengths of prompts; what comes after them has room too.
+        #: Prompt lengths, which leave room for an answer.
         self.contexts = sorted({max(1, int(share * self._context)) for share in CONTEXTS})
 
     def cases(self) -> Iterator[tuple[int, int]]:
-        """Numbers of sequences and their contexts, as far as the cache holds them."""
+        """Return numbers of sequences with their contexts, as far as they fit into the KV cache."""
         steps = STEPS + VISITED * 2 * len(VISITS)
         for sequences in [
             *(1 << power for power in range(self.most.bit_length()) if 1 << power < self.most),
@@ -137,13 +137,13 @@ class Rig:
                     yield sequences, context
 
     def run(self, sequences: int, context: int, visits_s: float) -> list[TimedStep]:
-        """Medians of steps in which so many decode, and of those in which prompts come beside them."""
+        """Return the median times of pure decode steps, and of steps that also prefill."""
         base = self._add(sequences, context, self._context - context)
         self._step_until(base, lambda delta: delta.first)
         self._timed.clear()
         for _ in range(STEPS):
             self._step()
-        # What ran while the last prompts were read was not followed by a step of the same kind.
+        # The step of the last prefill is followed by a step of another kind, which its time would include.
         decoding = [one for one in self._timed if not one.reads][1:]
         made = [_middle(decoding[at : at + TOGETHER]) for at in range(0, len(decoding), TOGETHER)]
         self._timed.clear()
@@ -165,7 +165,7 @@ class Rig:
         return made
 
     def _add(self, count: int, tokens: int, max_tokens: int) -> set[str]:
-        """Queue requests, no two of which begin alike; their names."""
+        """Add requests without a common prefix; returns their names."""
         names = set()
         for _ in range(count):
             ids = self._numbers.choices(range(self._vocabulary), k=tokens)
@@ -178,7 +178,7 @@ class Rig:
         return names
 
     def _step_until(self, names: set[str], is_due: Callable[[Delta], bool]) -> None:
-        """Step until something that ``is_due`` came of each of ``names``."""
+        """Run steps until each of ``names`` had an output for which ``is_due``."""
         left = set(names)
         while left:
             for delta in self._step():
@@ -188,7 +188,7 @@ class Rig:
                     left.discard(delta.id)
 
     def _step(self) -> list[Delta]:
-        """Start a step; then collect it, or the one before it where the device goes on meanwhile."""
+        """Start a step; then collect it, or the previous one if the device runs ahead."""
         handle = self._engine.step()
         if handle is not None:
             self._under_way.append(handle)
@@ -198,7 +198,7 @@ class Rig:
 
 
 def _middle(steps: Sequence[TimedStep]) -> TimedStep:
-    """One that stands for steps of the same sizes."""
+    """Return one step that represents steps of the same size."""
     cached_tokens = round(fmean(one.cached_tokens for one in steps))
     return replace(steps[0], cached_tokens=cached_tokens, seconds=median(one.seconds for one in steps))
 

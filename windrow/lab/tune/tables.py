@@ -1,4 +1,4 @@
-"""What was timed and fitted as rows of text."""
+"""Measurements and fits as rows of text."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import Any
 
 from windrow.lab.report.tables import TableRows, number
 
-#: Field of a point of a curve -> its head.
+#: Field of a point of a curve -> column.
 POINT_HEADS = {
     "batch_size": "batch", "sequences": "sequences", "cached_tokens": "cached tokens",
-    "throughput_per_s": "requests/s", "tokens_per_s": "tokens/s", "latency_ms": "ms", "step_ms": "ms a step",
+    "throughput_per_s": "requests/s", "tokens_per_s": "tokens/s", "latency_ms": "ms", "step_ms": "ms per step",
     "tokens": "tokens",
 }  # fmt: skip
 
 
 def curve_rows(points: Sequence[Mapping[str, float]]) -> TableRows:
-    """What rows, or steps, of each size gave."""
+    """Return the measurements of each size."""
     names = [name for name in POINT_HEADS if name in points[0]]
     return [[POINT_HEADS[name] for name in names], *([number(one[name]) for name in names] for one in points)]
 
 
 def pass_rows(cost: Mapping[str, Any]) -> TableRows:
-    """The lines of passes; nothing of a model that generates."""
+    """Return the fitted costs of batches; empty for a model that generates."""
     rows = []
     for kind in ("padded", "packed"):
         line, fit = cost[kind], cost["about"]["fit"]
@@ -31,21 +31,21 @@ def pass_rows(cost: Mapping[str, Any]) -> TableRows:
             error = fit.get(kind) or fit.get("dynamic") or fit["packed"]
             lanes = [str(line["lanes"]), f"{1e3 * line['chore_s']:.2f}"]
             rows.append([kind, *map(number, parts), *lanes, *_misses(error)])
-    heads = ["passes", "a pass, ms", "a token, us", "a request, us", "lanes", "a chore, ms", "off by, median", "p95"]
+    heads = ["passes", "per batch, ms", "per token, us", "per request, us", "lanes", "chore, ms", "median error", "p95"]
     return [heads, *rows] if rows else []
 
 
 def step_rows(cost: Mapping[str, Any]) -> TableRows:
-    """The line of steps; nothing of a model that answers in one pass."""
+    """Return the fitted cost of decode steps; empty for a model that answers in one batch."""
     line = cost["decode"]
     if line is None:
         return []
-    heads = ["a step, ms", "that reads, ms more", "a token, us", "a sequence, us", "1,000 cached tokens, us"]
+    heads = ["per step, ms", "prefill adds, ms", "per token, us", "per sequence, us", "per 1,000 cached tokens, us"]
     parts = (
         line["step_s"] * 1e3, line["read_s"] * 1e3, line["token_s"] * 1e6, line["sequence_s"] * 1e6,
         line["cache_token_s"] * 1e9,
     )  # fmt: skip
-    return [[*heads, "off by, median", "p95"], [*map(number, parts), *_misses(cost["about"]["fit"]["steps"])]]
+    return [[*heads, "median error", "p95"], [*map(number, parts), *_misses(cost["about"]["fit"]["steps"])]]
 
 
 def _misses(error: Mapping[str, float]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a model is tried on: random inputs that it takes, and modes that leave it as it was. Needs torch."""
+"""Random inputs for measuring a torch model, and a context manager that restores the model's modes. Needs torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 
 @contextmanager
 def evaluating(model: Callable[[Any], Any]) -> Iterator[None]:
-    """A module in evaluation mode, so that trying it teaches it nothing; each of its modules gets its own mode back."""
+    """Put a module into evaluation mode during the ``with`` block; afterwards each submodule has its old mode again."""
     modes = {module: module.training for module in model.modules()} if isinstance(model, nn.Module) else {}
     for module in modes:
         module.training = False
@@ -24,13 +24,13 @@ def evaluating(model: Callable[[Any], Any]) -> Iterator[None]:
 
 
 def draw_inputs(model: Callable[[Any], Any], shape: Sequence[int]) -> torch.Tensor:
-    """The same for the same shape; see `windrow.lab.primitives.sizing.find_optimal_batch_size`."""
+    """Draw the same inputs for the same shape; see `windrow.lab.primitives.sizing.find_optimal_batch_size`."""
     first = _first_with_parameters(model)
     like = torch.empty(0) if first is None else next(first.parameters(recurse=False))
     numbers = torch.Generator(like.device).manual_seed(0)
     if isinstance(first, (nn.Embedding, nn.EmbeddingBag)):
         return torch.randint(first.num_embeddings, tuple(shape), generator=numbers, device=like.device)
-    # Weights of whole numbers are those of a quantised layer, which takes floats.
+    # Integer weights belong to a quantised layer, whose inputs are floats.
     dtype = like.dtype if like.is_floating_point() else torch.float32
     return torch.randn(tuple(shape), generator=numbers, dtype=dtype, device=like.device)
 
