@@ -22,7 +22,7 @@ class ClaimTurn(Enum):
 class PoisonIsolation:
     """Shared by the claim threads of all models of a process, because a poison request kills the whole process.
 
-    When a claim reports that suspects wait, isolation begins: nobody claims until every request held has finished. Then
+    When a claim reports that suspects wait, isolation begins: claims stop until every request held has finished. Then
     the model of the suspect claims alone as long as it gets suspects, and each of them finishes before the next claim.
     Any other result of such a claim, none or ordinary requests, ends the isolation, because another worker took the
     suspect.

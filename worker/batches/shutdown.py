@@ -23,7 +23,7 @@ LEAVE_S = 3.0
 
 
 class Shutdown:
-    """The end of one batch loop; ``stopping()`` returns a level of `windrow.worker.process.stopping`, 0 to go on."""
+    """The end of one batch loop; ``stopping()`` returns a level of `windrow.worker.process.stopping`."""
 
     def __init__(self, models: Collection[ServedModel], stopping: Callable[[], int]) -> None:
         self._models = models

@@ -1,4 +1,4 @@
-"""The simulator loses and repeats no request, and agrees with queueing theory where that has a result."""
+"""The simulator loses and repeats no request, and it agrees with queueing theory."""
 
 import math
 from collections import Counter
