@@ -33,7 +33,7 @@ class Heartbeat:
     busy_s: float = 0.0
     #: Requests that the worker holds.
     held: int = 0
-    #: The worker was told to claim nothing.
+    #: The worker is drained: it claims no requests.
     drained: bool = False
     #: Result of the last reload of the model.
     reload_note: str | None = None
