@@ -28,7 +28,7 @@ from windrow.scheduler.queue import RedisQueue, Submission
 from windrow.scheduler.queue.ids import make_id
 from windrow.scheduler.queue.keys import MAX_REQUESTS_PER_CALL
 from windrow.stack.supervisor import Interrupts
-from windrow.worker.process.pool_process import visible_devices
+from windrow.worker.pool.pool_process import visible_devices
 
 Say = Callable[[str], None]
 SECRET = b"of a benchmark"

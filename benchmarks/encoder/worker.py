@@ -22,8 +22,8 @@ from windrow.worker.batches.batch_loop import BatchLoop
 from windrow.worker.batches.batch_model import BatchModel
 from windrow.worker.engines.base import Engine, Prepared
 from windrow.worker.engines.loading import batch_limits, load_batch_engine
+from windrow.worker.pool.pool_process import take_share
 from windrow.worker.process.garbage_collector import freeze_loaded_objects
-from windrow.worker.process.pool_process import take_share
 
 MODEL = "bert"
 #: Processes that have loaded; set once the bound was measured; how many devices serve; set when all is asked for.

@@ -20,8 +20,8 @@ from windrow.worker.batches.batch_loop import BatchLoop
 from windrow.worker.engines.base import Delta
 from windrow.worker.engines.generation.collecting import StepHandle
 from windrow.worker.engines.generation.engine import GenerateEngine
+from windrow.worker.pool.pool_process import take_share
 from windrow.worker.process.garbage_collector import freeze_loaded_objects
-from windrow.worker.process.pool_process import take_share
 from windrow.worker.steps.step_model import StepModel
 
 MODEL = "llama"

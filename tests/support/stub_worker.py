@@ -25,7 +25,7 @@ from windrow.worker.batches.batch_model import BatchModel
 from windrow.worker.celery.app import app
 from windrow.worker.engines import loading
 from windrow.worker.engines.base import EngineInfo, Prepared
-from windrow.worker.process import pool_process as process
+from windrow.worker.pool import pool_process as process
 
 __all__ = ["app"]
 

@@ -8,7 +8,7 @@ from windrow.scheduler.connection.connect import connect
 from windrow.scheduler.queue import RedisQueue
 from windrow.worker.batches.batch_model import BatchModel
 from windrow.worker.celery.app import app
-from windrow.worker.process import pool_process as process
+from windrow.worker.pool import pool_process as process
 from windrow.worker.steps.step_model import StepModel
 
 __all__ = ["app"]

@@ -31,8 +31,8 @@ from windrow.scheduler.core.window import WindowLimits
 from windrow.scheduler.queue import Request
 from windrow.worker.batches.batch_buffer import BatchBuffer
 from windrow.worker.batches.forward import BatchBudget, RunningBatch, collect_batch, run_window
-from windrow.worker.batches.prepare import prepare_inputs
 from windrow.worker.engines.base import Engine
+from windrow.worker.leases.prepare import prepare_inputs
 
 log = logging.getLogger(__name__)
 #: How long the preparing thread waits for room before it checks whether to stop, in seconds.

@@ -18,9 +18,9 @@ from windrow.scheduler.queue import Request
 from windrow.worker.batches.batch_buffer import BatchBuffer
 from windrow.worker.batches.batch_model import BatchModel
 from windrow.worker.batches.forward import RunningBatch, run_window
-from windrow.worker.batches.isolation import ClaimTurn, PoisonIsolation
-from windrow.worker.batches.prepare import prepare_requests, split_expired
 from windrow.worker.batches.shutdown import Shutdown
+from windrow.worker.leases.isolation import ClaimTurn, PoisonIsolation
+from windrow.worker.leases.prepare import prepare_requests, split_expired
 from windrow.worker.leases.redis_retry import retry_redis
 from windrow.worker.leases.renewal import LeaseRenewal
 from windrow.worker.process.progress import Progress, Stage

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from windrow.scheduler.core.claim_ahead import CLAIM_BLOCK_S
 from windrow.scheduler.queue import Request
 from windrow.worker.leases.redis_retry import retry_redis
-from windrow.worker.process.served_model import ServedModel
+from windrow.worker.leases.served_model import ServedModel
 from windrow.worker.process.threads import start_thread
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from windrow.worker.celery.log_redaction import redact_message_bodies
 from windrow.worker.celery.redis_check import CheckRedis
 from windrow.worker.celery.supervision import PREDICT_QUEUE, PoolProcesses, StopPoolProcesses
 from windrow.worker.celery.worker_settings import worker_settings
-from windrow.worker.process.pool_process import visible_devices
+from windrow.worker.pool.pool_process import visible_devices
 
 HOUSEKEEPING_QUEUE = "windrow.housekeeping"
 JANITOR_EVERY_S = 5.0

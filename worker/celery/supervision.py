@@ -11,7 +11,7 @@ from celery import bootsteps
 
 from windrow.worker.celery.stall_watch import start_watch
 from windrow.worker.celery.worker_settings import worker_settings
-from windrow.worker.process.pool_process import run_pool_process
+from windrow.worker.pool.pool_process import run_pool_process
 from windrow.worker.process.progress import MAX_SLOTS, clear_slot, read_slot
 from windrow.worker.process.stopping import GRACEFULLY, STOP, Handler, StopSignals, ask_to_stop
 

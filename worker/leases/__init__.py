@@ -1,1 +1,1 @@
-"""Leases of claimed requests: acquire, renew, release, retry."""
+"""Requests that this process has claimed: their leases, their preparation, and the isolation of poison requests."""

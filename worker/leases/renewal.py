@@ -9,8 +9,8 @@ from types import TracebackType
 
 from redis.exceptions import RedisError
 
+from windrow.worker.leases.served_model import ServedModel
 from windrow.worker.process.progress import Progress
-from windrow.worker.process.served_model import ServedModel
 from windrow.worker.process.threads import start_thread
 
 log = logging.getLogger(__name__)

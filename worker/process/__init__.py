@@ -1,1 +1,1 @@
-"""The life of one pool process: start, stop, progress, model changes."""
+"""State that a pool process shares with its parent: progress, stop level, requested changes; and its threads."""

@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from windrow.scheduler.queue import Request
-from windrow.worker.batches.isolation import ClaimTurn, PoisonIsolation
-from windrow.worker.batches.prepare import prepare_requests
 from windrow.worker.engines.base import StepEngine
+from windrow.worker.leases.isolation import ClaimTurn, PoisonIsolation
+from windrow.worker.leases.prepare import prepare_requests
 from windrow.worker.leases.redis_retry import retry_redis
 from windrow.worker.process.progress import Progress
 from windrow.worker.process.threads import start_thread

@@ -23,10 +23,10 @@ from windrow.scheduler.queue import Prediction, RedisQueue, Submission
 from windrow.worker.batches.batch_loop import BatchLoop
 from windrow.worker.batches.batch_model import BatchModel
 from windrow.worker.engines.base import Engine, StepEngine
+from windrow.worker.leases.served_model import ServedModel
+from windrow.worker.pool.model_changes import ModelChanges
 from windrow.worker.process import model_requests as orders
-from windrow.worker.process.model_changes import ModelChanges
 from windrow.worker.process.model_requests import Batching, ModelRequests, read_model_requests
-from windrow.worker.process.served_model import ServedModel
 from windrow.worker.steps.step_model import StepModel
 
 pytestmark = pytest.mark.integration

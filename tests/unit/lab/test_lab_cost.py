@@ -104,14 +104,14 @@ def test_what_was_captured_is_what_a_step_computes() -> None:
     for wrong in ((8, 4), (0, 2)):
         with pytest.raises(ValueError, match="takes increasing numbers of 1 or more"):
             StepRuns(0, wrong)
-    with pytest.raises(ValueError, match="ahead is 2; it takes 0 or 1"):
+    with pytest.raises(ValueError, match="ahead 2: takes 0 or 1"):
         StepRuns(2)
 
 
 def test_a_line_takes_passes_that_were_measured() -> None:
     for passes in ([], [TimedPass(1, (1,), 0.0)], [TimedPass(1, (1,), float("nan"))]):
         for lanes in (1, 2):
-            with pytest.raises(ValueError, match="at least one measurement"):
+            with pytest.raises(ValueError, match=r"at least one measurement|measured batches were one text"):
                 fit_passes(8 * passes, lanes)
 
 

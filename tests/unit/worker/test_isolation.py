@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from windrow.scheduler.core.retry import SUSPECT_AFTER
 from windrow.scheduler.queue import Request
-from windrow.worker.batches.isolation import ClaimTurn, PoisonIsolation
+from windrow.worker.leases.isolation import ClaimTurn, PoisonIsolation
 
 #: The attempt of a request that was in two batches whose process died.
 SUSPECT_ATTEMPT = SUSPECT_AFTER + 1

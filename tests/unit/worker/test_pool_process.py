@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from windrow.worker.process.pool_process import is_spare, visible_devices
+from windrow.worker.pool.pool_process import is_spare, visible_devices
 
 
 def test_processes_beyond_one_a_device_are_spare() -> None:

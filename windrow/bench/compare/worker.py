@@ -24,7 +24,7 @@ from windrow.worker.batches.batch_loop import BatchLoop
 from windrow.worker.batches.batch_model import BatchModel
 from windrow.worker.engines.base import Engine, Prepared, StepEngine
 from windrow.worker.engines.loading import batch_limits, load_batch_engine, load_engine
-from windrow.worker.process.pool_process import take_share
+from windrow.worker.pool.pool_process import take_share
 from windrow.worker.steps.step_model import StepModel
 
 LEASE_S = 60.0

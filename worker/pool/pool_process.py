@@ -18,9 +18,9 @@ from windrow.scheduler.queue import RedisQueue
 from windrow.worker.batches.batch_loop import ATTEND_EVERY_S, BatchLoop
 from windrow.worker.batches.batch_model import BatchModel
 from windrow.worker.engines.base import StepEngine
+from windrow.worker.pool.load_failures import LoadFailures
+from windrow.worker.pool.model_changes import ModelChanges
 from windrow.worker.process.garbage_collector import freeze_loaded_objects
-from windrow.worker.process.load_failures import LoadFailures
-from windrow.worker.process.model_changes import ModelChanges
 from windrow.worker.process.model_requests import ModelRequests, read_model_requests
 from windrow.worker.process.progress import Progress, ProgressReading, write_slot
 from windrow.worker.process.stopping import DRAINED, GRACEFULLY, STOP

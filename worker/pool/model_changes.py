@@ -15,9 +15,9 @@ from windrow.scheduler.core.planning import BatchLimits
 from windrow.worker.batches.batch_buffer import BatchBuffer
 from windrow.worker.batches.batch_model import BatchModel
 from windrow.worker.engines.base import Engine, EngineInfo, StepEngine
+from windrow.worker.leases.served_model import ServedModel
 from windrow.worker.process.garbage_collector import freeze_loaded_objects
 from windrow.worker.process.model_requests import ModelRequests, read_model_requests, version
-from windrow.worker.process.served_model import ServedModel
 from windrow.worker.process.threads import start_thread
 from windrow.worker.steps.step_model import StepModel
 
