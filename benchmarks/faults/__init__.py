@@ -1,1 +1,1 @@
-"""Faults on purpose: real processes are killed, cut off and overloaded, and a checker looks for what was lost."""
+"""Fault injection: kill, disconnect and overload real processes, and check that no request is lost."""

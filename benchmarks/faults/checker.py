@@ -1,4 +1,4 @@
-"""Remembers what was accepted and what the answer has to be, and compares sets at the end."""
+"""Records every accepted request and its expected answer, and compares them with the results at the end."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ from windrow.scheduler.queue.lookup import find_predictions
 
 MODEL = "stub"
 PLENTY = 1 << 40
-LOOKED_UP_AT_ONCE = 500
+LOOKUP_CHUNK = 500
 LISTEN_S, RECONNECT_S, DRAIN_S = 0.1, 0.02, 10.0
 Wait = Callable[[str, Callable[[], object], float], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """How a request has to end."""
+    """The final state that a request must have."""
 
     status: str
-    #: Of a request that succeeds.
+    #: Expected output of a request that succeeds.
     output: Any = None
-    #: Of a request that fails: one of these.
+    #: Accepted error codes of a request that fails; empty for any.
     codes: tuple[str, ...] = ()
 
     def fits(self, found: Prediction) -> bool:
-        """Whether it ended so."""
+        """Whether ``found`` is in this state."""
         code = None if found.error is None else found.error["code"]
         return found.status == self.status and found.output == self.output and (not self.codes or code in self.codes)
 
 
 class Checker:
-    """Counts for the time of a ``with`` block how often each result is announced.
+    """Counts how often each result is announced during a ``with`` block.
 
-    A broken connection to Redis is made again; what was announced meanwhile is not counted.
+    A lost connection to Redis is reopened; announcements during the gap are not counted.
     """
 
     def __init__(self, url: str, model: str = MODEL) -> None:
@@ -56,7 +56,7 @@ class Checker:
         self.queue = RedisQueue(self.redis, model)
         self.expected: dict[str, Expected] = {}
         self.announced: Counter[str] = Counter()
-        #: Times that the subscription was lost.
+        #: How often the subscription was lost.
         self.gaps = 0
         self._url = url
         self._stops = threading.Event()
@@ -85,7 +85,7 @@ class Checker:
         deadline_s: float | None = None,
         max_depth: int = 1 << 30,
     ) -> list[str]:
-        """Queue ``texts`` in one call and remember them once Redis has said yes; return their ids."""
+        """Submit ``texts`` in one call, record them once Redis has acknowledged it, and return their ids."""
         made = [(secrets.token_hex(8), text) for text in texts]
         submissions = [Submission(id, payload_of(self.queue.model, text), 1, deadline_s) for id, text in made]
         self.queue.submit(
@@ -97,68 +97,69 @@ class Checker:
         return [id for id, _ in made]
 
     def accept(self, id: str, text: str) -> None:
-        """Remember that ``text`` was accepted under ``id`` and has to succeed."""
+        """Record that ``text`` was accepted under ``id`` and must succeed."""
         self.expected[id] = Expected("succeeded", known_answer(text))
 
     def expect(self, ids: Iterable[str], status: str, *codes: str) -> None:
-        """Remember another end for ``ids``."""
+        """Record another final state for ``ids``."""
         for id in ids:
             self.expected[id] = Expected(status, None, codes)
 
     def found(self, ids: Sequence[str] | None = None) -> dict[str, Prediction | None]:
-        """What Redis knows of ``ids``, or of everything accepted."""
+        """Look up the predictions of ``ids``, or of every accepted request."""
         ids = list(self.expected) if ids is None else ids
         known: dict[str, Prediction | None] = {}
-        for start in range(0, len(ids), LOOKED_UP_AT_ONCE):
-            some = ids[start : start + LOOKED_UP_AT_ONCE]
-            known |= zip(some, find_predictions(self.redis, self.queue.model, some), strict=True)
+        for start in range(0, len(ids), LOOKUP_CHUNK):
+            chunk = ids[start : start + LOOKUP_CHUNK]
+            known |= zip(chunk, find_predictions(self.redis, self.queue.model, chunk), strict=True)
         return known
 
-    def all_ended(self, ids: Sequence[str] | None = None) -> Callable[[], bool]:
-        """A condition to wait for; each request is looked up until it has ended, and then no more."""
+    def all_finished(self, ids: Sequence[str] | None = None) -> Callable[[], bool]:
+        """Return a condition that is true once all have finished; a finished request is not looked up again."""
         left = list(self.expected) if ids is None else list(ids)
 
-        def have_ended() -> bool:
+        def have_finished() -> bool:
             while left:
-                some = left[-LOOKED_UP_AT_ONCE:]
+                chunk = left[-LOOKUP_CHUNK:]
                 try:
-                    known = self.found(some)
+                    known = self.found(chunk)
                 except RedisError:
                     return False
-                open_ids = [id for id, one in known.items() if one is None or not one.is_ended]
-                left[-LOOKED_UP_AT_ONCE:] = open_ids
+                open_ids = [id for id, prediction in known.items() if prediction is None or not prediction.is_ended]
+                left[-LOOKUP_CHUNK:] = open_ids
                 if open_ids:
                     return False
             return True
 
-        return have_ended
+        return have_finished
 
     def settle(self, report: Report, wait: Wait, limit_s: float) -> None:
-        """Wait for every end, for at most ``limit_s``, and put into ``report`` what is missing, double or wrong."""
+        """Wait at most ``limit_s`` for every request, and report missing, duplicate and wrong results."""
         began_s = time.monotonic()
         try:
-            wait("everything accepted has ended", self.all_ended(), limit_s)
+            wait("all accepted requests have finished", self.all_finished(), limit_s)
         except TimeoutError:
-            report.broken.append(f"not everything had ended after {limit_s:g} s")
+            report.broken.append(f"some requests had not finished after {limit_s:g} s")
         took_s = time.monotonic() - began_s
         self._drain()
         known = self.found()
         report.figure("accepted", len(known), "requests", digits=0)
-        report.count("lost", [id for id, one in known.items() if one is None or not one.is_ended])
+        report.count("lost", [id for id, prediction in known.items() if not prediction or not prediction.is_ended])
         report.count("with two results", [id for id in known if self.announced[id] > 1])
         if not self.gaps:
             report.count("never announced", [id for id in known if not self.announced[id]])
-        wrong = [
-            id for id, one in known.items() if one is not None and one.is_ended and not self.expected[id].fits(one)
-        ]
-        report.count("with a wrong answer", wrong)
-        for id in wrong[:2]:
-            one = known[id]
-            report.broken.append(f"{id} ended as {one and (one.status, one.error, one.output)}")
+        wrong = {
+            id: prediction
+            for id, prediction in known.items()
+            if prediction is not None and prediction.is_ended and not self.expected[id].fits(prediction)
+        }
+        report.count("with a wrong answer", list(wrong))
+        for id, prediction in list(wrong.items())[:2]:
+            report.broken.append(f"{id} ended as {(prediction.status, prediction.error, prediction.output)}")
         report.figure("until the last had ended", took_s, "s")
 
     def _drain(self) -> None:
-        """Wait until everything that was announced so far has been counted."""
+        """Wait until every earlier announcement has been counted."""
         mark = secrets.token_hex(8)
         end_s = time.monotonic() + DRAIN_S
         while not self.announced[mark] and time.monotonic() < end_s:
@@ -185,10 +186,10 @@ class Checker:
 
 
 def payload_of(model: str, text: str) -> bytes:
-    """The call as the API would write it."""
+    """Encode a request as the API does."""
     return orjson.dumps({"model": model, "input": text, "parameters": {}})
 
 
 def texts_of(count: int, word: str = "text") -> list[str]:
-    """So many different texts."""
+    """Return ``count`` different texts."""
     return [f"{word} {number} {secrets.token_hex(3)}" for number in range(count)]

@@ -1,8 +1,7 @@
-"""A process that believes it is another time.
+"""Shifts the time of day of a process.
 
-Not libfaketime: its licence is the GPL, and it would shift the monotonic clock or not by a switch. Here every way in
-which Python code reads the time of day is replaced, before anything else is imported; monotonic clocks stay, as they
-do when somebody sets a machine's clock.
+This replaces every function with which Python code reads the time of day, before other modules are imported. Monotonic
+clocks stay right, as on a machine whose clock was set wrong. libfaketime could do the same, but is under the GPL.
 """
 
 from __future__ import annotations
@@ -12,12 +11,12 @@ import os
 import time
 from typing import Any
 
-#: Seconds by which the process is ahead; negative for behind.
+#: Environment variable with the shift in seconds; positive is ahead.
 SHIFT_VARIABLE = "FAULTS_CLOCK_SHIFT_S"
 
 
 def shift_clock(shift_s: float) -> None:
-    """Move the time of day of this process by ``shift_s``, for code that is imported after this call."""
+    """Shift the time of day of this process by ``shift_s``, for modules that are imported after this call."""
     true_time, true_time_ns, true_datetime = time.time, time.time_ns, datetime_module.datetime
     true_gmtime, true_localtime = time.gmtime, time.localtime
     by = datetime_module.timedelta(seconds=shift_s)
@@ -50,8 +49,8 @@ def shift_clock(shift_s: float) -> None:
     datetime_module.datetime = Shifted  # type: ignore[misc]
 
 
-def shift_as_asked() -> None:
-    """`shift_clock` by what the environment says, if it says anything."""
+def shift_from_environ() -> None:
+    """Shift the clock by the number of seconds in `SHIFT_VARIABLE`, if it is set."""
     shift_s = float(os.environ.get(SHIFT_VARIABLE, "0"))
     if shift_s:
         shift_clock(shift_s)

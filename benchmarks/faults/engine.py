@@ -1,4 +1,4 @@
-"""A model with known answers, some of which are trouble. Loaded by the workers of `worker_app`."""
+"""An engine with known answers that fails on certain inputs; the workers of `worker_app` load it."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.faults.barriers import stop_at
+from benchmarks.faults.stop_points import stop_at
 from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.core.outcomes import Done, Failed, Outcome
 from windrow.scheduler.core.planning import Batch
 from windrow.worker.engines.base import EngineInfo, Prepared
 
-#: Seconds that one forward pass takes, and each request in it on top.
+#: Environment variables with the seconds per forward pass and per request in it.
 PASS_VARIABLE, ITEM_VARIABLE = "FAULTS_PASS_S", "FAULTS_ITEM_S"
-#: First words of inputs that are trouble.
+#: First words of inputs that make the forward pass fail.
 KILLS, RAISES, EXHAUSTS = "kill", "raise", "memory"
-#: What a process may have above its present size while an input that exhausts memory is in the pass.
+#: How much memory the process may allocate while it handles an input that exhausts memory.
 ROOM_BYTES = 64 << 20
 
 
 def known_answer(text: str) -> dict[str, Any]:
-    """What the model answers: a function of the text, so that a swapped answer is seen."""
+    """Compute the model's answer from the text, so that the checker detects swapped answers."""
     return {"embedding": [float(zlib.crc32(text.encode())), float(len(text))]}
 
 
@@ -44,13 +44,13 @@ class KnownEngine:
         self._item_s = float(os.environ.get(ITEM_VARIABLE, "0"))
 
     def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
-        """One token each."""
+        """Count each input as one token."""
         return [Prepared(1, text) for text in inputs]
 
     def forward(self, prepared: Sequence[Prepared], batch: Batch) -> list[str]:
-        """Take the time that a pass takes, and do what the inputs ask for."""
+        """Sleep for the time of a forward pass, then fail if an input's first word requests it."""
         stop_at("before_forward")
-        texts = [one.data for one in prepared]
+        texts = [request.data for request in prepared]
         time.sleep(self._pass_s + self._item_s * len(texts))
         words = {text.partition(" ")[0] for text in texts}
         if KILLS in words:
@@ -63,12 +63,12 @@ class KnownEngine:
         return texts
 
     def collect(self, handle: list[str]) -> list[Outcome]:
-        """The known answers."""
+        """Return the known answers."""
         return [Done(known_answer(text)) for text in handle]
 
 
 def exhaust_memory() -> None:
-    """Ask the system for more than it gives; raises `MemoryError` as any process at its limit would."""
+    """Raise `MemoryError` by a real allocation beyond the process's limit."""
     size_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (size_bytes + ROOM_BYTES, before[1]))

@@ -1,4 +1,4 @@
-"""``kill -9`` of a worker's pool process, of its Celery parent, of both, at every barrier."""
+"""SIGKILL for a worker's pool process, its parent process or both, at every stop point."""
 
 from __future__ import annotations
 
@@ -9,58 +9,61 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-from benchmarks.faults.barriers import BARRIERS, Reached
 from benchmarks.faults.checker import MODEL, Checker, texts_of
+from benchmarks.faults.deployment import Deployment, WorkerProgram
 from benchmarks.faults.engine import PASS_VARIABLE
 from benchmarks.faults.report import Report
-from benchmarks.faults.site import Site, WorkerProgram
+from benchmarks.faults.stop_points import STOP_POINTS, Reached
 from windrow.bench.programs import Check
 from windrow.scheduler.queue.keys import MAX_REQUESTS_PER_CALL
 
-#: Who is killed.
+#: The processes that are killed.
 VICTIMS = ("pool", "parent", "group")
-#: Longer than any of it takes on a busy machine.
+#: Limit of each wait, generous enough for a busy machine.
 LIMIT_S = 60.0
-#: On top of the lease: a reap every second, and a worker that starts.
+#: Time allowed beyond the lease: expired leases are reaped every second, and a worker may have to start.
 SLACK_S = 2.0
-PASS_S, ROW = "0.01", 32
+PASS_S, BATCH_SIZE = "0.01", 32
 
 
 def kill_workers(folder: Path, check: Check, victim: str, requests: int, *, workers: int = 1) -> Report:
-    """Kill ``victim`` once at each barrier, with its share of ``requests`` on the way."""
+    """Kill ``victim`` once at each stop point while an equal share of ``requests`` is processed."""
     report = Report(f"kill -9 of the {victim}")
     reclaimed_s = []
-    with Site(folder, check, max_batch_size=ROW, environ={PASS_VARIABLE: PASS_S}) as site, Checker(site.url) as checker:
-        programs = [site.start_worker() for _ in range(workers)]
+    with (
+        Deployment(folder, check, max_batch_size=BATCH_SIZE, environ={PASS_VARIABLE: PASS_S}) as deployment,
+        Checker(deployment.url) as checker,
+    ):
+        programs = [deployment.start_worker() for _ in range(workers)]
         for program in programs:
-            site.keep_up(program)
-        share = requests // len(BARRIERS)
-        for barrier in BARRIERS:
-            # Half way through, with something before and something behind.
-            site.barriers.arm(barrier, skip=max(0, share // (2 * ROW) - 1))
+            deployment.keep_up(program)
+        share = requests // len(STOP_POINTS)
+        for point in STOP_POINTS:
+            # Stop halfway, with requests finished and requests waiting.
+            deployment.stop_points.arm(point, skip=max(0, share // (2 * BATCH_SIZE) - 1))
             for start in range(0, share, MAX_REQUESTS_PER_CALL):
                 checker.submit(texts_of(min(MAX_REQUESTS_PER_CALL, share - start)))
-            site.wait_until(f"a worker stands at {barrier}", site.barriers.reached, LIMIT_S)
-            reached = site.barriers.reached()
+            deployment.wait_until(f"a worker is blocked at {point}", deployment.stop_points.reached, LIMIT_S)
+            reached = deployment.stop_points.reached()
             assert reached is not None
             held = owners(checker)
             began_s = time.monotonic()
             _kill(victim, reached, programs)
-            # Nobody goes on from the barrier: Celery has the kernel kill a pool process whose parent is gone.
-            _wait_until_given_away(site, checker, held)
+            # The pool process does not continue: Celery lets the kernel kill it when its parent dies.
+            _wait_until_requeued(deployment, checker, held)
             reclaimed_s.append(time.monotonic() - began_s)
-            name = f"reclaimed, killed {barrier.replace('_', ' ')}"
-            report.figure(name, reclaimed_s[-1], "s", _target(site, workers))
-            site.barriers.release()
-            site.wait_until("everything has ended", checker.all_ended(), LIMIT_S)
-        checker.settle(report, site.wait_until, LIMIT_S)
+            name = f"reclaimed, killed {point.replace('_', ' ')}"
+            report.figure(name, reclaimed_s[-1], "s", _target(deployment, workers))
+            deployment.stop_points.release()
+            deployment.wait_until("all requests have finished", checker.all_finished(), LIMIT_S)
+        checker.settle(report, deployment.wait_until, LIMIT_S)
         report.figure("redelivered", checker.queue.depth().counts.get("redelivered", 0), "requests", digits=0)
-    report.figure("reclaimed, the longest", max(reclaimed_s), "s", _target(site, workers))
+    report.figure("reclaimed, the longest", max(reclaimed_s), "s", _target(deployment, workers))
     return report
 
 
 def owners(checker: Checker) -> dict[bytes, bytes]:
-    """Everything that is held now: id -> attempt token."""
+    """Return the attempt token of every request that is claimed now, by id."""
     claims, digits = (
         cast(dict[bytes, bytes], checker.redis.hgetall(f"windrow:{MODEL}:{name}")) for name in ("claims", "held")
     )
@@ -73,13 +76,15 @@ def owners(checker: Checker) -> dict[bytes, bytes]:
 
 
 def still_held(checker: Checker, held: dict[bytes, bytes]) -> int:
-    """How many of ``held`` are held under the same token."""
+    """Count the requests of ``held`` that are still claimed with the same token."""
     now = owners(checker)
     return sum(now.get(id) == token for id, token in held.items())
 
 
-def _wait_until_given_away(site: Site, checker: Checker, held: dict[bytes, bytes]) -> None:
-    site.wait_until("what it held was given to others", lambda: not still_held(checker, held), LIMIT_S)
+def _wait_until_requeued(deployment: Deployment, checker: Checker, held: dict[bytes, bytes]) -> None:
+    deployment.wait_until(
+        "the killed worker's requests were claimed by others", lambda: not still_held(checker, held), LIMIT_S
+    )
 
 
 def _kill(victim: str, reached: Reached, programs: list[WorkerProgram]) -> None:
@@ -92,6 +97,6 @@ def _kill(victim: str, reached: Reached, programs: list[WorkerProgram]) -> None:
     kill[victim]()
 
 
-def _target(site: Site, workers: int) -> str | None:
-    # Where no other worker is left to reap, one has to start first.
-    return f"<= {site.lease_s + SLACK_S:g}" if workers > 1 else None
+def _target(deployment: Deployment, workers: int) -> str | None:
+    # Without another worker, one has to start before the leases are reaped.
+    return f"<= {deployment.lease_s + SLACK_S:g}" if workers > 1 else None

@@ -1,4 +1,4 @@
-"""More offered than there is capacity for: the queue keeps its limit, and what it took in is answered in time."""
+"""Overload: the queue must keep its depth limit and answer every accepted request in time."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from typing import Any
 import httpx
 
 from benchmarks.faults.checker import MODEL, Checker, texts_of
+from benchmarks.faults.deployment import ApiProgram, Deployment
 from benchmarks.faults.engine import PASS_VARIABLE
 from benchmarks.faults.report import Report
-from benchmarks.faults.site import ApiProgram, Site
 from windrow.bench.programs import Check
 from windrow.bench.stats import percentile
 
-#: Rows of so many, each taking so long: what the worker can do.
-ROW, PASS_S = 8, 0.1
+#: Batch size and seconds per forward pass, which give the worker's capacity.
+BATCH_SIZE, PASS_S = 8, 0.1
+#: Offered load, as a multiple of the capacity.
 OFFERED = 3
 MAX_DEPTH = 160
-#: Beyond the queue: rows that were claimed ahead, a busy machine.
+#: Allowed latency beyond the queueing time: batches claimed ahead, and a busy machine.
 SLACK_S = 2.0
 LIMIT_S = 60.0
 
 
 @dataclass(slots=True)
 class Answers:
-    """What the API said."""
+    """The API's responses."""
 
     accepted: dict[str, str] = field(default_factory=dict)
     refused: int = 0
@@ -41,24 +42,26 @@ class Answers:
 def overload(
     folder: Path, check: Check, seconds: float, *, pass_s: float = PASS_S, max_depth: int = MAX_DEPTH
 ) -> Report:
-    """Offer three times the capacity over HTTP, at fixed moments and not as answers come.
+    """Offer `OFFERED` times the capacity over HTTP, in an open loop.
 
-    The slower a pass, the less the sender has to do to be too much; ``max_depth`` requests may wait.
+    A larger ``pass_s`` lowers the request rate that overloads the worker. ``max_depth`` requests may wait.
     """
-    capacity_per_s = ROW / pass_s
+    capacity_per_s = BATCH_SIZE / pass_s
     report = Report(f"{OFFERED} times the capacity for {seconds:g} s")
     with (
-        Site(folder, check, max_batch_size=ROW, max_depth=max_depth, environ={PASS_VARIABLE: str(pass_s)}) as site,
-        Checker(site.url) as checker,
+        Deployment(
+            folder, check, max_batch_size=BATCH_SIZE, max_depth=max_depth, environ={PASS_VARIABLE: str(pass_s)}
+        ) as deployment,
+        Checker(deployment.url) as checker,
     ):
-        site.start_worker()
-        api = ApiProgram(site)
+        deployment.start_worker()
+        api = ApiProgram(deployment)
         answers = asyncio.run(_offer(api.url, checker, check, OFFERED * capacity_per_s, seconds))
         for id, text in answers.accepted.items():
             checker.accept(id, text)
-        checker.settle(report, site.wait_until, LIMIT_S)
-        known = [one for one in checker.found().values() if one is not None]
-    latencies_s = [one.completed_s - one.created_s for one in known if one.completed_s is not None]
+        checker.settle(report, deployment.wait_until, LIMIT_S)
+        known = [found for found in checker.found().values() if found is not None]
+    latencies_s = [found.completed_s - found.created_s for found in known if found.completed_s is not None]
     bound_s = max_depth / capacity_per_s + SLACK_S
     p99_s = percentile(latencies_s, 0.99)
     report.figure("offered", len(answers.accepted) + answers.refused, "requests", digits=0)
@@ -66,11 +69,13 @@ def overload(
     report.figure("deepest seen", answers.deepest, "requests", f"<= {max_depth}", 0)
     report.figure("latency of what was accepted, p50", percentile(latencies_s, 0.5), "s")
     report.figure("latency of what was accepted, p99", p99_s, "s", f"<= {bound_s:g}")
-    report.must(answers.deepest <= max_depth, f"{answers.deepest} waited, and {max_depth} may")
-    report.must(p99_s <= bound_s, f"p99 of what was accepted is {p99_s:.2f} s, and the queue is {bound_s:g} s long")
-    report.must(answers.refused > 0, "nothing was refused: this was no overload")
-    report.must(not answers.without_retry_after, f"{answers.without_retry_after} of the 429s have no Retry-After")
-    report.must(not answers.others, f"{len(answers.others)} other answers, such as {answers.others[:3]}")
+    report.must(answers.deepest <= max_depth, f"{answers.deepest} requests waited, more than max_depth = {max_depth}")
+    report.must(p99_s <= bound_s, f"the p99 latency of accepted requests is {p99_s:.2f} s, above {bound_s:g} s")
+    report.must(answers.refused > 0, "no request was refused, so the load was no overload")
+    report.must(
+        not answers.without_retry_after, f"{answers.without_retry_after} responses with status 429 have no Retry-After"
+    )
+    report.must(not answers.others, f"{len(answers.others)} unexpected responses, for example {answers.others[:3]}")
     if answers.retry_after_s:
         report.figure("Retry-After, mean", sum(answers.retry_after_s) / len(answers.retry_after_s), "s")
     return report
@@ -82,14 +87,14 @@ async def _offer(url: str, checker: Checker, check: Check, per_s: float, seconds
     limits = httpx.Limits(max_connections=64)
     async with httpx.AsyncClient(base_url=url, limits=limits, timeout=30, trust_env=False) as client:
         began_s = time.monotonic()
-        asked = []
+        tasks = []
         for number, text in enumerate(texts):
             await asyncio.sleep(max(0.0, began_s + number / per_s - time.monotonic()))
-            asked.append(asyncio.create_task(_ask(client, text, answers)))
+            tasks.append(asyncio.create_task(_ask(client, text, answers)))
             if number % 16 == 0:
                 check()
                 answers.deepest = max(answers.deepest, checker.queue.depth().waiting)
-        await asyncio.gather(*asked)
+        await asyncio.gather(*tasks)
     return answers
 
 

@@ -1,4 +1,4 @@
-"""A TCP proxy that can fall silent, and break a connection on one side without telling the other."""
+"""A TCP proxy that can pause all traffic, and close one side of its connections without telling the other."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from types import TracebackType
 
 CHUNK_BYTES = 1 << 16
 CONNECT_S = 5.0
-#: SO_LINGER with no time: close() sends RST and no FIN.
+#: SO_LINGER with a timeout of zero: close() sends RST instead of FIN.
 AT_ONCE = struct.pack("ii", 1, 0)
 
 
 class Proxy:
-    """Listens on a port of its own for the time of a ``with`` block and passes everything on to ``target_port``."""
+    """Forwards connections from its own ``port`` to ``target_port`` during a ``with`` block."""
 
     def __init__(self, target_port: int) -> None:
         self._target = ("127.0.0.1", target_port)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
-        self._speaks = threading.Event()
-        self._speaks.set()
+        self._is_forwarding = threading.Event()
+        self._is_forwarding.set()
         self._lock = threading.Lock()
-        #: The two sides of each connection: who connected, and the target; either may be gone.
+        #: The client's and the target's socket of each connection; either may be closed.
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._ended = False
 
@@ -37,22 +37,22 @@ class Proxy:
     ) -> None:
         self._ended = True
         self._listener.close()
-        self._speaks.set()
+        self._is_forwarding.set()
         with self._lock:
             for pair in self._pairs:
                 for side in pair:
                     _close(side)
 
-    def fall_silent(self) -> None:
-        """Pass nothing on any more, in no direction; what is sent meanwhile arrives after `speak_again`."""
-        self._speaks.clear()
+    def pause(self) -> None:
+        """Hold back all data in both directions until `resume`."""
+        self._is_forwarding.clear()
 
-    def speak_again(self) -> None:
-        """Pass on what was held back, and what comes."""
-        self._speaks.set()
+    def resume(self) -> None:
+        """Forward the data held back, and new data."""
+        self._is_forwarding.set()
 
     def leave_half_open(self) -> int:
-        """Reset every connection on the target's side; those who connected hear nothing of it. Returns how many."""
+        """Reset every connection on the target's side without telling the clients; return the number of connections."""
         with self._lock:
             pairs, self._pairs = self._pairs, []
             self._abandoned = [source for source, _ in pairs]
@@ -70,20 +70,20 @@ class Proxy:
             target.settimeout(None)
             with self._lock:
                 self._pairs.append((source, target))
-            for one, other in ((source, target), (target, source)):
-                threading.Thread(target=self._pass_on, args=(one, other), name="proxy", daemon=True).start()
+            for sender, receiver in ((source, target), (target, source)):
+                threading.Thread(target=self._forward, args=(sender, receiver), name="proxy", daemon=True).start()
 
-    def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
+    def _forward(self, source: socket.socket, target: socket.socket) -> None:
         while True:
             try:
                 data = source.recv(CHUNK_BYTES)
             except OSError:
                 data = b""
-            self._speaks.wait()
+            self._is_forwarding.wait()
             if self._is_abandoned(source, target):
                 if not data:
                     return
-                continue  # read on, so that the sender sees nothing but silence
+                continue  # keep reading, so that the sender sees no error
             try:
                 if not data:
                     target.shutdown(socket.SHUT_WR)
@@ -101,6 +101,6 @@ def _close(side: socket.socket) -> None:
     with suppress(OSError):
         side.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
     with suppress(OSError):
-        # Wakes the thread that reads from it; close() alone would not.
+        # Wakes the thread that reads from the socket; close() alone does not.
         side.shutdown(socket.SHUT_RDWR)
     side.close()

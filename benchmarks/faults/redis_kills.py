@@ -1,4 +1,4 @@
-"""``kill -9`` of Redis under load: is everything that it said yes to still there?"""
+"""SIGKILL for Redis under load: every acknowledged request must survive."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from pathlib import Path
 from redis.exceptions import RedisError
 
 from benchmarks.faults.checker import Checker, texts_of
+from benchmarks.faults.deployment import Deployment
 from benchmarks.faults.report import Report
-from benchmarks.faults.site import Site
 from windrow.bench.programs import Check
 
 LIMIT_S = 90.0
 SUBMITTERS, PER_CALL = 3, 4
-#: Of load before each kill, in seconds; no two alike, so that kills do not fall into step with anything.
+#: Seconds of load before each kill; all different, so that kills do not coincide with periodic work.
 LOADS_S = (0.31, 0.47, 0.73, 0.59, 0.41)
-#: By `everysec` a sync is begun once a second; what was written since may be lost.
+#: With ``appendfsync everysec``, Redis starts a sync once per second; later writes may be lost.
 UNSYNCED_S = 1.0
 RETRY_S, PAUSE_S = 0.05, 0.01
 
 
 class Submitters:
-    """Threads that submit without end, and remember when each call was acknowledged."""
+    """Threads that submit continuously and record when each call was acknowledged."""
 
     def __init__(self, checker: Checker) -> None:
         self._checker = checker
         self._stops = threading.Event()
-        #: Id -> `time.monotonic` of the yes.
+        #: `time.monotonic` of the acknowledgement, by id.
         self.acknowledged_s: dict[str, float] = {}
-        #: Calls that got no answer: taken in or not, nobody was promised anything.
+        #: Requests of calls without a response; Redis may or may not have stored them, but acknowledged none.
         self.unanswered = 0
         self._threads = [threading.Thread(target=self._submit, daemon=True) for _ in range(SUBMITTERS)]
 
@@ -44,7 +44,7 @@ class Submitters:
         self.stop()
 
     def stop(self) -> None:
-        """Let each end its call."""
+        """Stop after the calls in progress."""
         self._stops.set()
         for thread in self._threads:
             thread.join()
@@ -62,37 +62,37 @@ class Submitters:
 
 
 def kill_redis(folder: Path, check: Check, kills: int, *, appendfsync: str = "always") -> Report:
-    """Kill Redis ``kills`` times while requests are submitted and answered, starting it again each time.
+    """Kill and restart Redis ``kills`` times while requests are submitted and answered.
 
-    With ``everysec`` what is lost is a figure and no broken promise.
+    With ``everysec``, lost requests are reported as a figure and break no promise.
     """
     report = Report(f"kill -9 of Redis, appendfsync {appendfsync}")
     killed_s: list[float] = []
-    with Site(folder, check, appendfsync=appendfsync) as site, Checker(site.url) as checker:
-        worker = site.start_worker()
-        site.keep_up(worker)
+    with Deployment(folder, check, appendfsync=appendfsync) as deployment, Checker(deployment.url) as checker:
+        worker = deployment.start_worker()
+        deployment.keep_up(worker)
         with Submitters(checker) as submitters:
             for number in range(kills):
-                site.pause(LOADS_S[number % len(LOADS_S)])
-                site.kill_redis()
+                deployment.pause(LOADS_S[number % len(LOADS_S)])
+                deployment.kill_redis()
                 killed_s.append(time.monotonic())
-                site.start_redis()
-            site.pause(LOADS_S[0])
-        lost = {id for id, one in checker.found().items() if one is None}
+                deployment.start_redis()
+            deployment.pause(LOADS_S[0])
+        lost = {id for id, found in checker.found().items() if found is None}
         report.figure("kills", kills, digits=0)
         report.figure("submitted without an answer", submitters.unanswered, "requests", digits=0)
         if appendfsync != "always":
             _measure_window(report, lost, submitters.acknowledged_s, killed_s)
             for id in lost:
                 del checker.expected[id]
-            # What Redis forgot was done again, and announced again.
+            # Requests whose results Redis lost ran again and were announced twice.
             checker.announced.clear()
-        checker.settle(report, site.wait_until, LIMIT_S)
+        checker.settle(report, deployment.wait_until, LIMIT_S)
     return report
 
 
 def _measure_window(report: Report, lost: set[str], acknowledged_s: dict[str, float], killed_s: list[float]) -> None:
-    """How long before the next kill the oldest lost request had been acknowledged."""
+    """Report how long before the kill the oldest lost request was acknowledged."""
     window_s = 0.0
     for id in lost:
         kill_s = min((at_s for at_s in killed_s if at_s >= acknowledged_s[id]), default=killed_s[-1])
@@ -102,37 +102,37 @@ def _measure_window(report: Report, lost: set[str], acknowledged_s: dict[str, fl
 
 
 def cut_power(folder: Path, check: Check, cuts: int, *, appendfsync: str = "everysec") -> Report:
-    """What a machine that loses its power may lose: the append-only file is cut back to what it was a second before.
+    """Simulate power cuts by truncating the append-only file to its size of one second earlier.
 
-    A killed process loses nothing that the kernel has; a machine loses what was not synced. Nobody works meanwhile, so
-    that every loss is one of requests.
+    A killed process loses nothing that the kernel has buffered; a power cut loses all unsynced writes. No worker runs,
+    so that only submitted requests can be lost.
     """
     report = Report(f"power cut, appendfsync {appendfsync}")
-    lost_of_cut, window_ms = [], []
-    with Site(folder, check, appendfsync=appendfsync) as site:
+    lost_counts, windows_ms = [], []
+    with Deployment(folder, check, appendfsync=appendfsync) as deployment:
         for number in range(cuts):
-            with Checker(site.url) as checker, Submitters(checker) as submitters:
-                site.pause(UNSYNCED_S + LOADS_S[number % len(LOADS_S)])
+            with Checker(deployment.url) as checker, Submitters(checker) as submitters:
+                deployment.pause(UNSYNCED_S + LOADS_S[number % len(LOADS_S)])
                 sizes = _sizes(folder)
-                site.pause(UNSYNCED_S)
+                deployment.pause(UNSYNCED_S)
                 cut_s = time.monotonic()
-                site.kill_redis()
+                deployment.kill_redis()
                 submitters.stop()
                 for path, size_bytes in sizes.items():
                     os.truncate(path, size_bytes)
-                site.start_redis()
-                lost = [id for id, one in checker.found().items() if one is None]
+                deployment.start_redis()
+                lost = [id for id, found in checker.found().items() if found is None]
                 kept = len(checker.expected) - len(lost)
                 oldest_s = min((submitters.acknowledged_s[id] for id in lost), default=cut_s)
-                lost_of_cut.append(len(lost))
-                window_ms.append((cut_s - oldest_s) * 1e3)
-                report.must(kept > 0, "nothing at all was kept")
+                lost_counts.append(len(lost))
+                windows_ms.append((cut_s - oldest_s) * 1e3)
+                report.must(kept > 0, "Redis kept no request")
     report.figure("power cuts", cuts, digits=0)
-    report.figure("acknowledged and lost, the most in one", max(lost_of_cut), "requests", digits=0)
-    report.figure("the oldest of them, before the cut", max(window_ms), "ms", digits=0)
+    report.figure("acknowledged and lost, the most in one", max(lost_counts), "requests", digits=0)
+    report.figure("the oldest of them, before the cut", max(windows_ms), "ms", digits=0)
     return report
 
 
 def _sizes(folder: Path) -> dict[Path, int]:
-    """Bytes of the append-only files (Redis 7 has a folder of them)."""
+    """Return the size in bytes of each append-only file; Redis 7 has several."""
     return {path: path.stat().st_size for path in (folder / "redis").rglob("*.aof")}

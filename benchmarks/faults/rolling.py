@@ -1,4 +1,4 @@
-"""API processes and workers restarted one after another under load: no client sees an error."""
+"""Rolling restarts of API processes and workers under load: clients must see no error."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx
 
 from benchmarks.faults.checker import MODEL, Checker, texts_of
+from benchmarks.faults.deployment import ApiProgram, Deployment
 from benchmarks.faults.engine import PASS_VARIABLE, known_answer
 from benchmarks.faults.report import Report
-from benchmarks.faults.site import ApiProgram, Site
 from windrow.bench.programs import Check
 from windrow.client.sync_client import Client
 from windrow.errors import ClientError
@@ -24,7 +24,7 @@ PASS_S = "0.05"
 
 
 class Load:
-    """Clients of three kinds, each with one request at a time, until they are told to stop."""
+    """Three kinds of closed-loop clients that send requests during a ``with`` block."""
 
     def __init__(self, url: str, checker: Checker, clients: int) -> None:
         self._url = url
@@ -46,7 +46,7 @@ class Load:
             thread.join()
 
     def _use_client(self) -> None:
-        """`windrow.Client`, which tries again by itself."""
+        """Use `windrow.Client`, which retries by itself."""
         with Client(self._url) as client:
             while not self._stops.is_set():
                 (text,) = texts_of(1)
@@ -58,11 +58,11 @@ class Load:
                     self._note("client", False, f"{type(error).__name__}: {error}")
 
     def _wait(self) -> None:
-        """Plain HTTP without a second try: submit by `Client`, then ``GET ...?wait=``."""
+        """Submit with `Client`, then send ``GET ...?wait=`` as plain HTTP without retries."""
         self._follow("wait", {"wait": "5"}, 0.0)
 
     def _poll(self) -> None:
-        """The same, asking again and again."""
+        """Submit with `Client`, then poll over plain HTTP without retries."""
         self._follow("poll", {}, 0.05)
 
     def _follow(self, kind: str, params: dict[str, str], pause_s: float) -> None:
@@ -95,26 +95,26 @@ class Load:
 
 
 def restart_all(folder: Path, check: Check, rounds: int, clients: int) -> Report:
-    """Reload gunicorn, then stop and start each of two workers, ``rounds`` times under load."""
+    """Reload gunicorn, then restart each of two workers, ``rounds`` times under load."""
     report = Report("rolling restarts under load")
-    with Site(folder, check, environ={PASS_VARIABLE: PASS_S}) as site, Checker(site.url) as checker:
-        workers = [site.start_worker(), site.start_worker()]
-        api = ApiProgram(site, processes=2)
+    with Deployment(folder, check, environ={PASS_VARIABLE: PASS_S}) as deployment, Checker(deployment.url) as checker:
+        workers = [deployment.start_worker(), deployment.start_worker()]
+        api = ApiProgram(deployment, processes=2)
         with Load(api.url, checker, clients) as load:
             for _ in range(rounds):
-                site.pause(SETTLE_S)
+                deployment.pause(SETTLE_S)
                 api.reload()
-                site.pause(SETTLE_S)
+                deployment.pause(SETTLE_S)
                 for worker in workers:
                     worker.terminate()
                     status = worker.child.status
-                    report.must(status == 0, f"a worker ended with status {status}: {worker.log[-500:]}")
+                    report.must(status == 0, f"a worker ended with status {status} instead of 0: {worker.log[-500:]}")
                     worker.start()
                     worker.wait_ready()
-            site.pause(SETTLE_S)
+            deployment.pause(SETTLE_S)
         for kind, errors in load.errors.items():
             report.figure(f"{kind}: answers", load.answered[kind], digits=0)
             report.figure(f"{kind}: errors", len(errors), "", "0", 0)
-            report.must(not errors, f"{kind}: {len(errors)} errors, such as {errors[:2]}")
-        checker.settle(report, site.wait_until, LIMIT_S)
+            report.must(not errors, f"{kind}: {len(errors)} errors, for example {errors[:2]}")
+        checker.settle(report, deployment.wait_until, LIMIT_S)
     return report

@@ -1,4 +1,4 @@
-"""All scenarios by name, as `windrow bench faults` runs them; tests/faults runs them with smaller numbers."""
+"""All scenarios of ``python -m benchmarks faults``; tests/faults runs them with smaller numbers."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.faults.clocks import shift_clocks
+from benchmarks.faults.clock_skew import shift_clocks
 from benchmarks.faults.fairness import flood_of_high, noisy_tenant, order_of_service
+from benchmarks.faults.foreign_messages import put_pickles, share_with_newer
 from benchmarks.faults.kills import VICTIMS, kill_workers
 from benchmarks.faults.overload import overload
-from benchmarks.faults.partitions import fall_silent, leave_half_open
-from benchmarks.faults.poison import KINDS, poison_row
+from benchmarks.faults.partitions import leave_half_open, pause_connection
+from benchmarks.faults.poison import KINDS, poison_batch
 from benchmarks.faults.races import race_finishers
 from benchmarks.faults.redis_kills import cut_power, kill_redis
 from benchmarks.faults.report import Report
 from benchmarks.faults.rolling import restart_all
-from benchmarks.faults.strangers import put_pickles, share_with_newer
 from windrow.bench.programs import BenchFailed, Check, check_interrupts
 from windrow.stack.supervisor import Interrupts
 
@@ -29,9 +29,9 @@ SHIFT_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much of everything."""
+    """The size of each scenario."""
 
-    #: Through all kills of workers together.
+    #: Total over the scenarios that kill workers.
     requests: int = 10_000
     redis_kills: int = 50
     silent_s: float = 60.0
@@ -40,7 +40,7 @@ class Sizes:
 
 
 def scenarios(sizes: Sizes) -> dict[str, Run]:
-    """Name -> what to run, in the order in which they run."""
+    """Return all scenarios by name, in the order in which they run."""
     found: dict[str, Run] = {}
     for victim in VICTIMS:
         share = sizes.requests // len(VICTIMS)
@@ -48,11 +48,13 @@ def scenarios(sizes: Sizes) -> dict[str, Run]:
     found["kill-redis"] = partial(kill_redis, kills=sizes.redis_kills)
     found["kill-redis-everysec"] = partial(kill_redis, kills=sizes.redis_kills, appendfsync="everysec")
     found["cut-power-everysec"] = partial(cut_power, cuts=max(1, sizes.redis_kills // 10))
-    found["silent-line"] = partial(fall_silent, silent_s=sizes.silent_s, requests=60)
+    found["silent-line"] = partial(pause_connection, silent_s=sizes.silent_s, requests=60)
     found["half-open"] = partial(leave_half_open, silent_s=5.0, requests=60)
     found["race"] = partial(race_finishers, finishers=100, rounds=20)
     for kind in KINDS:
-        found[f"one-that-{kind}s" if kind != "memory" else "one-that-exhausts-memory"] = partial(poison_row, kind=kind)
+        found[f"one-that-{kind}s" if kind != "memory" else "one-that-exhausts-memory"] = partial(
+            poison_batch, kind=kind
+        )
     found["overload"] = partial(overload, seconds=sizes.overload_s)
     found["noisy-tenant"] = partial(noisy_tenant, seconds=sizes.overload_s)
     found["order-of-service"] = partial(order_of_service, noisy=5000, quiet=50)
@@ -66,13 +68,13 @@ def scenarios(sizes: Sizes) -> dict[str, Run]:
 
 
 def run_faults(sizes: Sizes, only: Sequence[str], say: Callable[[str], None]) -> dict[str, Any]:
-    """Run those whose names are in ``only``, or all of them; ``scenarios`` of the result are their reports.
+    """Run the scenarios named in ``only``, or all, and return their reports under ``scenarios``.
 
-    A scenario that cannot go on is one that is broken. Raises `BenchFailed` for a name that there is not.
+    A scenario that fails to run counts as broken. Raises `BenchFailed` for an unknown name.
     """
     known: Mapping[str, Run] = scenarios(sizes)
     if unknown := [name for name in only if name not in known]:
-        raise BenchFailed(f"no scenario {', '.join(unknown)}; there are {', '.join(known)}")
+        raise BenchFailed(f"unknown scenarios: {', '.join(unknown)}; choose from {', '.join(known)}")
     reports: dict[str, Any] = {}
     with Interrupts() as interrupts:
         for name in only or known:

@@ -1,16 +1,16 @@
-"""``celery -A benchmarks.faults.worker_app worker``: Windrow's own worker with a model whose answers are known.
+"""``celery -A benchmarks.faults.worker_app worker``: Windrow's worker with a model whose answers are known.
 
-What is replaced is what loads the model, and torch with it; claims and finishes may stop at a barrier. Everything else
-is the worker as users run it.
+Only the engine and torch are replaced, and claims and finishes may block at a stop point. Everything else is the worker
+that users run.
 """
 
 # ruff: noqa: E402
 
 from __future__ import annotations
 
-from benchmarks.faults.clock import shift_as_asked
+from benchmarks.faults.clock import shift_from_environ
 
-shift_as_asked()
+shift_from_environ()
 
 import faulthandler
 import signal
@@ -19,8 +19,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from benchmarks.faults.barriers import stop_at
 from benchmarks.faults.engine import KnownEngine
+from benchmarks.faults.stop_points import stop_at
 from windrow.worker.celery.app import app
 from windrow.worker.leases.leases import Leases
 
@@ -28,7 +28,7 @@ __all__ = ["app"]
 
 
 def replace_models() -> None:
-    """Stand in for torch and for the engines that need it, which take seconds to import."""
+    """Replace torch and the encoder engine, which take seconds to import, by stubs."""
     torch: Any = ModuleType("torch")
     torch.set_num_threads = lambda count: None
     sys.modules["torch"] = torch
@@ -37,8 +37,8 @@ def replace_models() -> None:
     sys.modules[module.__name__] = module
 
 
-def put_barriers(leases: Any) -> None:
-    """Let claims that got something and finishes stop before they go on."""
+def add_stop_points(leases: Any) -> None:
+    """Make non-empty claims and finishes block at their stop points."""
     claim: Callable[..., Any] = leases.claim
     finish: Callable[..., Any] = leases.finish
 
@@ -57,7 +57,7 @@ def put_barriers(leases: Any) -> None:
     leases.claim, leases.finish = claim_and_stop, stop_and_finish
 
 
-#: `kill -USR2` of a pool process that does not move shows in its log where it stands.
+#: For debugging: ``kill -USR2`` makes a process that hangs log its stack.
 faulthandler.register(signal.SIGUSR2)
 replace_models()
-put_barriers(Leases)
+add_stop_points(Leases)

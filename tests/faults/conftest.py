@@ -1,4 +1,4 @@
-"""The short form of `windrow bench faults`: the same scenarios, with numbers that fit into a test run."""
+"""Short runs of the scenarios of ``python -m benchmarks faults``."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ Hold = Callable[[Report], None]
 
 @pytest.fixture
 def check() -> Check:
-    """Nothing: Ctrl-C ends pytest by itself, and the scenario's ``with`` blocks clean up."""
+    """Do nothing: Ctrl-C ends pytest by itself, and the scenario's ``with`` blocks clean up."""
     return lambda: None
 
 
 @pytest.fixture
 def holds() -> Hold:
-    """Fails with everything that a scenario found where a promise was broken."""
+    """Fail with all figures if a scenario reports a broken promise."""
 
     def assert_nothing_broken(report: Report) -> None:
-        seen = "\n".join(f"  {one['name']}: {one['value']:g} {one['unit']}" for one in report.figures)
-        print(f"{report.scenario}\n{seen}")
-        assert report.broken == [], seen
+        lines = (f"  {figure['name']}: {figure['value']:g} {figure['unit']}" for figure in report.figures)
+        figures = "\n".join(lines)
+        print(f"{report.scenario}\n{figures}")
+        assert report.broken == [], figures
 
     return assert_nothing_broken

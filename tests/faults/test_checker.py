@@ -1,4 +1,4 @@
-"""The checker itself: it must see what is lost, double and wrong."""
+"""The checker must detect lost requests, duplicate results and wrong answers."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def wait_once(what: str, is_true: Callable[[], object], limit_s: float) -> None:
 
 
 def answer(checker: Checker, claimed: list[Request]) -> None:
-    checker.queue.finish([one.set_outcome(Done(known_answer(one.call()["input"]))) for one in claimed])
+    checker.queue.finish([request.set_outcome(Done(known_answer(request.call()["input"]))) for request in claimed])
 
 
 def settled(checker: Checker) -> tuple[Report, dict[str, float]]:
     report = Report("a test")
     checker.settle(report, wait_once, 1.0)
-    return report, {one["name"]: one["value"] for one in report.figures}
+    return report, {figure["name"]: figure["value"] for figure in report.figures}
 
 
-def test_right_answers_are_no_finding(redis_server: str) -> None:
+def test_right_answers_break_no_promise(redis_server: str) -> None:
     with Checker(redis_server) as checker:
         checker.submit(["one", "two"])
         answer(checker, checker.queue.claim(9, lease_s=60).requests)
@@ -39,7 +39,7 @@ def test_right_answers_are_no_finding(redis_server: str) -> None:
     assert figures["accepted"] == 2
 
 
-def test_a_request_that_nobody_answered_is_lost(redis_server: str) -> None:
+def test_an_unanswered_request_counts_as_lost(redis_server: str) -> None:
     with Checker(redis_server) as checker:
         checker.submit(["one", "two"])
         answer(checker, checker.queue.claim(1, lease_s=60).requests)
@@ -48,7 +48,7 @@ def test_a_request_that_nobody_answered_is_lost(redis_server: str) -> None:
     assert any(line.startswith("lost: 1") for line in report.broken)
 
 
-def test_a_request_that_redis_has_forgotten_is_lost(redis_server: str) -> None:
+def test_a_request_deleted_from_redis_counts_as_lost(redis_server: str) -> None:
     with Checker(redis_server) as checker:
         checker.submit(["one"])
         checker.redis.flushall()
@@ -56,7 +56,7 @@ def test_a_request_that_redis_has_forgotten_is_lost(redis_server: str) -> None:
     assert figures["lost"] == 1
 
 
-def test_the_answer_to_another_text_is_wrong(redis_server: str) -> None:
+def test_the_answer_to_another_text_counts_as_wrong(redis_server: str) -> None:
     with Checker(redis_server) as checker:
         checker.submit(["one", "two"])
         one, two = checker.queue.claim(9, lease_s=60).requests
@@ -66,7 +66,7 @@ def test_the_answer_to_another_text_is_wrong(redis_server: str) -> None:
     assert report.broken
 
 
-def test_a_result_that_is_announced_again_is_double(redis_server: str) -> None:
+def test_a_result_announced_twice_counts_as_duplicate(redis_server: str) -> None:
     with Checker(redis_server) as checker:
         (id,) = checker.submit(["one"])
         answer(checker, checker.queue.claim(9, lease_s=60).requests)
@@ -76,7 +76,7 @@ def test_a_result_that_is_announced_again_is_double(redis_server: str) -> None:
     assert report.broken
 
 
-def test_an_end_that_was_expected_to_be_another_is_wrong(redis_server: str) -> None:
+def test_an_unexpected_final_state_counts_as_wrong(redis_server: str) -> None:
     with Checker(redis_server) as checker:
         checker.expect(checker.submit(["one"]), "failed", "model_failed")
         answer(checker, checker.queue.claim(9, lease_s=60).requests)

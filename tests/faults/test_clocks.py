@@ -1,4 +1,4 @@
-"""Clocks of the API and the worker that are ten minutes wrong, in opposite directions."""
+"""Clock skew: the clocks of the API and the worker are ten minutes wrong in opposite directions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.faults.clock import SHIFT_VARIABLE
-from benchmarks.faults.clocks import shift_clocks
+from benchmarks.faults.clock_skew import shift_clocks
 from tests.faults.conftest import Hold
 from windrow.bench.programs import Check
 
@@ -19,16 +19,16 @@ TEN_MINUTES_S = 600.0
 
 
 @pytest.mark.parametrize("api_shift_s", [TEN_MINUTES_S, -TEN_MINUTES_S])
-def test_nothing_expires_early_or_late_where_clocks_are_wrong(
+def test_no_request_expires_early_or_late_if_clocks_are_wrong(
     api_shift_s: float, tmp_path: Path, check: Check, holds: Hold
 ) -> None:
     holds(shift_clocks(tmp_path, check, api_shift_s, -api_shift_s, requests=20))
 
 
-def test_a_process_with_a_shifted_clock_does_read_another_time() -> None:
+def test_every_function_for_the_time_of_day_returns_the_shifted_time() -> None:
     code = (
         "import time; t = time.time(); m = time.monotonic()\n"
-        "from benchmarks.faults.clock import shift_as_asked; shift_as_asked()\n"
+        "from benchmarks.faults.clock import shift_from_environ; shift_from_environ()\n"
         "from datetime import UTC, datetime\n"
         "shifts = time.time() - t, time.time_ns() / 1e9 - t, datetime.now(UTC).timestamp() - t, time.monotonic() - m\n"
         "print(*[round(shift / 60) for shift in shifts], isinstance(datetime.now(), datetime))"
@@ -40,4 +40,4 @@ def test_a_process_with_a_shifted_clock_does_read_another_time() -> None:
         text=True,
         check=True,
     ).stdout
-    assert words.split() == ["-10", "-10", "-10", "0", "True"]  # minutes: an import may take seconds
+    assert words.split() == ["-10", "-10", "-10", "0", "True"]  # minutes, since an import may take seconds

@@ -1,4 +1,4 @@
-"""More load than there is capacity, neighbours who send too much, and restarts meanwhile."""
+"""Overload, fairness between tenants and priorities, and rolling restarts."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from windrow.bench.programs import Check
 pytestmark = pytest.mark.faults
 
 
-def test_three_times_the_capacity_fills_the_queue_to_its_limit_and_delays_nothing_beyond_it(
+def test_overload_keeps_the_queue_within_its_limit_and_bounds_the_latency(
     tmp_path: Path, check: Check, holds: Hold
 ) -> None:
-    # A quarter of the rate of the long form: two busy cores can send three times that.
+    # A quarter of the benchmark's rate, which two busy cores can exceed three times.
     holds(overload(tmp_path, check, seconds=6.0, pass_s=0.4, max_depth=40))
 
 
-def test_a_quiet_tenant_gets_every_other_turn_beside_a_noisy_one(tmp_path: Path, check: Check, holds: Hold) -> None:
+def test_every_second_claimed_request_is_the_quiet_tenants(tmp_path: Path, check: Check, holds: Hold) -> None:
     holds(order_of_service(tmp_path, check, noisy=1000, quiet=20))
 
 
-def test_every_low_request_ends_during_a_flood_of_high_ones(tmp_path: Path, check: Check, holds: Hold) -> None:
+def test_every_low_request_finishes_during_an_overload_of_high_requests(
+    tmp_path: Path, check: Check, holds: Hold
+) -> None:
     holds(flood_of_high(tmp_path, check, seconds=4.0, low=10))
 
 
-def test_restarts_of_the_api_and_the_workers_under_load_show_no_client_an_error(
-    tmp_path: Path, check: Check, holds: Hold
-) -> None:
+def test_rolling_restarts_under_load_cause_no_client_error(tmp_path: Path, check: Check, holds: Hold) -> None:
     holds(restart_all(tmp_path, check, rounds=1, clients=2))

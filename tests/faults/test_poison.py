@@ -1,4 +1,4 @@
-"""One request in a row of 32 that takes its pass down with it."""
+"""One poison request in a batch of 32."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.faults.poison import KINDS, poison_row
+from benchmarks.faults.poison import KINDS, poison_batch
 from tests.faults.conftest import Hold
 from windrow.bench.programs import Check
 
@@ -14,9 +14,9 @@ pytestmark = pytest.mark.faults
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_bad_request_among_32_costs_none_of_the_others_its_answer(
+def test_the_other_31_requests_of_a_batch_with_a_poison_request_succeed(
     kind: str, tmp_path: Path, check: Check, holds: Hold
 ) -> None:
-    report = poison_row(tmp_path, check, kind)
+    report = poison_batch(tmp_path, check, kind)
     holds(report)
-    assert {one["name"]: one["value"] for one in report.figures}["right answers"] == 31
+    assert {figure["name"]: figure["value"] for figure in report.figures}["right answers"] == 31

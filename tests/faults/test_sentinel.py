@@ -1,4 +1,4 @@
-"""A master that dies under load: Sentinel names another one, and everything that a replica had goes on there."""
+"""Failover with Redis Sentinel: replicated requests finish at the new master after the old one is killed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from windrow.worker.celery.broker import celery_connection
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
 
-#: Short enough that what was claimed from the dead master is soon somebody else's.
+#: Short, so that requests claimed at the dead master are soon claimed again.
 LEASE_S = 2.0
 CONFIG = """
 lease_s = 2.0
@@ -48,7 +48,7 @@ def watched() -> Iterator[Watched]:
 
 
 class Worker:
-    """A thread that claims, answers and reaps, whatever Redis does meanwhile."""
+    """A thread that claims, answers and reaps in spite of Redis errors."""
 
     def __init__(self, url: str) -> None:
         self._queue = RedisQueue(connect(url), "minilm", max_attempts=10)
@@ -71,13 +71,13 @@ class Worker:
                 self._queue.heartbeat("worker@test", Heartbeat(), stale_s=60)
                 self._queue.reap()
                 claimed = self._queue.claim(16, lease_s=LEASE_S).requests
-                self._queue.finish([one.set_outcome(Done({"embedding": [1.0]})) for one in claimed])
+                self._queue.finish([request.set_outcome(Done({"embedding": [1.0]})) for request in claimed])
             except RedisError:
                 self._stops.wait(0.1)
 
 
 class Load:
-    """Clients of the API that go on submitting, and remember what was accepted and what of it a replica has."""
+    """API clients that submit continuously and record which requests were accepted and replicated."""
 
     def __init__(self, client: ApiClient, url: str) -> None:
         self._client = client
@@ -110,8 +110,8 @@ class Load:
                     self.replicated.append(id)
 
     def _is_replicated(self) -> bool:
-        # WAIT is about what its own connection wrote: this write comes after the submit, and so does its place in the
-        # stream of replication. Sentinel promotes the replica that is furthest in it.
+        # WAIT covers the writes of its own connection. This write follows the submit in the replication stream, and
+        # Sentinel promotes the replica with the most of that stream.
         try:
             pipe = self._redis.pipeline(transaction=False)
             pipe.set("test:mark", 1)
@@ -121,30 +121,28 @@ class Load:
             return False
 
 
-def test_a_request_that_a_replica_has_ends_although_the_master_is_killed(
-    watched: Watched, new_client: NewClient
-) -> None:
+def test_replicated_requests_succeed_although_the_master_is_killed(watched: Watched, new_client: NewClient) -> None:
     client = new_client(watched.url)
     queue = client.service.queues["minilm"]
     with Worker(watched.url):
         until("the API has a worker", lambda: client.predict().status_code == 202)
         with Load(client, watched.url) as load:
-            until("there is load", lambda: len(load.replicated) > 50)
+            until("50 requests are replicated", lambda: len(load.replicated) > 50)
             dead = watched.kill_master()
             before = len(load.replicated)
-            until("requests are taken again", lambda: len(load.replicated) > before + 50)
+            until("50 more requests are replicated", lambda: len(load.replicated) > before + 50)
 
         def unfinished() -> list[str]:
             found = {id: queue.lookup(id) for id in load.replicated}
-            return [id for id, one in found.items() if one is None or one.status != "succeeded"]
+            return [id for id, prediction in found.items() if not prediction or prediction.status != "succeeded"]
 
-        until("everything that a replica had has succeeded", lambda: not unfinished())
-        # Replication is asynchronous: what no replica had may be gone, and is then said to be gone.
+        until("every replicated request has succeeded", lambda: not unfinished())
+        # Replication is asynchronous: requests that no replica had may be lost, and answer 410.
         answers = {id: client.get(f"/v1/predictions/{id}?wait=20") for id in load.accepted}
         assert {answer.status_code for answer in answers.values()} <= {200, 410}
         assert {answer.json["status"] for answer in answers.values() if answer.status_code == 200} == {"succeeded"}
         assert client.predict(headers={"Prefer": "wait=20"}).json["status"] == "succeeded"
-    dead.start()  # it comes back as what it was, a master: the Sentinels make it a replica
+    dead.start()  # it starts as a master, and the Sentinels make it a replica
     until("the old master is a replica", lambda: role(dead) == "slave")
     assert client.predict().status_code == 202
 
@@ -158,7 +156,7 @@ def role(server: RedisServer) -> str:
         return "unknown"
 
 
-def test_a_celery_worker_goes_on_at_the_new_master(
+def test_a_celery_worker_continues_at_the_new_master(
     watched: Watched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STUB_JOURNAL", str(tmp_path / "journal"))
@@ -170,12 +168,12 @@ def test_a_celery_worker_goes_on_at_the_new_master(
     ):
         app.conf.update(celery_connection(watched.url))
 
-        def answers() -> bool:
+        def is_answered() -> bool:
             try:
                 call = {"model": "minilm", "input": "a text"}
                 answer = app.send_task("windrow.predict", kwargs=call, queue="windrow").get(timeout=5)
                 return bool(answer == {"name": "a text"})
-            except Exception:  # kombu's, redis-py's and Celery's own, while there is no master
+            except Exception:  # errors of kombu, redis-py and Celery while there is no master
                 return False
 
         def is_controlled() -> bool:
@@ -184,10 +182,10 @@ def test_a_celery_worker_goes_on_at_the_new_master(
             except Exception:
                 return False
 
-        assert answers()
+        assert is_answered()
         assert is_controlled()
         dead = watched.kill_master()
-        until("Celery callers are answered", answers, 120)
+        until("Celery callers are answered", is_answered, 120)
         until("the worker can be inspected", is_controlled, 60)
         assert worker.process.poll() is None
         assert "hush" not in worker.log
@@ -195,7 +193,7 @@ def test_a_celery_worker_goes_on_at_the_new_master(
 
 
 class Finder:
-    """Says who is master as the test does."""
+    """A Sentinel client whose master the test sets."""
 
     def __init__(self, server: RedisServer) -> None:
         self.server = server
@@ -209,48 +207,48 @@ class Finder:
 
 
 @pytest.fixture(params=[EMBEDDED, NEWER])
-def two(request: pytest.FixtureRequest) -> Iterator[list[RedisServer]]:
-    """A Redis and another one, of each version."""
+def servers(request: pytest.FixtureRequest) -> Iterator[list[RedisServer]]:
+    """Two Redis servers, of each tested version."""
     binary = binary_of(request.param)
-    with RedisServer(binary=binary) as one, RedisServer(binary=binary) as other:
-        yield [one, other]
+    with RedisServer(binary=binary) as first, RedisServer(binary=binary) as second:
+        yield [first, second]
 
 
 def client_of(finder: Any) -> Redis:
     return Redis.from_pool(ConnectionPool(connection_class=MasterConnection, finder=finder))
 
 
-def test_a_master_that_became_a_replica_is_left_after_one_error(two: list[RedisServer]) -> None:
-    one, other = two
-    finder = Finder(one)
+def test_a_master_that_became_a_replica_is_left_after_one_error(servers: list[RedisServer]) -> None:
+    first, second = servers
+    finder = Finder(first)
     queue = RedisQueue(client_of(finder), "m")
     assert submit(queue, "a") == ["a"]
-    with one.client() as admin:
-        admin.replicaof("127.0.0.1", other.port)
+    with first.client() as admin:
+        admin.replicaof("127.0.0.1", second.port)
     with pytest.raises(ConnectionError, match="master no more"):
         submit(queue, "b")
-    finder.server = other
+    finder.server = second
     submit(queue, "c")
     assert ids_of(queue.claim(10, lease_s=60).requests) == ["c"]
 
 
-def test_a_connection_to_a_former_master_that_still_lives_is_not_used_again(two: list[RedisServer]) -> None:
-    one, other = two
-    finder = Finder(one)
+def test_an_open_connection_to_a_former_master_is_not_reused(servers: list[RedisServer]) -> None:
+    first, second = servers
+    finder = Finder(first)
     redis = client_of(finder)
-    redis.set("where", "one")
-    finder.server = other
-    redis.set("where", "other")
-    with one.client() as first, other.client() as second:
-        assert (first.get("where"), second.get("where")) == (b"one", b"other")
+    redis.set("where", "first")
+    finder.server = second
+    redis.set("where", "second")
+    with first.client() as old, second.client() as new:
+        assert (old.get("where"), new.get("where")) == (b"first", b"second")
 
 
-def test_a_name_that_no_sentinel_knows_is_an_error_of_the_connection(watched: Watched) -> None:
+def test_an_unknown_service_name_is_a_connection_error(watched: Watched) -> None:
     with connect(watched.url.replace(SERVICE, "nobody")) as redis, pytest.raises(ConnectionError, match="nobody"):
         redis.ping()
 
 
-def test_a_wrong_password_of_the_sentinels_is_an_error_of_the_connection(watched: Watched) -> None:
+def test_a_wrong_sentinel_password_is_a_connection_error(watched: Watched) -> None:
     with connect(watched.url.replace("hush", "wrong")) as redis, pytest.raises(ConnectionError) as refused:
         redis.ping()
     assert "wrong" not in str(refused.value).lower().replace("wrongpass", "")

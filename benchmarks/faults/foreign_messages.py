@@ -1,4 +1,4 @@
-"""What does not belong on the queues: pickles that would run code, and records of a newer release."""
+"""Foreign messages on the queues: pickles that would run code, and records of a newer release."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from kombu import Connection, Exchange, Producer
 from kombu.exceptions import KombuError
 
 from benchmarks.faults.checker import MODEL, Checker, payload_of, texts_of
+from benchmarks.faults.deployment import Deployment
 from benchmarks.faults.report import Report
-from benchmarks.faults.site import Site
 from windrow.bench.programs import Check
 from windrow.scheduler.queue import result_key
 
@@ -26,7 +26,7 @@ PICKLE = "application/x-python-serialize"
 
 
 class Canary:
-    """Touches a file when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -36,14 +36,14 @@ class Canary:
 
 
 def put_pickles(folder: Path, check: Check) -> Report:
-    """A canary on every queue of Celery's, on remote control and as a result: none runs, and work goes on."""
+    """Put pickles on every Celery queue, on remote control and in a result; none may run, and work must continue."""
     report = Report("pickles on every queue")
-    sung = folder / "sung"
-    with Site(folder, check) as site, Checker(site.url) as checker:
-        worker = site.start_worker(queues=",".join(QUEUES))
-        body = pickle.dumps(Canary(sung))
-        assert not sung.exists()
-        with Connection(site.url) as connection:
+    unpickled = folder / "unpickled"
+    with Deployment(folder, check) as deployment, Checker(deployment.url) as checker:
+        worker = deployment.start_worker(queues=",".join(QUEUES))
+        body = pickle.dumps(Canary(unpickled))
+        assert not unpickled.exists()
+        with Connection(deployment.url) as connection:
             for queue in QUEUES:
                 for task in ("windrow.predict", "windrow.janitor"):
                     checker.redis.lpush(queue, _message(body, task, queue))
@@ -51,25 +51,26 @@ def put_pickles(folder: Path, check: Check) -> Report:
         id = secrets.token_hex(8)
         checker.redis.set(result_key(id), body)
         checker.submit(texts_of(50))
-        app = Celery(broker=site.url, backend=site.url)
+        app = Celery(broker=deployment.url, backend=deployment.url)
         app.conf.update(accept_content=["json"], result_accept_content=["json"])
-        site.wait_until("the queues are empty", lambda: not any(map(checker.redis.llen, QUEUES)), LIMIT_S)
+        deployment.wait_until("the queues are empty", lambda: not any(map(checker.redis.llen, QUEUES)), LIMIT_S)
         report.must(not _reads(app, id), "a pickled result was read")
-        site.wait_until("the worker answers", lambda: app.control.inspect(timeout=2, limit=1).ping(), LIMIT_S)
+        control = app.control.inspect(timeout=2, limit=1)
+        deployment.wait_until("the worker answers a ping", control.ping, LIMIT_S)
         checker.submit(texts_of(50))
-        checker.settle(report, site.wait_until, LIMIT_S)
+        checker.settle(report, deployment.wait_until, LIMIT_S)
         app.close()
         report.must(not worker.has_ended, "the worker ended")
         unsafe = [line for line in worker.log.splitlines() if "Canary" in line]
-        report.must(not unsafe, f"the worker looked into it: {unsafe[:1]}")
+        report.must(not unsafe, f"the worker deserialized a pickle: {unsafe[:1]}")
     report.figure("pickles put", 2 * len(QUEUES) + 2, digits=0)
-    report.figure("that ran", int(sung.exists()), "", "0", 0)
-    report.must(not sung.exists(), "a pickle ran")
+    report.figure("that ran", int(unpickled.exists()), "", "0", 0)
+    report.must(not unpickled.exists(), "a pickle ran")
     return report
 
 
 def _message(body: bytes, task: str, queue: str) -> bytes:
-    """One message as kombu keeps it in Redis."""
+    """Encode a message as kombu stores it in Redis."""
     id = secrets.token_hex(16)
     return orjson.dumps(
         {
@@ -84,7 +85,7 @@ def _message(body: bytes, task: str, queue: str) -> bytes:
 
 
 def _broadcast(connection: Connection, body: bytes) -> None:
-    """To everybody's remote-control mailbox."""
+    """Publish ``body`` to the remote-control mailbox of every worker."""
     exchange = Exchange("celery.pidbox", type="fanout", durable=False)
     with connection.channel() as channel:
         Producer(channel, exchange=exchange).publish(body, content_type=PICKLE, content_encoding="binary")
@@ -99,24 +100,22 @@ def _reads(app: Celery, id: str) -> bool:
 
 
 def share_with_newer(folder: Path, check: Check, foreign: int, requests: int) -> Report:
-    """Records of another version wait beside ours: they stay as they are, and hold nobody up."""
+    """Queue records of a newer release first; workers must leave them as they are and answer later requests."""
     report = Report(f"{foreign} records of a newer release beside the queue")
-    with Site(folder, check) as site, Checker(site.url) as checker:
+    with Deployment(folder, check) as deployment, Checker(deployment.url) as checker:
         now_us = int(time.time() * 1e6)
         records = {
-            secrets.token_hex(8): f"4|x|{now_us}|anything that the next release keeps|".encode()
-            + payload_of(MODEL, "a")
-            for _ in range(foreign)
+            secrets.token_hex(8): f"4|x|{now_us}|any content|".encode() + payload_of(MODEL, "a") for _ in range(foreign)
         }
         for id, record in records.items():
             checker.redis.hset(f"windrow:{MODEL}:jobs", id, record)
             checker.redis.zadd(f"windrow:{MODEL}:ready-4", {id: 0.0})
-        site.start_worker()
+        deployment.start_worker()
         began_s = time.monotonic()
         checker.submit(texts_of(requests))
-        checker.settle(report, site.wait_until, LIMIT_S / 3)
+        checker.settle(report, deployment.wait_until, LIMIT_S / 3)
         report.figure("ours were answered after", time.monotonic() - began_s, "s")
-        site.pause(2 * site.lease_s)
+        deployment.pause(2 * deployment.lease_s)
         left = sum(
             checker.redis.hget(f"windrow:{MODEL}:jobs", id) == record
             and checker.redis.zscore(f"windrow:{MODEL}:ready-4", id) == 0.0
@@ -124,6 +123,5 @@ def share_with_newer(folder: Path, check: Check, foreign: int, requests: int) ->
         )
         report.figure("theirs still wait, untouched", left, "requests", str(foreign), 0)
         report.must(left == foreign, f"{foreign - left} records of the newer release were touched")
-        # What is there after the first claim must not keep a core busy.
-        report.must(checker.queue.depth().running == 0, "something of theirs is held")
+        report.must(checker.queue.depth().running == 0, "a record of the newer release is claimed")
     return report
