@@ -1,15 +1,14 @@
-"""``python -m benchmarks``: the benchmarks of this project, as commands."""
+"""``python -m benchmarks``: the commands that run the benchmarks of this project."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from windrow.cli.load_options import JsonFile, problems_reported, write_json
-from windrow.cli.output import FAILED, fail
+from windrow.cli.output import FAILED, fail, log
 
 app = typer.Typer(
     name="benchmarks", help="Measure Windrow on this machine.", no_args_is_help=True, add_completion=False
@@ -19,143 +18,143 @@ app = typer.Typer(
 @app.command("http")
 def http_(
     clients: Annotated[int, typer.Option(min=1, help="Connections, each with one request at a time.")] = 64,
-    rounds: Annotated[int, typer.Option(min=1, help="Times every contender is measured.")] = 3,
-    seconds: Annotated[float, typer.Option(min=1, help="Length of one measurement.")] = 15.0,
-    texts: Annotated[int, typer.Option(min=1, help="Texts of 3 to 400 words, sent over and over.")] = 1000,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each contender is measured.")] = 3,
+    seconds: Annotated[float, typer.Option(min=1, help="Length of one measurement in seconds.")] = 15.0,
+    texts: Annotated[int, typer.Option(min=1, help="Number of different texts of 3 to 400 words.")] = 1000,
     warm: Annotated[float, typer.Option(min=0, help="Seconds of load before each measurement.")] = 4.0,
     json_file: JsonFile = None,
 ) -> None:
-    """Windrow over HTTP between its bound, the engine alone, and plain Celery."""
+    """Compare Windrow over HTTP with the engine alone and with plain Celery."""
     from benchmarks.http.run import run_http
     from benchmarks.show import show_http
 
     with problems_reported():
-        _finish(run_http(clients, rounds, seconds, texts, warm, _say), show_http, json_file)
+        _finish(run_http(clients, rounds, seconds, texts, warm, log), show_http, json_file)
 
 
 @app.command()
 def queue(
-    items: Annotated[int, typer.Option(min=1000, help="Items through the data plane.")] = 200_000,
-    payload_bytes: Annotated[int, typer.Option(min=40, help="Size of each.")] = 200,
-    batch_size: Annotated[int, typer.Option(min=1, max=1000, help="Items in a row.")] = 256,
-    depth: Annotated[int, typer.Option(min=1000, help="Waiting requests of the memory and claim figures.")] = 100_000,
-    rounds: Annotated[int, typer.Option(min=1, help="Times each rate is measured.")] = 3,
+    items: Annotated[int, typer.Option(min=1000, help="Requests sent through the queue.")] = 200_000,
+    payload_bytes: Annotated[int, typer.Option(min=40, help="Payload of each request in bytes.")] = 200,
+    batch_size: Annotated[int, typer.Option(min=1, max=1000, help="Requests per batch.")] = 256,
+    depth: Annotated[int, typer.Option(min=1000, help="Waiting requests for the memory and claim figures.")] = 100_000,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each rate is measured.")] = 3,
     json_file: JsonFile = None,
 ) -> None:
-    """The data plane without a model: items a second, bytes a waiting request, claim times; and plain Celery."""
+    """Measure the queue without a model (throughput, memory, claim times), and plain Celery."""
     from benchmarks.queue.run import run_queue
-    from benchmarks.show import show_figures
 
     with problems_reported():
-        report = run_queue(items, payload_bytes, batch_size, depth, rounds, _say)
-        _finish(report, lambda console, made: show_figures(console, "Data plane", made["figures"]), json_file)
+        _finish_figures(run_queue(items, payload_bytes, batch_size, depth, rounds, log), "Data plane", json_file)
 
 
 @app.command()
 def lone(
-    requests: Annotated[int, typer.Option(min=10, help="Requests, one at a time.")] = 200,
+    requests: Annotated[int, typer.Option(min=10, help="Requests, sent one at a time.")] = 200,
     json_file: JsonFile = None,
 ) -> None:
-    """One client, one request at a time, against the model call itself."""
+    """Compare the latency of a single client with that of the model call alone."""
     from benchmarks.http.lone import run_lone
-    from benchmarks.show import show_figures
 
     with problems_reported():
-        report = run_lone(requests, _say)
-        _finish(report, lambda console, made: show_figures(console, "A lone client", made["figures"]), json_file)
+        _finish_figures(run_lone(requests, log), "A lone client", json_file)
 
 
 @app.command()
 def encoder(
-    items: Annotated[int, typer.Option(min=1000, help="Texts that wait in the queue, for each device.")] = 200_000,
-    batch_size: Annotated[int, typer.Option(min=1, max=1000, help="Texts in a row.")] = 256,
-    batch_tokens: Annotated[int, typer.Option(min=64, help="Tokens in a pass.")] = 16_384,
+    items: Annotated[int, typer.Option(min=1000, help="Texts queued per device.")] = 200_000,
+    batch_size: Annotated[int, typer.Option(min=1, max=1000, help="Texts per batch buffer (max_batch_size).")] = 256,
+    batch_tokens: Annotated[int, typer.Option(min=64, help="Tokens per batch (max_batch_tokens).")] = 16_384,
     layers: Annotated[int, typer.Option(min=1, help="Layers of the model; BERT-base has 12.")] = 12,
-    words: Annotated[float, typer.Option(min=1, help="Of a text, on average.")] = 58.0,
-    processes: Annotated[int, typer.Option(min=1, help="Processes that share a device.")] = 3,
-    devices: Annotated[int, typer.Option(min=1, help="Devices; one alone is measured beside them.")] = 1,
-    rounds: Annotated[int, typer.Option(min=1, help="Times that the queue is emptied.")] = 3,
-    rate: Annotated[float, typer.Option(min=1, help="Requests a second, sent whatever comes back.")] = 1000.0,
-    seconds: Annotated[float, typer.Option(min=1, help="Length of the open loop and of each bound.")] = 5.0,
+    words: Annotated[float, typer.Option(min=1, help="Mean words per text.")] = 58.0,
+    processes: Annotated[int, typer.Option(min=1, help="Pool processes per device.")] = 3,
+    devices: Annotated[int, typer.Option(min=1, help="CUDA devices; one device is also measured alone.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="How often the queue is filled and emptied.")] = 3,
+    rate: Annotated[float, typer.Option(min=1, help="Open loop: requests per second.")] = 1000.0,
+    seconds: Annotated[
+        float, typer.Option(min=1, help="Length of the open loop and of each upper bound, in seconds.")
+    ] = 5.0,
     json_file: JsonFile = None,
 ) -> None:
-    """A BERT classifier of random weights: through the queue beside the device alone, one by one, and at a rate."""
+    """Compare a BERT classifier behind the queue with the CUDA device alone; measure latencies."""
     from benchmarks.encoder.run import Sizes, run_encoder
-    from benchmarks.show import show_figures
 
     sizes = Sizes(items, batch_size, batch_tokens, layers, words, processes, devices, rounds, rate, seconds)
     with problems_reported():
-        report = run_encoder(sizes, _say)
-        _finish(report, lambda console, made: show_figures(console, "An encoder", made["figures"]), json_file)
+        _finish_figures(run_encoder(sizes, log), "An encoder", json_file)
 
 
 @app.command()
 def gateway(
-    requests: Annotated[int, typer.Option(min=16, help="Tasks at once, on the devices that only sleep.")] = 320,
-    texts: Annotated[int, typer.Option(min=16, help="Texts at once, on the model.")] = 192,
-    rounds: Annotated[int, typer.Option(min=1, help="Times each way is measured.")] = 3,
+    requests: Annotated[int, typer.Option(min=16, help="Concurrent tasks on the simulated devices.")] = 320,
+    texts: Annotated[int, typer.Option(min=16, help="Concurrent tasks on the model.")] = 192,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each configuration is measured.")] = 3,
     json_file: JsonFile = None,
 ) -> None:
-    """Many tasks of one process: one request a pass, passes of 8 and of 16; on a fixed cost a pass and on a model."""
+    """Compare InferenceGateway with batches of 8 and 16 to one request at a time, on simulated devices and a model."""
     from benchmarks.gateway import run_gateway
-    from benchmarks.show import show_figures
 
     with problems_reported():
-        report = run_gateway(requests, texts, rounds, _say)
-        _finish(report, lambda console, made: show_figures(console, "Gateway", made["figures"]), json_file)
+        _finish_figures(run_gateway(requests, texts, rounds, log), "Gateway", json_file)
 
 
 @app.command()
 def generate(
-    only: Annotated[list[str] | None, typer.Argument(help="Contenders, by name; all of them when left out.")] = None,
-    requests: Annotated[int, typer.Option(min=8, help="Requests, all there when it begins.")] = 512,
-    shape: Annotated[str | None, typer.Option(help="1b or small; what fits the device when left out.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, max=1000, help="Sequences at once, continuous.")] = 512,
-    static_size: Annotated[int, typer.Option(min=1, max=1000, help="Sequences of a static batch.")] = 32,
-    scale: Annotated[float, typer.Option(min=0.05, max=1, help="Shortens prompts and answers alike.")] = 1.0,
+    only: Annotated[list[str] | None, typer.Argument(help="Contenders; default: all.")] = None,
+    requests: Annotated[int, typer.Option(min=8, help="Requests, all submitted at the start.")] = 512,
+    shape: Annotated[
+        str | None, typer.Option(help="Model size, 1b or small; default: 1b with CUDA, else small.")
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(min=1, max=1000, help="Concurrent sequences of continuous batching.")
+    ] = 512,
+    static_size: Annotated[int, typer.Option(min=1, max=1000, help="Sequences per static batch.")] = 32,
+    scale: Annotated[float, typer.Option(min=0.05, max=1, help="Factor on the length of prompts and answers.")] = 1.0,
     json_file: JsonFile = None,
 ) -> None:
-    """A Llama of random weights: one by one, static, continuous, and transformers' own continuous batching."""
+    """Compare batching strategies for generation, and those of transformers, on a Llama with random weights."""
     from benchmarks.generate.run import run_generate
     from benchmarks.show import show_generation
 
     with problems_reported():
-        report = run_generate(requests, shape, batch_size, static_size, scale, only or [], _say)
+        report = run_generate(requests, shape, batch_size, static_size, scale, only or [], log)
         _finish(report, show_generation, json_file)
 
 
 @app.command("generate-queue")
 def generate_queue(
-    requests: Annotated[int, typer.Option(min=8, help="Requests, all there when it begins.")] = 512,
-    shape: Annotated[str | None, typer.Option(help="1b or small; what fits the device when left out.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, max=1000, help="Sequences at once.")] = 512,
-    scale: Annotated[float, typer.Option(min=0.05, max=1, help="Shortens prompts and answers alike.")] = 1.0,
-    rounds: Annotated[int, typer.Option(min=1, help="Times that the load is answered, either way.")] = 3,
-    seconds: Annotated[float, typer.Option(min=1, help="Length of each load that comes at a rate.")] = 8.0,
+    requests: Annotated[int, typer.Option(min=8, help="Requests, all submitted at the start.")] = 512,
+    shape: Annotated[
+        str | None, typer.Option(help="Model size, 1b or small; default: 1b with CUDA, else small.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, max=1000, help="Concurrent sequences.")] = 512,
+    scale: Annotated[float, typer.Option(min=0.05, max=1, help="Factor on the length of prompts and answers.")] = 1.0,
+    rounds: Annotated[int, typer.Option(min=1, help="How often the load runs, directly and through the queue.")] = 3,
+    seconds: Annotated[float, typer.Option(min=1, help="Length of each open loop in seconds.")] = 8.0,
     json_file: JsonFile = None,
 ) -> None:
-    """What the queue costs generation, and how long tokens take at 25, 50, 75 and 90 % of its capacity."""
+    """Measure what the queue costs generation, and token latencies at 25, 50, 75 and 90 % of the capacity."""
     from benchmarks.generate.queue import run_generate_queue
-    from benchmarks.show import show_figures
 
     with problems_reported():
-        report = run_generate_queue(requests, shape, batch_size, scale, rounds, seconds, _say)
-        title = "Generation behind the queue"
-        _finish(report, lambda console, made: show_figures(console, title, made["figures"]), json_file)
+        report = run_generate_queue(requests, shape, batch_size, scale, rounds, seconds, log)
+        _finish_figures(report, "Generation behind the queue", json_file)
 
 
 @app.command()
 def faults(
-    only: Annotated[list[str] | None, typer.Argument(help="Scenarios, by name; all of them when left out.")] = None,
-    names: Annotated[bool, typer.Option("--list", help="List the scenarios and leave.")] = False,
-    requests: Annotated[int, typer.Option(min=150, help="Requests through all kills of workers.")] = 10_000,
-    redis_kills: Annotated[int, typer.Option(min=1, help="Times that Redis is killed.")] = 50,
-    silent: Annotated[float, typer.Option(min=1, help="Seconds that a line to Redis is silent.")] = 60.0,
-    overload: Annotated[float, typer.Option(min=4, help="Seconds of overload.")] = 60.0,
-    restarts: Annotated[int, typer.Option(min=1, help="Rounds of rolling restarts.")] = 5,
+    only: Annotated[list[str] | None, typer.Argument(help="Scenarios; default: all.")] = None,
+    names: Annotated[bool, typer.Option("--list", help="List the scenarios and exit.")] = False,
+    requests: Annotated[
+        int, typer.Option(min=150, help="Requests of the scenarios that kill workers, in total.")
+    ] = 10_000,
+    redis_kills: Annotated[int, typer.Option(min=1, help="How often Redis is killed.")] = 50,
+    silent: Annotated[float, typer.Option(min=1, help="Length of a network partition in seconds.")] = 60.0,
+    overload: Annotated[float, typer.Option(min=4, help="Length of each overload in seconds.")] = 60.0,
+    restarts: Annotated[int, typer.Option(min=1, help="How often all programs are restarted one after another.")] = 5,
     json_file: JsonFile = None,
 ) -> None:
-    """Kill, cut off and overload real processes, and look for what was lost. Ends with 1 where a promise was broken."""
+    """Kill, disconnect and overload real processes, and count lost requests. Exits with 1 if a promise is broken."""
     from benchmarks.faults.scenarios import Sizes, run_faults, scenarios
     from benchmarks.show import show_faults
 
@@ -164,10 +163,16 @@ def faults(
         print("\n".join(scenarios(sizes)))
         return
     with problems_reported():
-        report = run_faults(sizes, only or [], _say)
+        report = run_faults(sizes, only or [], log)
         _finish(report, show_faults, json_file)
-        if broken := [name for name, one in report["scenarios"].items() if one["broken"]]:
-            fail("promise_broken", f"not as promised: {', '.join(broken)}", FAILED, as_json=False)
+        if broken := [name for name, scenario in report["scenarios"].items() if scenario["broken"]]:
+            fail("promise_broken", f"scenarios with a broken promise: {', '.join(broken)}", FAILED, as_json=False)
+
+
+def _finish_figures(report: dict[str, Any], title: str, json_file: Path | None) -> None:
+    from benchmarks.show import show_figures
+
+    _finish(report, lambda console, report: show_figures(console, title, report["figures"]), json_file)
 
 
 def _finish(report: dict[str, Any], show: Any, json_file: Path | None) -> None:
@@ -175,7 +180,3 @@ def _finish(report: dict[str, Any], show: Any, json_file: Path | None) -> None:
 
     show(Console(), report)
     write_json(json_file, report)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

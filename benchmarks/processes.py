@@ -1,4 +1,4 @@
-"""CPU time of programs and everything they started, from /proc. Linux only."""
+"""CPU time of programs and their descendants, read from /proc on Linux."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
-#: A word in the command line of a program -> what the reports call it; the first that fits.
+#: Words in a program's command line and its name in the reports; the first match counts.
 LABELS = {
     "benchmarks.http.load": "client",
     "benchmarks.celery_peer.load": "client",
@@ -18,12 +18,12 @@ LABELS = {
 
 
 def label_of(command: str) -> str | None:
-    """What the reports call the program of that command line; None for what they leave out."""
+    """Return the name of a program in the reports, or None if they omit it."""
     return next((label for word, label in LABELS.items() if word in command), None)
 
 
 def labelled_processes(root: int) -> dict[str, list[int]]:
-    """Descendants of ``root`` by label; what a program forks has its parent's command line, and so its label."""
+    """Return the process ids of ``root``'s descendants by label; forked processes have their parent's label."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and (fields := _stat(int(entry.name))) is not None:
@@ -39,18 +39,18 @@ def labelled_processes(root: int) -> dict[str, list[int]]:
 
 
 def cpu_s(pids: list[int]) -> float:
-    """CPU seconds that the processes have used so far, all threads; one that is gone counts as nothing."""
+    """Return the CPU seconds that the processes have used so far; a process that has ended counts as 0."""
     stats = [_stat(pid) for pid in pids]
     return sum(int(fields[11]) + int(fields[12]) for fields in stats if fields is not None) * TICK_S
 
 
 def cpu_by_label(processes: dict[str, list[int]]) -> dict[str, float]:
-    """`cpu_s` of each label."""
+    """Return the CPU seconds of each label's processes."""
     return {label: cpu_s(pids) for label, pids in processes.items()}
 
 
 def _stat(pid: int) -> list[str] | None:
-    # Fields after the name, which may hold anything: state, ppid, ...; proc(5) counts them from 3.
+    # The fields after the process name, beginning with number 3 of proc(5), the state.
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

@@ -1,4 +1,4 @@
-"""Hearing of results as API processes do, by the announcement of each batch."""
+"""Records when results are announced, through the channel that API processes subscribe to."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from windrow.scheduler.queue.keys import read_announcement
 
 
 class ResultListener:
-    """Notes when each result of ``model`` is announced."""
+    """Records when each result of ``model`` is announced, during a ``with`` block."""
 
     def __init__(self, redis: Redis, model: str) -> None:
         self._channel = finished_channel(model)
         self._messages = redis.pubsub()
-        self._heard_s: dict[str, float] = {}
+        self._announced_s: dict[str, float] = {}
         self._changed = threading.Condition()
         self._stops = False
 
@@ -31,11 +31,11 @@ class ResultListener:
         self._stops = True
 
     def wait_for(self, id: str) -> float:
-        """When the result of ``id`` was announced, `time.perf_counter`; waits for it."""
+        """Wait for the result of ``id``, and return the `time.perf_counter` of its announcement."""
         with self._changed:
-            if not self._changed.wait_for(lambda: id in self._heard_s, timeout=60):
-                raise TimeoutError(f"{id} did not end")
-            return self._heard_s.pop(id)
+            if not self._changed.wait_for(lambda: id in self._announced_s, timeout=60):
+                raise TimeoutError(f"request {id} did not finish within 60 s")
+            return self._announced_s.pop(id)
 
     def _listen(self) -> None:
         while not self._stops:
@@ -43,5 +43,5 @@ class ResultListener:
             if message is not None and message["type"] == "message":
                 now_s = time.perf_counter()
                 with self._changed:
-                    self._heard_s.update(dict.fromkeys(read_announcement(message["data"])[0], now_s))
+                    self._announced_s.update(dict.fromkeys(read_announcement(message["data"])[0], now_s))
                     self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""The reports as tables."""
+"""Prints the reports as tables."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from rich.table import Table
 
 
 def show_http(console: Console, report: dict[str, Any]) -> None:
-    """The report of `benchmarks.http.run.summarise`."""
+    """Print the report of `benchmarks.http.run.summarise`."""
     table = _table(
-        "HTTP, closed loop", "contender", "texts/s", "tokens/s", "p50 ms", "p99 ms", "failed", "CPU ms a request"
+        "HTTP, closed loop", "contender", "texts/s", "tokens/s", "p50 ms", "p99 ms", "failed", "CPU ms per request"
     )
-    for name, one in report["contenders"].items():
+    for name, contender in report["contenders"].items():
         table.add_row(
-            name, f"{one['texts_per_s']:.1f}", f"{one['tokens_per_s']:.0f}", _number(one["p50_ms"]),
-            _number(one["p99_ms"]), str(one["failed"]),
-            ", ".join(f"{label} {used_ms:.2f}" for label, used_ms in one["cpu_ms_per_request"].items()) or "-",
+            name, f"{contender['texts_per_s']:.1f}", f"{contender['tokens_per_s']:.0f}", _number(contender["p50_ms"]),
+            _number(contender["p99_ms"]), str(contender["failed"]),
+            ", ".join(f"{label} {used_ms:.2f}" for label, used_ms in contender["cpu_ms_per_request"].items()) or "-",
         )  # fmt: skip
     console.print(table)
     targets = report["targets"]
@@ -25,14 +25,14 @@ def show_http(console: Console, report: dict[str, Any]) -> None:
     console.print(f"Windrow / plain Celery: {report['ratio_to_celery']:.2f} (target {targets['ratio_to_celery']})")
     for number, device in enumerate(report["device"], 1):
         console.print(
-            f"round {number}: device busy {device['busy_ratio']:.1%}, {device['batches']} passes of "
+            f"round {number}: device busy {device['busy_ratio']:.1%}, {device['batches']} batches of "
             f"{device['mean_size']:.1f} texts, gaps p50 {device['gap_p50_ms']:.1f} p90 {device['gap_p90_ms']:.1f} ms, "
             f"{device['tokens_per_busy_s']:.0f} tokens/s while busy"
         )
 
 
 def show_figures(console: Console, title: str, rows: list[dict[str, Any]]) -> None:
-    """Rows of ``name, value, unit, target``."""
+    """Print rows of ``name, value, unit, target``."""
     table = _table(title, "figure", "value", "unit", "target")
     for row in rows:
         table.add_row(row["name"], f"{row['value']:,.{row.get('digits', 2)}f}", row["unit"], row.get("target") or "-")
@@ -40,35 +40,35 @@ def show_figures(console: Console, title: str, rows: list[dict[str, Any]]) -> No
 
 
 def show_generation(console: Console, report: dict[str, Any]) -> None:
-    """The report of `benchmarks.generate.run.run_generate`."""
+    """Print the report of `benchmarks.generate.run.run_generate`."""
     table = _table(
         f"{report['requests']} requests on {report['device']}", "contender", "tokens/s", "mean latency s",
         "TTFT p50 s", "p99 s", "ITL p50 ms", "p99 ms", "steps", "step ms", "rows",
     )  # fmt: skip
-    for name, one in report["contenders"].items():
-        step_ms = one["busy_s"] / one["steps"] * 1e3 if one.get("steps") else None
+    for name, contender in report["contenders"].items():
+        step_ms = contender["busy_s"] / contender["steps"] * 1e3 if contender.get("steps") else None
         table.add_row(
-            name, f"{one['tokens_per_s']:,.0f}", f"{one['mean_latency_s']:.2f}",
-            *(_scaled(one.get(key), by) for key, by in (
+            name, f"{contender['tokens_per_s']:,.0f}", f"{contender['mean_latency_s']:.2f}",
+            *(_scaled(contender.get(key), by) for key, by in (
                 ("ttft_p50_s", 1), ("ttft_p99_s", 1), ("itl_p50_s", 1e3), ("itl_p99_s", 1e3), ("steps", 1),
             )),
-            _scaled(step_ms, 1), _scaled(one.get("mean_rows"), 1),
+            _scaled(step_ms, 1), _scaled(contender.get("mean_rows"), 1),
         )  # fmt: skip
     console.print(table)
     for name, value in report["ratios"].items():
         console.print(f"{name}: {value:.2f} times")
     if report["floor_step_s"] is not None:
         console.print(
-            f"a continuous step takes {report['step_s'] * 1e3:.2f} ms; reading weights and cache alone "
-            f"{report['floor_step_s'] * 1e3:.2f} ms"
+            f"a continuous step takes {report['step_s'] * 1e3:.2f} ms; reading the weights and the KV cache "
+            f"alone takes {report['floor_step_s'] * 1e3:.2f} ms"
         )
 
 
 def show_faults(console: Console, report: dict[str, Any]) -> None:
-    """The report of `benchmarks.faults.scenarios.run_faults`."""
-    for one in report["scenarios"].values():
-        show_figures(console, one["scenario"], one["figures"])
-        for promise in one["broken"]:
+    """Print the report of `benchmarks.faults.scenarios.run_faults`."""
+    for scenario in report["scenarios"].values():
+        show_figures(console, scenario["scenario"], scenario["figures"])
+        for promise in scenario["broken"]:
             console.print(f"BROKEN: {promise}", style="bold", markup=False)
 
 

@@ -1,1 +1,1 @@
-"""The peer in comparisons: plain Celery, one task per text."""
+"""Plain Celery, one task per text, for comparison."""

@@ -1,4 +1,4 @@
-"""What people have before Windrow: one Celery task a text, one forward pass a task. The peer in the benchmarks."""
+"""The Celery application of the comparison: one task and one forward pass per text."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from celery import Celery
 from windrow.bench.workload import model_settings
 from windrow.scheduler.models.sources import resolve_source
 
-#: Where the Redis of the benchmark is.
+#: Environment variable with the URL of the benchmark's Redis.
 URL_VARIABLE = "BENCH_REDIS_URL"
-#: Texts longer than this are cut, as the model's sentence-transformers files say.
+#: Longer texts are truncated, as the model's sentence-transformers configuration states.
 MAX_TOKENS = 256
 
 url = os.environ.get(URL_VARIABLE, "redis://127.0.0.1:6379/0")
@@ -23,7 +23,7 @@ app.conf.update(broker_connection_retry_on_startup=True)
 
 @cache
 def load_model() -> tuple[Any, Any]:
-    """Tokenizer and model, loaded at the first task of a pool process."""
+    """Load the tokenizer and the model at the first task of a pool process."""
     import torch
     from transformers import AutoModel, AutoTokenizer
 
@@ -34,7 +34,7 @@ def load_model() -> tuple[Any, Any]:
 
 @app.task(name="bench.embed")
 def embed(text: str) -> list[float]:
-    """The embedding of one text: mean of the last hidden states, normalised."""
+    """Compute the embedding of one text: the normalised mean of the last hidden states."""
     import torch
 
     tokenizer, model = load_model()
@@ -47,5 +47,5 @@ def embed(text: str) -> list[float]:
 
 @app.task(name="bench.nothing")
 def nothing(payload: str) -> int:
-    """No work: what is left is Celery's own."""
+    """Do nothing, to measure the cost of Celery itself."""
     return len(payload)

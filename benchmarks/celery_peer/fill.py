@@ -1,4 +1,4 @@
-"""Fill the broker of the plain-Celery peer with no-op tasks. Run by `run_part`."""
+"""Queues no-op tasks of plain Celery. Run by `run_part`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from windrow.bench.programs import part
 
 
 def send(spec: dict[str, Any]) -> int:
-    """Send ``items`` tasks over one connection; returns how many."""
+    """Send ``items`` tasks over one connection, and return their number."""
     with app.connection_for_write() as connection, app.amqp.Producer(connection) as producer:
         for _ in range(spec["items"]):
             nothing.apply_async((spec["payload"],), producer=producer)

@@ -1,4 +1,4 @@
-"""The load of the plain-Celery peer: closed-loop threads with ``.delay().get()``. Run by `run_part`."""
+"""Generates the load of plain Celery: closed-loop threads that call ``.delay().get()``. Run by `run_part`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from windrow.bench.programs import part
 
 
 def measure(spec: dict[str, Any]) -> dict[str, Any]:
-    """As `benchmarks.http.load.measure`, without passes."""
+    """Return the same results as `benchmarks.http.load.measure`, without batches."""
     texts, tokens = spec["texts"], spec["tokens"]
     numbers, stops = count(), threading.Event()
     answers: list[tuple[float, float, int]] = []
@@ -22,13 +22,13 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     def client() -> None:
         while not stops.is_set():
             number = next(numbers) % len(texts)
-            asked_s = time.monotonic()
+            sent_s = time.monotonic()
             try:
                 embed.delay(texts[number]).get(timeout=60)
             except Exception as error:
                 failures.append(error)
                 return
-            answers.append((asked_s, time.monotonic(), number))
+            answers.append((sent_s, time.monotonic(), number))
 
     embed.delay(texts[0]).get(timeout=120)
     processes = labelled_processes(spec["root_pid"])
@@ -50,7 +50,7 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
         "begin_s": begin_s,
         "end_s": end_s,
         "ended": [(ended_s, tokens[number]) for _, ended_s, number in answers],
-        "latencies_s": [ended_s - asked_s for asked_s, ended_s, _ in inside],
+        "latencies_s": [ended_s - sent_s for sent_s, ended_s, _ in inside],
         "failed": len(failures),
         "requests": len(inside),
         "cpu_s": {label: cpu_after_s[label] - cpu_before_s[label] for label in processes},

@@ -1,4 +1,4 @@
-"""How busy the CUDA devices are, as their driver says, sampled while something runs."""
+"""Samples the utilization of the CUDA devices with ``nvidia-smi``."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import threading
 import time
 from types import TracebackType
 
-#: The driver's own share of the time in which a kernel ran, over its last sixth of a second or so.
+#: The utilization is the share of about the last 0.17 s in which a kernel ran.
 COMMAND = ["nvidia-smi", "--query-gpu=index,utilization.gpu", "--format=csv,noheader,nounits", "--loop-ms=200"]
 
 
 class DeviceUse:
-    """Samples for the time of a ``with`` block; has nothing to say where there is no ``nvidia-smi``."""
+    """Samples the utilization during a ``with`` block; takes no samples without ``nvidia-smi``."""
 
     def __init__(self) -> None:
-        #: When it was read, `time.monotonic`; which device; its share, 0 to 1.
+        #: Time of the sample (`time.monotonic`), device, utilization from 0 to 1.
         self._samples: list[tuple[float, int, float]] = []
         self._process: subprocess.Popen[str] | None = None
 
@@ -34,7 +34,7 @@ class DeviceUse:
             self._process.wait()
 
     def ratio(self, from_s: float, to_s: float, devices: int) -> float | None:
-        """Mean share of the first ``devices``, over the middle eight tenths of that time; None without samples."""
+        """Mean utilization of the first ``devices`` in the middle 80 % of the interval, or None without samples."""
         edge_s = 0.1 * (to_s - from_s)
         begin_s, end_s = from_s + edge_s, to_s - edge_s
         seen = [share for at_s, device, share in self._samples if begin_s < at_s < end_s and device < devices]

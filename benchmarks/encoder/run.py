@@ -1,4 +1,4 @@
-"""``windrow bench encoder``: a BERT of random weights through the queue, beside the device alone, in one run."""
+"""``python -m benchmarks encoder``: a BERT with random weights behind the queue, compared with the device alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from benchmarks.encoder.device_use import DeviceUse
 from benchmarks.encoder.worker import DEVICES_KEY, MODEL, READY_KEY, STOP_KEY
 from benchmarks.result_listener import ResultListener
 from windrow.bench.programs import BenchFailed, check_interrupts, own_redis, run_part
-from windrow.bench.stats import median, percentile
+from windrow.bench.stats import median, median_ratio, percentile
 from windrow.bench.workload import bench_environ
 from windrow.lab.sample_texts import LOG_SIGMA, mixed_texts
 from windrow.scheduler.config.values import DEFAULT_MODELS
@@ -31,40 +31,40 @@ from windrow.stack.supervisor import Interrupts
 from windrow.worker.pool.pool_process import visible_devices
 
 Say = Callable[[str], None]
-SECRET = b"of a benchmark"
+SECRET = b"benchmark"
 TARGETS = {"ratio": 0.9, "busy": 0.95, "lone_ms": 2.0, "open_p99_ms": 25.0, "padding": 1.02, "devices": 0.975}
 START_S = 300.0
 
 
 class Sizes(NamedTuple):
-    """How much is measured."""
+    """The sizes of the measurements."""
 
-    #: Texts that wait in the queue, for each device.
+    #: Texts queued per device.
     items: int
     batch_size: int
     batch_tokens: int
     layers: int
-    #: Of a text, on average; 58 words are 63 tokens.
+    #: Mean words per text; 58 words are 63 tokens.
     words: float
-    #: Processes a device.
+    #: Pool processes per device.
     processes: int
     devices: int
-    #: Times that the queue is emptied, by each number of devices.
+    #: How often the queue is filled and emptied with each number of devices.
     rounds: int
-    #: Requests a second of the open loop.
+    #: Requests per second of the open loop.
     rate: float
-    #: Length of the open loop and of the bounds, in seconds.
+    #: Length of the open loop and of each upper bound, in seconds.
     seconds: float
 
 
-class Emptied(NamedTuple):
-    """One filled queue that ``devices`` emptied, `time.monotonic`."""
+class EmptiedQueue(NamedTuple):
+    """One run in which ``devices`` emptied a filled queue; times are of `time.monotonic`."""
 
     devices: int
     items: int
     from_s: float
     to_s: float
-    #: CPU time of Redis meanwhile, in seconds; it has one thread for commands.
+    #: CPU seconds that Redis used; it runs commands in one thread.
     redis_cpu_s: float
 
 
@@ -72,7 +72,7 @@ def run_encoder(sizes: Sizes, say: Say) -> dict[str, Any]:
     """Measure everything; ``figures`` are rows of ``name, value, unit, target``."""
     names = visible_devices()
     if len(names) < sizes.devices:
-        raise BenchFailed(f"it needs {sizes.devices} CUDA device(s), and this machine has {len(names)}")
+        raise BenchFailed(f"the benchmark needs {sizes.devices} CUDA device(s), and this machine has {len(names)}")
     only = {"CUDA_VISIBLE_DEVICES": ",".join(names[: sizes.devices])}
     with Interrupts() as interrupts, tempfile.TemporaryDirectory(prefix="windrow-bench-") as name:
         folder = Path(name)
@@ -89,38 +89,38 @@ def run_encoder(sizes: Sizes, say: Say) -> dict[str, Any]:
             DeviceUse() as use,
         ):
             shared = {"url": url, "model": model, "texts": texts, "ranks": ranks, "devices": sizes.devices}
-            asking = Asking(redis, texts, sizes, say)
-            client = threading.Thread(target=asking.run, daemon=True)
-            client.start()
+            client = Client(redis, texts, sizes, say)
+            client_thread = threading.Thread(target=client.run, daemon=True)
+            client_thread.start()
 
             def run_rank(rank: int) -> dict[str, Any]:
-                (own := folder / str(rank)).mkdir()
+                (rank_folder := folder / str(rank)).mkdir()
                 spec = shared | {"rank": rank, "seconds": sizes.seconds}
                 report: dict[str, Any] = run_part(
                     "benchmarks.encoder.worker",
                     spec,
-                    own,
-                    bench_environ(own) | only,
+                    rank_folder,
+                    bench_environ(rank_folder) | only,
                     lambda: check_interrupts(interrupts),
                 )
                 return report
 
             reports = list(pool.map(run_rank, range(ranks)))
-            client.join()
-            busy = [use.ratio(one.from_s, one.to_s, one.devices) for one in asking.emptied]
-    return summarise(reports, asking, busy, sizes)
+            client_thread.join()
+            busy = [use.ratio(run.from_s, run.to_s, run.devices) for run in client.emptied]
+    return summarise(reports, client, busy, sizes)
 
 
 def summarise(
-    reports: Sequence[dict[str, Any]], asking: Asking, busy: Sequence[float | None], sizes: Sizes
+    reports: Sequence[dict[str, Any]], client: Client, busy: Sequence[float | None], sizes: Sizes
 ) -> dict[str, Any]:
-    """The report, from those of the processes, first the one that measured the bound."""
+    """Combine the reports of the processes, of which the first measured the upper bound."""
     first = reports[0]
     bound_per_s = (first["bound_per_s"] + first["bound_after_per_s"]) / 2
     ended = sorted((at_s, count) for report in reports for at_s, count in report["ended"])
     rates: dict[int, list[float]] = {}
-    for one in asking.emptied:
-        rates.setdefault(one.devices, []).append(middle_rate(ended, one))
+    for run in client.emptied:
+        rates.setdefault(run.devices, []).append(middle_rate(ended, run))
     tokens, asked = (sum(report[key] for report in reports) for key in ("tokens", "asked_tokens"))
     rows: list[tuple[str, float, str, str | None]] = [
         ("one device alone, before", first["bound_per_s"], "texts/s", None),
@@ -130,21 +130,21 @@ def summarise(
     ]
     for devices, measured in rates.items():
         if devices > 1:
-            ratio = median([more / one for more, one in zip(measured, rates[1], strict=True)])
+            ratio = median_ratio(measured, rates[1])
             rows.append((f"through the queue, {devices} devices", median(measured), "texts/s", None))
             rows.append(("against one", ratio, "x", f">= {TARGETS['devices'] * devices:.4g}"))
-    seen = [share for share, one in zip(busy, asking.emptied, strict=True) if share is not None and one.devices == 1]
-    if seen:
-        rows.append(("device busy while the queue was emptied", median(seen), "", f">= {TARGETS['busy']}"))
-    use = [one.redis_cpu_s / (one.to_s - one.from_s) for one in asking.emptied if one.devices == sizes.devices]
+    shares = [share for share, run in zip(busy, client.emptied, strict=True) if share is not None and run.devices == 1]
+    if shares:
+        rows.append(("device busy while the queue was emptied", median(shares), "", f">= {TARGETS['busy']}"))
+    redis_use = [run.redis_cpu_s / (run.to_s - run.from_s) for run in client.emptied if run.devices == sizes.devices]
     rows += [
-        ("Redis busy meanwhile, of one core", median(use), "", None),
+        ("Redis busy meanwhile, of one core", median(redis_use), "", None),
         ("tokens computed over tokens asked", tokens / asked, "x", f"<= {TARGETS['padding']}"),
         ("a lone call of the engine, p50", first["lone_call_ms"], "ms", None),
-        ("a lone request, queue to result, p50", asking.lone_ms, "ms", None),
-        ("difference", asking.lone_ms - first["lone_call_ms"], "ms", f"<= {TARGETS['lone_ms']:g}"),
-        (f"{sizes.rate:g} requests/s, open loop, p50", percentile(asking.late_ms, 0.5), "ms", None),
-        (f"{sizes.rate:g} requests/s, open loop, p99", percentile(asking.late_ms, 0.99), "ms",
+        ("a lone request, queue to result, p50", client.lone_ms, "ms", None),
+        ("difference", client.lone_ms - first["lone_call_ms"], "ms", f"<= {TARGETS['lone_ms']:g}"),
+        (f"{sizes.rate:g} requests/s, open loop, p50", percentile(client.open_loop_ms, 0.5), "ms", None),
+        (f"{sizes.rate:g} requests/s, open loop, p99", percentile(client.open_loop_ms, 0.99), "ms",
          f"<= {TARGETS['open_p99_ms']:g}"),
         ("model loaded, checked and captured in", first["load_s"], "s", None),
         ("relative error against float32", first["relative_error"] or 0.0, "", None),
@@ -162,10 +162,10 @@ def summarise(
     }
 
 
-def middle_rate(ended: Sequence[tuple[float, int]], emptied: Emptied) -> float:
-    """Texts a second while the middle eight tenths of a queue were emptied: loops fill and empty at its ends.
+def middle_rate(ended: Sequence[tuple[float, int]], emptied: EmptiedQueue) -> float:
+    """Return the texts per second of the middle 80 % of a run, in which all batch loops were busy.
 
-    ``ended`` is when each pass was collected and how many texts it had, in order.
+    ``ended`` has the time and the number of texts of each collected batch, in order.
     """
     done, marks = 0, []
     for at_s, count in ended:
@@ -178,7 +178,7 @@ def middle_rate(ended: Sequence[tuple[float, int]], emptied: Emptied) -> float:
 
 
 def make_bert(folder: Path, layers: int) -> Path:
-    """A classifier of BERT-base's shape with random weights, and the tokenizer of the installed model."""
+    """Save a classifier of BERT-base's shape with random weights, and the tokenizer of the installed model."""
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 
@@ -188,40 +188,40 @@ def make_bert(folder: Path, layers: int) -> Path:
     return folder
 
 
-class Asking:
-    """The client: fills the queue and waits for its end, then sends one at a time, then at a fixed rate."""
+class Client:
+    """Fills the queue and waits until it is empty, then sends single requests, then an open loop."""
 
     def __init__(self, redis: Redis, texts: list[str], sizes: Sizes, say: Say) -> None:
         self._redis, self._texts, self._sizes, self._say = redis, texts, sizes, say
         self._queue = RedisQueue(redis, MODEL)
-        self.emptied: list[Emptied] = []
+        self.emptied: list[EmptiedQueue] = []
         self.lone_ms = 0.0
-        #: From when each request of the open loop was due to when its result was announced.
-        self.late_ms: list[float] = []
+        #: Milliseconds from the due time of each request of the open loop to the announcement of its result.
+        self.open_loop_ms: list[float] = []
 
     def run(self) -> None:
-        """All of it; says at the end that the processes may stop."""
+        """Run all measurements, then tell the processes to stop."""
         try:
             end_s = time.monotonic() + START_S
             while not self._redis.exists(READY_KEY):
                 if time.monotonic() > end_s:
                     return
                 time.sleep(0.1)
-            self._say("models loaded, bound measured")
+            self._say("models loaded, upper bound measured")
             for _ in range(self._sizes.rounds):
                 for devices in range(1, self._sizes.devices + 1):
                     self._empty(devices)
             self._redis.set(DEVICES_KEY, 1)
-            with ResultListener(self._redis, MODEL) as ears:
-                self._one_by_one(ears)
-                self._open_loop(ears)
+            with ResultListener(self._redis, MODEL) as listener:
+                self._single_requests(listener)
+                self._open_loop(listener)
         finally:
             self._redis.set(STOP_KEY, 1)
 
     def _empty(self, devices: int) -> None:
         items, texts = self._sizes.items * devices, self._texts
         self._redis.set(DEVICES_KEY, 0)
-        time.sleep(2.5)  # claims that blocked have ended
+        time.sleep(2.5)  # blocked claims have returned
         for start in range(0, items, MAX_REQUESTS_PER_CALL):
             end = min(items, start + MAX_REQUESTS_PER_CALL)
             _submit(self._queue, [texts[number % len(texts)] for number in range(start, end)])
@@ -229,32 +229,32 @@ class Asking:
         self._redis.set(DEVICES_KEY, devices)
         while (depth := self._queue.depth()).waiting or depth.running:
             time.sleep(0.05)
-        self.emptied.append(Emptied(devices, items, from_s, time.monotonic(), self._redis_cpu_s() - before_s))
-        self._say(f"{devices} emptied a queue of {items:,}")
+        self.emptied.append(EmptiedQueue(devices, items, from_s, time.monotonic(), self._redis_cpu_s() - before_s))
+        self._say(f"{devices} device(s) emptied a queue of {items:,} texts")
 
     def _redis_cpu_s(self) -> float:
         info: Any = self._redis.info("cpu")
         return float(info["used_cpu_user"] + info["used_cpu_sys"])
 
-    def _one_by_one(self, ears: ResultListener) -> None:
+    def _single_requests(self, listener: ResultListener) -> None:
         for text in self._texts[:20]:
-            ears.wait_for(_submit(self._queue, [text])[0])
+            listener.wait_for(_submit(self._queue, [text])[0])
         lone_s = []
         for text in self._texts[20:220]:
             began_s = time.perf_counter()
-            lone_s.append(ears.wait_for(_submit(self._queue, [text])[0]) - began_s)
+            lone_s.append(listener.wait_for(_submit(self._queue, [text])[0]) - began_s)
             time.sleep(0.002)
         self.lone_ms = median(lone_s) * 1e3
-        self._say("asked one by one")
+        self._say("single requests measured")
 
-    def _open_loop(self, ears: ResultListener) -> None:
+    def _open_loop(self, listener: ResultListener) -> None:
         rate, due_s = self._sizes.rate, dict[str, float]()
         from_s = time.perf_counter()
         for number in range(int(rate * self._sizes.seconds)):
             at_s = from_s + number / rate
             time.sleep(max(0.0, at_s - time.perf_counter()))
             due_s[_submit(self._queue, [self._texts[number % len(self._texts)]])[0]] = at_s
-        self.late_ms = [(ears.wait_for(id) - at_s) * 1e3 for id, at_s in due_s.items()]
+        self.open_loop_ms = [(listener.wait_for(id) - at_s) * 1e3 for id, at_s in due_s.items()]
 
 
 def _submit(queue: RedisQueue, texts: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""One process of `benchmarks.encoder.run`: it loads the model and serves; the first of them measures the bound too."""
+"""A pool process of `benchmarks.encoder.run`: loads the model and serves; the first process also measures the bound."""
 
 from __future__ import annotations
 
@@ -26,37 +26,37 @@ from windrow.worker.pool.pool_process import take_share
 from windrow.worker.process.garbage_collector import freeze_loaded_objects
 
 MODEL = "bert"
-#: Processes that have loaded; set once the bound was measured; how many devices serve; set when all is asked for.
+#: Redis keys: number of loaded processes; set after the bound was measured; number of serving devices; set at the end.
 LOADED_KEY, READY_KEY, DEVICES_KEY, STOP_KEY = "bench:loaded", "bench:ready", "bench:devices", "bench:stop"
-#: How often a process looks at them, in seconds.
-LOOK_S = 0.05
-#: Passes on their way to the device while one is collected, as in the resident loop.
-AHEAD = 2
+#: Seconds between two reads of these keys.
+READ_S = 0.05
+#: Batches queued on the device while one is collected, as in the batch loop.
+IN_FLIGHT = 2
 LONE_CALLS = 100
 
 
-class Counted:
-    """An `Engine` that notes when each of its passes was collected, and how many tokens they computed."""
+class CountingEngine:
+    """An `Engine` that records when each batch was collected, and counts the computed tokens."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.info = engine, engine.info
         self.busy_s = 0.0
-        #: When a pass was collected, `time.monotonic`, and how many texts it had.
+        #: Time at which each batch was collected (`time.monotonic`), and its number of texts.
         self.ended: list[tuple[float, int]] = []
         self.tokens = self.asked_tokens = 0
 
     def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
-        """As the engine does it."""
+        """Prepare with the wrapped engine."""
         return self.engine.prepare(inputs, parameters)
 
     def forward(self, prepared: Sequence[Prepared], batch: Batch) -> Any:
-        """As the engine does it."""
+        """Count the tokens, and start the batch."""
         self.tokens += batch.tokens
         self.asked_tokens += batch.asked_tokens
         return self.engine.forward(prepared, batch)
 
     def collect(self, handle: Any) -> list[Outcome]:
-        """As the engine does it."""
+        """Record the time, and return the outcomes."""
         outcomes = self.engine.collect(handle)
         self.busy_s = self.engine.busy_s
         self.ended.append((time.monotonic(), len(outcomes)))
@@ -64,9 +64,9 @@ class Counted:
 
 
 def serve(spec: dict[str, Any]) -> dict[str, Any]:
-    """Load the model, serve as long as the parent wants, and return the passes; the first process also the bound.
+    """Load the model, serve until the parent stops it, and return the batches; the first process adds the bound.
 
-    Process ``rank`` of ``ranks`` has device ``rank % devices``.
+    Process ``rank`` of ``ranks`` uses device ``rank % devices``.
     """
     rank, ranks, devices = spec["rank"], spec["ranks"], spec["devices"]
     take_share(rank, ranks)
@@ -83,22 +83,22 @@ def serve(spec: dict[str, Any]) -> dict[str, Any]:
         report["lone_call_ms"] = lone_call_ms(engine, spec["texts"], limits)
         redis.set(READY_KEY, 1)
     _wait_for(redis, READY_KEY, 1)
-    counted = Counted(engine)
+    counting = CountingEngine(engine)
     freeze_loaded_objects()
     max_wait_s, is_spare = settings.max_wait_s, rank >= devices
-    lane = BatchModel(RedisQueue(redis, MODEL), counted, limits, max_wait_s, 15.0, f"bench/{rank}", is_spare)
-    stop, active = Number(redis, STOP_KEY), Number(redis, DEVICES_KEY)
-    BatchLoop({MODEL: lane}, stop, drained=lambda: rank % devices >= active()).run()
+    served = BatchModel(RedisQueue(redis, MODEL), counting, limits, max_wait_s, 15.0, f"bench/{rank}", is_spare)
+    stop, active = CachedNumber(redis, STOP_KEY), CachedNumber(redis, DEVICES_KEY)
+    BatchLoop({MODEL: served}, stop, drained=lambda: rank % devices >= active()).run()
     redis.decr(LOADED_KEY)
     if rank == 0:
         _wait_for(redis, LOADED_KEY, 0)
         report["bound_after_per_s"] = bound(engine, spec["texts"], limits, spec["seconds"])
-    return report | {"ended": counted.ended, "tokens": counted.tokens, "asked_tokens": counted.asked_tokens}
+    return report | {"ended": counting.ended, "tokens": counting.tokens, "asked_tokens": counting.asked_tokens}
 
 
 def _wait_for(redis: Redis, key: str, number: int) -> None:
     while _number(redis, key) != number:
-        time.sleep(LOOK_S)
+        time.sleep(READ_S)
 
 
 def _number(redis: Redis, key: str) -> int:
@@ -106,56 +106,56 @@ def _number(redis: Redis, key: str) -> int:
     return int(text or 0)
 
 
-class Number:
-    """A number that the parent keeps in Redis, 0 where it is not there; looked up every `LOOK_S` at most."""
+class CachedNumber:
+    """A number in Redis, 0 if the key is missing, read at most every `READ_S`."""
 
     def __init__(self, redis: Redis, key: str) -> None:
-        self._redis, self._key, self._looked_s, self._seen = redis, key, 0.0, 0
+        self._redis, self._key, self._read_s, self._value = redis, key, 0.0, 0
 
     def __call__(self) -> int:
-        """What it was a moment ago."""
-        if time.monotonic() - self._looked_s > LOOK_S:
-            self._looked_s, self._seen = time.monotonic(), _number(self._redis, self._key)
-        return self._seen
+        """Return the number, up to `READ_S` old."""
+        if time.monotonic() - self._read_s > READ_S:
+            self._read_s, self._value = time.monotonic(), _number(self._redis, self._key)
+        return self._value
 
 
 def bound(engine: Engine, texts: list[str], limits: BatchLimits, seconds: float) -> float:
-    """Texts a second of the device alone: tokenised before, the same plans, results thrown away."""
+    """Measure texts per second of the device alone: tokenized beforehand, planned the same way, results discarded."""
     ready: list[Any] = engine.prepare(texts, [{"truncate": True}] * len(texts))
     plans = []
     for start in range(0, len(ready), limits.max_batch_size):
-        row = ready[start : start + limits.max_batch_size]
-        for batch in plan_batches(engine.info.strategy, [one.tokens for one in row], limits):
-            plans.append((batch, [row[index] for index in batch.indices]))
-    under_way: deque[tuple[Any, int]] = deque()
+        window = ready[start : start + limits.max_batch_size]
+        for batch in plan_batches(engine.info.strategy, [request.tokens for request in window], limits):
+            plans.append((batch, [window[index] for index in batch.indices]))
+    in_flight: deque[tuple[Any, int]] = deque()
     done, from_s, now_s = 0, time.monotonic(), 0.0
     for batch, members in cycle(plans):
-        under_way.append((engine.forward(members, batch), len(members)))
-        if len(under_way) >= AHEAD:
-            handle, count = under_way.popleft()
+        in_flight.append((engine.forward(members, batch), len(members)))
+        if len(in_flight) >= IN_FLIGHT:
+            handle, count = in_flight.popleft()
             wait_for(handle)
             done += count
             now_s = time.monotonic()
             if now_s - from_s > seconds:
                 break
-    for handle, _ in under_way:
+    for handle, _ in in_flight:
         wait_for(handle)
     return done / (now_s - from_s)
 
 
 def wait_for(handle: Any) -> None:
-    """Until the rows have arrived; nothing is made of them."""
+    """Wait until the results have arrived, and discard them."""
     handle.span[1].synchronize()
 
 
 def lone_call_ms(engine: Engine, texts: list[str], limits: BatchLimits) -> float:
-    """Median milliseconds of one text through the engine: tokenise, forward, collect."""
+    """Measure the median milliseconds in which the engine tokenizes and computes one text."""
     took_s = []
     for text in islice(cycle(texts), LONE_CALLS):
         began_s = time.perf_counter()
-        row: list[Any] = engine.prepare([text], [{"truncate": True}])
-        (batch,) = plan_batches(engine.info.strategy, [row[0].tokens], limits)
-        engine.collect(engine.forward(row, batch))
+        prepared: list[Any] = engine.prepare([text], [{"truncate": True}])
+        (batch,) = plan_batches(engine.info.strategy, [prepared[0].tokens], limits)
+        engine.collect(engine.forward(prepared, batch))
         took_s.append(time.perf_counter() - began_s)
     return median(took_s) * 1e3
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,9 @@ def _race(url: str, claims: list[Request]) -> list[bool]:
         queue = RedisQueue(redis, MODEL)
         redis.ping()
         start.wait()
-        (stored[number],) = queue.finish([claims[number].set_outcome(Done({"by": number}))])
+        # A copy, since several threads finish the last claim.
+        claimed = copy(claims[number])
+        (stored[number],) = queue.finish([claimed.set_outcome(Done({"by": number}))])
         redis.close()
 
     threads = [threading.Thread(target=finish, args=(number,)) for number in range(len(claims))]

@@ -1,1 +1,1 @@
-"""Generation: every strategy, and through the queue."""
+"""Text generation with each strategy, and behind the queue."""

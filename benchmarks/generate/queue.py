@@ -1,7 +1,7 @@
-"""``windrow bench generate-queue``: what the queue costs generation, and how long tokens take at several loads.
+"""``python -m benchmarks generate-queue``: what the queue costs generation, and token latencies at several loads.
 
-The same engine answers the same load, driven directly and behind the queue, in turn. Then requests come at random
-times, at shares of the rate that it held when there was always enough to do.
+The same engine answers the same load alternately driven directly and behind the queue. Then requests arrive at random
+times, at shares of the request rate that the engine reached with a full queue.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import numpy as np
 import orjson
 from redis import Redis
 
-from benchmarks.generate.worker import DIRECT, DONE_KEY, END, MODEL, SERVE, STOP_KEY, TODO_KEY, read_events
+from benchmarks.generate.worker import DIRECT, DONE_KEY, END, MODEL, SERVE, STOP_KEY, TODO_KEY, read_entry
 from benchmarks.result_listener import ResultListener
 from windrow.bench.compare.queue_users import NO_LIMIT, SECRET
 from windrow.bench.generate_model import SHAPES, Ask, make_load
 from windrow.bench.programs import BenchFailed, check_interrupts, own_redis, run_part
-from windrow.bench.stats import median, percentile
+from windrow.bench.stats import median, median_ratio, percentile
 from windrow.bench.workload import bench_environ
 from windrow.scheduler.queue import RedisQueue, Submission
 from windrow.scheduler.queue.ids import make_id
@@ -33,43 +33,41 @@ from windrow.scheduler.queue.records import encode_call
 from windrow.stack.supervisor import Interrupts
 
 Say = Callable[[str], None]
-#: Of the rate without the queue.
+#: Target for the ratio to the rate without the queue.
 LEAST_RATIO = 0.95
-#: Of the capacity.
+#: Loads as shares of the capacity.
 SHARES = (0.25, 0.5, 0.75, 0.9)
-#: The capacity is measured on so many requests for each place in the batch.
-CAPACITY_TURNS = 4
+#: Requests per batch slot with which the capacity is measured.
+CAPACITY_REQUESTS_PER_SLOT = 4
 START_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """One load that went through the queue, `time.monotonic`."""
+    """The results of one load through the queue; times are of `time.monotonic`."""
 
     from_s: float
-    #: When each request ended, in no order.
+    #: When each request finished, in any order.
     ended_s: list[float]
     tokens: int
-    #: Of each request, as its result has them.
+    #: The ``metrics`` of each result.
     metrics: list[dict[str, Any]]
-    #: When each step was collected, and how many sequences decoded in it.
+    #: Time at which each step was collected, and its number of decoding sequences.
     steps: list[tuple[float, int]]
 
     @property
     def tokens_per_s(self) -> float:
-        """From the first submit to the last announcement."""
+        """Tokens per second from the first submit to the last announcement."""
         return self.tokens / (max(self.ended_s) - self.from_s)
 
     def middle_requests_per_s(self) -> float:
-        """Of the middle eight tenths."""
+        """Return the requests per second of the middle 80 % of the requests."""
         ended = sorted(self.ended_s)
         middle = ended[len(ended) // 10 : len(ended) * 9 // 10]
         return (len(middle) - 1) / (middle[-1] - middle[0])
 
     def gap_ms(self, share: float) -> float:
-        """That percentile of all the times from one token to the next of a sequence, without those that it waited
-        between its prompt and its second token.
-        """
+        """Return a percentile of the times between two tokens of a sequence, after its second token."""
         steps = sorted(self.steps)
         gaps = [((at - before) * 1e3, rows) for (before, _), (at, rows) in pairwise(steps) if rows]
         values, weights = np.array([gap for gap, _ in gaps]), np.array([rows for _, rows in gaps])
@@ -85,7 +83,7 @@ def run_generate_queue(
 
     shape = shape or ("1b" if torch.cuda.is_available() else "small")
     if shape not in SHAPES:
-        raise BenchFailed(f"no shape {shape!r}; there are {', '.join(SHAPES)}")
+        raise BenchFailed(f"unknown shape {shape!r}; choose from {', '.join(SHAPES)}")
     with (
         Interrupts() as interrupts,
         tempfile.TemporaryDirectory(prefix="windrow-bench-") as name,
@@ -98,8 +96,10 @@ def run_generate_queue(
         }  # fmt: skip
         made: dict[str, Any] = {}
         client = Client(redis, shape, scale, say)
-        asking = threading.Thread(target=client.run, args=(requests, batch_size, rounds, seconds, made), daemon=True)
-        asking.start()
+        client_thread = threading.Thread(
+            target=client.run, args=(requests, batch_size, rounds, seconds, made), daemon=True
+        )
+        client_thread.start()
         run_part(
             "benchmarks.generate.worker",
             spec,
@@ -107,14 +107,14 @@ def run_generate_queue(
             bench_environ(Path(name)),
             lambda: check_interrupts(interrupts),
         )
-        asking.join()
+        client_thread.join()
     if "error" in made:
         raise made["error"]
     return {"requests": requests, "shape": shape, **made, "figures": _figures(made)}
 
 
 class Client:
-    """Asks the worker what to do, and sends requests while it serves."""
+    """Sends commands to the worker, and requests while it serves."""
 
     def __init__(self, redis: Redis, shape: str, scale: float, say: Say) -> None:
         self._redis, self._scale, self._say = redis, scale, say
@@ -123,21 +123,21 @@ class Client:
         self._seed = 0
 
     def run(self, requests: int, batch_size: int, rounds: int, seconds: float, made: dict[str, Any]) -> None:
-        """All of it; ``made`` gets what was measured, or the ``error``."""
+        """Run all measurements, and put the results or the ``error`` into ``made``."""
         try:
-            made["device"] = read_events(self._redis, DONE_KEY, START_S)
+            made["device"] = read_entry(self._redis, DONE_KEY, START_S)
             self._say("model loaded, checked and captured")
             rates = made["tokens_per_s"] = {"direct": [], "queue": [], "streamed": []}
             for _ in range(rounds):
-                rates["direct"].append(self._ask(DIRECT, seed=self._next_seed())["tokens_per_s"])
+                rates["direct"].append(self._command(DIRECT, seed=self._next_seed())["tokens_per_s"])
                 rates["queue"].append(self._serve(self._load(requests), streamed=False).tokens_per_s)
                 rates["streamed"].append(self._serve(self._load(requests)).tokens_per_s)
                 self._say("tokens/s: " + ", ".join(f"{name} {each[-1]:,.0f}" for name, each in rates.items()))
-            full = self._serve(self._load(CAPACITY_TURNS * batch_size))
+            full = self._serve(self._load(CAPACITY_REQUESTS_PER_SLOT * batch_size))
             made["capacity_per_s"] = full.middle_requests_per_s()
             made["full_tokens_per_s"] = full.tokens_per_s
             made["loads"] = [self._at_share(share, made["capacity_per_s"], seconds) for share in SHARES]
-        except Exception as error:  # Told by the thread that waits for this one.
+        except Exception as error:  # Raised by the thread that waits for this one.
             made["error"] = error
         finally:
             self._redis.set(STOP_KEY, 1)
@@ -148,7 +148,7 @@ class Client:
         count = max(8, int(rate * seconds))
         due_s = np.cumsum(np.random.default_rng(count).exponential(1 / rate, count))
         served = self._serve(self._load(count), due_s)
-        first_ms = [one["time_to_first_token_ms"] for one in served.metrics]
+        first_ms = [metrics["time_to_first_token_ms"] for metrics in served.metrics]
         load = {
             "share": share, "requests_per_s": rate, "requests": count,
             "ttft_p50_ms": percentile(first_ms, 0.5), "ttft_p99_ms": percentile(first_ms, 0.99),
@@ -158,16 +158,16 @@ class Client:
         return load
 
     def _serve(self, load: Sequence[Ask], due_s: Any = None, *, streamed: bool = True) -> Served:
-        """Send ``load`` through the queue, all at once or each when it is due, in seconds from the start.
+        """Send ``load`` through the queue, at once or at the times ``due_s`` in seconds from the start.
 
-        Where ``streamed``, what comes of each is written to its event stream.
+        If ``streamed``, the tokens of each request are written to its event stream.
         """
         payloads = [_payload(ask, streamed) for ask in load]
-        self._ask(SERVE)
-        with ResultListener(self._redis, MODEL) as ears:
+        self._command(SERVE)
+        with ResultListener(self._redis, MODEL) as listener:
             from_s = time.monotonic()
-            # Ears keep the time of `perf_counter`.
-            behind_s = time.perf_counter() - from_s
+            # The listener's times are of `perf_counter`.
+            clock_offset_s = time.perf_counter() - from_s
             ids: list[str] = []
             if due_s is None:
                 for start in range(0, len(payloads), MAX_REQUESTS_PER_CALL):
@@ -176,9 +176,9 @@ class Client:
                 for payload, at_s in zip(payloads, due_s, strict=True):
                     time.sleep(max(0.0, from_s + at_s - time.monotonic()))
                     ids += self._submit([payload], streamed)
-            ended_s = [ears.wait_for(id) - behind_s for id in ids]
+            ended_s = [listener.wait_for(id) - clock_offset_s for id in ids]
         self._redis.set(STOP_KEY, 1)
-        steps = [(at_s, rows) for at_s, rows in read_events(self._redis, DONE_KEY, START_S)]
+        steps = [(at_s, rows) for at_s, rows in read_entry(self._redis, DONE_KEY, START_S)]
         return Served(from_s, ended_s, sum(ask.tokens for ask in load), [self._metrics(id) for id in ids], steps)
 
     def _submit(self, payloads: Sequence[bytes], streamed: bool) -> list[str]:
@@ -190,25 +190,25 @@ class Client:
     def _metrics(self, id: str) -> dict[str, Any]:
         found = self._queue.lookup(id)
         if found is None or found.error is not None:
-            raise BenchFailed(f"{id}: {'it is not there' if found is None else found.error}")
+            raise BenchFailed(f"{id}: {'no such request' if found is None else found.error}")
         return dict(found.metrics or {})
 
     def _load(self, requests: int) -> list[Ask]:
         return make_load(requests, self._vocabulary, self._scale, self._next_seed())
 
     def _next_seed(self) -> int:
-        # Nobody's prompt begins as an earlier one did, which the cache may still have.
+        # A new seed for every load, so that no prompt shares a cached prefix with an earlier one.
         self._seed += 1
         return self._seed
 
-    def _ask(self, what: str, **more: Any) -> Any:
-        self._redis.rpush(TODO_KEY, orjson.dumps({"do": what, **more}))
-        return read_events(self._redis, DONE_KEY, START_S)
+    def _command(self, command: str, **more: Any) -> Any:
+        self._redis.rpush(TODO_KEY, orjson.dumps({"do": command, **more}))
+        return read_entry(self._redis, DONE_KEY, START_S)
 
 
 def _payload(ask: Ask, streamed: bool) -> bytes:
-    wishes = {"max_tokens": ask.tokens, "ignore_eos": True}
-    return encode_call(MODEL, {"prompt_ids": ask.ids}, wishes, is_followed=streamed)
+    parameters = {"max_tokens": ask.tokens, "ignore_eos": True}
+    return encode_call(MODEL, {"prompt_ids": ask.ids}, parameters, is_followed=streamed)
 
 
 def _figures(made: dict[str, Any]) -> list[dict[str, Any]]:
@@ -217,9 +217,8 @@ def _figures(made: dict[str, Any]) -> list[dict[str, Any]]:
         ("engine driven directly", median(rates["direct"]), "tokens/s", None)
     ]
     for name, key in (("through the queue", "queue"), ("through the queue, streamed", "streamed")):
-        ratios = [one / direct for one, direct in zip(rates[key], rates["direct"], strict=True)]
         rows.append((f"the same load {name}", median(rates[key]), "tokens/s", None))
-        rows.append(("ratio", median(ratios), "x", f">= {LEAST_RATIO}"))
+        rows.append(("ratio", median_ratio(rates[key], rates["direct"]), "x", f">= {LEAST_RATIO}"))
     rows += [
         ("streamed, always enough to do", made["full_tokens_per_s"], "tokens/s", None),
         ("capacity", made["capacity_per_s"], "requests/s", None),

@@ -1,4 +1,4 @@
-"""``windrow bench generate``: one load through every strategy and through transformers' own continuous batching."""
+"""``python -m benchmarks generate``: each strategy, and the continuous batching of transformers, on the same load."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from windrow.bench.stats import percentile
 
 Say = Callable[[str], None]
 CONTENDERS = ("continuous", "static", "none", "transformers")
-#: Requests that ``none`` runs: one at a time, each takes as long as ever, so that the rate of a few is the rate of all.
+#: Requests that the strategy ``none`` runs; a few suffice, since it runs one at a time.
 NONE_REQUESTS = 8
-#: Bytes a second that the memory of a device gives, by the start of its name; None where no floor is stated.
+#: Memory bandwidth in bytes per second, by the beginning of the device's name.
 BANDWIDTHS = {"NVIDIA H200": 4.8e12, "NVIDIA H100": 3.35e12}
 
 
 @dataclass(slots=True)
 class Timed:
-    """When a request got its first and its last token, in seconds from the start."""
+    """The number of tokens of a request, and when its first and last arrived, in seconds from the start."""
 
     tokens: int
     first_s: float = 0.0
@@ -36,14 +36,17 @@ class Timed:
 def run_generate(
     requests: int, shape: str | None, batch_size: int, static_size: int, scale: float, only: Sequence[str], say: Say
 ) -> dict[str, Any]:
-    """Measure; ``contenders`` maps each of ``only`` (all when empty) to its figures. Raises `BenchFailed`."""
+    """Measure the contenders in ``only``, or all if it is empty; ``contenders`` maps each to its figures.
+
+    Raises `BenchFailed` for an unknown shape or contender.
+    """
     import torch
 
     shape = shape or ("1b" if torch.cuda.is_available() else "small")
     if shape not in SHAPES:
-        raise BenchFailed(f"no shape {shape!r}; there are {', '.join(SHAPES)}")
+        raise BenchFailed(f"unknown shape {shape!r}; choose from {', '.join(SHAPES)}")
     if unknown := [name for name in only if name not in CONTENDERS]:
-        raise BenchFailed(f"no contender {unknown[0]!r}; there are {', '.join(CONTENDERS)}")
+        raise BenchFailed(f"unknown contender {unknown[0]!r}; choose from {', '.join(CONTENDERS)}")
     contenders = only or CONTENDERS
     report: dict[str, Any] = {"requests": requests, "shape": shape, "contenders": {}}
     with tempfile.TemporaryDirectory(prefix="windrow-bench-") as name:
@@ -58,7 +61,7 @@ def run_generate(
 
 
 def _compared(report: dict[str, Any]) -> dict[str, Any]:
-    """Ratios, and what a continuous step takes beside the time to read weights and cache once."""
+    """Return the ratios, the mean continuous step, and its lower bound: the time to read weights and cache once."""
     made = report["contenders"]
     ratios = {}
     if "continuous" in made:
@@ -98,15 +101,15 @@ def _ours(
             continue
         size = static_size if strategy == "static" else batch_size
         engine = GenerateEngine("bench", ModelSettings(**base | {"strategy": strategy, "max_batch_size": size}), model)
-        drive(engine, load[:2])  # what is done at the first call only
+        drive(engine, load[:2])  # first-call work
         engine.busy_s = 0.0
         chosen = load[:NONE_REQUESTS] if strategy == "none" else load
         made[strategy] = drive(engine, chosen)
         say(f"{strategy}: {made[strategy]}")
-    weights = sum(one.numel() * one.element_size() for one in model.slots.module.parameters())
+    weights = sum(weight.numel() * weight.element_size() for weight in model.slots.module.parameters())
     cache = model.slots.cache
     token_bytes = cache.keys[:, :, 0, 0].numel() * cache.keys.element_size() * 2
-    # What transformers is to have is let go of: the cache takes most of a device.
+    # Free the device for transformers; the cache takes most of its memory.
     engine = None
     del cache, model
     gc.collect()
@@ -117,7 +120,7 @@ def _ours(
 
 
 def drive(engine: Any, load: Sequence[Ask]) -> dict[str, float]:
-    """All requests at once, as the resident loop runs them: one thread steps, another collects."""
+    """Run all requests at once like the step loop: one thread steps, another collects."""
     timed = {str(number): Timed(ask.tokens) for number, ask in enumerate(load)}
     prepared = [
         engine.prepare([{"prompt_ids": ask.ids}], [{"max_tokens": ask.tokens, "ignore_eos": True}])[0] for ask in load
@@ -138,9 +141,9 @@ def drive(engine: Any, load: Sequence[Ask]) -> dict[str, float]:
 
     collector = threading.Thread(target=collect)
     collector.start()
-    for id, one in zip(timed, prepared, strict=True):
-        engine.add(id, one)
-    while not all(one.ended_s for one in timed.values()):
+    for id, request in zip(timed, prepared, strict=True):
+        engine.add(id, request)
+    while not all(request.ended_s for request in timed.values()):
         handle = engine.step()
         if handle is None:
             engine.wait(0.01)
@@ -154,7 +157,7 @@ def drive(engine: Any, load: Sequence[Ask]) -> dict[str, float]:
     collector.join()
     while (handle := engine.step()) is not None:
         engine.collect(handle)
-    took_s = max(one.ended_s for one in timed.values())
+    took_s = max(request.ended_s for request in timed.values())
     return _figures(list(timed.values()), took_s) | {
         "steps": steps, "mean_rows": rows / max(1, steps), "busy_s": engine.busy_s,
         "mean_cached_tokens": cached_tokens / max(1, steps),
@@ -162,12 +165,12 @@ def drive(engine: Any, load: Sequence[Ask]) -> dict[str, float]:
 
 
 def _figures(timed: Sequence[Timed], took_s: float) -> dict[str, float]:
-    gaps_s = [(one.ended_s - one.first_s) / (one.tokens - 1) for one in timed if one.tokens > 1]
-    firsts_s = [one.first_s for one in timed]
+    gaps_s = [(request.ended_s - request.first_s) / (request.tokens - 1) for request in timed if request.tokens > 1]
+    firsts_s = [request.first_s for request in timed]
     return {
-        "tokens_per_s": sum(one.tokens for one in timed) / took_s,
+        "tokens_per_s": sum(request.tokens for request in timed) / took_s,
         "took_s": took_s,
-        "mean_latency_s": sum(one.ended_s for one in timed) / len(timed),
+        "mean_latency_s": sum(request.ended_s for request in timed) / len(timed),
         "ttft_p50_s": percentile(firsts_s, 0.5),
         "ttft_p99_s": percentile(firsts_s, 0.99),
         "itl_p50_s": percentile(gaps_s, 0.5),
@@ -176,15 +179,15 @@ def _figures(timed: Sequence[Timed], took_s: float) -> dict[str, float]:
 
 
 def _transformers(folder: Path, load: Sequence[Ask], say: Say) -> dict[str, float]:
-    """transformers' ContinuousBatchingManager as it comes."""
+    """Run the load with transformers' ContinuousBatchingManager and its default settings."""
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     cuda = torch.cuda.is_available()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16 if cuda else torch.float32)
     model = model.to("cuda" if cuda else "cpu").eval()
-    wishes = GenerationConfig(max_new_tokens=1024, do_sample=False, eos_token_id=-1, pad_token_id=0)
-    manager = model.init_continuous_batching(generation_config=wishes)
+    generation_config = GenerationConfig(max_new_tokens=1024, do_sample=False, eos_token_id=-1, pad_token_id=0)
+    manager = model.init_continuous_batching(generation_config=generation_config)
     manager.start()
     timed: dict[str, Timed] = {}
     began_s = time.perf_counter()
@@ -193,19 +196,19 @@ def _transformers(folder: Path, load: Sequence[Ask], say: Say) -> dict[str, floa
         timed[id] = Timed(ask.tokens)
     left = len(load)
     while left:
-        made = manager.get_result(timeout=60)
+        result = manager.get_result(timeout=60)
         now_s = time.perf_counter() - began_s
-        if made is None:
-            raise TimeoutError("transformers' continuous batching gave nothing for a minute")
-        if made.is_finished():
-            # Without a stream, it tells of the end only.
-            timed[made.request_id].ended_s = timed[made.request_id].first_s = now_s
-            timed[made.request_id].tokens = len(made.generated_tokens)
+        if result is None:
+            raise TimeoutError("transformers' continuous batching returned no result for 60 s")
+        if result.is_finished():
+            # Without streaming, the manager reports finished requests only.
+            timed[result.request_id].ended_s = timed[result.request_id].first_s = now_s
+            timed[result.request_id].tokens = len(result.generated_tokens)
             left -= 1
     took_s = time.perf_counter() - began_s
     manager.stop(block=True)
     figures = _figures(list(timed.values()), took_s)
     unknown = ("ttft_p50_s", "ttft_p99_s", "itl_p50_s", "itl_p99_s")
-    made_figures = {name: value for name, value in figures.items() if name not in unknown}
-    say(f"transformers: {made_figures}")
-    return made_figures
+    known_figures = {name: value for name, value in figures.items() if name not in unknown}
+    say(f"transformers: {known_figures}")
+    return known_figures
