@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from windrow.bench.stats import median, median_ratio
+from benchmarks.stats import median, median_ratio
 from windrow.gateway import InferenceConfig, InferenceGateway
 from windrow.gateway.function_engine import BatchFunction
 from windrow.lab.sample_texts import mixed_texts

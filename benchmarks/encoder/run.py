@@ -18,8 +18,8 @@ from redis import Redis
 from benchmarks.encoder.device_use import DeviceUse
 from benchmarks.encoder.worker import DEVICES_KEY, MODEL, READY_KEY, STOP_KEY
 from benchmarks.result_listener import ResultListener
+from benchmarks.stats import median, median_ratio, percentile
 from windrow.bench.programs import BenchFailed, check_interrupts, own_redis, run_part
-from windrow.bench.stats import median, median_ratio, percentile
 from windrow.bench.workload import bench_environ
 from windrow.lab.sample_texts import LOG_SIGMA, mixed_texts
 from windrow.scheduler.config.values import DEFAULT_MODELS

@@ -11,8 +11,8 @@ from typing import Any
 
 from redis import Redis
 
+from benchmarks.stats import median
 from windrow.bench.programs import part
-from windrow.bench.stats import median
 from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.connection.connect import connect
 from windrow.scheduler.core.outcomes import Failed, Outcome

@@ -12,8 +12,8 @@ from benchmarks.faults.checker import Checker, texts_of
 from benchmarks.faults.deployment import Deployment
 from benchmarks.faults.engine import ITEM_VARIABLE, PASS_VARIABLE
 from benchmarks.faults.report import Report
+from benchmarks.stats import percentile
 from windrow.bench.programs import Check
-from windrow.bench.stats import percentile
 from windrow.scheduler.queue.keys import MAX_REQUESTS_PER_CALL
 
 #: Batch size, and seconds per forward pass, which do not depend on the batch size.

@@ -14,8 +14,8 @@ from benchmarks.faults.checker import MODEL, Checker, texts_of
 from benchmarks.faults.deployment import ApiProgram, Deployment
 from benchmarks.faults.engine import PASS_VARIABLE
 from benchmarks.faults.report import Report
+from benchmarks.stats import percentile
 from windrow.bench.programs import Check
-from windrow.bench.stats import percentile
 
 #: Batch size and seconds per forward pass, which give the worker's capacity.
 BATCH_SIZE, PASS_S = 8, 0.1

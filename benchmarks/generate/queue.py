@@ -19,12 +19,13 @@ import numpy as np
 import orjson
 from redis import Redis
 
+from benchmarks.generate.llama import SHAPES
 from benchmarks.generate.worker import DIRECT, DONE_KEY, END, MODEL, SERVE, STOP_KEY, TODO_KEY, read_entry
 from benchmarks.result_listener import ResultListener
+from benchmarks.stats import median, median_ratio, percentile
 from windrow.bench.compare.queue_users import NO_LIMIT, SECRET
-from windrow.bench.generate_model import SHAPES, Ask, make_load
+from windrow.bench.generation_load import Ask, make_load
 from windrow.bench.programs import BenchFailed, check_interrupts, own_redis, run_part
-from windrow.bench.stats import median, median_ratio, percentile
 from windrow.bench.workload import bench_environ
 from windrow.scheduler.queue import RedisQueue, Submission
 from windrow.scheduler.queue.ids import make_id

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from windrow.bench.generate_model import SHAPES, Ask, make_llama, make_load
+from benchmarks.generate.llama import SHAPES, make_llama
+from benchmarks.stats import percentile
+from windrow.bench.generation_load import Ask, make_load
 from windrow.bench.programs import BenchFailed
-from windrow.bench.stats import percentile
 
 Say = Callable[[str], None]
 CONTENDERS = ("continuous", "static", "none", "transformers")

@@ -10,8 +10,9 @@ import orjson
 from redis import Redis
 
 from benchmarks.encoder.worker import CachedNumber
+from benchmarks.generate.llama import SHAPES, make_llama
 from benchmarks.generate.run import drive
-from windrow.bench.generate_model import SHAPES, make_llama, make_load
+from windrow.bench.generation_load import make_load
 from windrow.bench.programs import part
 from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.connection.connect import connect

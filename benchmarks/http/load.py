@@ -18,9 +18,18 @@ import orjson
 from benchmarks.http.timeline import read_batches
 from benchmarks.processes import cpu_by_label, labelled_processes
 from windrow.bench.programs import part
-from windrow.bench.workload import wire_request
+from windrow.bench.workload import MODEL
 
 STATUS = slice(9, 12)
+
+
+def wire_request(text: str, port: int) -> bytes:
+    """Return the bytes of one HTTP request."""
+    body = orjson.dumps({"model": MODEL, "input": text, "parameters": {"truncate": True}})
+    return (
+        b"POST /v1/predictions HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Type: application/json\r\n"
+        b"Prefer: wait=60\r\nContent-Length: %d\r\n\r\n%s" % (port, len(body), body)
+    )
 
 
 class Connection(asyncio.Protocol):

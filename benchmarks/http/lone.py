@@ -15,9 +15,10 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from benchmarks.http.load import wire_request
+from benchmarks.stats import median, percentile
 from windrow.bench.programs import BenchFailed
-from windrow.bench.stats import median, percentile
-from windrow.bench.workload import bench_environ, wire_request
+from windrow.bench.workload import bench_environ
 from windrow.lab.sample_texts import mixed_texts
 from windrow.stack.serve import Stack
 from windrow.stack.supervisor import Interrupts

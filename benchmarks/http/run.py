@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 
 from benchmarks.celery_peer.app import URL_VARIABLE
 from benchmarks.http.timeline import Batch, DeviceUse, device_use
+from benchmarks.stats import Rates, median, median_ratio, percentile, rates_within
 from windrow.bench.programs import Check, check_interrupts, own_redis, require, run_part, running
-from windrow.bench.stats import Rates, median, median_ratio, percentile, rates_within
 from windrow.bench.workload import bench_environ, counted_texts
 from windrow.stack.serve import Stack
 from windrow.stack.supervisor import Interrupts

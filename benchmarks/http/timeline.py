@@ -8,7 +8,7 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
-from windrow.bench.stats import median, percentile
+from benchmarks.stats import median, percentile
 
 
 @dataclass(frozen=True, slots=True)

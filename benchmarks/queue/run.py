@@ -16,8 +16,8 @@ from redis import Redis
 
 from benchmarks.celery_peer.app import URL_VARIABLE
 from benchmarks.queue.noop_worker import MODEL
+from benchmarks.stats import median, median_ratio, percentile
 from windrow.bench.programs import check_interrupts, own_redis, run_part, running, wait_until
-from windrow.bench.stats import median, median_ratio, percentile
 from windrow.bench.workload import bench_environ
 from windrow.scheduler.queue import RedisQueue, Submission
 from windrow.scheduler.queue.ids import make_id

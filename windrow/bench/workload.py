@@ -6,8 +6,6 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-import orjson
-
 from windrow.lab.sample_texts import mixed_texts
 from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.config.values import DEFAULT_MODELS
@@ -51,12 +49,3 @@ def bench_environ(folder: Path, environ: Mapping[str, str] = os.environ) -> dict
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "true",
     }
-
-
-def wire_request(text: str, port: int) -> bytes:
-    """Return the bytes of one HTTP request."""
-    body = orjson.dumps({"model": MODEL, "input": text, "parameters": {"truncate": True}})
-    return (
-        b"POST /v1/predictions HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Type: application/json\r\n"
-        b"Prefer: wait=60\r\nContent-Length: %d\r\n\r\n%s" % (port, len(body), body)
-    )

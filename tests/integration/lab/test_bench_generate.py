@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.generate.queue import SHARES, Served, run_generate_queue
-from windrow.bench.generate_model import make_load
+from windrow.bench.generation_load import make_load
 
 
 def served(steps: list[tuple[float, int]], ended_s: list[float] | None = None) -> Served:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from windrow.bench.record.load import Load
 from windrow.bench.record.paced import record_paced
 from windrow.lab.costs.cost import CostModel, PassCost
 from windrow.lab.measure.recording import read_recording, write_recording
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.integration
 def test_a_run_over_a_device_that_sleeps_is_whole_and_can_be_simulated(tmp_path: Path) -> None:
     cost = CostModel(PassCost(0.002, 0.0), PassCost(0.002, 0.0))
     policy = Policy("packed", BatchLimits(8, 4096), 0.0)
-    write_recording(tmp_path / "run.jsonl", record_paced(policy, cost, "poisson", 200.0, 100, 1, lambda text: None))
+    write_recording(tmp_path / "run.jsonl", record_paced(policy, cost, Load("poisson", 200.0, 100, 1), print))
     found = read_recording(tmp_path / "run.jsonl")
     assert len(found.requests) == 100
     assert sum(len(one.lengths) for one in found.passes()) == 100

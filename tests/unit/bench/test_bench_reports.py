@@ -4,7 +4,7 @@ import orjson
 import pytest
 from rich.console import Console
 
-from benchmarks.http.load import Connection
+from benchmarks.http.load import Connection, wire_request
 from benchmarks.http.lone import summarise as summarise_lone
 from benchmarks.http.run import BOUND, CELERY, WINDROW, Round, summarise
 from benchmarks.http.timeline import Batch, device_use, read_batches
@@ -12,8 +12,7 @@ from benchmarks.processes import label_of
 from benchmarks.queue.noop_worker import NoopEngine
 from benchmarks.queue.run import payload_of
 from benchmarks.show import show_figures, show_http
-from windrow.bench.stats import Rates
-from windrow.bench.workload import wire_request
+from benchmarks.stats import Rates
 from windrow.scheduler.core.planning import BatchLimits, plan_batches
 
 

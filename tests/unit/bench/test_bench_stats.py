@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from windrow.bench.stats import median, median_ratio, percentile, rates_within
+from benchmarks.stats import median, median_ratio, percentile, rates_within
 
 numbers = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=50)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from statistics import median
 from typing import Any
 
 from windrow.bench.compare.queue_users import UserTurn
 from windrow.bench.compare.run import SERIAL, Contender, Plan
 from windrow.bench.latency_parts import STAGES, milliseconds, summarise_stages
 from windrow.bench.programs import BenchFailed
-from windrow.bench.stats import median, median_ratio
 from windrow.lab.report.charts import Panel, distribution_panel
 from windrow.lab.report.tables import TableRows, number
 
@@ -55,7 +55,8 @@ def _contender(
         "strategy_note": engine["strategy_note"],
         "requests_per_s": median(_rates(turns)),
         "rounds_requests_per_s": _rates(turns),
-        "speedup": median_ratio(_rates(turns), serial_per_s),
+        # Per round, so that what slows down both cancels out.
+        "speedup": median([own / serial for own, serial in zip(_rates(turns), serial_per_s, strict=True)]),
         "tokens_per_s": None if tokens is None else tokens / took_s,
         "response_ms": milliseconds([taken_s * 1e3 for turn in turns for taken_s in turn.response_s]),
         **stages,

@@ -11,19 +11,18 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from windrow.bench.paced_engine import PacedEngine
 from windrow.bench.programs import BenchFailed, check_interrupts, own_redis
+from windrow.bench.record.load import WARM, Load, queue_s, recorded, send_when_due
 from windrow.bench.workload import MODEL, counted_texts
 from windrow.lab.costs.cost import CostModel
 from windrow.lab.measure.recording import Recorded, Recording
 from windrow.lab.measure.run_file import rebased
 from windrow.lab.simulate.device import Policy
-from windrow.lab.simulate.workload import PATTERNS, draw_arrivals
 from windrow.scheduler.connection.connect import connect
 from windrow.scheduler.core.outcomes import Done
 from windrow.scheduler.queue import RedisQueue, Request, Submission
@@ -33,8 +32,6 @@ from windrow.worker.batches.batch_loop import BatchLoop
 from windrow.worker.batches.batch_model import BatchModel
 
 SECRET = b"of a benchmark"
-#: Requests sent before the recording, so that the worker knows its speed.
-WARM = 40
 #: Time limit for the last request, in seconds.
 END_S = 60.0
 Say = Callable[[str], None]
@@ -53,12 +50,9 @@ class RecordingQueue(RedisQueue):
         return super().finish(requests, **more)
 
 
-def record_paced(
-    policy: Policy, cost: CostModel, pattern: str, rate_per_s: float, requests: int, seed: int, say: Say
-) -> Recording:
+def record_paced(policy: Policy, cost: CostModel, load: Load, say: Say) -> Recording:
     """Send requests to a worker with a `PacedEngine`, and return the run."""
-    _, tokens = counted_texts(requests)
-    arrival_s = draw_arrivals(PATTERNS[pattern], rate_per_s, requests, np.random.default_rng(seed))
+    _, tokens = counted_texts(load.requests)
     line = cost.of_strategy(policy.strategy)
     engine = PacedEngine(policy, replace(line, spread=()))
     with (
@@ -75,21 +69,17 @@ def record_paced(
             for length in tokens[:WARM]:
                 _submit(queue, length)
             _wait_for(queue, WARM)
-            say(f"{requests} requests, {pattern}, {rate_per_s:g} per second")
-            from_s = time.monotonic()
-            engine.expect([from_s + at_s for at_s in arrival_s])
-            ids = []
-            for length, at_s in zip(tokens, arrival_s, strict=True):
-                check_interrupts(interrupts)
-                time.sleep(max(0.0, from_s + at_s - time.monotonic()))
-                ids.append(_submit(queue, length))
-            _wait_for(queue, WARM + requests)
+            say(load.describe())
+            due_s = load.due_s()
+            engine.expect(due_s)
+            ids = send_when_due(partial(_submit, queue), tokens, due_s, partial(check_interrupts, interrupts))
+            _wait_for(queue, WARM + load.requests)
         finally:
             stop.set()
             worker.join()
-    about = {"model": "pretended", "pattern": pattern, "rate_per_s": rate_per_s, "seed": seed, "lanes": line.lanes}
     ended = {ending.id: ending for ending in queue.ended}
-    return Recording(policy, 1, about, _recorded([ended[id] for id in ids], tokens))
+    about = load.about("pretended") | {"lanes": line.lanes}
+    return Recording(policy, 1, about, rebased([_recorded(ended[id]) for id in ids]))
 
 
 def _submit(queue: RedisQueue, tokens: int) -> str:
@@ -106,17 +96,8 @@ def _wait_for(queue: RecordingQueue, count: int) -> None:
         time.sleep(0.02)
 
 
-def _recorded(ended: Sequence[Request], tokens: Sequence[int]) -> list[Recorded]:
-    rows = []
-    for ending, length in zip(ended, tokens, strict=True):
-        metrics, started_s = ending.metrics or {}, ending.started_s
-        if started_s is None or not isinstance(ending.outcome, Done):
-            raise BenchFailed(f"request {ending.id} did not succeed")
-        queue_s = (metrics["queue_ms"] + metrics["batch_wait_ms"]) / 1e3
-        rows.append(
-            Recorded(
-                started_s - queue_s, length, queue_s, metrics["total_ms"] / 1e3, metrics["batch_id"],
-                metrics["compute_ms"] / 1e3, metrics["batch_size"], metrics["batch_tokens"],
-            )
-        )  # fmt: skip
-    return rebased(rows)
+def _recorded(request: Request) -> Recorded:
+    metrics, started_s = request.metrics or {}, request.started_s
+    if started_s is None or not isinstance(request.outcome, Done):
+        raise BenchFailed(f"request {request.id} did not succeed")
+    return recorded(started_s - queue_s(metrics), metrics)
