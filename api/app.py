@@ -9,8 +9,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from windrow.api.auth import tenants
-from windrow.api.http import errors
-from windrow.api.routes import route
+from windrow.api.http import errors, route
 from windrow.api.routes.table import ROUTES
 from windrow.api.service import Service
 from windrow.scheduler.config.settings import Settings, load_settings

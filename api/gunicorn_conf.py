@@ -9,7 +9,7 @@ from __future__ import annotations
 import resource
 from typing import Any
 
-from windrow.api.http.bind import bind_address, check_bind, hosts_of
+from windrow.api.bind import bind_address, check_bind, hosts_of
 from windrow.errors import InvalidSetting
 from windrow.scheduler.config.settings import load_settings
 
@@ -27,7 +27,7 @@ if _soft != resource.RLIM_INFINITY and _soft < _wanted:
 
 bind = bind_address(_settings)
 workers = _settings.web_concurrency
-worker_class = "windrow.api.http.gunicorn_worker.JsonGeventWorker"
+worker_class = "windrow.api.gunicorn_worker.JsonGeventWorker"
 #: Connections per process, including waiting clients.
 worker_connections = 4096
 backlog = 2048

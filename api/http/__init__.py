@@ -1,1 +1,1 @@
-"""The HTTP layer below the routes: bodies, headers, errors, addresses and gunicorn's worker class."""
+"""The HTTP layer below the routes: route declarations, bodies, headers, errors and responses."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from windrow.api.routes.schemas import Priority
+from windrow.scheduler.core.fairness import Priority
 from windrow.scheduler.tasks.embed import EmbedParameters
 from windrow.scheduler.tasks.generate import MAX_LOGPROBS, GenerateParameters, Message
 from windrow.scheduler.tasks.validation import Strict

@@ -15,6 +15,7 @@ from windrow.api.http.body import read_object
 from windrow.api.http.hangup import hangup_check
 from windrow.api.http.headers import CANCEL_AFTER, parse_cancel_after
 from windrow.api.http.responses import EVENT_STREAM, event_stream_response, json_response
+from windrow.api.http.route import RESULT_ERRORS, Answer, Route, response_header
 from windrow.api.openai import answers
 from windrow.api.openai.answers import Kind
 from windrow.api.openai.errors import OPENAI
@@ -23,7 +24,6 @@ from windrow.api.openai.request_schemas import ChatRequest, CompletionRequest, E
 from windrow.api.openai.requests import run_requests
 from windrow.api.openai.response_schemas import ChatCompletion, Completion, Embeddings
 from windrow.api.openai.streaming import AnswerStream, StreamOptions
-from windrow.api.routes.route import RESULT_ERRORS, Answer, Route, response_header
 from windrow.api.service import Service
 from windrow.errors import InvalidInput
 from windrow.scheduler.intake import SubmitCall

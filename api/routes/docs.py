@@ -10,8 +10,8 @@ from flask import Response, send_from_directory
 from werkzeug.exceptions import NotFound
 
 from windrow.api.http.responses import json_response
+from windrow.api.http.route import Route
 from windrow.api.routes.openapi import document
-from windrow.api.routes.route import Route
 from windrow.api.service import Service
 
 PAGE = """<!DOCTYPE html>

@@ -20,7 +20,7 @@ from windrow import errors as core
 from windrow.api.auth.tenants import current_tenant
 from windrow.api.http.headers import ID_PATH, LAST_EVENT_ID, parse_last_event_id
 from windrow.api.http.responses import EVENT_STREAM, KEEP_ALIVE, KEEP_ALIVE_S, base_url, event_stream_response
-from windrow.api.routes.route import READ_ERRORS, Answer, Route
+from windrow.api.http.route import READ_ERRORS, Answer, Route
 from windrow.api.service import LOOK_S, Service
 from windrow.api.subscriptions.event_followers import Follower
 from windrow.api.subscriptions.waiters import Waiter

@@ -18,8 +18,8 @@ from windrow import errors as core
 from windrow.api.http.error_format import ErrorFormat
 from windrow.api.http.errors import ERRORS, HTTP_CODES
 from windrow.api.http.headers import TEXT_SCHEMA
+from windrow.api.http.route import RETRY_AFTER, Answer, Headers, Route, response_header
 from windrow.api.routes import schemas
-from windrow.api.routes.route import RETRY_AFTER, Answer, Headers, Route, response_header
 
 SECURITY_SCHEME = {"type": "http", "scheme": "bearer", "description": "An API key of one of the server's tenants."}
 #: Headers of error responses, by status.

@@ -12,10 +12,10 @@ from redis.exceptions import RedisError
 from windrow import errors as core
 from windrow.api.http.headers import ID_PATH
 from windrow.api.http.responses import json_response
+from windrow.api.http.route import Answer, Route
 from windrow.api.openai.errors import OPENAI
 from windrow.api.routes import schemas
 from windrow.api.routes.metrics import render_metrics
-from windrow.api.routes.route import Answer, Route
 from windrow.api.service import Service
 from windrow.errors import NoWorker
 from windrow.scheduler.core.heartbeats import HEARD_WITHIN_S, Heartbeat

@@ -30,9 +30,9 @@ from windrow.api.http.headers import (
     wants_event_stream,
 )
 from windrow.api.http.responses import EVENT_STREAM, base_url, json_response, whole_seconds
+from windrow.api.http.route import READ_ERRORS, RETRY_AFTER, SUBMIT_ERRORS, Answer, Route, response_header
 from windrow.api.routes import schemas
 from windrow.api.routes.events import stream
-from windrow.api.routes.route import READ_ERRORS, RETRY_AFTER, SUBMIT_ERRORS, Answer, Route, response_header
 from windrow.api.routes.schemas import BatchRequest, PredictionRequest
 from windrow.api.service import Service
 from windrow.errors import InvalidInput

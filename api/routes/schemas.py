@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, WithJsonSchema
 
 from windrow.api.http.headers import MAX_DEADLINE_S
+from windrow.scheduler.core.fairness import Priority
 from windrow.scheduler.tasks import TASKS
 from windrow.scheduler.tasks.validation import Strict
 
-Priority = Literal["high", "normal", "low"]
 Status = Literal["queued", "processing", "succeeded", "failed", "canceled", "expired"]
 
 #: Reference to a schema in the OpenAPI document.

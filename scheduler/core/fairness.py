@@ -6,6 +6,10 @@ of the request served last. The queue's submit script computes the same tag; the
 
 from __future__ import annotations
 
+from typing import Literal
+
+Priority = Literal["high", "normal", "low"]
+
 #: Share of the device of each priority while all three have requests waiting.
 PRIORITY_WEIGHTS: dict[str, float] = {"high": 16.0, "normal": 4.0, "low": 1.0}
 

@@ -15,7 +15,7 @@ from typing import IO
 import httpx
 from redis.exceptions import RedisError
 
-from windrow.api.http.bind import check_bind
+from windrow.api.bind import check_bind
 from windrow.errors import InvalidSetting, ModelUnusable, RedisUnavailable
 from windrow.scheduler.config.settings import Settings, load_settings
 from windrow.scheduler.connection.connect import connect

@@ -15,6 +15,7 @@ from windrow.scheduler.core.outcomes import Failed, Outcome
 from windrow.scheduler.core.planning import Batch, BatchLimits, plan_batches
 from windrow.scheduler.queue import Request
 from windrow.worker.engines.base import BatchRaised, Engine
+from windrow.worker.engines.failures import failure_of, is_sticky
 
 log = logging.getLogger(__name__)
 _numbers = itertools.count(1)
@@ -121,19 +122,3 @@ def _forward(engine: Engine, requests: Sequence[Request], batch: Batch) -> tuple
             raise
         log.warning("a forward pass raised %s", describe_exception(error))
         return None, failure_of(error)
-
-
-def is_sticky(error: Exception) -> bool:
-    """Whether the device accepts no more work after ``error``.
-
-    The process then has to end, and its requests are requeued when their leases expire. The class is compared by name,
-    because this module is imported before torch.
-    """
-    return type(error).__name__ == "AcceleratorError"
-
-
-def failure_of(error: Exception) -> Failed:
-    """Return the outcome of a request whose batch of one raised ``error``."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return Failed(OutOfMemory("the device ran out of memory on this input alone; send a shorter one"))
-    return Failed(ModelFailed(f"the model raised {type(error).__name__} on this input"))

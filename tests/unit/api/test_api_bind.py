@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from windrow.api.auth.keys import hash_key, make_key
-from windrow.api.http.bind import bind_address, check_bind
+from windrow.api.bind import bind_address, check_bind
 from windrow.errors import InvalidSetting
 from windrow.scheduler.config.settings import Settings
 from windrow.scheduler.config.values import DEFAULT_MODELS

@@ -8,9 +8,9 @@ from flask import Flask
 
 from tests.support.api_client import DOCUMENT
 from windrow.api import create_app
+from windrow.api.http.route import error_formats
 from windrow.api.routes.docs import assets_folder
 from windrow.api.routes.openapi import document
-from windrow.api.routes.route import error_formats
 from windrow.api.routes.table import ROUTES
 from windrow.scheduler.config.settings import Settings
 from windrow.scheduler.config.values import DEFAULT_MODELS

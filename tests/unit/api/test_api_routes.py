@@ -7,13 +7,13 @@ from flask import Flask, Response
 
 from windrow.api.auth import tenants
 from windrow.api.auth.keys import hash_key, make_key
-from windrow.api.http import errors
+from windrow.api.http import errors, route
 from windrow.api.http.error_format import PROBLEM
 from windrow.api.http.responses import json_response
+from windrow.api.http.route import Answer, Route
 from windrow.api.openai.errors import OPENAI
-from windrow.api.routes import route, schemas
+from windrow.api.routes import schemas
 from windrow.api.routes.openapi import document
-from windrow.api.routes.route import Answer, Route
 from windrow.api.routes.table import ROUTES
 from windrow.errors import UnknownModel
 from windrow.scheduler.config.settings import Settings

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from windrow.api.http.gunicorn_worker import closing
+from windrow.api.gunicorn_worker import closing
 
 
 class RecordingSocket:

@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from windrow.api.http.bind import check_bind
+from windrow.api.bind import check_bind
 from windrow.errors import InvalidSetting
 from windrow.scheduler.config.settings import load_settings
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from windrow.scheduler.core.exception_text import describe_exception
 from windrow.scheduler.core.outcomes import Failed
-from windrow.worker.batches.forward import failure_of, is_sticky
+from windrow.worker.engines.failures import failure_of, is_sticky
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]
 from gunicorn.http import errors as http  # type: ignore[import-untyped]
 from gunicorn.workers.ggevent import GeventWorker  # type: ignore[import-untyped]
 
-from windrow.api.http.bind import check_bind, hosts_of
+from windrow.api.bind import check_bind, hosts_of
 from windrow.api.http.error_format import PROBLEM, problem_json
 from windrow.errors import InvalidSetting
 from windrow.scheduler.core.exception_text import describe_exception
