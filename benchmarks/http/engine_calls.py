@@ -1,32 +1,23 @@
-"""The model call itself, in a process of its own that answers on stdin and stdout: what ``bench lone`` compares with.
+"""The model call alone in its own process, with which ``python -m benchmarks lone`` compares.
 
-One line in, a JSON list of texts; one line out, the seconds that each of them took. It sleeps in between.
+Each line on stdin is a JSON list of texts; the answer on stdout is the list of seconds that each call took.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from typing import Any
 
 import orjson
 
-from benchmarks.http.offline import PARAMETERS
-from windrow.bench.workload import MODEL, model_settings
+from benchmarks.http.offline import PARAMETERS, load_engine
 from windrow.scheduler.core.planning import plan_batches
 
 
 def main() -> None:
-    """Load the model, say so with an empty line, and answer until stdin closes."""
-    import torch
-
-    from windrow.worker.engines.loading import batch_limits, load_batch_engine
-
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    settings = model_settings()
-    engine = load_batch_engine(MODEL, settings)
-    limits = batch_limits(settings, engine.info)
+    """Load the model, print an empty list, and answer until stdin closes."""
+    engine, limits = load_engine()
 
     def call(text: str) -> float:
         began_s = time.perf_counter()

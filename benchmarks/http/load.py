@@ -1,7 +1,7 @@
-"""The load of ``bench http``: closed-loop clients in one cheap process. Run by `run_part`.
+"""Generates the load of ``python -m benchmarks http``: closed-loop clients in one process. Run by `run_part`.
 
-Requests are encoded before the clock starts and answers are read after it stops; in between a request costs two calls
-on a socket and little else, since this process shares the cores with what it measures.
+This process shares the cores with the programs that it measures, so it encodes requests before the measurement and
+decodes answers after it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def wire_request(text: str, port: int) -> bytes:
 
 
 class Connection(asyncio.Protocol):
-    """One client: sends its next request as soon as the last is answered."""
+    """A client that sends its next request when the last one is answered."""
 
     def __init__(self, requests: list[bytes], numbers: Iterator[int], answers: list[tuple[float, float, int, bytes]]):
         self._requests, self._numbers, self._answers = requests, numbers, answers
@@ -41,12 +41,12 @@ class Connection(asyncio.Protocol):
         self._missing = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start with the first request."""
+        """Send the first request."""
         self._transport: Any = transport
         self._next()
 
     def data_received(self, data: bytes) -> None:
-        """Collect one answer; keep it whole, with when it was asked and when it ended."""
+        """Collect the raw answer, and record it with the times of the request and the answer."""
         if not self._parts:
             head, _, body = data.partition(b"\r\n\r\n")
             at = head.lower().index(b"content-length:") + 15
@@ -55,18 +55,18 @@ class Connection(asyncio.Protocol):
             self._missing -= len(data)
         self._parts.append(data)
         if self._missing <= 0:
-            self._answers.append((self._asked_s, time.monotonic(), self._number, b"".join(self._parts)))
+            self._answers.append((self._sent_s, time.monotonic(), self._number, b"".join(self._parts)))
             self._parts.clear()
             self._next()
 
     def _next(self) -> None:
         self._number = next(self._numbers) % len(self._requests)
-        self._asked_s = time.monotonic()
+        self._sent_s = time.monotonic()
         self._transport.write(self._requests[self._number])
 
 
 def measure(spec: dict[str, Any]) -> dict[str, Any]:
-    """Ask for ``warm_s + seconds``; returns ``ended``, latencies, CPU seconds by program, and the device's passes."""
+    """Send requests for ``warm_s + seconds``; return ``ended``, latencies, CPU seconds by program, and batches."""
     return asyncio.run(_measure(spec))
 
 
@@ -94,7 +94,7 @@ async def _measure(spec: dict[str, Any]) -> dict[str, Any]:
         "begin_s": begin_s,
         "end_s": end_s,
         "ended": [(ended_s, tokens[number]) for _, ended_s, number, _ in answers],
-        "latencies_s": [ended_s - asked_s for asked_s, ended_s, _, _ in inside],
+        "latencies_s": [ended_s - sent_s for sent_s, ended_s, _, _ in inside],
         "failed": len(inside) - len(good) + sum(prediction["status"] != "succeeded" for prediction in predictions),
         "requests": len(inside),
         "cpu_s": {label: cpu_after_s[label] - cpu_before_s[label] for label in processes},

@@ -1,4 +1,4 @@
-"""``windrow bench lone``: what everything around the model costs a client that is alone."""
+"""``python -m benchmarks lone``: the latency that Windrow adds to the model call for a single client."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from windrow.stack.serve import Stack
 from windrow.stack.supervisor import Interrupts
 
 TARGET_MS = 5.0
-#: Requests of one side before it is the other's turn.
+#: Requests of one contender before the other one's turn.
 BLOCK = 10
-#: Between turns: threads of a finished pass spin for a moment before they sleep.
+#: Pause between turns in seconds, because idle threads of the model spin before they sleep.
 SETTLE_S = 0.05
 WARM = 20
-#: Fields of an answer's metrics, and what the report calls them.
+#: Fields of a prediction's ``metrics`` and their names in the report.
 STAGES = {
     "queue_ms": "in the queue until claimed",
     "batch_wait_ms": "tokenising and waiting for the window",
@@ -39,7 +39,7 @@ Ask = Callable[[list[str]], list[float]]
 
 
 def run_lone(requests: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Measure both, in turns on the same texts; ``figures`` are rows of ``name, value, unit, target``."""
+    """Measure HTTP and model calls alternately; ``figures`` are rows of ``name, value, unit, target``."""
     texts = mixed_texts(requests)
     answers: list[bytes] = []
     with tempfile.TemporaryDirectory(prefix="windrow-bench-") as name, Interrupts() as interrupts:
@@ -52,14 +52,14 @@ def run_lone(requests: int, say: Callable[[str], None]) -> dict[str, Any]:
         ):
             for ask in (over_http, direct):
                 ask(texts[:WARM])
-            http_s, direct_s = _in_turns(texts, [over_http, direct], stack.check)
+            http_s, direct_s = _alternate(texts, [over_http, direct], stack.check)
     stages = [orjson.loads(answer)["metrics"] for answer in answers[WARM:]]
     return summarise(http_s, direct_s, stages)
 
 
 def summarise(http_s: list[float], direct_s: list[float], stages: list[dict[str, Any]]) -> dict[str, Any]:
-    """The report; all lists are in the order of the same texts. ``stages`` are the ``metrics`` of the answers."""
-    http_ms, direct_ms = [[took_s * 1e3 for took_s in side] for side in (http_s, direct_s)]
+    """Make the report from the seconds of each text and the ``metrics`` of the answers, in the same order."""
+    http_ms, direct_ms = [[took_s * 1e3 for took_s in times_s] for times_s in (http_s, direct_s)]
     pairs = [over - alone for over, alone in zip(http_ms, direct_ms, strict=True)]
     rows: list[tuple[str, float, str | None]] = [
         ("over HTTP, p50", median(http_ms), None),
@@ -69,14 +69,14 @@ def summarise(http_s: list[float], direct_s: list[float], stages: list[dict[str,
         ("difference of the p50", median(http_ms) - median(direct_ms), f"<= {TARGET_MS:g}"),
         ("median difference text by text", median(pairs), None),
     ]
-    rows += [(f"{words}, p50", median([one[name] for one in stages]), None) for name, words in STAGES.items()]
+    rows += [(f"{words}, p50", median([metrics[name] for metrics in stages]), None) for name, words in STAGES.items()]
     figures = [{"name": name, "value": value, "unit": "ms", "target": target} for name, value, target in rows]
     return {"figures": figures, "http_ms": http_ms, "direct_ms": direct_ms}
 
 
 @contextmanager
 def http_client(url: str, answers: list[bytes]) -> Iterator[Ask]:
-    """Asks over one connection, one text at a time; the bodies of the answers go to ``answers``."""
+    """Yield a function that sends texts over one connection and appends the bodies of the answers to ``answers``."""
     address = urlsplit(url)
     port = address.port or 80
     connection = socket.create_connection((str(address.hostname), port), timeout=90)
@@ -92,7 +92,7 @@ def http_client(url: str, answers: list[bytes]) -> Iterator[Ask]:
             body += connection.recv(1 << 16)
         took_s = time.perf_counter() - began_s
         if b" 200 " not in head[:13]:
-            raise BenchFailed(f"a request was answered {head[:100]!r} {body[:300]!r}")
+            raise BenchFailed(f"expected status 200, received {head[:100]!r} {body[:300]!r}")
         answers.append(body)
         return took_s
 
@@ -104,7 +104,7 @@ def http_client(url: str, answers: list[bytes]) -> Iterator[Ask]:
 
 @contextmanager
 def engine_calls(environ: Mapping[str, str]) -> Iterator[Ask]:
-    """Asks the engine in a process of its own, where only the call itself is timed."""
+    """Yield a function that runs the engine on texts in its own process, which times only the model call."""
     command = [sys.executable, "-m", "benchmarks.http.engine_calls"]
     with subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
@@ -114,7 +114,7 @@ def engine_calls(environ: Mapping[str, str]) -> Iterator[Ask]:
         def read() -> list[float]:
             line = pipe_out.readline()
             if not line:
-                raise BenchFailed("the process with the model ended")
+                raise BenchFailed("the process with the model has ended")
             took_s: list[float] = orjson.loads(line)
             return took_s
 
@@ -130,11 +130,11 @@ def engine_calls(environ: Mapping[str, str]) -> Iterator[Ask]:
             process.kill()
 
 
-def _in_turns(texts: list[str], sides: list[Ask], check: Callable[[], None]) -> list[list[float]]:
+def _alternate(texts: list[str], sides: list[Ask], check: Callable[[], None]) -> list[list[float]]:
     took_s: list[list[float]] = [[] for _ in sides]
     for start in range(0, len(texts), BLOCK):
         check()
-        for ask, took in zip(sides, took_s, strict=True):
+        for ask, seconds in zip(sides, took_s, strict=True):
             time.sleep(SETTLE_S)
-            took += ask(texts[start : start + BLOCK])
+            seconds += ask(texts[start : start + BLOCK])
     return took_s

@@ -1,4 +1,4 @@
-"""What the device did, read back from the predictions that clients got."""
+"""The device's timeline, reconstructed from the metrics of the predictions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.stats import median, percentile
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One forward pass, times in seconds since the epoch."""
+    """One forward pass; times are in seconds since the epoch."""
 
     started_s: float
     ended_s: float
@@ -23,21 +23,21 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class DeviceUse:
-    """How well the device was used between its first and its last pass."""
+    """Utilization of the device between its first and its last batch."""
 
     batches: int
     mean_size: float
-    #: Share of the time in which a pass ran, 0 to 1.
+    #: Share of the time in which a batch ran, from 0 to 1.
     busy_ratio: float
-    #: Between one pass and the next, in milliseconds.
+    #: Time between two batches in milliseconds.
     gap_p50_ms: float
     gap_p90_ms: float
-    #: Tokens computed per second of passes, gaps left out.
+    #: Tokens computed per second of busy time.
     tokens_per_busy_s: float
 
 
 def read_batches(predictions: Iterable[Mapping[str, Any]]) -> list[Batch]:
-    """The passes that the predictions ran in, in order of their start."""
+    """Return the batches of the predictions in order of their start."""
     batches: dict[str, Batch] = {}
     for prediction in predictions:
         metrics = prediction["metrics"]
@@ -48,7 +48,7 @@ def read_batches(predictions: Iterable[Mapping[str, Any]]) -> list[Batch]:
 
 
 def device_use(batches: Sequence[Batch]) -> DeviceUse | None:
-    """Sum up ``batches``, which are in order; None for fewer than two."""
+    """Summarize ``batches``, sorted by their start; None for fewer than two."""
     if len(batches) < 2:
         return None
     busy_s, until_s = 0.0, batches[0].started_s

