@@ -52,8 +52,9 @@ def run_lone(requests: int, say: Callable[[str], None]) -> dict[str, Any]:
         ):
             for ask in (over_http, direct):
                 ask(texts[:WARM])
+            answers.clear()
             http_s, direct_s = _alternate(texts, [over_http, direct], stack.check)
-    stages = [orjson.loads(answer)["metrics"] for answer in answers[WARM:]]
+    stages = [orjson.loads(answer)["metrics"] for answer in answers]
     return summarise(http_s, direct_s, stages)
 
 

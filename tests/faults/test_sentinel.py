@@ -20,7 +20,7 @@ from tests.support.backends import EMBEDDED, NEWER, binary_of
 from tests.support.celery_caller import calling
 from tests.support.queue_calls import ids_of, submit
 from tests.support.redis_server import RedisServer
-from tests.support.sentinels import SERVICE, Watched
+from tests.support.sentinels import SERVICE, SentinelServers
 from tests.support.worker_process import WorkerProcess, until
 from windrow.scheduler.connection.connect import connect
 from windrow.scheduler.connection.sentinel import MasterConnection
@@ -42,8 +42,8 @@ source = "stub"
 
 
 @pytest.fixture(scope="module")
-def watched() -> Iterator[Watched]:
-    with Watched() as servers:
+def sentinels() -> Iterator[SentinelServers]:
+    with SentinelServers() as servers:
         yield servers
 
 
@@ -121,14 +121,16 @@ class Load:
             return False
 
 
-def test_replicated_requests_succeed_although_the_master_is_killed(watched: Watched, new_client: NewClient) -> None:
-    client = new_client(watched.url)
+def test_replicated_requests_succeed_although_the_master_is_killed(
+    sentinels: SentinelServers, new_client: NewClient
+) -> None:
+    client = new_client(sentinels.url)
     queue = client.service.queues["minilm"]
-    with Worker(watched.url):
+    with Worker(sentinels.url):
         until("the API has a worker", lambda: client.predict().status_code == 202)
-        with Load(client, watched.url) as load:
+        with Load(client, sentinels.url) as load:
             until("50 requests are replicated", lambda: len(load.replicated) > 50)
-            dead = watched.kill_master()
+            dead = sentinels.kill_master()
             before = len(load.replicated)
             until("50 more requests are replicated", lambda: len(load.replicated) > before + 50)
 
@@ -157,16 +159,16 @@ def role(server: RedisServer) -> str:
 
 
 def test_a_celery_worker_continues_at_the_new_master(
-    watched: Watched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sentinels: SentinelServers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STUB_JOURNAL", str(tmp_path / "journal"))
     config = tmp_path / "windrow.toml"
     config.write_text(CONFIG)
     with (
-        WorkerProcess(watched.url, config, ("minilm",), app="tests.support.stub_worker") as worker,
+        WorkerProcess(sentinels.url, config, ("minilm",), app="tests.support.stub_worker") as worker,
         calling(Celery("test")) as app,
     ):
-        app.conf.update(celery_connection(watched.url))
+        app.conf.update(celery_connection(sentinels.url))
 
         def is_answered() -> bool:
             try:
@@ -184,7 +186,7 @@ def test_a_celery_worker_continues_at_the_new_master(
 
         assert is_answered()
         assert is_controlled()
-        dead = watched.kill_master()
+        dead = sentinels.kill_master()
         until("Celery callers are answered", is_answered, 120)
         until("the worker can be inspected", is_controlled, 60)
         assert worker.process.poll() is None
@@ -243,12 +245,12 @@ def test_an_open_connection_to_a_former_master_is_not_reused(servers: list[Redis
         assert (old.get("where"), new.get("where")) == (b"first", b"second")
 
 
-def test_an_unknown_service_name_is_a_connection_error(watched: Watched) -> None:
-    with connect(watched.url.replace(SERVICE, "nobody")) as redis, pytest.raises(ConnectionError, match="nobody"):
+def test_an_unknown_service_name_is_a_connection_error(sentinels: SentinelServers) -> None:
+    with connect(sentinels.url.replace(SERVICE, "nobody")) as redis, pytest.raises(ConnectionError, match="nobody"):
         redis.ping()
 
 
-def test_a_wrong_sentinel_password_is_a_connection_error(watched: Watched) -> None:
-    with connect(watched.url.replace("hush", "wrong")) as redis, pytest.raises(ConnectionError) as refused:
+def test_a_wrong_sentinel_password_is_a_connection_error(sentinels: SentinelServers) -> None:
+    with connect(sentinels.url.replace("hush", "wrong")) as redis, pytest.raises(ConnectionError) as refused:
         redis.ping()
     assert "wrong" not in str(refused.value).lower().replace("wrongpass", "")

@@ -1,4 +1,4 @@
-"""A Redis with the users of deploy/redis-acl.conf."""
+"""A Redis server with the users of deploy/redis-acl.conf."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ ADMIN = "test-admin"
 
 
 def role_url(server: RedisServer, role: str) -> str:
-    """How a process of that role reaches the server."""
+    """Return the URL with which a process of ``role`` connects."""
     return f"redis://{role}:{PASSWORD}@127.0.0.1:{server.port}/0"
 
 
 def acl_server(folder: Path, binary: str | None = None) -> RedisServer:
-    """A server, not started yet, with the shipped users, all of one password, and one for the test who may all."""
+    """Return a server that is not started yet, with the shipped users and an administrator, all with `PASSWORD`."""
     digest = hashlib.sha256(PASSWORD.encode()).hexdigest()
     config = folder / "redis-acl.conf"
     users = re.sub(r"#SHA256-OF-THE-PASSWORD-OF-[A-Z-]+", f"#{digest}", SHIPPED.read_text())
@@ -29,6 +29,6 @@ def acl_server(folder: Path, binary: str | None = None) -> RedisServer:
 
 
 def allowed_commands() -> dict[str, set[str]]:
-    """What each role may call, as the shipped file says it."""
+    """Return the commands that the shipped file allows each role."""
     lines = [line.split() for line in SHIPPED.read_text().splitlines() if line.startswith("user windrow-")]
     return {line[1]: {word[1:] for word in line if word[0] == "+"} for line in lines}

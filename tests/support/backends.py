@@ -1,4 +1,4 @@
-"""Every kind of Redis that Windrow is tested on, each started when first asked for."""
+"""The Redis servers on which the tests run, each started on first use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Servers:
         self._stack = ExitStack()
 
     def url(self, name: str) -> str:
-        """The URL of an empty server; skips the test where there is no Redis 7 on this machine."""
+        """Return the URL of an empty server. Skips the test if Redis 7 is needed and not installed."""
         if name not in self._started:
             self._started[name] = self._stack.enter_context(RedisServer(binary=binary_of(name)))
         server = self._started[name]
@@ -28,12 +28,12 @@ class Servers:
         return server.url
 
     def close(self) -> None:
-        """Stop what was started."""
+        """Stop all started servers."""
         self._stack.close()
 
 
 def binary_of(name: str) -> str:
-    """The server of that name; skips the test where there is no Redis 7 on this machine."""
+    """Return the path of the server binary. Skips the test if Redis 7 is needed and not installed."""
     if name == EMBEDDED:
         return find_embedded_server()
     newer = find_newer_server()

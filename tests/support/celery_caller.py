@@ -1,4 +1,4 @@
-"""A Celery application of the test's own process, as callers have one."""
+"""A Celery application in the test process, as callers have it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from celery import Celery
 
 @contextmanager
 def calling(app: Celery) -> Iterator[Celery]:
-    """``app``, closed with the block, and without results that outlive it.
+    """Yield ``app``, and finally close it and collect its results.
 
-    A result unsubscribes when it is let go of, and many are let go of only when the garbage is collected: where their
-    Redis is gone by then, that takes 20 tries of a second each, in the middle of whichever test it falls into.
+    Celery unsubscribes a result when it is garbage-collected. If its Redis has stopped by then, this takes 20 attempts
+    of one second each, in the middle of another test.
     """
     try:
         yield app

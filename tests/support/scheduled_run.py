@@ -122,7 +122,7 @@ class ScheduledRun:
 def run_to_end(
     strategy: str, limits: StepLimits, arrivals: list[Arrival], late: int
 ) -> tuple[ScheduledRun, list[GeneratingSequence]]:
-    """Run all ``arrivals`` to their end; the scheduler learns the tokens of a step ``late`` steps after it."""
+    """Run all ``arrivals`` until they finish; the scheduler learns the tokens of a step ``late`` steps after it."""
     run = ScheduledRun(StepScheduler(strategy, limits))
     sequences = [arrival.sequence(number, limits.page_tokens) for number, arrival in enumerate(arrivals)]
     for now in range(2000):

@@ -49,7 +49,7 @@ TAKEN: list[dict[str, Any]] = [
     {"oneOf": [{"const": 1}, {"const": "1"}, {"enum": [1.5, 2, [1]]}]},
     {"oneOf": [{"type": "object", "properties": {"v": {"const": v}}, "required": ["v"]} for v in (1, 2, "2")]},
     {"oneOf": [{"$ref": "#/$defs/a"}, kind("b")], "$defs": {"a": kind("a")}, "discriminator": {"propertyName": "kind"}},
-    # A list and two trees, each of which has an end.
+    # A list and two trees, which need not be infinite.
     {"type": ["object", "null"], "properties": {"next": {"$ref": "#"}}, "required": ["next"]},
     {"type": "object", "properties": {"children": {"type": "array", "items": {"$ref": "#"}}}, "required": ["children"]},
     {

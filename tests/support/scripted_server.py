@@ -31,13 +31,13 @@ class Handler(BaseHTTPRequestHandler):
         answer(self, body)
 
     def say(self, status: int, value: dict[str, Any] | str, **headers: str) -> None:
-        """An answer in one piece."""
+        """Send a complete answer."""
         data = (value if isinstance(value, str) else json.dumps(value)).encode()
         self._head(status, {"Content-Length": str(len(data)), "Content-Type": "application/json"} | headers)
         self.wfile.write(data)
 
     def begin(self, **headers: str) -> None:
-        """The head of a stream."""
+        """Send the headers of a stream."""
         self._head(200, {"Content-Type": "text/event-stream"} | headers)
 
     def _head(self, status: int, headers: dict[str, str]) -> None:
@@ -47,13 +47,13 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def chunk(self, text: str | None, finish_reason: str | None = None, **more: Any) -> None:
-        """One chunk of it."""
+        """Send one chunk of the stream."""
         said = {"content": text} if "chat" in self.path else text
         choice = {"index": 0, "delta" if "chat" in self.path else "text": said, "finish_reason": finish_reason}
         self.data({"choices": [choice]} | more)
 
     def data(self, value: dict[str, Any] | str) -> None:
-        """One line of it."""
+        """Send one event of the stream."""
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         self.wfile.write(f"data: {text}\n\n".encode())
 
@@ -75,16 +75,16 @@ def say_back(handler: Handler, body: dict[str, Any]) -> None:
 
 
 class ScriptedServer:
-    """Runs in threads of this process for the time of a ``with`` block; ``stop`` and ``start`` let it go and come."""
+    """Runs in threads of the test process during a ``with`` block; `stop` and `start` simulate an outage."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.calls: list[tuple[str, dict[str, Any], dict[str, str]]] = []
-        #: What the next calls get; then all get ``answer``.
+        #: The answers to the next calls; later calls get ``answer``.
         self.next: list[Answer] = []
         self.answer: Answer = say_back
         self.health = 200
-        #: What ``GET /models`` lists.
+        #: The models that ``GET /models`` lists.
         self.models: list[dict[str, Any]] = []
         self._server: _Server | None = None
         self.port = 0
@@ -97,7 +97,7 @@ class ScriptedServer:
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def stop(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
@@ -118,7 +118,7 @@ class _Server(ThreadingHTTPServer):
     script: ScriptedServer
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is what some tests are about."""
+        """Ignore clients that disconnect, as some tests intend."""
 
 
 def hold(handler: Handler, body: dict[str, Any]) -> None:

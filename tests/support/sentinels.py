@@ -1,4 +1,4 @@
-"""A Redis with replicas and three Sentinels that watch over it, all of the test's own."""
+"""A Redis master with replicas and three Sentinels, started for a test."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.support.redis_server import RedisServer, find_redis_server, free_port
 
 SERVICE = "mymaster"
 SENTINELS = 3
-#: For Sentinels to find each other and the replicas, and for a failover, on a busy machine. In seconds.
+#: Time limit in seconds for the Sentinels' discovery and for a failover, on a busy machine.
 LIMIT_S = 60.0
 
 
-class Watched:
-    """Started with the block. ``url`` is what Windrow takes; the Sentinels want a password, the servers none."""
+class SentinelServers:
+    """The servers of a ``with`` block and their ``url``; the Sentinels require a password, the others do not."""
 
     def __init__(self, password: str = "hush", replicas: int = 2) -> None:
         self._password = password
@@ -34,14 +34,14 @@ class Watched:
         self._folder = tempfile.TemporaryDirectory(prefix="windrow-sentinel-")
         self._exits = ExitStack()
 
-    def __enter__(self) -> Watched:
+    def __enter__(self) -> SentinelServers:
         with ExitStack() as exits:
             exits.callback(self._folder.cleanup)
             for server in self.servers:
                 exits.enter_context(server)
             for port in self.ports:
                 exits.callback(self._start_sentinel(port))
-            self._until(self._is_watched, "the Sentinels watch")
+            self._until(self._is_monitored, "the Sentinels monitor all servers")
             self._exits = exits.pop_all()
         return self
 
@@ -52,18 +52,18 @@ class Watched:
 
     @property
     def master_port(self) -> int:
-        """Where the Sentinels say that the master is."""
+        """The port of the master, as the first Sentinel reports it."""
         with Redis(port=self.ports[0], password=self._password) as sentinel:
             return int(sentinel.sentinel_get_master_addr_by_name(SERVICE)[1])
 
     @property
     def master(self) -> RedisServer:
-        """The server that is master."""
+        """The present master."""
         port = self.master_port
         return next(server for server in self.servers if server.port == port)
 
     def kill_master(self) -> RedisServer:
-        """Kill it, and return it once another one is master."""
+        """Kill the master, and return it once a replica has become master."""
         dead = self.master
         dead.kill()
         self._until(lambda: self.master_port != dead.port, "a replica has become master")
@@ -85,7 +85,7 @@ class Watched:
 
         return stop
 
-    def _is_watched(self) -> bool:
+    def _is_monitored(self) -> bool:
         for port in self.ports:
             with Redis(port=port, password=self._password) as sentinel:
                 state = sentinel.sentinel_masters()[SERVICE]
@@ -103,5 +103,5 @@ class Watched:
                     return
             except (RedisError, KeyError):
                 pass
-            assert time.monotonic() < end_s, f"not within {LIMIT_S:.0f} s: {what}"
+            assert time.monotonic() < end_s, f"waited {LIMIT_S:.0f} s in vain until {what}"
             time.sleep(0.1)

@@ -1,7 +1,7 @@
-"""``celery -A tests.support.stub_worker worker``: the real worker, with models that do what their input says.
+"""``celery -A tests.support.stub_worker worker``: the real worker with models whose inputs select their behaviour.
 
-An input is a text that is answered with itself, or ``{"do": ..., "name": ...}``; see `StubEngine`. Every pass is noted
-in the file named by ``STUB_JOURNAL``: the names in it, separated by spaces, one line a pass.
+An input is a text, which is also the output, or ``{"do": ..., "name": ...}``; see `StubEngine`. The file named by
+``STUB_JOURNAL`` receives one line per batch with the names of its inputs, separated by spaces.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["app"]
 
 
 class StubEngine:
-    """``sleep`` and ``hold`` (the interpreter's lock too) take ``s`` seconds of a forward, ``die`` ends the process."""
+    """``sleep`` and ``hold`` take ``s`` seconds, ``hold`` with the GIL held; ``die`` kills the process."""
 
     busy_s = 0.0
 
@@ -39,30 +39,30 @@ class StubEngine:
         self.info = EngineInfo(model, "embed", "packed", None, "cpu", "float32", 512)
 
     def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
-        """One token each."""
-        return [Prepared(1, one if isinstance(one, dict) else {"do": "answer", "name": one}) for one in inputs]
+        """Count each input as one token."""
+        return [Prepared(1, item if isinstance(item, dict) else {"do": "answer", "name": item}) for item in inputs]
 
     def forward(self, prepared: Sequence[Prepared], batch: Batch) -> list[Any]:
-        """Do what each input says, one after another."""
+        """Run the inputs one after another."""
         with open(os.environ["STUB_JOURNAL"], "a", encoding="utf-8") as journal:
-            journal.write(" ".join(one.data["name"] for one in prepared) + "\n")
-        for one in prepared:
-            match one.data["do"]:
+            journal.write(" ".join(request.data["name"] for request in prepared) + "\n")
+        for request in prepared:
+            match request.data["do"]:
                 case "sleep":
-                    time.sleep(one.data["s"])
+                    time.sleep(request.data["s"])
                 case "hold":
-                    ctypes.PyDLL(None).sleep(one.data["s"])
+                    ctypes.PyDLL(None).sleep(request.data["s"])
                 case "die":
                     os.kill(os.getpid(), signal.SIGKILL)
-        return [one.data["name"] for one in prepared]
+        return [request.data["name"] for request in prepared]
 
     def collect(self, handle: list[Any]) -> list[Outcome]:
-        """Every input's name."""
+        """Return the name of each input."""
         return [Done({"name": name}) for name in handle]
 
 
-def open_stub_lanes(settings: Settings, worker: str, *, is_spare: bool = False) -> dict[str, BatchModel]:
-    """A lane with a stub for every model of the settings."""
+def open_stub_models(settings: Settings, worker: str, *, is_spare: bool = False) -> dict[str, BatchModel]:
+    """Return a served model with a stub engine for every model of the settings."""
     redis = connect(settings.redis_url)
     return {
         name: BatchModel(
@@ -79,12 +79,12 @@ def open_stub_lanes(settings: Settings, worker: str, *, is_spare: bool = False) 
 
 
 def load_stub(model: str, settings: ModelSettings) -> StubEngine:
-    """A stub loaded anew; it fails where the journal has a neighbour named ``broken``."""
+    """Load a stub engine again; fails if the journal's folder has a file named ``broken``."""
     if Path(os.environ["STUB_JOURNAL"]).with_name("broken").exists():
         raise ModelUnusable("its files are broken")
     return StubEngine(model)
 
 
 process.take_share = lambda *_: None  # type: ignore[assignment]
-process.open_models = open_stub_lanes
+process.open_models = open_stub_models
 loading.load_engine_afresh = load_stub  # type: ignore[assignment]

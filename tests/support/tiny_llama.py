@@ -16,7 +16,7 @@ CHAT_TEMPLATE = (
 
 
 def save_tiny_llama(folder: Path, *, context_tokens: int = 256, seed: int = 0, **changes: Any) -> Path:
-    """Two layers of width 64, four heads on two key heads; ``changes`` go to `LlamaConfig`."""
+    """Save a model with 2 layers, width 64, 4 heads and 2 key-value heads; ``changes`` are for `LlamaConfig`."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 

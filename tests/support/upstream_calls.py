@@ -1,4 +1,4 @@
-"""Requests to an upstream engine, run until they end."""
+"""Requests to an upstream engine, run until they finish."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A receiver of webhooks on the loopback interface, over TLS, that does what the path asks for."""
+"""A webhook receiver with TLS on the loopback interface; the path of the URL selects its behaviour."""
 
 from __future__ import annotations
 
@@ -14,42 +14,42 @@ from typing import Any
 import orjson
 
 TLS = Path(__file__).parents[1] / "fixtures" / "tls"
-#: The authority that clients of the receiver have to trust; see the README beside it.
+#: The certificate authority that clients of the receiver must trust; see the README in its folder.
 CA_FILE = TLS / "ca.pem"
-#: Stands in the certificate, beside localhost and 127.0.0.1; no resolver knows it.
+#: A host name of the certificate that no resolver knows; the others are localhost and 127.0.0.1.
 NAME = "receiver.test"
 
 
 @dataclass(frozen=True)
 class Message:
-    """One POST that came."""
+    """A received POST request."""
 
     path: str
     headers: dict[str, str]
     body: bytes
 
     def json(self) -> Any:
-        """The body, decoded."""
+        """Decode the body."""
         return orjson.loads(self.body)
 
 
 class WebhookReceiver:
-    """Answers ``/STATUS`` with that status; ``/hang`` when ``release`` is set, ``/drip`` byte by byte without an end.
+    """Answers ``/STATUS`` with this status, ``/hang`` when ``release`` is set, and ``/drip`` byte by byte endlessly.
 
-    ``/flood`` answers 200 and never ends its body. What is queued in ``next`` comes before what the path says.
+    ``/flood`` answers 200 with an endless body. The answers in ``next`` come first, whatever the path.
     """
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
         self.release = threading.Event()
-        #: Answers given first, whatever the path: status and headers.
+        #: Status and headers of the next answers.
         self.next: list[tuple[int, dict[str, str]]] = []
         self._stops = threading.Event()
         self._server = _Server(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
     def url(self, path: str = "/200", host: str = NAME) -> str:
-        """Where it listens, by a name of its certificate."""
+        """Return a URL of the receiver with a host name of its certificate."""
         return f"https://{host}:{self._server.server_port}{path}"
 
     def __enter__(self) -> WebhookReceiver:
@@ -65,7 +65,7 @@ class WebhookReceiver:
         self._server.server_close()
 
     def drip(self, send: Callable[[bytes], object], piece: bytes, pause_s: float) -> None:
-        """Send ``piece`` again and again until the client has gone or the test is over."""
+        """Send ``piece`` repeatedly until the client disconnects or the test ends."""
         while not self._stops.wait(pause_s):
             send(piece)
 
@@ -80,7 +80,7 @@ class _Server(ThreadingHTTPServer):
         self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up or does not trust us is what some tests are about."""
+        """Ignore clients that disconnect or do not trust the certificate, as some tests intend."""
 
 
 def _handler(receiver: WebhookReceiver) -> type[BaseHTTPRequestHandler]:
@@ -90,17 +90,17 @@ def _handler(receiver: WebhookReceiver) -> type[BaseHTTPRequestHandler]:
             receiver.messages.append(Message(self.path, {k.lower(): v for k, v in self.headers.items()}, body))
             if receiver.next:
                 return self._answer(*receiver.next.pop(0))
-            what = self.path.strip("/").partition("?")[0]
-            if what == "hang":
+            behaviour = self.path.strip("/").partition("?")[0]
+            if behaviour == "hang":
                 receiver.release.wait()
                 self._answer(200, {})
-            elif what == "drip":
+            elif behaviour == "drip":
                 receiver.drip(self.connection.sendall, b"H", 0.01)
-            elif what == "flood":
+            elif behaviour == "flood":
                 self._answer(200, {"Content-Length": str(1 << 40)})
                 receiver.drip(self.connection.sendall, b"x" * 65536, 0.0)
             else:
-                self._answer(int(what), {})
+                self._answer(int(behaviour), {})
 
         def _answer(self, status: int, headers: dict[str, str]) -> None:
             self.send_response(status)

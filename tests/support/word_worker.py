@@ -1,4 +1,4 @@
-"""``celery -A tests.support.word_worker worker``: the real worker, with models that answer word by word."""
+"""``celery -A tests.support.word_worker worker``: the real worker with models that generate word by word."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STEP_S = 0.02
 
 
 def open_word_lanes(settings: Settings, worker: str, *, is_spare: bool = False) -> dict[str, BatchModel | StepModel]:
-    """A lane for every model of the settings."""
+    """Return a served model for every model of the settings."""
     redis = connect(settings.redis_url)
     return {
         name: StepModel(redis, RedisQueue(redis, name), WordEngine(name, step_s=STEP_S), settings.lease_s, worker)

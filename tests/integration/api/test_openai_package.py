@@ -18,7 +18,7 @@ import pytest
 from tests.support.api_server import start_api
 from tests.support.fake_worker import FakeWorker
 from tests.support.redis_server import RedisServer
-from tests.support.telling_worker import TellingWorker
+from tests.support.streaming_worker import StreamingWorker
 from tests.support.worker_process import until
 from windrow.api.auth.keys import hash_key, make_key
 from windrow.errors import InputTooLong, InvalidInput, ModelFailed
@@ -83,7 +83,7 @@ def generate(call: dict[str, Any]) -> Outcome:
 class Served:
     """The API's address, and the worker that answers prompts."""
 
-    def __init__(self, url: str, words: TellingWorker) -> None:
+    def __init__(self, url: str, words: StreamingWorker) -> None:
         self.url = url
         self.words = words
 
@@ -100,7 +100,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with (
         RedisServer() as redis,
         FakeWorker(redis.url, "minilm", embed),
-        TellingWorker(redis.url, "words", generate) as words,
+        StreamingWorker(redis.url, "words", generate) as words,
     ):
         process, port = start_api(redis.url, log=Path(config.parent / "api.log"), WINDROW_CONFIG=str(config))
         try:
@@ -190,14 +190,14 @@ def test_async_calls_run_concurrently(served: Served) -> None:
 
 
 def test_a_streamed_chat_sends_words_as_they_are_generated_and_finally_its_usage(served: Served) -> None:
-    served.words.may_end.clear()
+    served.words.may_finish.clear()
     with served.client() as client:
         chunks = client.chat.completions.create(
             model="words", messages=CHAT, stream=True, stream_options={"include_usage": True}
         )
         deltas = [next(chunks).choices[0].delta for _ in range(3)]
         assert [(delta.role, delta.content) for delta in deltas] == [("assistant", ""), (None, "dry "), (None, "hay")]
-        served.words.may_end.set()
+        served.words.may_finish.set()
         *rest, last = chunks
     assert [chunk.choices[0].finish_reason for chunk in rest] == ["stop"]
     assert (last.choices, last.usage is not None and last.usage.total_tokens) == ([], 5)
@@ -277,7 +277,7 @@ def test_an_error_before_a_stream_starts_is_an_ordinary_response(client: openai.
 
 def test_a_client_that_closes_its_stream_cancels_the_request(served: Served) -> None:
     canceled = served.words.queue.depth().counts.get("canceled", 0)
-    served.words.may_end.clear()
+    served.words.may_finish.clear()
     try:
         with served.client() as client:
             stream = client.chat.completions.create(model="words", messages=CHAT, stream=True)
@@ -285,7 +285,7 @@ def test_a_client_that_closes_its_stream_cancels_the_request(served: Served) -> 
             stream.close()
         until("it is canceled", lambda: served.words.queue.depth().counts.get("canceled", 0) == canceled + 1)
     finally:
-        served.words.may_end.set()
+        served.words.may_finish.set()
 
 
 def test_the_models_are_listed(client: openai.OpenAI) -> None:
