@@ -109,10 +109,10 @@ def test_a_seed_gives_the_same_text_in_any_row(tmp_path: Path) -> None:
     folder = save_tiny_llama(tmp_path, context_tokens=256)
     settings = ModelSettings(task="generate", source=str(folder), dtype="float32", max_batch_size=16, compile=False)
     engine = load_engine("sampled", settings)
-    wishes = {"max_tokens": 24, "temperature": 1.0, "top_p": 0.9, "seed": 3, "presence_penalty": 0.5}
-    engine.add("one", ready(engine, "a prompt", **wishes))
+    parameters = {"max_tokens": 24, "temperature": 1.0, "top_p": 0.9, "seed": 3, "presence_penalty": 0.5}
+    engine.add("one", ready(engine, "a prompt", **parameters))
     alone = drive(engine).output("one")["text"]
     for number in range(12):
         engine.add(str(number), ready(engine, f"another {number}", max_tokens=5 + number, temperature=1.0))
-    engine.add("one", ready(engine, "a prompt", **wishes))
+    engine.add("one", ready(engine, "a prompt", **parameters))
     assert drive(engine).output("one")["text"] == alone

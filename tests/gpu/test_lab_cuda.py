@@ -1,4 +1,4 @@
-"""What is timed on a CUDA device: steps and passes in the sizes that were captured."""
+"""Timings on a CUDA device use the captured sizes of steps and batches."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = [
 ]
 
 
-def test_steps_are_timed_in_the_sizes_that_were_captured_a_step_ahead(tmp_path: Path) -> None:
+def test_steps_are_timed_in_captured_sizes_one_step_ahead(tmp_path: Path) -> None:
     folder = save_tiny_llama(tmp_path, context_tokens=512)
     settings = ModelSettings(
         task="generate", source=str(folder), max_batch_size=40, cache_tokens=40_000, compile=False, page_tokens=16
@@ -30,6 +30,6 @@ def test_steps_are_timed_in_the_sizes_that_were_captured_a_step_ahead(tmp_path: 
     assert runs.ahead == 1
     assert runs.row_rungs[-1] == 40
     timings = time_steps(Rig(engine, VOCABULARY, 2048), 20.0, lambda text: None)
-    assert {one.tokens for one in timings.steps if not one.reads} <= set(runs.row_rungs)
+    assert {step.tokens for step in timings.steps if not step.reads} <= set(runs.row_rungs)
     cost, _ = fit_steps(timings.steps, runs)
     assert cost.seconds(2, 2, 100, reads=False) > 0

@@ -1,4 +1,4 @@
-"""A model that is loaded anew on a CUDA device while requests come, by a real worker whose processes share it."""
+"""Reload of a model under load by a real worker with two pool processes on one CUDA device."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PROCESSES = 2
 
 
 class Stream:
-    """Sends a few requests every few milliseconds until it is ended."""
+    """Submits five requests every 5 ms during a ``with`` block."""
 
     def __init__(self, queue: RedisQueue) -> None:
         self.ids: list[str] = []
@@ -46,19 +46,19 @@ class Stream:
     def _send(self) -> None:
         payload = orjson.dumps({"model": "m", "input": "dry hay and the sun", "parameters": {}})
         while not self._ended.is_set():
-            some = [f"r{len(self.ids) + number}" for number in range(5)]
+            ids = [f"r{len(self.ids) + number}" for number in range(5)]
             self._queue.submit(
-                [Submission(id, payload) for id in some],
+                [Submission(id, payload) for id in ids],
                 flow="t:normal",
                 weight=1.0,
                 max_depth=10**6,
                 max_bytes=1 << 30,
             )
-            self.ids += some
+            self.ids += ids
             time.sleep(0.005)
 
 
-def test_none_is_lost_and_the_new_one_answers_in_every_process(tmp_path: Path) -> None:
+def test_a_reload_loses_no_request_and_takes_effect_in_every_process(tmp_path: Path) -> None:
     folder, config = tmp_path / "model", tmp_path / "windrow.toml"
     save_scorer(folder, labels=("old", "older"))
     config.write_text(
@@ -78,16 +78,20 @@ def test_none_is_lost_and_the_new_one_answers_in_every_process(tmp_path: Path) -
 
             until("every process serves", lambda: len(processes()) == PROCESSES)
             with Stream(queue) as stream:
-                until("some have ended", lambda: queue.depth().counts.get("succeeded", 0) > 50)
+                until("50 requests have succeeded", lambda: queue.depth().counts.get("succeeded", 0) > 50)
                 save_scorer(folder, labels=("new", "newer"))
                 app.control.broadcast("reload_model", {"model": "m"})
-                until("all have it", lambda: all("reloaded at" in str(one["reload_note"]) for one in processes()), 90)
-                asked = len(stream.ids)
-                until("more were sent", lambda: len(stream.ids) > asked + 50)
-            until("all have ended", lambda: queue.depth().counts["succeeded"] == len(stream.ids))
+                until(
+                    "every process has reloaded",
+                    lambda: all("reloaded at" in str(process["reload_note"]) for process in processes()),
+                    90,
+                )
+                submitted = len(stream.ids)
+                until("50 more requests are submitted", lambda: len(stream.ids) > submitted + 50)
+            until("all requests have succeeded", lambda: queue.depth().counts["succeeded"] == len(stream.ids))
             first, last = queue.lookup(stream.ids[0]), queue.lookup(stream.ids[-1])
             assert first is not None
             assert last is not None
             assert "old" in first.output["label"]
             assert "new" in last.output["label"]
-            assert {one["device"] for one in processes()} == {"cuda"}, worker.log
+            assert {process["device"] for process in processes()} == {"cuda"}, worker.log

@@ -42,9 +42,7 @@ def test_captured_pairs_get_the_scores_of_single_pairs(tmp_path: Path, family: s
         assert found["scores"] == pytest.approx(expected["scores"], abs=3e-2)
 
 
-def test_many_pairs_of_a_model_that_cannot_be_packed_run_in_captured_batches(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_pairs_run_in_captured_padded_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draw = np.random.default_rng(2)
     # Together more sequences than max_batch_size, and more tokens than max_batch_tokens.
     inputs = [{"query": "dry hay", "documents": texts_of(draw, count, 60)} for count in (1, 8, 8, 8, 100)]

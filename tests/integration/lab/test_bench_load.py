@@ -1,4 +1,4 @@
-"""``windrow bench compare``, ``serve`` and ``sweep`` as they are typed: a worker that sleeps, and a real API."""
+"""The commands ``windrow bench compare``, ``serve`` and ``sweep``, with a worker that sleeps and a real API."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ def run(*words: object) -> Any:
     return CliRunner().invoke(app, ["bench", *map(str, words)])
 
 
-def test_shared_passes_of_a_fixed_cost_are_compared_with_serial_ones(tmp_path: Path) -> None:
+def test_batches_of_a_fixed_cost_are_compared_with_single_requests(tmp_path: Path) -> None:
     file, folder = tmp_path / "report.json", tmp_path / "report"
     done = run("compare", "--engine", "fixed", "--pass-ms", 5, "--requests", 24, "--batch-size", 4, "--rounds", 1,
                "--json", file, "--report", folder)  # fmt: skip
@@ -26,19 +26,17 @@ def test_shared_passes_of_a_fixed_cost_are_compared_with_serial_ones(tmp_path: P
     assert list(contenders) == ["serial", "batch-4"]
     assert contenders["serial"]["mean_batch_size"] == 1
     assert 1 < contenders["batch-4"]["mean_batch_size"] <= 4
-    for one in contenders.values():
-        stages = [one[stage]["mean"] for stage in ("queue_ms", "batch_wait_ms", "compute_ms")]
-        assert sum(stages) <= one["response_ms"]["mean"]
-        assert one["compute_ms"]["mean"] >= 5
-        assert one["failed"] == 0
+    for contender in contenders.values():
+        stages = [contender[stage]["mean"] for stage in ("queue_ms", "batch_wait_ms", "compute_ms")]
+        assert sum(stages) <= contender["response_ms"]["mean"]
+        assert contender["compute_ms"]["mean"] >= 5
+        assert contender["failed"] == 0
     assert "serial 1.0x, batch-4" in done.stdout
     assert (folder / "report.html").read_text().count("<svg") == 4
     assert (folder / "report.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_generation_is_compared_one_by_one_in_fixed_batches_and_continuously(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_generation_is_compared_for_every_strategy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, config, file = tmp_path / "llama", tmp_path / "windrow.toml", tmp_path / "report.json"
     save_tiny_llama(model, context_tokens=128)
     config.write_text(f'[models.llama]\ntask = "generate"\nsource = "{model}"\ndtype = "float32"\n')
@@ -48,13 +46,13 @@ def test_generation_is_compared_one_by_one_in_fixed_batches_and_continuously(
     assert done.exit_code == 0, done.stderr
     contenders = json.loads(file.read_text())["contenders"]
     assert list(contenders) == ["serial", "static-4", "continuous-4"]
-    for one in contenders.values():
-        assert one["failed"] == 0
-        assert one["ttft_ms"]["mean"] <= one["response_ms"]["mean"]
-        assert one["tokens_per_s"] > 0
+    for contender in contenders.values():
+        assert contender["failed"] == 0
+        assert contender["ttft_ms"]["mean"] <= contender["response_ms"]["mean"]
+        assert contender["tokens_per_s"] > 0
 
 
-def test_a_server_is_loaded_at_a_rate_and_by_users(served: int, tmp_path: Path) -> None:
+def test_a_server_is_loaded_with_an_open_and_a_closed_loop(served: int, tmp_path: Path) -> None:
     file = tmp_path / "report.json"
     url = f"http://127.0.0.1:{served}"
     for load in (["--rate", 200], ["--concurrency", 4]):
@@ -65,7 +63,7 @@ def test_a_server_is_loaded_at_a_rate_and_by_users(served: int, tmp_path: Path) 
         assert report["model"] == "minilm"
 
 
-def test_what_a_server_refuses_is_counted_by_its_code(served: int, tmp_path: Path) -> None:
+def test_refused_requests_are_counted_by_their_code(served: int, tmp_path: Path) -> None:
     dataset = tmp_path / "inputs.jsonl"
     dataset.write_text('{"input": "good"}\n{"input": 7}\n')
     done = run("serve", "--url", f"http://127.0.0.1:{served}", "--concurrency", 2, "--requests", 10,
@@ -74,7 +72,7 @@ def test_what_a_server_refuses_is_counted_by_its_code(served: int, tmp_path: Pat
     assert "5 failed with invalid_input" in done.stdout
 
 
-def test_a_server_is_swept_and_the_knee_named(served: int, tmp_path: Path) -> None:
+def test_a_sweep_reports_the_knee(served: int, tmp_path: Path) -> None:
     file = tmp_path / "report.json"
     done = run("sweep", "--url", f"http://127.0.0.1:{served}", "--rates", "100,50", "--seconds", 1,
                "--json", file)  # fmt: skip
@@ -97,7 +95,7 @@ def test_a_server_is_swept_and_the_knee_named(served: int, tmp_path: Path) -> No
         (["sweep", "--pattern", "square"], "--pattern 'square'; there are poisson"),
     ],
 )
-def test_a_command_line_that_means_nothing_says_what_it_takes(words: list[str], said: str) -> None:
+def test_the_error_for_invalid_options_names_the_accepted_values(words: list[str], said: str) -> None:
     done = run(*words)
     assert done.exit_code != 0
     assert said in done.stderr

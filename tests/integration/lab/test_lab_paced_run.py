@@ -1,4 +1,4 @@
-"""The real queue and the real resident loop over a device that sleeps, written down and simulated again."""
+"""A recording of the real queue and batch loop with a device that sleeps, and its simulation."""
 
 from pathlib import Path
 
@@ -16,13 +16,13 @@ from windrow.scheduler.core.planning import BatchLimits
 pytestmark = pytest.mark.integration
 
 
-def test_a_run_over_a_device_that_sleeps_is_whole_and_can_be_simulated(tmp_path: Path) -> None:
+def test_a_recorded_run_is_complete_and_can_be_simulated(tmp_path: Path) -> None:
     cost = CostModel(PassCost(0.002, 0.0), PassCost(0.002, 0.0))
     policy = Policy("packed", BatchLimits(8, 4096), 0.0)
     write_recording(tmp_path / "run.jsonl", record_paced(policy, cost, Load("poisson", 200.0, 100, 1), print))
     found = read_recording(tmp_path / "run.jsonl")
     assert len(found.requests) == 100
-    assert sum(len(one.lengths) for one in found.passes()) == 100
-    assert all(one.seconds >= 0.002 for one in found.passes())
-    assert all(one.latency_s >= one.queue_s + 0.002 for one in found.requests)
+    assert sum(len(batch.lengths) for batch in found.passes()) == 100
+    assert all(batch.seconds >= 0.002 for batch in found.passes())
+    assert all(request.latency_s >= request.queue_s + 0.002 for request in found.requests)
     assert set(compare(found, [simulate(found.workload, found.policy, cost)])) >= {"throughput_per_s", "p99"}

@@ -1,4 +1,4 @@
-"""Runs of models of the settings over the real queue and the real loop, written down, fitted and simulated again."""
+"""Recordings of configured models behind the real queue and loop: recorded, fitted and simulated."""
 
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ def run(*words: str) -> Any:
     return CliRunner().invoke(app, list(words))
 
 
-def test_a_run_of_a_model_that_generates_holds_its_steps_and_can_be_simulated(config: Path, tmp_path: Path) -> None:
+def test_a_generation_model_is_recorded_by_steps_and_can_be_simulated(config: Path, tmp_path: Path) -> None:
     file, cost = str(tmp_path / "run.jsonl"), str(tmp_path / "cost.json")
     done = run("bench", "record", file, "--engine", "llama", "--rate", "100", "--requests", "30", "--scale", "0.1")
     assert done.exit_code == 0, done.stderr
@@ -40,33 +40,35 @@ def test_a_run_of_a_model_that_generates_holds_its_steps_and_can_be_simulated(co
     assert len(found.requests) == 30
     assert found.policy.name == "chunked"
     assert found.policy.max_batch_size == 8
-    # A token for each that decodes, and the prompts.
-    given = sum(one.output_tokens for one in found.requests)
-    assert sum(one.tokens for one in found.steps) == sum(one.tokens for one in found.requests) + given - 30
-    assert max(one.sequences for one in found.steps) <= 8
-    assert all(one.queue_s <= one.first_s for one in found.requests)
-    assert sum(one.seconds for one in found.steps) < max(one.arrival_s + one.latency_s for one in found.requests) + 1
+    # The prompts, and one token per decoding sequence and step.
+    output = sum(request.output_tokens for request in found.requests)
+    prompts = sum(request.tokens for request in found.requests)
+    assert sum(step.tokens for step in found.steps) == prompts + output - 30
+    assert max(step.sequences for step in found.steps) <= 8
+    assert all(request.queue_s <= request.first_s for request in found.requests)
+    end_s = max(request.arrival_s + request.latency_s for request in found.requests)
+    assert sum(step.seconds for step in found.steps) < end_s + 1
     assert run("tune", "--from", file, "--out", cost).exit_code == 0
-    laid = run("simulate", "--against", file, "--cost", cost)
-    assert laid.exit_code == 0, laid.stderr
-    assert "TTFT p99 ms" in laid.stdout
+    simulated = run("simulate", "--against", file, "--cost", cost)
+    assert simulated.exit_code == 0, simulated.stderr
+    assert "TTFT p99 ms" in simulated.stdout
 
 
-def test_a_run_of_a_model_that_answers_in_one_pass_holds_its_passes(config: Path, tmp_path: Path) -> None:
+def test_a_batch_model_is_recorded_by_batches(config: Path, tmp_path: Path) -> None:
     file = str(tmp_path / "run.jsonl")
     done = run(
         "bench", "record", file, "--engine", "minilm", "--rate", "50", "--requests", "20", "--max-wait-ms", "auto"
     )
     assert done.exit_code == 0, done.stderr
     found = read_recording(Path(file))
-    assert sum({one.pass_id: one.pass_size for one in found.requests}.values()) == 20
+    assert sum({request.pass_id: request.pass_size for request in found.requests}.values()) == 20
     assert found.passes()
     assert found.policy.max_wait_s is None
     assert found.policy.limits.max_batch_size == 8
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("options", "message"),
     [
         (["--engine", "nobody"], "--engine 'nobody': takes a model of the settings: minilm, llama"),
         (["--engine", "llama"], "takes a --scale below 0."),
@@ -78,11 +80,11 @@ def test_a_run_of_a_model_that_answers_in_one_pass_holds_its_passes(config: Path
         (["--pattern", "square"], "--pattern 'square'; there are poisson"),
     ],
 )
-def test_what_cannot_be_recorded_is_refused_before_anything_is_started(
-    config: Path, tmp_path: Path, words: list[str], said: str
+def test_invalid_options_are_refused_before_anything_is_started(
+    config: Path, tmp_path: Path, options: list[str], message: str
 ) -> None:
-    done = run("bench", "record", str(tmp_path / "run.jsonl"), *words)
+    done = run("bench", "record", str(tmp_path / "run.jsonl"), *options)
     assert done.exit_code != 0
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run.jsonl").exists()

@@ -31,18 +31,18 @@ def a_plan(*named: Contender) -> Plan:
 ALONE, PAIRS = Contender(SERIAL, "none", 1), Contender("batch-2", "packed", 2)
 
 
-def test_one_by_one_comes_first_and_a_lone_strategy_is_called_batch() -> None:
+def test_serial_comes_first_and_a_single_strategy_is_called_batch() -> None:
     assert make_contenders(["packed"], [8, 16]) == [
         Contender("serial", "none", 1),
         Contender("batch-8", "packed", 8),
         Contender("batch-16", "packed", 16),
     ]
-    names = [one.name for one in make_contenders(["static", "none"], [4])]
+    names = [contender.name for contender in make_contenders(["static", "none"], [4])]
     assert names == ["serial", "static-4", "none-4"]
 
 
-def test_a_speedup_is_taken_round_by_round() -> None:
-    # 10/2 and 10/4 requests a second alone; 20 and 10 in pairs: 4 and 4 times, though the machine halved its speed.
+def test_the_speedup_is_computed_within_rounds() -> None:
+    # 10/2 and 10/4 requests per second one by one, 20 and 10 in pairs: 4 times in both, though the machine slowed down.
     turns = {SERIAL: [a_turn(10, 2.0), a_turn(10, 4.0)], "batch-2": [a_turn(10, 0.5, 2), a_turn(10, 1.0, 2)]}
     report = summarise(a_plan(ALONE, PAIRS), turns, {SERIAL: ENGINE, "batch-2": ENGINE})
     pairs = report["contenders"]["batch-2"]
@@ -53,7 +53,7 @@ def test_a_speedup_is_taken_round_by_round() -> None:
     assert one_line(report) == "serial 1.0x, batch-2 4.0x"
 
 
-def test_the_tables_keep_queue_company_service_and_response_apart() -> None:
+def test_the_tables_have_separate_columns_for_each_stage() -> None:
     turns = {SERIAL: [a_turn(2, 0.1)], "batch-2": [a_turn(2, 0.1, 2)]}
     rates, times = tables(summarise(a_plan(ALONE, PAIRS), turns, {SERIAL: ENGINE, "batch-2": ENGINE}))
     assert [len(row) for row in rates] == [len(rates[0])] * 3
@@ -63,21 +63,21 @@ def test_the_tables_keep_queue_company_service_and_response_apart() -> None:
     }  # fmt: skip
 
 
-def test_what_failed_is_counted_and_the_first_is_shown_but_not_counted_as_done() -> None:
+def test_failures_are_counted_apart_and_the_first_is_shown() -> None:
     turns = {SERIAL: [a_turn(4, 1.0)], "batch-2": [a_turn(3, 1.0, 2, errors=("out_of_memory: too much",))]}
     report = summarise(a_plan(ALONE, PAIRS), turns, {SERIAL: ENGINE, "batch-2": ENGINE})
     assert report["contenders"]["batch-2"]["requests_per_s"] == 3
     assert notes(report) == ["batch-2: 1 failed; the first: out_of_memory: too much"]
 
 
-def test_a_contender_of_whom_nothing_succeeded_ends_the_comparison() -> None:
+def test_a_contender_without_a_success_ends_the_comparison() -> None:
     turns = {SERIAL: [UserTurn(1.0, [1.0], [], ["invalid_input: takes a string"])]}
     with pytest.raises(BenchFailed, match=r"serial: no request succeeded.*takes a string"):
         summarise(a_plan(ALONE), turns, {SERIAL: ENGINE})
 
 
-def test_a_request_counts_for_its_share_of_its_pass() -> None:
-    # A pass of 3 x 20 tokens of which 45 were asked for, one of whose requests is somebody else's; and one of 1 x 15.
+def test_a_request_counts_for_its_share_of_its_batch() -> None:
+    # A batch of 3 x 20 tokens with 45 requested ones and one foreign request, and a batch of 1 x 15.
     shared = metrics(3, 60, padding=0.25)
     stages = summarise_stages([shared, shared, metrics(1, 15)])
     assert stages["mean_batch_size"] == pytest.approx(3 / (2 / 3 + 1))
@@ -85,13 +85,13 @@ def test_a_request_counts_for_its_share_of_its_pass() -> None:
     assert stages["padding_ratio"] == pytest.approx(1 - 45 / 55)
 
 
-def test_metrics_without_passes_say_nothing_of_passes() -> None:
+def test_metrics_without_batches_give_no_batch_figures() -> None:
     stages = summarise_stages([{"queue_ms": 4.0}])
     assert stages["queue_ms"]["mean"] == pytest.approx(4.0)
     assert (stages["compute_ms"], stages["mean_batch_size"], stages["tokens"]) == (None, None, None)
 
 
-def test_generated_answers_bring_their_tokens_and_times_under_the_names_of_the_reports() -> None:
+def test_metrics_of_generation_have_the_names_of_the_reports() -> None:
     metrics = {"queue_ms": 1.0, "time_to_first_token_ms": 30.0, "inter_token_ms": 5.0}
     made = measured(metrics, {"text": "w", "usage": {"completion_tokens": 8}})
     stages = summarise_stages([made, measured({"queue_ms": 1.0}, {"text": "", "usage": {"completion_tokens": 1}})])
@@ -100,7 +100,7 @@ def test_generated_answers_bring_their_tokens_and_times_under_the_names_of_the_r
     assert measured({"queue_ms": 1.0}, {"embedding": []}) == {"queue_ms": 1.0}
 
 
-def test_a_report_of_generated_answers_has_columns_for_their_tokens() -> None:
+def test_a_report_of_generation_has_columns_for_tokens() -> None:
     metrics = {"queue_ms": 1.0, "batch_wait_ms": 2.0, "compute_ms": 20.0, "completion_tokens": 5, "ttft_ms": 9.0}
     turns = {SERIAL: [UserTurn(1.0, [0.5], [metrics])]}
     rates, times = tables(summarise(a_plan(ALONE), turns, {SERIAL: ENGINE}))
@@ -109,7 +109,7 @@ def test_a_report_of_generated_answers_has_columns_for_their_tokens() -> None:
     assert (row["TTFT"], row["ITL"]) == ("9", "-")
 
 
-def test_answers_get_seeded_lengths_unless_they_name_theirs() -> None:
+def test_answers_without_max_tokens_get_seeded_lengths() -> None:
     items = [Item("a", {"truncate": True}), Item("b", {"max_tokens": 3})] * 20
     made = with_lengths(items, median_tokens=32, seed=1)
     assert made == with_lengths(items, median_tokens=32, seed=1) != with_lengths(items, median_tokens=32, seed=2)
@@ -120,7 +120,7 @@ def test_answers_get_seeded_lengths_unless_they_name_theirs() -> None:
     assert all(item.parameters["ignore_eos"] and item.parameters["truncate"] for item in made[::2])
 
 
-def test_a_text_file_has_one_input_a_line_and_starts_again_at_its_end(tmp_path: Path) -> None:
+def test_a_text_file_has_one_input_per_line_and_repeats(tmp_path: Path) -> None:
     file = tmp_path / "texts.txt"
     file.write_text("make hay\n\nwhile the sun shines\n")
     items = load_items(file, 3, seed=0)
@@ -129,7 +129,7 @@ def test_a_text_file_has_one_input_a_line_and_starts_again_at_its_end(tmp_path: 
     assert items[0].parameters == {"truncate": True}
 
 
-def test_json_lines_name_their_input_and_may_have_parameters(tmp_path: Path) -> None:
+def test_json_lines_have_an_input_and_optional_parameters(tmp_path: Path) -> None:
     file = tmp_path / "inputs.jsonl"
     file.write_text('{"text": "a"}\n{"prompt": "b", "parameters": {"max_tokens": 4}}\n{"input": {"query": "c"}}\n')
     assert read_items(file) == [
@@ -149,23 +149,23 @@ def test_json_lines_name_their_input_and_may_have_parameters(tmp_path: Path) -> 
         ("\n\n", r"has no line"),
     ],
 )
-def test_a_dataset_that_cannot_be_read_is_refused_with_its_line(tmp_path: Path, content: str, said: str) -> None:
+def test_the_error_for_an_invalid_dataset_has_the_line(tmp_path: Path, content: str, said: str) -> None:
     file = tmp_path / "inputs.jsonl"
     file.write_text(content)
     with pytest.raises(ValueError, match=said):
         read_items(file)
 
 
-def test_without_a_file_the_seed_decides_the_texts() -> None:
+def test_generated_texts_depend_on_the_seed() -> None:
     assert load_items(None, 5, seed=3) == load_items(None, 5, seed=3) != load_items(None, 5, seed=4)
 
 
-def test_numbers_come_in_rising_order_each_once() -> None:
+def test_numbers_are_sorted_and_distinct() -> None:
     assert read_numbers("16,8, 8", "--batch-size", whole=True) == [8, 16]
     assert read_numbers("2.5,10", "--rates") == [2.5, 10]
 
 
 @pytest.mark.parametrize("text", ["", "8;16", "0", "-1", "nan", "inf", "8,", "2.5", "2000"])
-def test_what_is_no_list_of_whole_numbers_is_refused(text: str) -> None:
+def test_an_invalid_list_of_whole_numbers_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"--batch-size .*takes whole numbers above 0 and at most 1000"):
         read_numbers(text, "--batch-size", whole=True, most=1000)

@@ -20,7 +20,7 @@ def a_round(tokens_per_s: float, **more: object) -> Round:
     return Round(Rates(tokens_per_s / 50, tokens_per_s), **more)  # type: ignore[arg-type]
 
 
-def test_ratios_are_taken_from_tokens_round_by_round() -> None:
+def test_ratios_compare_tokens_within_rounds() -> None:
     report = summarise(
         {
             BOUND: [a_round(1000), a_round(500), a_round(1000)],
@@ -32,11 +32,11 @@ def test_ratios_are_taken_from_tokens_round_by_round() -> None:
     assert report["ratio_to_celery"] == pytest.approx(3.0)
 
 
-def test_latencies_of_all_rounds_are_one_distribution_and_failures_are_summed() -> None:
+def test_latencies_of_all_rounds_are_pooled_and_failures_summed() -> None:
     rounds = [a_round(1, latencies_s=[0.1, 0.2], failed=1), a_round(1, latencies_s=[0.3], failed=2)]
-    one = summarise({BOUND: rounds, WINDROW: rounds, CELERY: rounds})["contenders"][WINDROW]
-    assert one["p50_ms"] == pytest.approx(200)
-    assert one["failed"] == 3
+    contender = summarise({BOUND: rounds, WINDROW: rounds, CELERY: rounds})["contenders"][WINDROW]
+    assert contender["p50_ms"] == pytest.approx(200)
+    assert contender["failed"] == 3
 
 
 def test_a_round_divides_cpu_time_by_its_requests() -> None:
@@ -46,7 +46,7 @@ def test_a_round_divides_cpu_time_by_its_requests() -> None:
     assert made.cpu_ms == {"api": pytest.approx(5.0)}  # 20 ms / 4
 
 
-def test_passes_are_read_once_however_many_requests_they_held() -> None:
+def test_a_batch_is_read_once_for_all_of_its_requests() -> None:
     def prediction(batch_id: str, started_at: str) -> dict[str, object]:
         metrics = {"batch_id": batch_id, "compute_ms": 250.0, "batch_size": 2, "batch_tokens": 40}
         return {"started_at": started_at, "metrics": metrics}
@@ -58,7 +58,7 @@ def test_passes_are_read_once_however_many_requests_they_held() -> None:
     assert batches[1].started_s - batches[0].started_s == pytest.approx(0.5)
 
 
-def test_the_device_is_busy_while_a_pass_runs_and_overlap_counts_once() -> None:
+def test_overlapping_batches_count_once_as_busy_time() -> None:
     # 0-4, 3-5 and 6-10: 9 of 10 seconds busy, gaps 0 and 1 s.
     use = device_use([Batch(0, 4, 10, 100), Batch(3, 5, 20, 100), Batch(6, 10, 30, 160)])
     assert use is not None
@@ -68,14 +68,14 @@ def test_the_device_is_busy_while_a_pass_runs_and_overlap_counts_once() -> None:
     assert use.tokens_per_busy_s == pytest.approx(40)
 
 
-def test_one_pass_says_nothing_of_gaps() -> None:
+def test_one_batch_gives_no_device_use() -> None:
     assert device_use([Batch(0, 1, 1, 1)]) is None
 
 
 STAGES = [{"queue_ms": 1.0, "batch_wait_ms": 0.5, "compute_ms": 8.0}] * 2
 
 
-def test_a_lone_client_is_compared_on_the_medians_and_text_by_text() -> None:
+def test_the_lone_report_compares_medians_and_single_texts() -> None:
     figures = {row["name"]: row["value"] for row in summarise_lone([0.010, 0.030], [0.008, 0.024], STAGES)["figures"]}
     assert figures["difference of the p50"] == pytest.approx(20 - 16)
     assert figures["median difference text by text"] == pytest.approx((2 + 6) / 2)
@@ -93,21 +93,21 @@ def test_a_lone_client_is_compared_on_the_medians_and_text_by_text() -> None:
         ("python -m benchmarks.http.offline in out", None),
     ],
 )
-def test_programs_are_known_by_their_command_line(command: str, label: str | None) -> None:
+def test_programs_are_labelled_by_their_command_line(command: str, label: str | None) -> None:
     assert label_of(command) == label
 
 
-def test_a_payload_has_the_size_asked_for_and_is_a_call() -> None:
+def test_a_payload_has_the_requested_size_and_is_valid() -> None:
     assert len(payload_of(200)) == 200
     assert set(orjson.loads(payload_of(200))) == {"model", "input", "parameters"}
 
 
-def test_the_engine_without_a_model_answers_every_item() -> None:
+def test_the_noop_engine_answers_every_request() -> None:
     engine = NoopEngine()
-    row = engine.prepare([None] * 5, [{}] * 5)
+    prepared = engine.prepare([None] * 5, [{}] * 5)
     limits = BatchLimits(max_batch_size=64, max_batch_tokens=1000)
-    (batch,) = plan_batches("packed", [1] * len(row), limits)
-    assert len(engine.collect(engine.forward(row, batch))) == 5  # type: ignore[arg-type]
+    (batch,) = plan_batches("packed", [1] * len(prepared), limits)
+    assert len(engine.collect(engine.forward(prepared, batch))) == 5  # type: ignore[arg-type]
     assert engine.done == 5
 
 
@@ -119,7 +119,7 @@ class FakeTransport:
         self.sent.append(data)
 
 
-def test_a_client_sends_its_next_request_once_the_whole_answer_has_come() -> None:
+def test_a_client_sends_its_next_request_after_the_complete_answer() -> None:
     answers: list[tuple[float, float, int, bytes]] = []
     transport = FakeTransport()
     client = Connection([b"first", b"second"], iter(range(10)), answers)
@@ -131,7 +131,7 @@ def test_a_client_sends_its_next_request_once_the_whole_answer_has_come() -> Non
     assert [(number, raw[-6:]) for _, _, number, raw in answers] == [(0, b"abcdef")]
 
 
-def test_an_encoded_request_announces_the_length_of_its_body() -> None:
+def test_an_encoded_request_has_the_content_length_of_its_body() -> None:
     head, _, body = wire_request("naïve text", 8000).partition(b"\r\n\r\n")
     assert b"Content-Length: %d" % len(body) in head
     assert orjson.loads(body)["input"] == "naïve text"

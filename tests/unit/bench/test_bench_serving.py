@@ -27,13 +27,13 @@ def answer(due_s: float, latency_s: float, error: str | None = None, late_s: flo
 
 
 def steady(rate_per_s: float, latency_s: float = 0.1, growth: float = 0.0, seconds: float = 10.0) -> list[Answer]:
-    """A load whose latency grows by ``growth`` seconds a second."""
+    """A load whose latency grows by ``growth`` seconds per second."""
     times = [number / rate_per_s for number in range(round(rate_per_s * seconds))]
     return [answer(at_s, latency_s + growth * at_s) for at_s in times]
 
 
 def asked(reply: httpx.Response | Exception) -> Mapping[str, Any]:
-    """What `Server.ask` makes of ``reply``."""
+    """Return the answer of `Server.ask` for the HTTP response ``reply``."""
 
     def handle(request: httpx.Request) -> httpx.Response:
         assert orjson.loads(request.content)["input"] == "hay"
@@ -53,7 +53,7 @@ def prediction(status: str, **more: Any) -> dict[str, Any]:
     return {"id": "1", "model": "minilm", "status": status, **more}
 
 
-def test_an_answer_brings_the_metrics_of_its_prediction() -> None:
+def test_an_answer_has_the_metrics_of_its_prediction() -> None:
     assert asked(httpx.Response(200, json=prediction("succeeded", output={}, metrics=METRICS))) == METRICS
 
 
@@ -70,7 +70,7 @@ def test_an_answer_brings_the_metrics_of_its_prediction() -> None:
         (httpx.ConnectError("refused"), "server_unreachable"),
     ],
 )
-def test_what_is_refused_is_not_sent_again_and_carries_its_code(reply: httpx.Response | Exception, code: str) -> None:
+def test_a_refused_request_is_not_retried_and_keeps_its_code(reply: httpx.Response | Exception, code: str) -> None:
     with pytest.raises(ClientError) as raised:
         asked(reply)
     assert raised.value.code == code
@@ -86,7 +86,7 @@ def output(tokens: int, index: int = 0) -> StreamEvent:
     return StreamEvent("output", {"index": index, "text": "w", "tokens": tokens})
 
 
-def test_a_reader_times_the_first_token_and_those_behind_it() -> None:
+def test_a_reader_times_the_first_and_the_later_tokens() -> None:
     reader = Reader(sent_s=10.0)
     for at_s, event in [
         (10.1, StreamEvent("start", {"id": "1", "attempt": 1})),
@@ -103,7 +103,7 @@ def test_a_reader_times_the_first_token_and_those_behind_it() -> None:
     assert metrics["completion_tokens"] == 7
 
 
-def test_a_reader_counts_from_the_new_first_token_where_another_worker_began_anew() -> None:
+def test_a_reader_starts_again_after_a_restart() -> None:
     reader = Reader(sent_s=0.0)
     for at_s, event in [
         (1.0, output(1)),
@@ -116,7 +116,7 @@ def test_a_reader_counts_from_the_new_first_token_where_another_worker_began_ane
     assert (reader.metrics()["ttft_ms"], reader.metrics()["itl_ms"]) == (3000, 500)
 
 
-def test_a_stream_that_ends_too_soon_or_in_an_error_is_a_failure() -> None:
+def test_an_incomplete_or_failed_stream_is_a_failure() -> None:
     reader = Reader(sent_s=0.0)
     with pytest.raises(ClientError, match="ended before"):
         reader.metrics()
@@ -135,7 +135,7 @@ def followed(reply: httpx.Response) -> Mapping[str, Any]:
     return asyncio.run(run())
 
 
-def test_a_streamed_answer_is_read_to_its_end_and_a_refused_one_carries_its_code() -> None:
+def test_a_stream_is_read_to_its_end_and_a_refused_one_has_its_code() -> None:
     body = b"event: completed\ndata: " + orjson.dumps(GENERATED) + b"\n\n"
     assert followed(httpx.Response(200, content=body))["completion_tokens"] == 7
     with pytest.raises(ClientError) as raised:
@@ -144,7 +144,7 @@ def test_a_streamed_answer_is_read_to_its_end_and_a_refused_one_carries_its_code
 
 
 class FakeServer:
-    """Answers every request once the event loop has had a turn; notes how many it held at once."""
+    """Answers each request after one turn of the event loop, and records the largest number in flight."""
 
     def __init__(self) -> None:
         self.holds = self.most = 0
@@ -159,26 +159,26 @@ class FakeServer:
         return METRICS
 
 
-def test_users_never_have_more_requests_than_there_are_users_and_send_every_one_once() -> None:
+def test_a_closed_loop_sends_each_request_once_and_has_at_most_one_per_user_in_flight() -> None:
     server = FakeServer()
     answers = asyncio.run(by_users(server.ask, [Item("hay")] * 20, users=3))
     assert (len(answers), server.most) == (20, 3)
 
 
-def test_requests_at_their_times_do_not_wait_for_answers_and_count_from_when_they_were_due() -> None:
+def test_an_open_loop_does_not_wait_for_answers_and_measures_from_due_times() -> None:
     server = FakeServer()
     items = [Item("hay"), Item("bad"), Item("hay")]
     answers = asyncio.run(at_times(server.ask, items, [0.0, 0.0, 0.0]))
-    assert [one.error for one in answers] == [None, "invalid_input: not this one", None]
-    assert all(one.due_s == 0.0 <= one.sent_s <= one.ended_s for one in answers)
+    assert [answered.error for answered in answers] == [None, "invalid_input: not this one", None]
+    assert all(answered.due_s == 0.0 <= answered.sent_s <= answered.ended_s for answered in answers)
     assert answers[0].latency_s == answers[0].ended_s
 
 
-def test_a_report_counts_failures_by_code_and_goodput_against_all() -> None:
+def test_a_report_counts_failures_by_code_and_goodput_over_all_requests() -> None:
     answers = [answer(0, 0.1), answer(1, 0.3), answer(2, 2.0), answer(3, 0.1, "queue_full: full")]
     report = summarise(answers, slo_s=0.5)
     assert (report["succeeded"], report["failed"], report["failures"]) == (3, 1, {"queue_full": 1})
-    assert report["seconds"] == pytest.approx(4.0)  # from 0 to the answer of 2 + 2
+    assert report["seconds"] == pytest.approx(4.0)  # from 0 to the answer at 2 + 2 s
     assert report["requests_per_s"] == pytest.approx(3 / 4)
     assert report["tokens_per_s"] == pytest.approx(3 * 20 / 4)
     assert (report["goodput_per_s"], report["within_slo"]) == (pytest.approx(2 / 4), pytest.approx(2 / 4))
@@ -186,7 +186,7 @@ def test_a_report_counts_failures_by_code_and_goodput_against_all() -> None:
     assert failure_notes(report) == ["1 failed with queue_full", "the first: queue_full: full"]
 
 
-def test_generated_text_is_good_by_its_first_token_and_by_how_far_apart_the_others_are() -> None:
+def test_goodput_of_generation_depends_on_ttft_and_itl() -> None:
     def generated(late_s: float, ttft_ms: float, itl_ms: float) -> Answer:
         metrics = {"ttft_ms": ttft_ms, "itl_ms": itl_ms, "completion_tokens": 10}
         return Answer(0.0, late_s, 5.0, None, metrics)
@@ -199,12 +199,12 @@ def test_generated_text_is_good_by_its_first_token_and_by_how_far_apart_the_othe
     assert [row[0] for row in tables(report)[1]] == ["ms", "latency", "TTFT", "ITL", "sent late"]
 
 
-def test_a_load_that_was_late_itself_says_so() -> None:
+def test_a_report_states_that_the_load_was_sent_late() -> None:
     report = summarise([answer(0, 0.5, late_s=0.2), answer(1, 0.5, late_s=0.4)])
     assert report["sent_late_ms"]["mean"] == pytest.approx(300)
 
 
-def test_a_load_of_which_all_failed_still_has_a_report() -> None:
+def test_a_load_without_successes_has_a_report() -> None:
     answers = [answer(at_s, 0.1, "no_worker: none") for at_s in range(4)]
     counts, times = tables(summarise(answers))
     assert counts[1][:3] == ["4", "4", "0"]
@@ -212,29 +212,29 @@ def test_a_load_of_which_all_failed_still_has_a_report() -> None:
     assert panels(answers)[1].lines["answered"] == ([], [])
 
 
-def test_the_plot_of_a_load_counts_what_was_due_and_what_was_answered() -> None:
+def test_the_plot_counts_due_and_answered_requests() -> None:
     so_far = panels([answer(0, 5.0), answer(1, 1.0), answer(2, 1.0, "queue_full: full")])[1].lines
     assert so_far == {"due": ([0, 1, 2], [1, 2, 3]), "answered": ([2.0, 5.0], [1, 2])}
 
 
 @given(st.floats(0.05, 0.9), st.floats(0.0, 1.0))
-def test_latency_that_grows_by_a_share_of_each_second_is_that_share_not_done(growth: float, latency_s: float) -> None:
-    # A queue that gets 20 a second and serves 20 * (1 - growth) makes each second's requests wait growth s longer.
+def test_the_growth_of_the_latency_is_the_unserved_share_of_the_load(growth: float, latency_s: float) -> None:
+    # With 20 requests per second and a capacity of 20 * (1 - growth), the latency grows by growth s per second.
     assert share_kept_up(steady(20, latency_s, growth)) == pytest.approx(1 - growth)
 
 
-def test_a_server_keeps_up_whatever_its_latency_and_not_where_it_refuses() -> None:
+def test_a_server_keeps_up_at_any_constant_latency_unless_it_refuses() -> None:
     assert share_kept_up(steady(20, latency_s=5.0)) == pytest.approx(1.0)
-    refusing = [answer(one.due_s, 0.1, "queue_full: full" if number % 4 == 0 else None)
-                for number, one in enumerate(steady(20))]  # fmt: skip
+    refusing = [answer(request.due_s, 0.1, "queue_full: full" if number % 4 == 0 else None)
+                for number, request in enumerate(steady(20))]  # fmt: skip
     assert share_kept_up(refusing) == pytest.approx(0.75)
 
 
-def test_a_few_requests_say_nothing_of_whether_a_server_keeps_up() -> None:
+def test_too_few_requests_do_not_show_whether_a_server_keeps_up() -> None:
     assert share_kept_up(steady(1)) == 0.0
 
 
-def test_the_knee_is_the_last_rate_before_the_first_that_is_not_kept_up() -> None:
+def test_the_knee_is_the_last_rate_at_which_the_server_keeps_up() -> None:
     answers = {10.0: steady(10), 40.0: steady(40, growth=0.5), 20.0: steady(20), 80.0: steady(80)}
     report = summarise_sweep(answers, slo_s=None)
     assert report["knee_per_s"] == 20
@@ -250,12 +250,12 @@ def test_an_slo_moves_the_knee_and_may_leave_none() -> None:
     assert summarise_sweep(answers, slo_s=0.05)["knee_per_s"] is None
 
 
-def test_the_rates_of_a_sweep_go_past_the_capacity() -> None:
+def test_the_rates_of_a_sweep_exceed_the_capacity() -> None:
     rates = asyncio.run(find_rates(FakeServer().ask, [Item("hay")], users=2, seconds=0.01))
     assert len(rates) == len(SHARES)
     assert rates[-1] == pytest.approx(1.25 * rates[SHARES.index(1.0)], rel=0.01)
 
 
-def test_a_capacity_of_nothing_ends_the_sweep_with_what_went_wrong() -> None:
+def test_a_sweep_ends_with_the_first_error_if_no_request_succeeds() -> None:
     with pytest.raises(ValueError, match="no request succeeded; the first failed with invalid_input"):
         asyncio.run(find_rates(FakeServer().ask, [Item("bad")], users=2, seconds=0.01))

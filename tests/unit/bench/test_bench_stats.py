@@ -30,7 +30,7 @@ def test_a_percentile_is_interpolated_between_its_neighbours(share: float, expec
 
 
 @given(numbers)
-def test_the_half_is_the_median(values: list[float]) -> None:
+def test_the_percentile_of_one_half_is_the_median(values: list[float]) -> None:
     assert percentile(values, 0.5) == pytest.approx(median(values))
 
 
@@ -46,17 +46,17 @@ def test_a_share_outside_0_to_1_is_refused(share: float) -> None:
 
 
 def test_a_slow_round_of_the_machine_does_not_change_the_ratio() -> None:
-    # 2, 2 and 2: in the second round everything ran at half the speed.
+    # 2, 2 and 2: the machine ran at half its speed in the second round.
     assert median_ratio([200.0, 100.0, 220.0], [100.0, 50.0, 110.0]) == 2.0
 
 
-def test_rounds_that_were_not_measured_in_pairs_are_refused() -> None:
+def test_unpaired_rounds_are_refused() -> None:
     with pytest.raises(ValueError, match="shorter"):
         median_ratio([1.0, 2.0], [1.0])
 
 
-def test_whole_bursts_are_counted_in_the_time_that_they_took() -> None:
-    # Bursts of 2 texts end at 1, 2, 3 ... s; the window 1.5 to 4.5 s holds those of 2, 3 and 4 s, since the one of 1 s.
+def test_whole_bursts_are_divided_by_their_own_time() -> None:
+    # Bursts of 2 texts end at 1, 2, 3 ... s; the interval 1.5 to 4.5 s has those of 2, 3 and 4 s, which began at 1 s.
     ended = [(float(second), tokens) for second in range(1, 7) for tokens in (10, 30)]
     rates = rates_within(ended, 1.5, 4.5)
     assert rates.texts_per_s == pytest.approx(6 / 3)
@@ -64,15 +64,15 @@ def test_whole_bursts_are_counted_in_the_time_that_they_took() -> None:
 
 
 @given(st.floats(1.1, 3.0), st.floats(5.0, 9.0))
-def test_the_edges_of_the_window_do_not_matter_where_bursts_are_even(begin_s: float, end_s: float) -> None:
+def test_the_edges_of_the_interval_do_not_matter_for_equal_bursts(begin_s: float, end_s: float) -> None:
     ended = [(float(second), 5) for second in range(1, 11) for _ in range(4)]
     assert rates_within(ended, begin_s, end_s).texts_per_s == pytest.approx(4.0)
 
 
-def test_a_window_before_which_nothing_ended_counts_from_its_begin() -> None:
+def test_an_interval_without_an_earlier_burst_counts_from_its_beginning() -> None:
     assert rates_within([(3.0, 1), (4.0, 1)], 2.0, 5.0).texts_per_s == pytest.approx(2 / 2)
 
 
-def test_an_empty_window_is_refused() -> None:
+def test_an_empty_interval_is_refused() -> None:
     with pytest.raises(ValueError, match="measure for longer"):
         rates_within([(1.0, 1)], 2.0, 3.0)
