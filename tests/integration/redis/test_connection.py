@@ -1,4 +1,4 @@
-"""What every connection to Redis does: notices silence, waits for its turn, and repeats nothing."""
+"""Connections to Redis: keepalive, reconnects, waits for a free connection, and no retries of sent commands."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from windrow.scheduler.connection.connect import connect, keepalive_options
 
 pytestmark = pytest.mark.integration
 
-#: To what Redis answers before the first command; anything else is counted, and the connection closed.
+#: Answers to the commands of a new connection; any other command is recorded, and its connection closed.
 ANSWERS = {b"HELLO": b"%1\r\n+proto\r\n:3\r\n", b"CLIENT": b"-ERR unknown subcommand\r\n", b"PING": b"+PONG\r\n"}
 
 
-class Deaf:
-    """A server that takes each command in and is gone before it answers."""
+class DroppingServer:
+    """A server that receives each command and disconnects without an answer."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
-        self.taken: list[bytes] = []
+        self.received: list[bytes] = []
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self) -> None:
@@ -37,7 +37,7 @@ class Deaf:
                 while data := peer.recv(65_536):
                     answer = next((text for name, text in ANSWERS.items() if name in data), None)
                     if answer is None:
-                        self.taken.append(data)
+                        self.received.append(data)
                         break
                     peer.sendall(answer * data.count(b"*"))
 
@@ -46,24 +46,24 @@ class Deaf:
 
 
 @pytest.fixture
-def deaf() -> Iterator[Deaf]:
-    server = Deaf()
-    yield server
-    server.close()
+def server() -> Iterator[DroppingServer]:
+    started = DroppingServer()
+    yield started
+    started.close()
 
 
-def test_a_command_that_was_sent_and_not_answered_is_not_sent_again(deaf: Deaf) -> None:
-    with connect(deaf.url) as redis, pytest.raises(ConnectionError):
+def test_a_sent_command_without_an_answer_is_not_retried(server: DroppingServer) -> None:
+    with connect(server.url) as redis, pytest.raises(ConnectionError):
         redis.execute_command("SUBMIT", "a")
-    assert len(deaf.taken) == 1
-    with connect(deaf.url) as redis, redis.pipeline(transaction=False) as pipe:
+    assert len(server.received) == 1
+    with connect(server.url) as redis, redis.pipeline(transaction=False) as pipe:
         pipe.incr("a")
         with pytest.raises(ConnectionError):
             pipe.execute()
-    assert len(deaf.taken) == 2
+    assert len(server.received) == 2
 
 
-def test_a_silent_peer_is_noticed_well_within_a_minute(redis_server: str) -> None:
+def test_keepalive_detects_a_silent_peer_within_30_seconds(redis_server: str) -> None:
     with connect(redis_server) as redis:
         connection = redis.connection_pool.get_connection()
         sock = connection._sock
@@ -80,7 +80,7 @@ def test_a_silent_peer_is_noticed_well_within_a_minute(redis_server: str) -> Non
         assert idle + every * probes <= 30
 
 
-def test_a_redis_that_came_back_is_used_at_once() -> None:
+def test_a_restarted_redis_is_used_at_once() -> None:
     with RedisServer() as server, connect(server.url) as redis:
         assert redis.ping()
         server.kill()
@@ -89,11 +89,11 @@ def test_a_redis_that_came_back_is_used_at_once() -> None:
         server.start()
         assert redis.ping()
         server.kill()
-        server.start()  # the pooled connection is dead, and nobody saw it die
+        server.start()  # the pooled connection is dead without an error so far
         assert redis.ping()
 
 
-def test_a_caller_waits_for_a_connection_where_a_wait_is_given(redis_server: str) -> None:
+def test_a_caller_with_wait_s_waits_for_a_free_connection(redis_server: str) -> None:
     with connect(redis_server, max_connections=1, wait_s=30.0) as redis:
         taken = redis.connection_pool.get_connection()
         answers: list[bool] = []
@@ -105,7 +105,7 @@ def test_a_caller_waits_for_a_connection_where_a_wait_is_given(redis_server: str
         assert answers == [True]
 
 
-def test_a_wait_for_a_connection_ends(redis_server: str) -> None:
+def test_a_wait_for_a_free_connection_times_out(redis_server: str) -> None:
     with connect(redis_server, max_connections=1, wait_s=0.05) as redis:
         taken = redis.connection_pool.get_connection()
         with pytest.raises(ConnectionError, match="No connection available"):

@@ -1,4 +1,4 @@
-"""Least privilege in Redis: what each role may, what none may, and that the whole stack needs no more."""
+"""Redis ACLs: the commands that each role may call and those that none may, and the stack with these users."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 API, WORKER, HOUSEKEEPING = ROLES
 CELERYS = (WORKER, HOUSEKEEPING)
 QUEUE, RESULT, OTHER = "windrow:m:jobs", "celery-task-meta-a", "other"
-#: A command and who may call it; each is really tried.
+#: A command and the roles that may call it.
 MATRIX: list[tuple[str, tuple[str, ...]]] = [
     ("PING", ROLES),
     ("INFO server", ROLES),
@@ -46,10 +46,10 @@ MATRIX: list[tuple[str, tuple[str, ...]]] = [
     ("PUBLISH windrow:m:finished a", ROLES),
     (f"PUBLISH {RESULT} a", ROLES),
     ("XRANGE windrow:events:a - +", (API,)),
-    # What takes work away from the queue is for workers alone.
+    # Only workers may take requests from the queue.
     ("ZREMRANGEBYRANK windrow:m:ready 0 0", (WORKER,)),
     ("BLPOP windrow:m:wake 1", (WORKER,)),
-    # What Celery needs, the API does not.
+    # Commands of Celery, which the API does not need.
     ("LPUSH windrow message", CELERYS),
     ("BRPOP windrow 1", CELERYS),
     ("LPUSH windrow.housekeeping message", CELERYS),
@@ -61,7 +61,7 @@ MATRIX: list[tuple[str, tuple[str, ...]]] = [
     ("LPUSH a.reply.celery.pidbox a", CELERYS),
     ("PUBLISH /0.celery.pidbox a", CELERYS),
     ("PUBLISH /0.celeryev/worker.heartbeat a", CELERYS),
-    # Keys and channels of others.
+    # Keys and channels of other applications.
     (f"GET {OTHER}", ()),
     (f"SET {OTHER} 1", ()),
     (f"DEL {OTHER}", ()),
@@ -71,7 +71,7 @@ MATRIX: list[tuple[str, tuple[str, ...]]] = [
     ("SUBSCRIBE other", ()),
     ("PSUBSCRIBE *", ()),
     ("PUBLISH __sentinel__:hello a", ()),
-    # What shows or destroys what others have, or changes the server.
+    # Commands that show or destroy other data, or change the server.
     ("FLUSHALL", ()),
     ("FLUSHDB", ()),
     ("KEYS *", ()),
@@ -122,8 +122,8 @@ def as_role(server: RedisServer, role: str) -> Iterator[Redis]:
         yield redis
 
 
-def may(redis: Redis, *words: Any) -> bool:
-    """Whether Redis lets this user call that; what else it says of the call does not matter."""
+def is_permitted(redis: Redis, *words: Any) -> bool:
+    """Whether Redis permits the command to this user; other errors do not count."""
     try:
         with redis.pubsub() if "SUBSCRIBE" in words[0] else redis.client() as connection:
             answer = connection.execute_command(*words)
@@ -137,16 +137,16 @@ def may(redis: Redis, *words: Any) -> bool:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_each_role_may_what_it_needs_and_nothing_else(server: RedisServer, role: str) -> None:
+def test_each_role_may_call_only_the_commands_that_it_needs(server: RedisServer, role: str) -> None:
     with as_role(server, role) as redis:
-        wrong = [command for command, roles in MATRIX if may(redis, *command.split()) != (role in roles)]
+        wrong = [command for command, roles in MATRIX if is_permitted(redis, *command.split()) != (role in roles)]
     assert wrong == []
     with server.client() as admin:
         assert admin.ping()
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_a_script_may_no_more_than_its_caller(server: RedisServer, role: str) -> None:
+def test_a_script_has_the_permissions_of_its_caller(server: RedisServer, role: str) -> None:
     with server.client() as admin:
         admin.set(OTHER, "kept")
     with as_role(server, role) as redis:
@@ -158,7 +158,7 @@ def test_a_script_may_no_more_than_its_caller(server: RedisServer, role: str) ->
         assert admin.get(OTHER) == b"kept"
 
 
-def test_the_api_can_submit_and_look_up_and_cannot_claim(server: RedisServer) -> None:
+def test_the_api_may_submit_and_look_up_but_not_claim(server: RedisServer) -> None:
     with as_role(server, API) as redis:
         queue = RedisQueue(redis, "m")
         submit(queue, "a", "b")
@@ -170,26 +170,26 @@ def test_the_api_can_submit_and_look_up_and_cannot_claim(server: RedisServer) ->
         assert queue.depth().waiting == 1
 
 
-def test_no_role_has_a_command_that_redis_calls_dangerous_except_info(server: RedisServer) -> None:
+def test_no_role_has_a_dangerous_command_except_info(server: RedisServer) -> None:
     with server.client() as admin:
         dangerous = {str(name) for name in admin.acl_cat("dangerous") + admin.acl_cat("admin")}
     assert {role: words & dangerous for role, words in allowed_commands().items()} == {role: {"info"} for role in ROLES}
 
 
-def test_redis_does_not_start_before_the_hashes_are_filled_in() -> None:
+def test_redis_does_not_start_without_the_password_hashes() -> None:
     with pytest.raises(RuntimeError, match="password hash must be exactly 64 characters"):
         RedisServer("--include", str(SHIPPED)).start()
 
 
 @pytest.mark.parametrize("login", ["", f":{PASSWORD}@"])
-def test_who_brings_no_name_may_nothing(server: RedisServer, login: str) -> None:
+def test_a_client_without_a_user_name_is_refused(server: RedisServer, login: str) -> None:
     with connect(f"redis://{login}127.0.0.1:{server.port}/0") as redis, pytest.raises(AuthenticationError):
         redis.ping()
 
 
 @contextmanager
 def housekeeping(url: str, folder: Path) -> Iterator[Path]:
-    """A housekeeping process as the Procfile starts it; yields its log."""
+    """Run a housekeeping process like the Procfile, and yield its log."""
     log = folder / "housekeeping.log"
     command = [
         sys.executable, "-m", "celery", "-A", "worker", "worker", "-B", "-Q", "windrow.housekeeping",
@@ -230,7 +230,7 @@ def test_the_whole_stack_works_with_these_users(tmp_path: Path, monkeypatch: pyt
         until("the janitor has run", lambda: "windrow.janitor" in log.read_text() and "succeeded" in log.read_text())
         with server.client() as admin:
             denied = {(entry["username"], entry["reason"], entry["object"]) for entry in admin.acl_log()}
-        # Celery's connections introduce themselves; that they may not costs nothing.
+        # Celery's connections call CLIENT SETINFO; its refusal has no effect.
         assert {entry for entry in denied if not entry[2].startswith("client")} == set()
         for text in (worker.log, log.read_text(), api_log):
             assert PASSWORD not in text
@@ -238,16 +238,16 @@ def test_the_whole_stack_works_with_these_users(tmp_path: Path, monkeypatch: pyt
 
 
 def use_the_api(client: httpx.Client) -> None:
-    """Every kind of call once."""
-    one = {"model": "minilm", "input": "a text"}
-    waited = client.post("/v1/predictions", json=one, headers={"Prefer": "wait=30"})
+    """Send every kind of request once."""
+    body = {"model": "minilm", "input": "a text"}
+    waited = client.post("/v1/predictions", json=body, headers={"Prefer": "wait=30"})
     assert waited.json().get("output") == {"name": "a text"}, waited.text
     batch = client.post("/v1/predictions:batch", json={"model": "minilm", "inputs": ["a", "b"]})
     assert batch.status_code == 202
     id = batch.json()["predictions"][0]["id"]
     assert client.get(f"/v1/predictions/{id}?wait=30").json()["status"] == "succeeded"
     for _ in range(2):
-        assert client.post("/v1/predictions", json=one, headers={"Idempotency-Key": "k"}).status_code == 202
+        assert client.post("/v1/predictions", json=body, headers={"Idempotency-Key": "k"}).status_code == 202
     assert client.post(f"/v1/predictions/{id}/cancel").status_code == 200
     assert "event: completed" in client.get(f"/v1/predictions/{id}/events").text
     assert client.get("/v1/predictions/unknown").status_code == 404

@@ -1,4 +1,4 @@
-"""Redis filled to its limit through the API: nothing new is taken, and everything that was taken ends."""
+"""A full Redis: the API refuses new requests, and every accepted request finishes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from windrow.worker.celery.broker import celery_connection
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
-ROOM_BYTES = 4 << 20
+FREE_BYTES = 4 << 20
 TEXT = "x " * 10_000
 CONFIG = """
 [models.minilm]
@@ -35,17 +35,17 @@ def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
 
 
 def fill(client: ApiClient) -> list[str]:
-    """Submit until it is refused; the ids of what was accepted."""
+    """Submit until the API refuses; return the ids of the accepted requests."""
     ids: list[str] = []
     batch = {"model": "minilm", "inputs": [TEXT] * 10, "parameters": {"truncate": True}}
     while (response := client.post("/v1/predictions:batch", json=batch)).status_code == 202:
-        ids += [one["id"] for one in response.json["predictions"]]
+        ids += [prediction["id"] for prediction in response.json["predictions"]]
     assert_problem(response, 503, "redis_unavailable")
     assert int(response.headers["Retry-After"]) >= 1
     return ids
 
 
-def test_what_was_accepted_before_redis_was_full_is_answered(
+def test_requests_accepted_before_redis_was_full_are_answered(
     server: RedisServer, new_client: NewClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STUB_JOURNAL", str(tmp_path / "journal"))
@@ -59,14 +59,14 @@ def test_what_was_accepted_before_redis_was_full_is_answered(
         app.conf.update(celery_connection(server.url))
         client = new_client(server.url)
         first = client.predict("one more", headers={"Prefer": "wait=20"}).json["id"]
-        redis.config_set("maxmemory", redis.info("memory")["used_memory"] + ROOM_BYTES)
+        redis.config_set("maxmemory", redis.info("memory")["used_memory"] + FREE_BYTES)
         ids = fill(client)
         assert len(ids) > 20
 
         def found(id: str) -> Any:
             return client.get(f"/v1/predictions/{id}").json
 
-        until("everything accepted has succeeded", lambda: all(found(id)["status"] == "succeeded" for id in ids))
+        until("all accepted requests have succeeded", lambda: all(found(id)["status"] == "succeeded" for id in ids))
         assert {len(found(id)["output"]["name"]) for id in ids} == {len(TEXT)}
         assert found(first)["status"] == "succeeded"
         assert client.get("/v1/predictions/unknown").status_code == 404

