@@ -29,8 +29,8 @@ from typing import Any
 from redis import Redis
 
 from benchmarks.processes import cpu_s
+from benchmarks.stats import median, percentile
 from windrow.bench.programs import own_redis, running, wait_until
-from windrow.bench.stats import median, percentile
 from windrow.scheduler.core.heartbeats import Heartbeat
 from windrow.scheduler.core.outcomes import Done
 from windrow.scheduler.queue import RedisQueue
