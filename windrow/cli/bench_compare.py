@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from windrow.cli.lab_options import Report, local_model, refuse, strategies
-from windrow.cli.load_options import Dataset, JsonFile, check_folder, problems_reported, publish, read_numbers
+from windrow.cli.load_options import Dataset, JsonFile, problems_reported, publish, read_numbers
 from windrow.cli.output import log
 
 if TYPE_CHECKING:
@@ -65,8 +65,9 @@ def compare(
         from windrow.bench.compare.report import notes, one_line, panels, summarise, tables
         from windrow.bench.compare.run import Plan, make_contenders, run_compare
         from windrow.bench.dataset import load_items, with_lengths
+        from windrow.lab.report.page import check_report
 
-        check_folder(report)
+        check_report(report)
         sizes = [round(size) for size in read_numbers(batch_size, "--batch-size", whole=True, most=1000)]
         items = load_items(dataset, requests, seed)
         if engine == FIXED:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from windrow.cli.lab_options import Pattern, Report, check_pattern, seconds
-from windrow.cli.load_options import Dataset, JsonFile, check_folder, publish, read_numbers
+from windrow.cli.load_options import Dataset, JsonFile, publish, read_numbers
 from windrow.cli.output import errors_reported, log
 from windrow.cli.requests import NO_URL, Url, connect
 
@@ -53,8 +53,9 @@ def serve(
     """Load a running server at a rate or with concurrent users; the API key is read from WINDROW_API_KEY."""
     with errors_reported(as_json=False, extra="lab"):
         from windrow.bench.serve.report import failure_notes, panels, summarise, tables
+        from windrow.lab.report.page import check_report
 
-        check_folder(report)
+        check_report(report)
         limits_s = _limits_s(slo, slo_itl)
         if (rate is None) == (concurrency is None):
             raise ValueError("takes one of --rate and --concurrency")
@@ -93,8 +94,9 @@ def sweep(
     """Load a running server at rising rates, and find the highest rate that it sustains."""
     with errors_reported(as_json=False, extra="lab"):
         from windrow.bench.serve.sweep import summarise_sweep, sweep_panels, sweep_rows
+        from windrow.lab.report.page import check_report
 
-        check_folder(report)
+        check_report(report)
         limits_s = _limits_s(slo, slo_itl)
         tried = None if rates is None else read_numbers(rates, "--rates")
         check_pattern(pattern)

@@ -212,8 +212,7 @@ def many_objects(report: Path | None) -> Iterator[None]:
     """Check that ``report`` can be written, then pause the garbage collector: millions of objects have no cycles."""
     from windrow.lab.report.page import check_report
 
-    if report is not None:
-        check_report(report)
+    check_report(report)
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -44,14 +44,6 @@ def read_numbers(text: str, name: str, *, whole: bool = False, most: float = mat
     return values
 
 
-def check_folder(folder: Path | None) -> None:
-    """Raise `ValueError` if a report is requested and cannot be written, before anything is measured."""
-    from windrow.lab.report.page import check_report
-
-    if folder is not None:
-        check_report(folder)
-
-
 def _check_json(file: Path | None) -> Path | None:
     if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
         raise typer.BadParameter(f"{file}: takes a file in an existing folder")
@@ -82,18 +74,10 @@ def publish(
     panels: Callable[[], Sequence[Panel]],
 ) -> None:
     """Print the tables; write ``report`` to ``json_file``, and a page and a picture to ``folder``, if given."""
-    from rich.console import Console
-
-    from windrow.lab.report.tables import show
+    from windrow.lab.report.tables import show_report
 
     write_json(json_file, report)
-    console = Console()
-    for name, value in about.items():
-        console.print(f"{name}: {value}", markup=False, highlight=False)
-    for number, rows in enumerate(tables):
-        show(console, "" if number else title, rows)
-    for note in notes:
-        console.print(note, markup=False, highlight=False)
+    show_report(about, [("" if number else title, rows) for number, rows in enumerate(tables)], notes)
     if folder is not None:
         from windrow.lab.report.page import write_report
 

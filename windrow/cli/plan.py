@@ -54,7 +54,9 @@ def plan(
     Exits with 1 and the best reachable latency if no allowed number of devices meets the SLO.
     """
     with errors_reported(as_json, "lab"), options.many_objects(report):
-        from windrow.lab.plan.plans import Asked, search
+        from windrow.lab.plan.plans import Asked, panels, rows, search
+        from windrow.lab.plan.plans import as_json as plan_json
+        from windrow.lab.report.tables import show_report
 
         _refuse_idle(context)
         slos = _read_slos({"p99": p99, "p95": p95, "p50": p50}, ttft_p99, itl_p99)
@@ -63,9 +65,11 @@ def plan(
         asked = Asked(slos, names, devices, most_devices, max_batch_tokens, cache_tokens)
         found = search(traffic, asked, cost, log)
         about = {"workload": traffic.describe(), "slo": _describe(found.slos)}
-        print_json({**about, **_as_json(found)}) if as_json else _show(found, about)
+        if as_json:
+            print_json({**about, **plan_json(found)})
+        else:
+            show_report(about, [(f"Plan, chosen from {len(found.tried)} simulated", rows(found))])
         if report is not None and found.best is not None:
-            from windrow.lab.plan.plans import panels, rows
             from windrow.lab.report.page import write_report
 
             log(*write_report(report, "Plan", about, [rows(found)], panels(found, devices is not None)))
@@ -131,22 +135,3 @@ def _settings(policy: Any) -> str:
     from windrow.lab.plan.plans import settings_of
 
     return ", ".join(f"{name} = {value}" for name, value in settings_of(policy).items())
-
-
-def _as_json(found: Plan[Any]) -> dict[str, Any]:
-    from windrow.lab.plan.plans import as_json
-
-    return as_json(found)
-
-
-def _show(found: Plan[Any], about: dict[str, str]) -> None:
-    from rich.console import Console
-
-    from windrow.lab.plan.plans import rows
-    from windrow.lab.report.tables import show
-
-    console = Console()
-    for name, value in about.items():
-        console.print(f"{name}: {value}", markup=False, highlight=False)
-    if found.best is not None:
-        show(console, f"Plan, chosen from {len(found.tried)} simulated", rows(found))

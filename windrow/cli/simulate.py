@@ -73,6 +73,7 @@ def simulate(
     with errors_reported(as_json, "lab"), options.many_objects(report):
         from windrow.lab.costs.cost import read_cost
         from windrow.lab.measure.figures import summarise
+        from windrow.lab.report.tables import answer_rows, flow_rows, run_rows, show_report, work_rows
 
         _refuse_idle(context)
         if against is not None:
@@ -91,14 +92,18 @@ def simulate(
             log(f"{name}: {len(workload):,} requests in {time.perf_counter() - began_s:.1f} s")
         runs = {name: summarise(outcome, slo_s, slo_itl_s) for name, outcome in outcomes.items()}
         about = {"workload": f"{len(workload):,} requests, {traffic.describe()}"} | _describe(context.params, costs)
-        show_runs("Simulation", about, runs, as_json)
+        tables = {
+            "Simulation": run_rows(runs),
+            "Results; TTFT: time to first token, ITL: inter-token latency, in ms": answer_rows(runs),
+            "Devices; again: requests requeued from dead workers": work_rows(runs),
+            "By tenant and priority": flow_rows(runs),
+        }
+        print_json({**about, "runs": runs}) if as_json else show_report(about, tables.items())
         if report is not None:
             from windrow.lab.report.charts import run_panels
             from windrow.lab.report.page import write_report
-            from windrow.lab.report.tables import answer_rows, flow_rows, run_rows, work_rows
 
-            tables = [rows(runs) for rows in (run_rows, answer_rows, work_rows, flow_rows)]
-            log(*write_report(report, "Simulation", about, tables, run_panels(outcomes)))
+            log(*write_report(report, "Simulation", about, list(tables.values()), run_panels(outcomes)))
 
 
 def _make_runners(given: Mapping[str, Any], workload: Workload, costs: CostModel) -> dict[str, Callable[[], Outcome]]:
@@ -179,39 +184,21 @@ def _check_trace(context: typer.Context, traffic: Traffic) -> None:
 
 def _compare_with_run(run: Path, cost: Path, report: Path | None, as_json: bool) -> None:
     """Simulate the arrivals, lengths and settings of a recorded run, and compare the results with the run."""
-    from rich.console import Console
-
     from windrow.lab.costs.cost import read_cost
     from windrow.lab.report.overlay import compare, distributions, overlay_rows, simulate_again
-    from windrow.lab.report.tables import show
+    from windrow.lab.report.tables import show_report
 
     recording, outcomes = simulate_again(run, read_cost(cost), cost)
     compared = compare(recording, outcomes)
+    rows = overlay_rows(compared)
     if as_json:
         print_json({"run": str(run), "compared": compared})
     else:
-        show(Console(), f"{run.name}: {len(recording.requests):,} requests", overlay_rows(compared))
+        show_report({}, [(f"{run.name}: {len(recording.requests):,} requests", rows)])
     if report is not None:
         from windrow.lab.report.charts import distribution_panel
         from windrow.lab.report.page import write_report
 
         about = {"run": run.name, "strategy": recording.about["strategy"], "requests": f"{len(recording.requests):,}"}
         panel = distribution_panel(distributions(recording, outcomes))
-        log(*write_report(report, "Measured and simulated", about, [overlay_rows(compared)], [panel]))
-
-
-def show_runs(title: str, about: Mapping[str, str], runs: Mapping[str, Any], as_json: bool) -> None:
-    """Print reports by name, as JSON or as tables."""
-    if as_json:
-        return print_json({**about, "runs": runs})
-    from rich.console import Console
-
-    from windrow.lab.report.tables import answer_rows, flow_rows, run_rows, show, work_rows
-
-    console = Console()
-    for name, value in about.items():
-        console.print(f"{name}: {value}", markup=False, highlight=False)
-    show(console, title, run_rows(runs))
-    show(console, "Results; TTFT: time to first token, ITL: inter-token latency, in ms", answer_rows(runs))
-    show(console, "Devices; again: requests requeued from dead workers", work_rows(runs))
-    show(console, "By tenant and priority", flow_rows(runs))
+        log(*write_report(report, "Measured and simulated", about, [rows], [panel]))

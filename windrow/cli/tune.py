@@ -191,23 +191,18 @@ def _errors(errors: dict[str, FitError]) -> dict[str, Any]:
 
 
 def _show(report: dict[str, Any]) -> None:
-    from rich.console import Console
-
-    from windrow.lab.report.tables import show
+    from windrow.lab.report.tables import show_report
     from windrow.lab.tune.tables import curve_rows, pass_rows, step_rows
 
-    console = Console()
-    for kind, points in report.get("curve", {}).items():
-        show(
-            console,
-            f"Batches of mixed lengths, {kind}" if kind != GENERATION else "Sequences that decode",
-            curve_rows(points),
-        )
     cost = report["cost"]
-    show(console, "Cost of batches", pass_rows(cost))
-    show(console, "Cost of steps", step_rows(cost))
-    console.print(f"from submit to an idle device: {cost['handover_s'] * 1e3:.2f} ms", highlight=False)
-    if "recommended" in report:
-        for name, value in report["recommended"].items():
-            console.print(f"{name} = {value!r}", markup=False, highlight=False)
-    console.print(f"written to {report['file']}", markup=False, highlight=False)
+    curves = {
+        f"Batches of mixed lengths, {kind}" if kind != GENERATION else "Sequences that decode": curve_rows(points)
+        for kind, points in report.get("curve", {}).items()
+    }
+    tables = curves | {"Cost of batches": pass_rows(cost), "Cost of steps": step_rows(cost)}
+    notes = [
+        f"from submit to an idle device: {cost['handover_s'] * 1e3:.2f} ms",
+        *(f"{name} = {value!r}" for name, value in report.get("recommended", {}).items()),
+        f"written to {report['file']}",
+    ]
+    show_report({}, tables.items(), notes)

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from types import TracebackType
 from typing import Any
 
 import orjson
@@ -55,9 +54,7 @@ class QueueUsers:
         self._messages.subscribe(finished_channel(self._model))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._messages.close()
 
     def send(self, items: Sequence[Item]) -> UserTurn:

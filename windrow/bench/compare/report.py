@@ -12,7 +12,7 @@ from windrow.bench.compare.run import SERIAL, Contender, Plan
 from windrow.bench.latency_parts import STAGES, milliseconds, summarise_stages
 from windrow.bench.programs import BenchFailed
 from windrow.lab.report.charts import Panel, distribution_panel
-from windrow.lab.report.tables import TableRows, number
+from windrow.lab.report.tables import TableRows, number, percent
 
 #: Key in the report -> column of the table.
 HEADS = {"queue_ms": "queue", "batch_wait_ms": "batch wait", "compute_ms": "service", "response_ms": "response"}
@@ -80,8 +80,8 @@ def tables(report: Mapping[str, Any]) -> list[TableRows]:
     rates = [["contender", "speedup", "requests/s", "tokens/s", "batch", "padding", "failed"]]
     rates += [
         [
-            name, f"{one['speedup']:.1f}x", number(one["requests_per_s"]), _number(one["tokens_per_s"]),
-            _number(one["mean_batch_size"]), _percent(one["padding_ratio"]), str(one["failed"]),
+            name, f"{one['speedup']:.1f}x", number(one["requests_per_s"]), number(one["tokens_per_s"]),
+            number(one["mean_batch_size"]), percent(one["padding_ratio"]), str(one["failed"]),
         ]
         for name, one in contenders
     ]  # fmt: skip
@@ -90,7 +90,7 @@ def tables(report: Mapping[str, Any]) -> list[TableRows]:
     times += [
         [
             name,
-            *("-" if one[key] is None else number(one[key]["mean"]) for key in heads),
+            *(number(one[key] and one[key]["mean"]) for key in heads),
             *(number(one["response_ms"][share]) for share in ("p50", "p99")),
         ]
         for name, one in contenders
@@ -138,11 +138,3 @@ def _over_size(contenders: Mapping[str, Mapping[str, Any]], key: str) -> dict[st
             x.append(one["max_batch_size"])
             y.append(one[key])
     return lines
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else number(value)
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,11 @@ from windrow.lab.costs.cost import PassCost
 from windrow.lab.simulate.device import Policy
 from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.connection.connect import connect
-from windrow.scheduler.core.outcomes import Failed, Outcome
-from windrow.scheduler.core.planning import Batch, BatchLimits
+from windrow.scheduler.core.planning import BatchLimits
 from windrow.scheduler.queue import RedisQueue
 from windrow.worker.batches.batch_loop import BatchLoop
 from windrow.worker.batches.batch_model import BatchModel
-from windrow.worker.engines.base import Engine, Prepared, StepEngine
+from windrow.worker.engines.base import Engine, StepEngine
 from windrow.worker.engines.loading import batch_limits, load_batch_engine, load_engine
 from windrow.worker.pool.pool_process import take_share
 from windrow.worker.steps.step_model import StepModel
@@ -37,25 +36,13 @@ OpenModel = Callable[[RedisQueue, str, int], BatchModel | StepModel]
 
 
 class ReplannedEngine:
-    """A loaded `Engine` under another padding strategy."""
+    """A loaded `Engine` under another padding strategy; everything else is that of the engine."""
 
     def __init__(self, engine: Engine, strategy: str) -> None:
         self.engine, self.info = engine, replace(engine.info, strategy=strategy)
-        self.busy_s = 0.0
 
-    def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
-        """Delegate to the engine."""
-        return self.engine.prepare(inputs, parameters)
-
-    def forward(self, prepared: Sequence[Prepared], batch: Batch) -> Any:
-        """Delegate to the engine."""
-        return self.engine.forward(prepared, batch)
-
-    def collect(self, handle: Any) -> list[Outcome]:
-        """Delegate to the engine."""
-        outcomes = self.engine.collect(handle)
-        self.busy_s = self.engine.busy_s
-        return outcomes
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.engine, name)
 
 
 def serve(spec: Mapping[str, Any]) -> None:

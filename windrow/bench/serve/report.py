@@ -11,7 +11,7 @@ import numpy as np
 from windrow.bench.latency_parts import STAGES, milliseconds, summarise_stages
 from windrow.bench.serve.load import Answer
 from windrow.lab.report.charts import Panel, distribution_panel
-from windrow.lab.report.tables import TableRows, number
+from windrow.lab.report.tables import TableRows, number, percent
 
 #: Key in the report -> name in tables and plots.
 TIMES = {
@@ -93,9 +93,9 @@ def tables(report: Mapping[str, Any]) -> list[TableRows]:
         ["requests", "failed", "requests/s", "tokens/s", *slo_heads, "batch", "padding"],
         [
             f"{report['requests']:,}", str(report["failed"]), number(report["requests_per_s"]),
-            _number(report["tokens_per_s"]),
+            number(report["tokens_per_s"]),
             *([number(report["goodput_per_s"]), f"{report['within_slo']:.1%}"] if has_slo else []),
-            _number(report["mean_batch_size"]), _percent(report["padding_ratio"]),
+            number(report["mean_batch_size"]), percent(report["padding_ratio"]),
         ],
     ]  # fmt: skip
     times = [["ms", *SHARES]]
@@ -131,11 +131,3 @@ def stages_panel(reports: Mapping[str, Mapping[str, Any]]) -> Panel:
         TIMES[stage]: {name: one[stage]["mean"] for name, one in reports.items() if one[stage]} for stage in STAGES
     }
     return Panel("Mean latency, by part", "", "ms", {}, bars=parts)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else number(value)
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"

@@ -89,8 +89,8 @@ def sweep_rows(report: Mapping[str, Any]) -> TableRows:
         rows.append(
             [
                 f"{step['rate_per_s']:g}", number(step["requests_per_s"]),
-                *(_number(latency_ms.get(share)) for share in ("p50", "p99")),
-                *(_number(stage.get("mean")) for stage in stages), _number(step["mean_batch_size"]),
+                *(number(latency_ms.get(share)) for share in ("p50", "p99")),
+                *(number(stage.get("mean")) for stage in stages), number(step["mean_batch_size"]),
                 str(step["failed"]), "yes" if step["is_sustained"] else "no",
             ]
         )  # fmt: skip
@@ -116,7 +116,3 @@ def sweep_panels(report: Mapping[str, Any], answers: Mapping[float, Sequence[Ans
         distribution_panel(latencies),
         stages_panel({f"{step['rate_per_s']:g}": step for step in steps}),
     ]
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else number(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,13 +66,17 @@ def _within(outcome: Outcome, slo_s: float | None, slo_itl_s: float | None) -> i
     return int(is_good.sum())
 
 
-def distribution_ms(seconds: Seconds) -> dict[str, float] | None:
-    """Return mean, percentiles and maximum in milliseconds; None if there are no values."""
+def distribution_ms(seconds: Seconds, weights: NDArray[np.int64] | None = None) -> dict[str, float] | None:
+    """Return mean, percentiles and maximum in milliseconds; None if there are no values.
+
+    With ``weights``, each value counts that many times, and percentiles are not interpolated.
+    """
     if not len(seconds):
         return None
-    values = np.percentile(seconds, PERCENTILES)
+    method: Literal["linear", "inverted_cdf"] = "linear" if weights is None else "inverted_cdf"
+    values = np.percentile(seconds, PERCENTILES, weights=weights, method=method)
     named = {f"p{share}": float(value * 1e3) for share, value in zip(PERCENTILES, values, strict=True)}
-    return {"mean": float(seconds.mean() * 1e3), **named, "max": float(seconds.max() * 1e3)}
+    return {"mean": float(np.average(seconds, weights=weights) * 1e3), **named, "max": float(seconds.max() * 1e3)}
 
 
 def series(outcome: Outcome, points: int = 120) -> dict[str, list[float]]:
@@ -162,19 +166,8 @@ def _of_generation(outcome: Outcome, span_s: float) -> dict[str, Any]:
     return {
         "tokens_per_s": _rate(tokens, span_s),
         "ttft_ms": distribution_ms(first_s[is_done]),
-        "itl_ms": _weighted_ms(gaps_s, np.array([one.decoding for one in steps])),
+        "itl_ms": distribution_ms(gaps_s, np.array([one.decoding for one in steps])),
     }
-
-
-def _weighted_ms(seconds: Seconds, weights: NDArray[np.int64]) -> dict[str, float] | None:
-    """Like `distribution_ms`, with a weight per value."""
-    if not len(seconds):
-        return None
-    order = np.argsort(seconds)
-    ordered, upto = seconds[order], np.cumsum(weights[order])
-    at = np.searchsorted(upto, np.array(PERCENTILES) / 100 * upto[-1])
-    named = {f"p{share}": float(ordered[place] * 1e3) for share, place in zip(PERCENTILES, at, strict=True)}
-    return {"mean": float(np.average(seconds, weights=weights) * 1e3), **named, "max": float(ordered[-1] * 1e3)}
 
 
 def _of_flows(outcome: Outcome, took_s: Seconds) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def find_optimal_batch_size(
             try:
                 call_s = _median_call_s(model, draw_inputs(model, (batch_size, *shape)), _synchronize)
             except (MemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 break
             results.append({
@@ -104,7 +104,8 @@ def _median_call_s(model: Callable[[Any], Any], inputs: Any, synchronize: Callab
     return max(median(calls_s[WARMUP_CALLS:]), 1e-9)
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a call of a model failed because memory ran out."""
     # torch has a class for CUDA; its CPU allocator raises a RuntimeError with one of these messages.
     has_message = "out of memory" in str(error).lower() or "can't allocate memory" in str(error)
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or has_message

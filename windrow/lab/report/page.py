@@ -50,8 +50,10 @@ def write_report(
     return page, picture
 
 
-def check_report(folder: Path) -> None:
-    """Raise `ValueError` if a report cannot be drawn or written; call it before a long measurement."""
+def check_report(folder: Path | None) -> None:
+    """Raise `ValueError` if a report is requested and cannot be drawn or written; call it before a long measurement."""
+    if folder is None:
+        return
     check_can_draw()
     try:
         # Folders are created with the report, so the nearest existing parent must be writable.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -15,7 +15,7 @@ def run_rows(runs: Mapping[str, Mapping[str, Any]]) -> TableRows:
     """Return the speed of each run: requests and tokens per second, latencies, and time in the queue."""
     rows = [["run", "req/s", "tok/s", "p50 ms", "p95 ms", "p99 ms", "queue p99"]]
     for name, report in runs.items():
-        row = [name, _rate(report["throughput_per_s"]), _rate(report["tokens_per_s"])]
+        row = [name, number(report["throughput_per_s"]), number(report["tokens_per_s"])]
         row += [_share(report["latency_ms"], share) for share in ("p50", "p95", "p99")]
         rows.append([*row, _share(report["queue_ms"], "p99")])
     return rows
@@ -36,7 +36,7 @@ def answer_rows(runs: Mapping[str, Mapping[str, Any]]) -> TableRows:
         row = [name]
         if generates:
             row += [_share(report.get(kind), share) for kind in ("ttft_ms", "itl_ms") for share in ("p50", "p99")]
-        rows.append(row + ([_rate(report["goodput_per_s"]), f"{report['within_slo']:.2%}"] if has_slo else []))
+        rows.append(row + ([number(report["goodput_per_s"]), f"{report['within_slo']:.2%}"] if has_slo else []))
     return rows
 
 
@@ -45,8 +45,8 @@ def work_rows(runs: Mapping[str, Mapping[str, Any]]) -> TableRows:
     rows = [["run", "busy", "passes", "batch", "padding", "again", "failed", "unserved"]]
     for name, report in runs.items():
         busy = report["utilisation"]
-        row = [name, f"{sum(busy) / len(busy):.1%}", f"{report['passes']:,}", number(report["mean_batch_size"])]
-        row.append(f"{report['padding_ratio']:.1%}")
+        row = [name, percent(sum(busy) / len(busy)), f"{report['passes']:,}", number(report["mean_batch_size"])]
+        row.append(percent(report["padding_ratio"]))
         rows.append(row + [f"{report[what]:,}" for what in ("redelivered", "failed", "unserved")])
     return rows
 
@@ -59,6 +59,19 @@ def flow_rows(runs: Mapping[str, Mapping[str, Any]]) -> TableRows:
         for flow, one in report.get("flows", {}).items()
     ]
     return [["run", "tenant:priority", "requests", "p50 ms", "p95 ms", "p99 ms"], *rows] if rows else []
+
+
+def show_report(
+    about: Mapping[str, object], tables: Iterable[tuple[str, TableRows]], notes: Iterable[str] = ()
+) -> None:
+    """Print facts by name, tables with their titles, and notes on the terminal."""
+    console = Console()
+    for name, value in about.items():
+        console.print(f"{name}: {value}", markup=False, highlight=False)
+    for title, rows in tables:
+        show(console, title, rows)
+    for note in notes:
+        console.print(note, markup=False, highlight=False)
 
 
 def show(console: Console, title: str, rows: TableRows) -> None:
@@ -81,13 +94,16 @@ def _table(rows: TableRows, gap: int) -> Table:
     return table
 
 
-def number(value: float) -> str:
-    """Format with three significant figures; values above 100 as integers."""
+def number(value: float | None) -> str:
+    """Format with three significant figures, values above 100 as integers, and None as ``-``."""
+    if value is None:
+        return "-"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def _rate(value: float | None) -> str:
-    return "-" if value is None else number(value)
+def percent(share: float | None) -> str:
+    """Format a share (0 to 1) with one decimal, and None as ``-``."""
+    return "-" if share is None else f"{share:.1%}"
 
 
 def _share(distribution: Mapping[str, float] | None, share: str) -> str:

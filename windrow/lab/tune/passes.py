@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from windrow.lab.costs.fitting import TimedPass
+from windrow.lab.primitives.sizing import is_out_of_memory
 from windrow.lab.sample_texts import mixed_texts
 from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.core.planning import BatchLimits, plan_batches
@@ -70,7 +71,7 @@ def time_passes(
             try:
                 timed = _time_row(engine, row, strategy, limits)
             except Exception as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 say(f"{strategy}: a batch of {size} requests does not fit into memory: stopping there")
                 return Timings(passes, curve, sum(one.tokens for one in row))
@@ -122,10 +123,6 @@ def _point(size: int, timed: Sequence[TimedPass]) -> CurvePoint:
         latency_ms=total_s / len(timed) * 1e3,
         tokens=max(one.tokens for one in timed),
     )
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def tune_model(
