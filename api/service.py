@@ -1,4 +1,4 @@
-"""What all requests of an API process share, and what its routes do with predictions: find, wait, cancel."""
+"""`Service`: what all routes of an API process share, and the calls that find, await and cancel predictions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ LOOK_S = 0.5
 
 
 class Service:
-    """One per process, shared by all its requests. `redis.exceptions.RedisError` passes through."""
+    """The queues, the intake and the subscriptions of one API process, shared by all its HTTP requests.
+
+    `redis.exceptions.RedisError` passes through.
+    """
 
     def __init__(self, settings: Settings, redis: Redis) -> None:
         self.settings = settings
@@ -43,13 +46,13 @@ class Service:
         if found is not None and found.tenant == tenant:
             return found
         if found is None and is_issued(self.intake.secret(), tenant, id):
-            raise PredictionGone(f"prediction {id} has ended and its result is no longer kept")
+            raise PredictionGone(f"prediction {id} has finished and its result is no longer kept")
         raise UnknownPrediction(f"there is no prediction {id[:64]!r}")
 
     def refresh(self, predictions: Sequence[Prediction]) -> list[Prediction]:
-        """Return the present state of predictions of one model that were accepted.
+        """Read the current state of predictions that were just accepted, all of one model.
 
-        If Redis does not answer, or has lost one, it is returned as it was, because the client needs its id.
+        If Redis does not answer, or has lost a prediction, it is returned as it was, because the client needs its id.
         """
         try:
             found = find_predictions(self.redis, predictions[0].model, [prediction.id for prediction in predictions])
@@ -60,7 +63,7 @@ class Service:
     def find_ended(
         self, id: str, tenant: str, wait_s: float, has_hung_up: Callable[[], bool] | None = None
     ) -> Prediction:
-        """Return a prediction once it has ended or ``wait_s`` seconds have passed; see `wait`."""
+        """Return a prediction when it has finished or ``wait_s`` seconds have passed; see `wait`."""
         if wait_s <= 0:
             return self.find(id, tenant)
         with self.waiters.expect(id) as waiter:
@@ -72,9 +75,10 @@ class Service:
     def wait(
         self, waiter: Waiter, id: str, tenant: str, wait_s: float, has_hung_up: Callable[[], bool] | None
     ) -> Prediction | None:
-        """Return the ended prediction; None if it has not ended in time, or the server stops.
+        """Wait for a prediction to finish and return it; None if ``wait_s`` seconds pass first or the server stops.
 
-        ``has_hung_up`` returns whether the client has disconnected, which cancels the prediction; None to ignore that.
+        ``has_hung_up`` returns whether the client has disconnected; the prediction is then canceled. With None, it
+        continues.
         """
         if has_hung_up is None:
             return waiter.wait(wait_s)
@@ -88,7 +92,7 @@ class Service:
         return None
 
     def cancel(self, id: str, tenant: str) -> Prediction:
-        """Cancel a prediction that has not ended, and return it."""
+        """Cancel a prediction unless it has finished, and return its state after that."""
         found = self.find(id, tenant)
         if found.is_ended or found.model not in self.queues:
             return found
@@ -103,7 +107,7 @@ class Service:
             return None
 
     def failures(self, model: str) -> dict[str, str]:
-        """Return the workers that could not load ``model``, each with the reason."""
+        """Return worker -> reason, for each worker that could not load ``model``."""
         return read_reasons(self.redis, model)
 
     def trouble(self, model: str, within_s: float) -> str | None:

@@ -136,7 +136,7 @@ def _submit(service: Service, call: SubmitCall, wait_s: float) -> Prediction:
     (id,) = service.intake.new_ids(tenant, 1)
     if wait_s <= 0:
         return service.intake.submit(call, tenant, [id])[0]
-    # Wait from before the submit, so that the announcement of the result cannot be missed.
+    # Subscribe before the submit, so that the message with the result cannot be missed.
     with service.waiters.expect(id) as waiter:
         (accepted,) = service.intake.submit(call, tenant, [id])
         if accepted.id == id:
@@ -145,7 +145,7 @@ def _submit(service: Service, call: SubmitCall, wait_s: float) -> Prediction:
 
 
 def _hangup_check() -> Callable[[], bool] | None:
-    """Return the check for a disconnected client if it asked for cancellation in that case."""
+    """Return the check for a disconnected client; None unless the client sent ``cancel-on-disconnect``."""
     return hangup_check(request.environ) if parse_cancel_on_disconnect(request.headers.get("Prefer")) else None
 
 

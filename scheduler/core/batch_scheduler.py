@@ -1,8 +1,8 @@
-"""Every decision about the batches of one model: when to claim, how much, when to run, and how many requests to take.
+"""`BatchScheduler`: when to claim requests of a model and how many, when a window closes, and how many it takes.
 
 `BatchScheduler` has no clock, no threads and does no I/O. `windrow.worker.batches.batch_buffer` drives it from threads
-and `windrow.lab.simulate.device` in virtual time. It sees requests as columns of numbers in the order in which they
-wait; the driver keeps the requests themselves in the same order.
+and `windrow.lab.simulate.device` in virtual time. Of each waiting request it knows three numbers (time of the claim,
+time of the submit, cost); the driver keeps the requests themselves in the same order.
 """
 
 from __future__ import annotations
@@ -16,23 +16,25 @@ from windrow.scheduler.core.claim_ahead import Pace
 from windrow.scheduler.core.learned_window import LearnedWindow
 from windrow.scheduler.core.window import Close, JoinRate, Wait, WindowLimits, decide_window, take_count
 
-#: Batches that may wait or be prepared while runs are short; otherwise one.
+#: How many batches of requests may wait or be in preparation while windows run for a short time; otherwise one.
 BATCHES_AHEAD = 2
-#: If tokens fill a batch before requests do: how many times the requests of a full batch may wait.
+#: If batches reach ``max_batch_tokens`` before ``max_batch_size``: at most this many times the requests of such a batch
+#: wait.
 TOKEN_LIMITED_CLAIM = 1.5
 
 
 class ClaimUpTo(NamedTuple):
-    """Claim now."""
+    """The decision to claim now."""
 
     #: The largest number of requests to claim.
     size: int
-    #: Requests expected to fill a batch, at most ``size``; a spare process leaves fewer to the main one.
+    #: Number of requests expected to fill a batch, at most ``size``. A spare process leaves a smaller backlog
+    #: to the first process of its device.
     fills_batch: int
 
 
 class RunningWindow(NamedTuple):
-    """The requests that the device runs."""
+    """The requests of the closed window that the device runs now, in one or more batches."""
 
     size: int
     cost: int
@@ -42,9 +44,12 @@ class RunningWindow(NamedTuple):
 class BatchScheduler:
     """Takes the decisions for one model on one device. Times are seconds on any one clock.
 
+    A *run* is the time in which the device computes the requests of one closed window, from `take` to `end_run`.
+
     The requests that wait or are being claimed are at most ``max_batch_size``, and at most `TOKEN_LIMITED_CLAIM` times
     the number that reaches ``max_batch_tokens``, so that a worker claims little more than it runs next. While runs are
-    short (`Pace.is_short`), both limits are `BATCHES_AHEAD` times higher, and several claims run at once.
+    short (`Pace.is_short`), both limits are `BATCHES_AHEAD` times higher, and several claims may be made at the same
+    time.
     """
 
     def __init__(self, limits: WindowLimits) -> None:
@@ -53,7 +58,7 @@ class BatchScheduler:
         self._fills_batch = math.inf
         #: Requests that claims in progress may bring.
         self._reserved = 0
-        # One entry for each waiting request.
+        # One entry for each waiting request, in the order in which they run.
         self._claimed_s: list[float] = []
         self._arrived_s: list[float] = []
         self._costs: list[int] = []
@@ -69,12 +74,12 @@ class BatchScheduler:
 
     @property
     def max_wait_s(self) -> float:
-        """The longest that a window stays open now, in seconds."""
+        """The maximum time for which a window stays open at present, in seconds."""
         return self._window.max_wait_s
 
     @property
     def first_claimed_s(self) -> float:
-        """When the first waiting request was claimed."""
+        """The time at which the first waiting request was claimed."""
         return self._claimed_s[0]
 
     @property
@@ -83,12 +88,12 @@ class BatchScheduler:
         return self._running is not None
 
     def set_limits(self, limits: WindowLimits, now_s: float) -> None:
-        """Use other limits from now on, and forget what was learned about the wait."""
+        """Use other limits from now on, and forget the learned window and the rate of arrivals."""
         self._limits = limits
         self._max_claim = self._claim_limit()
         self._learned = LearnedWindow(limits) if limits.is_learned else None
         self._rate = JoinRate.unknown(limits.max_wait_s)
-        #: Requests that joined others since `_observed_since_s`.
+        #: Requests that arrived since `_observed_since_s`, while another one waited or ran.
         self._joined = 0
         #: Since when something has been waiting or running; None if nothing is.
         self._observed_since_s = now_s if self._costs else None
@@ -116,17 +121,17 @@ class BatchScheduler:
         return ClaimUpTo(room, max(1, int(min(room, self._fills_batch))))
 
     def next_claim_s(self, prepare_s: float) -> float:
-        """When requests that take ``prepare_s`` are due to be claimed, so that they are ready when the run ends."""
+        """Return when to claim requests that need ``prepare_s``, so that they are prepared when the run ends."""
         if self._running is None:
             return -math.inf
         return self._running.started_s + self._pace.claim_after_s(self._running.cost, prepare_s)
 
     def reserve(self, count: int) -> None:
-        """Note that a claim of up to ``count`` requests begins; `add` or `release` ends it."""
+        """Record that a claim of up to ``count`` requests begins; `release` records its end."""
         self._reserved += count
 
     def release(self, count: int) -> None:
-        """Note that a claim of up to ``count`` requests ended."""
+        """Record that a claim of up to ``count`` requests has ended, whatever it brought."""
         self._reserved -= count
 
     def add(self, claimed_s: float, arrived_s: Sequence[float], costs: Sequence[int], prepare_s: float) -> int:
@@ -153,12 +158,12 @@ class BatchScheduler:
         return position
 
     def decide(self, now_s: float) -> Close | Wait:
-        """Decide whether an idle device runs the waiting requests, at least one, now."""
+        """Decide whether the window closes now, if the device is idle and at least one request waits."""
         rate = self._rate_at(now_s) if self._learned is None else None
         return decide_window(now_s, self._opened_s, len(self._costs), self._cost, self._window, rate)
 
     def take(self, now_s: float) -> int:
-        """Start a run at ``now_s`` and return how many requests from the front are in it."""
+        """Start a run at ``now_s``; return how many requests it takes from the front of the waiting ones."""
         count = take_count(self._costs, self._limits)
         cost = sum(self._costs[:count])
         del self._costs[:count], self._arrived_s[:count], self._claimed_s[:count]
@@ -189,7 +194,7 @@ class BatchScheduler:
         self._cost, self._opened_s = 0, math.inf
 
     def _claim_limit(self) -> int:
-        """The most requests of one claim."""
+        """The maximum number of requests of one claim."""
         return math.ceil(min(self._limits.max_batch_size, TOKEN_LIMITED_CLAIM * self._fills_batch))
 
     @property
@@ -205,8 +210,8 @@ class BatchScheduler:
 def choose_window(schedulers: Mapping[str, BatchScheduler], now_s: float) -> tuple[str, Close] | Wait:
     """Choose the model that an idle device runs now, or until when it waits.
 
-    Of several windows that close, the one whose first request was claimed first goes first. By arrival, a model with a
-    backlog would always precede the others.
+    If several windows close, the one whose first request was claimed first runs first. In the order of arrival, a model
+    with a backlog would always precede the others.
     """
     due: dict[str, Close] = {}
     until_s = math.inf

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: After this many attempts whose process died, a request is a suspected poison request and runs alone, so that no other
-#: request fails with it.
+#: After this many attempts without a result, because the process died or its lease expired, a request is a suspected
+#: poison request and runs alone, so that no other request fails with it.
 SUSPECT_AFTER = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Requeue the request at the front."""
+    """Requeue the request at its old place."""
 
     #: Number of the next attempt, counted from 1.
     attempt: int
@@ -25,7 +25,7 @@ class GiveUp:
 
 
 def decide_retry(attempt: int, max_attempts: int) -> Retry | GiveUp:
-    """Decide after ``attempt`` (counted from 1) ended without a result."""
+    """Decide what happens to a request whose ``attempt`` (counted from 1) brought no result."""
     if attempt >= max_attempts:
         return GiveUp(f"the worker died or lost its lease on each of {attempt} attempts")
     return Retry(attempt + 1)

@@ -1,4 +1,4 @@
-"""Whether workers serve a model, and how long its requests wait; asked of Redis at most once a second."""
+"""Whether workers serve a model, and how long its requests wait; read from Redis at most once a second."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from windrow.scheduler.core.heartbeats import HEARD_WITHIN_S, describe_failures
 from windrow.scheduler.queue import RedisQueue
 from windrow.scheduler.queue.load_failures import read_reasons
 
-#: How long an answer of Redis is used, in seconds.
+#: How long the values read from Redis are used, in seconds.
 FRESH_S = 1.0
-#: ``Retry-After`` for a model that workers could not load, in seconds. Longer than clients retry by themselves.
+#: ``Retry-After`` for a model that workers could not load, in seconds. It is longer than the time in which clients
+#: retry by themselves, so that they report the error.
 LOAD_FAILED_RETRY_S = 120.0
 
 
@@ -33,9 +34,9 @@ class Availability:
         self._wait_s: float | None = None
 
     def refusal(self, *, waits_for_worker: bool) -> NoWorker | None:
-        """Return the error of a submit to this model; None if it is accepted.
+        """Return the error if no worker serves the model, so that a submit is refused; None if one does.
 
-        ``waits_for_worker`` accepts a submit that no worker may serve soon, unless workers failed to load the model.
+        With ``waits_for_worker``, a submit is refused only if workers could not load the model.
         """
         self._refresh()
         if self._load_failure is not None:
@@ -55,7 +56,7 @@ class Availability:
         return self._wait_s
 
     def _refresh(self) -> None:
-        """Read Redis if the last answer is old: in one thread, while the others use that answer."""
+        """Read Redis if the last values are old: in one thread, while the others use those values."""
         if time.monotonic() - self._read_at_s < FRESH_S:
             return
         is_locked = self._lock.acquire(blocking=False)

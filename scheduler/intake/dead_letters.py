@@ -1,4 +1,4 @@
-"""Submits dead letters again."""
+"""Submits dead letters again, for ``windrow dead retry``."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from windrow.scheduler.tasks import TASKS
 def retry_dead_letters(intake: Intake, letters: DeadLetters, ids: Sequence[str]) -> dict[str, str]:
     """Submit dead letters as new requests and drop them; return old id -> new id of those that existed.
 
-    A final state does not change, so the old ids keep theirs. The requests cost what they did, and limits are not
-    checked again. Raises as `Intake.submit` does; the letters after the failing one are left as they are.
+    A final state does not change, so the old predictions stay failed. The requests keep their cost, and limits are not
+    checked again. Raises the errors of `Intake.submit`; the letters after the one that raises are left as they are.
     """
     renamed: dict[str, str] = {}
     task = TASKS[intake.require_model(letters.model).task]

@@ -18,7 +18,7 @@ from windrow.scheduler.tasks import TASKS, Parameters, Text
 from windrow.scheduler.tasks.base import characters, require_request_size
 from windrow.scheduler.tasks.generate import GenerateParameters, Prompt, require_answer_fits, require_prompt_fits
 
-#: Texts that are counted before other greenlets of this process get a turn.
+#: Number of texts whose tokens are counted before other greenlets of this process get a turn.
 TEXTS_PER_TURN = 16
 
 
@@ -114,11 +114,11 @@ class InputCheck:
 def is_surely_within(text: Text, limit: TextLimit) -> bool:
     """Return whether ``text`` is certain to be within the limit, without counting its tokens.
 
-    Only an ASCII text can be certain: every Unicode normal form and lower case keep its length, and a WordPiece, BPE or
-    Unigram token covers at least one of its characters. These are bytes too, so the same holds for byte-level tokens.
-    One token more is added for the space that some tokenizers put in front. Outside ASCII one character can become
-    many (U+FDFA becomes 18 under NFKC, and each may fall back to 2 bytes or more), so no bound is useful. A tokenizer
-    with an unusual normalizer could still exceed this bound; the worker counts again, and its count decides.
+    A text of n ASCII characters has at most n + 1 tokens: Unicode normal forms and lower case keep its length, each
+    character is one byte, and a WordPiece, BPE or Unigram token, also a byte-level one, covers at least one of them.
+    The additional token is the space that some tokenizers put in front. For other texts no bound is useful, because one
+    character can become many (U+FDFA becomes 18 under NFKC, and each may fall back to 2 bytes or more). A tokenizer
+    with an unusual normalizer could exceed the bound; the worker counts again, and its count decides.
     """
     parts = (text,) if isinstance(text, str) else text
     return _max_tokens(parts) + limit.added_to(text) <= limit.max_input_tokens and _are_ascii(parts)

@@ -28,7 +28,7 @@ from windrow.scheduler.tasks import TASKS, Parameters
 
 #: Limits of a tenant without a table in the settings.
 DEFAULT_TENANT = TenantSettings.model_validate({})
-#: Depth and bytes of a queue without a limit.
+#: Maximum depth and bytes for a call that no limit applies to.
 NO_LIMIT = 1 << 53
 #: How long the signing secret is kept before it is read again, in seconds: Redis may have been emptied.
 SECRET_S = 30.0
@@ -63,7 +63,7 @@ class Intake:
         return self._checks[model].read_parameters(value)
 
     def new_ids(self, tenant: str, count: int) -> list[str]:
-        """Return new ids, which only this deployment can have made."""
+        """Return new signed ids, which only this deployment can have made."""
         secret = self.secret()
         return [make_id(secret, tenant) for _ in range(count)]
 
@@ -89,7 +89,7 @@ class Intake:
         `InvalidInput`, `InputTooLong`, `UnknownModel` or `ModelUnusable` for a call that the model cannot serve,
         `QueueFull`, `QuotaExceeded` or `NoWorker` for one that it cannot serve now, `IdempotencyConflict`,
         `PredictionGone` for a repeated call whose results are no longer kept, and `RedisUnavailable` for a Redis
-        server that would lose it.
+        server that is configured so that it could lose the requests.
         """
         model = self.require_model(call.model)
         costs = self._compute_costs(call) if call.admitted_costs is None else call.admitted_costs
@@ -112,7 +112,7 @@ class Intake:
         return _queued_predictions(call, tenant, accepted.ids, parameters, accepted.created_s)
 
     def _compute_costs(self, call: SubmitCall) -> list[int]:
-        """Validate the inputs and return the cost of each in tokens; raises what is wrong with the first bad one."""
+        """Validate the inputs and return the cost of each in tokens; raises the error of the first invalid one."""
         check = self._checks[call.model]
         names = (f"inputs.{index}" for index in range(len(call.inputs))) if call.is_batch else ("input",)
         return [
@@ -130,7 +130,7 @@ class Intake:
     def _require_server(self) -> None:
         try:
             self.server.require()
-        except InvalidSetting as error:  # this Redis came up after the process had started
+        except InvalidSetting as error:  # Redis was not reachable when the process checked it at its start
             raise RedisUnavailable(error.detail) from None
 
     def _queue(

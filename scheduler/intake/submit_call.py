@@ -21,19 +21,21 @@ class SubmitCall:
     #: Parameters of the model's task, as `Intake.read_parameters` returns them.
     parameters: Parameters
     priority: str = "normal"
-    #: Seconds after the submit at which the requests are no longer worth starting; None for no deadline.
+    #: Seconds from the submit to the deadline, after which no request must start; None for no deadline.
     deadline_s: float | None = None
     idempotency_key: str | None = None
     #: HTTPS URL that is called when each request finishes.
     webhook: str | None = None
-    #: Write an event stream, if the model's task has one.
+    #: Whether to write an event stream, if the model's task supports it.
     is_followed: bool = False
-    #: Errors name inputs by index, and the call never equals one with a single input.
+    #: Whether the call may have several inputs: errors then name an input by its index, and the fingerprint differs
+    #: from that of a call with the same single input.
     is_batch: bool = False
-    #: Queue the requests although no worker has served the model lately. A model that workers could not load is
-    #: refused all the same.
+    #: Whether to queue the requests even if no worker has served the model lately. A model that workers could not load
+    #: is refused all the same.
     waits_for_worker: bool = False
-    #: What each input cost when it was admitted before; its limits are not checked again. None for a new call.
+    #: For requests that were accepted before, such as dead letters: the cost of each, in tokens. Neither the inputs nor
+    #: the limits of the queue and the tenant are checked again. None for a new call.
     admitted_costs: Sequence[int] | None = None
 
     def fingerprint(self, parameters: Mapping[str, Any]) -> str:

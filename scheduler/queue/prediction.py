@@ -35,7 +35,7 @@ class Prediction:
 
     @property
     def is_ended(self) -> bool:
-        """Whether the status is final."""
+        """Whether the prediction has finished, which means that its status is a final state."""
         return self.status not in ("queued", "processing")
 
 

@@ -38,13 +38,15 @@ from windrow.scheduler.queue.script_calls import ScriptCalls
 from windrow.scheduler.queue.wire import ClaimReply, encode_finished, encode_submissions
 
 T = TypeVar("T")
+#: Maximum number of requests of expired leases, and of requests past their deadline, in one `RedisQueue.reap`.
 MAX_REAPED_PER_CALL = 500
-#: Up to this many result documents are arguments of finish.lua. For more, Lua costs more than three plain commands.
+#: Up to this many result documents are passed to finish.lua. For more of them, the script costs more time than three
+#: plain commands beside it.
 FEW_DOCUMENTS = 8
 
 
 class RedisQueue:
-    """The transitions of one model's requests: submit, claim, renew, finish, release, cancel, reap.
+    """The queue of one model, with a method for each transition: submit, claim, renew, finish, release, cancel, reap.
 
     Safe to share between threads. Redis errors pass through as `redis.exceptions.RedisError`.
     """
@@ -57,9 +59,9 @@ class RedisQueue:
         self._key = {name: queue_key(model, name) for name in KEY_NAMES}
         self._channel = finished_channel(model)
         self._calls = ScriptCalls(redis, model)
-        #: Updated by every claim.
+        #: The Redis time, learned from the reply to every claim.
         self.clock = RedisClock()
-        #: Tokens of claims whose reply was lost.
+        #: Attempt tokens of claims whose reply was lost; the next claim repeats one of them.
         self._lost_claims: list[str] = []
 
     def submit(
@@ -75,10 +77,10 @@ class RedisQueue:
     ) -> Accepted:
         """Queue all of ``submissions`` in one round trip, or none.
 
-        ``quota`` limits the tenant, the part of ``flow`` before its last colon. ``idempotency`` is ``(key,
-        fingerprint)``; the same pair again returns the ids of the first call, even if the queue is full. Raises
-        `QueueFull` or `QuotaExceeded`, with ``retry_after_s`` if it is known, or `IdempotencyConflict` if the key was
-        used with another fingerprint.
+        ``flow`` is ``<tenant>:<priority>``, and ``weight`` its share of the queue. ``quota`` limits the tenant.
+        ``idempotency`` is ``(key, fingerprint)``; a call with the same pair returns the ids of the first call, even if
+        the queue is full. Raises `QueueFull` or `QuotaExceeded`, with ``retry_after_s`` if it is known, or
+        `IdempotencyConflict` if the key was used with another fingerprint.
         """
         if not submissions:
             return Accepted([], self._now_us() / 1e6)
@@ -115,15 +117,15 @@ class RedisQueue:
     ) -> Claim:
         """Take up to ``count`` requests in fair order, under a lease of ``lease_s`` seconds.
 
-        If the queue is empty, wait up to ``wait_s`` seconds in the same round trip; a spare worker (``is_spare``) waits
-        until another claim leaves requests behind. Fewer than ``enough`` requests are taken only if the first or the
-        last of them has waited for ``patience_s``; otherwise they are left to workers that are not spare. If the reply
-        to a claim was lost, the next claim returns what that one took.
+        If the queue is empty, wait up to ``wait_s`` seconds for a request, in the same round trip. A spare process
+        (``is_spare``) waits until a claim of another process has left requests in the queue. If ``patience_s`` is not
+        0, fewer than ``enough`` requests are taken only if the first or the last of them has waited for that long. If
+        the reply to a claim was lost, the next claim returns what that one took.
 
-        A suspected poison request, whose process has died in two batches, is claimed by itself, and only by a process
-        that holds nothing else (``alone``). A claim ends before the first suspect that it may not take and sets
-        `Claim.suspects_wait`. It also ends before the first request of a priority that is not in ``priorities``, unless
-        that is empty, so that no request is overtaken.
+        A suspected poison request, which had `SUSPECT_AFTER` attempts without a result, is claimed by itself, and only
+        by a process that holds no other request (``alone``). A claim that reaches a suspect that it may not take
+        returns the requests before it and sets `Claim.suspects_wait`. If ``priorities`` is not empty, a claim returns
+        the requests before the first one of another priority, so that no request is overtaken.
         """
         token = secrets.token_hex(8)
         with suppress(IndexError):
@@ -144,9 +146,9 @@ class RedisQueue:
             raise
 
     def renew(self, held: Mapping[str, str], *, lease_s: float) -> list[str]:
-        """Extend the leases of the claims that hold ``held`` (id -> token).
+        """Extend the leases of the claims to which the requests ``held`` (id -> attempt token) belong.
 
-        A claim has one lease, so one of its requests renews it for all. Returns the ids that are no longer held,
+        A claim has one lease for all its requests. Returns the ids that are no longer held,
         because they were reaped, finished or canceled.
         """
         if not held:
@@ -155,10 +157,11 @@ class RedisQueue:
         return [id.decode() for id in reply]
 
     def finish(self, requests: Sequence[Request], *, busy_s: float = 0.0, may_stream: bool = False) -> list[bool]:
-        """Store and publish the outcomes of a batch in one round trip; False for each request that had finished before.
+        """Store and publish the outcomes of a batch in one round trip.
 
-        ``busy_s`` is the device time of the batch, from which the queue estimates waits. With ``may_stream``, event
-        streams get their last event.
+        Returns False for each request whose outcome was refused, because its claim no longer holds it. ``busy_s`` is
+        the device time of the batch, from which the queue estimates waiting times. With ``may_stream``, event streams
+        get their last event.
         """
         if not requests:
             return []
@@ -178,11 +181,11 @@ class RedisQueue:
         return [number + 1 not in late for number in range(len(requests))]
 
     def release(self, held: Mapping[str, str]) -> int:
-        """Return unstarted requests (id -> token) to the front of the queue, without counting an attempt."""
+        """Return requests (id -> attempt token) to their old place in the queue, without counting an attempt."""
         return int(self._calls.run("release", _flat(held))) if held else 0
 
     def cancel(self, id: str) -> bool:
-        """Finish a request as canceled; False if it is neither waiting nor running."""
+        """Finish a request as canceled; return False if it is neither waiting nor claimed."""
         _, head = encode_outcome(Failed(Canceled("canceled by request")))
         arguments = [id, self._result_ttl_s, self._channel, head, canceled_channel(self.model)]
         return bool(self._calls.run("cancel", arguments, [result_key(id), events_key(id)]))
@@ -211,15 +214,15 @@ class RedisQueue:
         self._calls.run("heartbeat", [worker, heartbeat.encode(), round(stale_s * 1e6)])
 
     def observe(self, counts: Mapping[str, int]) -> None:
-        """Add the counts of `Observations.take_out` to those of all workers."""
+        """Add ``counts``, from `Observations.take_out`, to the sums over all workers."""
         store_observations(self._redis, self.model, counts)
 
     def lookup(self, id: str) -> Prediction | None:
-        """Return a request that waits or runs for this model, or has finished for any; None if there is none."""
+        """Return an unfinished request of this model, or a finished one of any model; None if there is none."""
         return find_prediction(self._redis, [self.model], id)
 
     def depth(self) -> Depth:
-        """Return the size and the speed of the queue."""
+        """Return how many requests wait and run, and how fast the queue is."""
         return read_depth(self._redis, self.model)
 
     def workers(self, *, within_s: float) -> dict[str, Heartbeat]:

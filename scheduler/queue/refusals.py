@@ -46,10 +46,10 @@ def refusal(
             detail = f"the requests waiting for {model} would hold more than {max_bytes} bytes"
             return QueueFull(detail, retry_after_s=retry_s)
         case "tenant_in_flight":
-            detail = f"{present} of your requests to {model} have not ended, {count} more came, and "
+            detail = f"{present} of your requests to {model} have not finished, {count} more came, and "
             detail += f"{quota.max_in_flight} may be in flight"
         case "tenant_bytes":
-            detail = f"your requests to {model} that have not ended would hold more than {quota.max_bytes} bytes"
+            detail = f"your requests to {model} that have not finished would hold more than {quota.max_bytes} bytes"
         case _:
             detail = f"you may send {quota.requests_per_s:g} requests a second to {model}"
     return QuotaExceeded(detail, retry_after_s=retry_s)

@@ -18,13 +18,13 @@ class Submission:
     id: str
     #: JSON object ``{"model", "input", "parameters"}``, encoded; see `records.encode_call`.
     payload: bytes
-    #: What the queue, the quotas and fairness charge for it, in the task's unit (tokens for text).
+    #: Cost that the queue, the quotas and fairness count, in the task's unit (tokens for text).
     cost_tokens: int = 1
-    #: Seconds after the submit at which it is no longer worth starting; None for no deadline.
+    #: Seconds from the submit to the deadline, after which the request must not start; None for no deadline.
     deadline_s: float | None = None
     #: HTTPS URL that is called when the request finishes.
     webhook: str | None = None
-    #: The worker writes an event stream for it.
+    #: Whether the worker writes an event stream for it.
     is_followed: bool = False
 
 
@@ -59,9 +59,9 @@ class Request:
     flow: str
     #: JSON object ``{"model", "input", "parameters"}``, encoded.
     payload: bytes
-    #: What the queue counts the request as until it finishes.
+    #: Its cost, by which the queue counts it until it finishes.
     cost_tokens: int
-    #: Length of the payload.
+    #: Length of the payload, in bytes.
     size_bytes: int
     #: Position in the claim, counted from 1; 0 for a request that no claim holds.
     place: int = 0
@@ -75,16 +75,16 @@ class Request:
     #: Time of the submit and of the claim on this process's `time.monotonic` clock.
     arrived_s: float = field(init=False, repr=False)
     claimed_s: float = field(init=False, repr=False)
-    #: How the request ended.
+    #: The outcome of the request: `Done` or `Failed`.
     outcome: Outcome = field(init=False, repr=False)
     #: The following are set in the step loop only. `time.monotonic` when the engine got the request, and when it gave
     #: its first and its latest tokens.
     added_s: float = field(init=False, repr=False)
     first_token_s: float | None = field(init=False, repr=False)
     last_token_s: float = field(init=False, repr=False)
-    #: Requests that the engine had, this one included, when this one came or when it ended, whichever were more.
+    #: Number of requests in the engine, this one included, when it was added or when it finished, whichever was larger.
     concurrency: int = field(init=False, repr=False)
-    #: Fewer than `EngineInfo.max_sequences` ran when it came, so that it began at once.
+    #: Whether the engine had a free slot when it was added, so that it started at once.
     had_room: bool = field(init=False, repr=False)
 
     def call(self) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class Request:
     def set_outcome(
         self, outcome: Outcome, started_s: float | None = None, metrics: Mapping[str, Any] | None = None
     ) -> Request:
-        """Record how the request ended, and return it."""
+        """Set the outcome and the metrics of the request, and return the request."""
         self.outcome, self.started_s, self.metrics = outcome, started_s, metrics
         return self
 
@@ -119,5 +119,6 @@ class Claim:
     #: Redis time of the claim, in seconds since the epoch.
     now_s: float
     requests: list[Request]
-    #: Suspected poison requests wait, which only a process that holds nothing else may claim; see `RedisQueue.claim`.
+    #: Whether suspected poison requests wait, which only a process that holds no other request may claim; see
+    #: `RedisQueue.claim`.
     suspects_wait: bool = False

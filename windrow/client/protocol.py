@@ -1,7 +1,8 @@
 """The REST calls of both clients without I/O: requests, retries, polling and replies.
 
-A *flow* is a generator. It yields the next step, an `HttpCall` or a `Sleep`, receives the outcome of the step, and
-returns the result of the call. Each client runs flows in a loop of a few lines.
+A *flow* is a generator that makes one call of a client. It yields the next step, an `HttpCall` or a `Sleep`, is sent
+the outcome of that step (a `Reply` or `NoReply`; None for a `Sleep`), and returns the result of the call. Each client
+runs flows in a loop of a few lines.
 """
 
 from __future__ import annotations
@@ -23,15 +24,16 @@ from windrow.errors import ClientError, RequestRefused, ServerUnreachable
 
 T = TypeVar("T")
 
-#: Longest time that the server waits before it answers, in seconds (``Prefer: wait``, ``?wait``).
+#: Longest time for which the server waits for a result before it answers, in seconds (``Prefer: wait``, ``?wait``).
 MAX_WAIT_S = 60
 #: Attempts before a server is reported as unreachable, with pauses of about 1.5 s in total.
 CONNECTION_ATTEMPTS = 5
 BACKOFF = Backoff(first_s=0.1, max_s=2.0, jitter=(0.75, 1.0))
-#: Pause between two polls if the server answered the first one at once.
+#: Pause between two polls if the server answered the first one at once, in seconds.
 POLL_PAUSE_S = 0.1
-#: Statuses to retry after. A server answers 429 before it queues anything; after the others, a request may be queued.
+#: Statuses after which every call is retried: a server that answers 429 has queued nothing.
 RETRYABLE_ALWAYS = frozenset({429})
+#: Statuses after which an idempotent call is retried: the server may have queued its request.
 RETRYABLE_IF_SAFE = frozenset({429, 502, 503, 504})
 
 
@@ -44,9 +46,9 @@ class HttpCall:
     body: Any = None
     headers: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
-    #: How long the server may wait before it answers, in seconds.
+    #: How long the server waits for the result before it answers, in seconds.
     hold_s: float = 0.0
-    #: Whether the call is idempotent.
+    #: Whether the call is idempotent, so that it can be repeated.
     is_safe: bool = True
 
 

@@ -1,17 +1,23 @@
 -- Ready -> claimed: takes the next requests in fair order, under one lease for this claim's token.
 -- KEYS: ready jobs payloads leases claims held reach attempts flows state wake backlog
 -- Uses: held
--- ARGV: count, lease_us, token, 1 if the process of the worker holds nothing else, attempts after which a request is a
---       suspected poison request, '' or the accepted priorities between spaces (the claim ends before the first request of
---       another priority), patience_us and enough (fewer than `enough` requests are taken only if one of them has waited
---       for patience_us; otherwise they are left to a worker that blocks on WAKE).
--- Returns {now_us, 1 if suspected poison requests wait, the ids, separated by spaces, their attempts or {} if all are 0},
--- followed, for a few requests, by their records and payloads, which saves a lone request another round trip.
+-- ARGV: count       the largest number of requests to take
+--       lease_us
+--       token       the attempt token of this claim
+--       is_alone    1 if the process of the worker holds no other request, so that it may take a suspected poison request
+--       suspect_after  number of attempts after which a request is a suspected poison request
+--       priorities  '' for all, or the accepted ones, each between spaces; the requests before the first one of another
+--                   priority are taken
+--       patience_us, enough  if patience_us is not 0, fewer than `enough` requests are taken only if one of them has
+--                   waited for patience_us; otherwise they are left to a process that blocks on WAKE
+-- Returns {now_us, 1 if suspected poison requests wait, the ids, separated by spaces, their attempts or {} if all are 0}.
+-- For at most FEW requests, their records and payloads follow, which saves a lone request another round trip.
 local count, lease_us, token, is_alone = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4] == '1'
 local suspect_after, priorities = tonumber(ARGV[5]), ARGV[6]
 local patience_us, enough = tonumber(ARGV[7]), tonumber(ARGV[8])
 local FEW = 4
--- Redis searches a hash of few short values from its start for every field; a single longer value makes it a hash table.
+-- Redis keeps a hash of few short values as a list, which it searches from its start for every field. A single value
+-- longer than this, in bytes, makes it a hash table, so the values of CLAIMS and HELD are filled up with zeros.
 local SHORT = 64
 
 local function attempts_of(ids)
@@ -28,8 +34,8 @@ end
 
 redis.call('ZREM', LEASES, token) -- a delete first, for a full Redis 6.2
 
--- If the reply of a claim was lost, the same claim is sent again and gets what it took; '@' stands for each request that it
--- no longer holds.
+-- If the reply to a claim was lost, the worker sends the claim again with the same token. The reply then contains what the
+-- first call took, with '@' for each request that the claim no longer holds.
 local before = redis.call('HGET', CLAIMS, token)
 if before then
   local ids, digits = words(string.match(before, '^%S+ (.*)$')), redis.call('HGET', HELD, token) or ''
@@ -50,7 +56,7 @@ if patience_us > 0 and take > 0 and take < enough then
     oldest_us = math.min(oldest_us, tonumber(created_us or 0))
   end
   if now_us - oldest_us < patience_us then
-    wake(WAKE) -- for an idle worker, because this claim consumed the element that woke it
+    wake(WAKE) -- wakes another worker, because this one has consumed the element
     return reply_with('', {}, {}, 0)
   end
 end
@@ -82,7 +88,8 @@ if take > 0 then
   redis.call('HSET', HELD, token, string.rep('1', take) .. string.rep('0', SHORT + 1 - take))
   redis.call('ZADD', REACH, tag, token)
   redis.call('ZREMRANGEBYRANK', READY, 0, take - 1)
-  -- A flow whose last request was served needs no tag, because the virtual time has reached it.
+  -- If the virtual time has reached the last request of a flow, the flow's next request starts at the virtual time, so
+  -- its entry is not needed.
   redis.call('ZREMRANGEBYSCORE', FLOWS, '-inf', vtime)
   redis.call('HSET', STATE, 'vtime', vtime)
 end

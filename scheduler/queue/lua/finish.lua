@@ -1,11 +1,13 @@
--- Claimed -> finished, for a whole batch. The first finish of a request is kept; a late one is counted and refused.
+-- Claimed -> finished, for a whole batch. A request whose claim no longer holds it is late: it was finished, canceled or
+-- requeued meanwhile, so its result is counted and refused.
 -- KEYS: jobs payloads state refused
 -- Uses: write_held delete publish
--- ARGV: ttl_s, busy_us, channel of results, 1 if any request may have an event stream, the ids, separated by spaces, the
---       number of runs; then per run of similar requests: token, status, flow, their number, their tokens and bytes in
---       total, as in their records, and their positions in the claim, two bytes each; then, for a small batch, the result
---       document of each request. For a large batch, HDEL deletes records and payloads, MSET writes the documents, and
---       publish_results.lua follows, all in the same transaction.
+-- ARGV: ttl_s, busy_us (device time of the batch), channel, 1 if any request may have an event stream, the ids, separated
+--       by spaces, and the number of runs. A run is consecutive requests with the same token, status and flow; for each run
+--       follow: token, status, flow, number of requests, sum of their costs in tokens and of their bytes, as in the
+--       records, and their positions in the claim, two bytes each. For a small batch, the result document of each request
+--       follows. For a large batch, HDEL deletes records and payloads, MSET writes the documents, and publish_results.lua
+--       follows, all in the same transaction.
 -- Returns the positions, in this call, of the requests that were late.
 local ttl_s, busy_us, channel, may_stream, runs = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4] == '1', tonumber(ARGV[6])
 local FIRST, WIDTH = 7, 7
@@ -36,7 +38,7 @@ for at = FIRST, DOCUMENTS, WIDTH do
   end
   local stored = count - (#late - before)
   if stored == count then
-    -- Nobody else finished any of them, so their records are the ones that the worker read.
+    -- None of them is late, so the sums that the worker sent are those of the stored records.
     add_costs(costs, ARGV[at + 2], stored, tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5]))
   else
     for number = i - count + 1, i do
@@ -48,7 +50,7 @@ for at = FIRST, DOCUMENTS, WIDTH do
 end
 counts.late = #late
 for _, number in ipairs(has_documents and {} or late) do
-  -- publish_results.lua restores these after HDEL and MSET.
+  -- HDEL and MSET delete and overwrite the data of late requests too; publish_results.lua restores it.
   local id = every_id()[number]
   local key = result_key(id)
   local record, payload = redis.call('HGET', JOBS, id) or '', redis.call('HGET', PAYLOADS, id) or ''

@@ -18,7 +18,7 @@ for at = 1, #refused, 5 do
 end
 redis.call('DEL', REFUSED)
 
--- The only form of EXPIRE that Redis does not translate for its log.
+-- PEXPIREAT is the only form of EXPIRE that Redis does not rewrite for its append-only file, which would cost time.
 local until_ms = int(now_us / 1000 + 1000 * ttl_s)
 local keys, ids = {}, {}
 for id in string.gmatch(ARGV[3], '%S+') do

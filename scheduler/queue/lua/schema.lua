@@ -9,12 +9,12 @@
 -- claims        hash  token -> '@', the time of the claim in us, and its ids, separated by spaces
 -- held          hash  token -> a digit for each of these ids: 1 while the claim holds the request, else 0; then zeros
 -- reach         zset  token -> virtual finish time of the last request that the claim took
--- attempts      hash  id -> attempts that ended without a result; absent means 0
--- flows         zset  flow -> virtual finish time of its last request; removed once that request is served
+-- attempts      hash  id -> number of attempts without a result; absent means 0
+-- flows         zset  flow -> virtual finish time of its last request; removed when that request is claimed
 -- tenants       hash  n:<tenant>, b:<tenant> -> unfinished requests and their bytes; r:<tenant> -> see submit.lua
 -- state         hash  vtime, bytes, cost (tokens of unfinished requests), us_per_token (mean device time), and counters
 -- wake          list  at most one element while requests wait; workers block on it
--- backlog       list  at most one element after a claim that left requests behind; spare workers block on it alone
+-- backlog       list  at most one element after a claim that left requests behind; spare processes block on it alone
 -- deadlines     zset  id -> deadline in us; only requests with a deadline
 -- webhook_urls  hash  id -> URL; only requests with a webhook
 -- webhooks      zset  id -> time of the next delivery in us; only finished requests
@@ -32,7 +32,7 @@
 --
 -- A record is "3|followed|cost|flow|bytes|created_us|deadline_us|tag": the version, 1 if the request has an event stream,
 -- the cost in tokens, "<tenant>:<priority>", the size of the payload, the time of the submit, the deadline or 0, and the
--- virtual finish time. It never changes. The keys ready, leases, claims, held, reach, flows, wake and backlog belong to
+-- virtual finish time, which the scripts call tag. It never changes. The keys ready, leases, claims, held, reach, flows, wake and backlog belong to
 -- this version alone: a release with other records names these keys differently, so that each release claims its own.
 --
 -- Lua hashes every byte of every string that it receives, so long values bypass the scripts that run for every request:

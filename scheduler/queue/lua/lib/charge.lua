@@ -1,4 +1,4 @@
--- Adds requests and bytes to what the tenant of a flow has in the queue; negative numbers subtract.
+-- Adds requests and bytes to what the tenant of a flow has in flight; negative numbers subtract.
 -- KEYS: tenants
 local function charge(flow, requests, bytes)
   local tenant = string.match(flow, '^(.*):')

@@ -1,4 +1,4 @@
--- The result documents of requests that no worker finished; records.py makes the others, and the heads of these.
+-- Makes the result documents of requests that no worker finished. results.py makes all others, and the head of these.
 -- KEYS: payloads
 
 -- Returns ISO 8601 in UTC. Civil date from days since 1970-01-01: Hinnant, "chrono-compatible low-level date algorithms".

@@ -1,4 +1,4 @@
--- Which requests the given tokens still hold.
+-- Finds the requests that the claims of given attempt tokens still hold.
 -- KEYS: claims
 -- Uses: held places
 -- Returns i -> position of ids[i] in the claim tokens[i], for the requests that this claim still holds.

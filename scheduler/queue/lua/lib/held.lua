@@ -1,6 +1,6 @@
--- What claims still hold.
+-- Reads which of its requests each claim still holds.
 -- KEYS: held
-local HOLDS, LET_GO = 49, 48
+local HOLDS, LET_GO = 49, 48 -- the bytes of '1' and '0' in the values of `held`
 
 -- Reads the values of `tokens`, which may repeat, from a hash. Returns token -> value, or false.
 local function read_claims(key, tokens)

@@ -1,4 +1,4 @@
--- Which claim holds a request.
+-- Finds the claim that holds a request.
 -- KEYS: claims reach
 -- Uses: held places
 -- Returns the token, the time of the claim in us, and the position in it; nothing if no claim holds the request. Requests

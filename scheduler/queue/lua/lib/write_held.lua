@@ -1,4 +1,4 @@
--- Stores what claims hold now. A claim that holds nothing is deleted with its lease.
+-- Stores which requests each claim still holds. A claim that holds none is deleted with its lease.
 -- KEYS: claims leases reach
 -- Uses: held
 local function write_held(held)
