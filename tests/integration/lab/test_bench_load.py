@@ -87,12 +87,12 @@ def test_a_sweep_reports_the_knee(served: int, tmp_path: Path) -> None:
     [
         (["compare", "--batch-size", "0"], "--batch-size '0': takes whole numbers"),
         (["compare", "--strategy", "best"], "--strategy 'best'"),
-        (["compare", "--engine", "nothing"], "--engine 'nothing': takes fixed or a model of the settings: minilm"),
+        (["compare", "--engine", "nothing"], "--engine 'nothing': takes fixed, minilm"),
         (["serve"], "takes one of --rate and --concurrency"),
         (["serve", "--rate", "1", "--concurrency", "1"], "takes one of --rate and --concurrency"),
-        (["serve", "--rate", "1", "--slo", "fast"], "--slo is 'fast'"),
+        (["serve", "--rate", "1", "--slo", "fast"], "--slo 'fast': takes a time above 0"),
         (["sweep", "--rates", "1,two"], "--rates '1,two': takes numbers above 0"),
-        (["sweep", "--pattern", "square"], "--pattern 'square'; there are poisson"),
+        (["sweep", "--pattern", "square"], "--pattern 'square': takes poisson"),
     ],
 )
 def test_the_error_for_invalid_options_names_the_accepted_values(words: list[str], said: str) -> None:

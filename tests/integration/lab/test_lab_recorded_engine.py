@@ -70,14 +70,14 @@ def test_a_batch_model_is_recorded_by_batches(config: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--engine", "nobody"], "--engine 'nobody': takes a model of the settings: minilm, llama"),
+        (["--engine", "nobody"], "--engine 'nobody': takes minilm, llama"),
         (["--engine", "llama"], "takes a --scale below 0."),
         (["--engine", "llama", "--strategy", "packed"], "strategy"),
-        (["--engine", "llama", "--max-wait-ms", "5"], "--max-wait-ms takes a model that answers in one pass"),
+        (["--engine", "llama", "--max-wait-ms", "5"], "--max-wait-ms takes a model that does not generate text"),
         (["--engine", "minilm", "--scale", "0.5"], "--scale takes an --engine that generates"),
         (["--scale", "0.5"], "--scale takes an --engine that generates"),
         (["--strategy", "continuous"], "--strategy 'continuous': takes none"),
-        (["--pattern", "square"], "--pattern 'square'; there are poisson"),
+        (["--pattern", "square"], "--pattern 'square': takes poisson"),
     ],
 )
 def test_invalid_options_are_refused_before_anything_is_started(
