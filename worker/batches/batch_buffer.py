@@ -23,7 +23,10 @@ class ClosedWindow:
 
 
 class BatchBuffer:
-    """Lets claim threads add requests and one device thread take them, as each model's `BatchScheduler` decides."""
+    """The requests between the claim threads, which add them, and the device thread, which takes them.
+
+    The `BatchScheduler` of each model decides when to claim and when a window closes; this class blocks until then.
+    """
 
     def __init__(self, schedulers: Mapping[str, BatchScheduler], clock: Callable[[], float] = time.monotonic) -> None:
         self._schedulers = schedulers
@@ -32,15 +35,15 @@ class BatchBuffer:
         #: The scheduler of the model that the device runs.
         self._running: BatchScheduler | None = None
         self._closed = False
-        # One lock with two conditions, so that a change wakes only the threads that it concerns: wake-ups are most of
-        # what a lone request waits for.
+        # One lock with two conditions, so that a change wakes only the threads that it concerns: most of the time that
+        # a lone request spends here is the wake-up of threads.
         lock = threading.RLock()
         self._filled, self._room_made = threading.Condition(lock), threading.Condition(lock)
 
     def reserve(self, model: str, timeout_s: float) -> ClaimUpTo | None:
-        """Return how many requests to claim, or None if none may be claimed within ``timeout_s``.
+        """Block until it is time to claim and return how many requests; None after ``timeout_s`` or `close`.
 
-        `add` ends the claim.
+        The caller then claims, prepares, and calls `add` with the result.
         """
         scheduler = self._schedulers[model]
         with self._room_made:
@@ -57,9 +60,9 @@ class BatchBuffer:
             return None
 
     def add(self, model: str, requests: Sequence[Request], reserved: int, prepare_s: float = 0.0) -> None:
-        """Add the prepared ``requests`` of one claim of up to ``reserved``; an empty list only ends the claim.
+        """Add the prepared ``requests`` of a claim, and give back the ``reserved`` size that `reserve` returned.
 
-        ``prepare_s`` is how long claiming and preparing took.
+        ``requests`` may be empty. ``prepare_s`` is how long claiming and preparing took.
         """
         scheduler = self._schedulers[model]
         with self._filled:
@@ -75,13 +78,13 @@ class BatchBuffer:
     def take(self) -> ClosedWindow | None:
         """Block until a window closes and return its requests; None after `close`.
 
-        Only the device thread calls this. The call also ends the run of the previous window.
+        Only the device thread calls this, after it has run the previous window.
         """
         with self._filled:
             if self._running is not None:
                 self._running.end_run(self._clock())
                 self._running = None
-                self._room_made.notify_all()  # no claim is too early while the device is idle
+                self._room_made.notify_all()  # while the device is idle, claims need not wait
             while not self._closed:
                 now_s = self._clock()
                 decision = choose_window(self._schedulers, now_s)
@@ -99,7 +102,7 @@ class BatchBuffer:
             self._room_made.notify_all()
 
     def close(self) -> None:
-        """Let `take` and `reserve` return None from now on; `empty` returns the requests that are left."""
+        """Make `take` and `reserve` return None from now on; `empty` returns the requests that are left."""
         with self._filled:
             self._closed = True
             self._filled.notify_all()

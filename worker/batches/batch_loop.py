@@ -29,8 +29,8 @@ from windrow.worker.process.threads import start_thread
 from windrow.worker.steps.step_loop import StepLoop
 from windrow.worker.steps.step_model import StepModel
 
-#: Batches that may start before the one that is being finished: enough to keep a device busy, and few enough for the
-#: next window to grow in the meantime.
+#: Started batches that may wait to be collected: enough to keep the device busy, and few enough that the next window
+#: collects requests in the meantime.
 BATCHES_STARTED_AHEAD = 1
 #: Threads per model that claim and prepare: while one waits for Redis, the other prepares.
 CLAIM_THREADS = 2
@@ -44,8 +44,8 @@ class BatchLoop:
     """Runs until ``stopping()`` returns a level of `windrow.worker.process.stopping`.
 
     A graceful stop finishes the running window, continues generation for a limited time, and releases all other
-    requests. An immediate stop releases everything and ends the process. While ``drained()`` is true, the loop claims
-    nothing.
+    requests. An immediate stop releases all requests and exits the process. While ``drained()`` is true, the loop
+    claims no requests.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class BatchLoop:
     ) -> None:
         self.models = {name: model for name, model in models.items() if isinstance(model, BatchModel)}
         self.buffer = BatchBuffer({name: model.scheduler for name, model in self.models.items()})
-        #: Called ten times per second.
+        #: Called every `ATTEND_EVERY_S`.
         self.on_look: Callable[[], None] = lambda: None
         self._all_models = list(models.values())
         self._stopping = stopping
@@ -77,7 +77,7 @@ class BatchLoop:
         self._ended = threading.Event()
 
     def run(self) -> None:
-        """Run all stages; return after a stop, when no request is held."""
+        """Run all stages; return after a stop, when every request has finished or was released."""
         self._progress.tick()  # from now on, the parent process notices a stall
         claimers = [start_thread(self._claim, model) for model in self.models.values() for _ in range(CLAIM_THREADS)]
         finishers = [start_thread(self._finish) for _ in range(FINISH_THREADS)]
@@ -110,7 +110,8 @@ class BatchLoop:
     def _claim_once(self, model: BatchModel, plan: ClaimUpTo, stage: Stage, is_blocking: bool) -> int:
         """Claim and prepare up to ``plan.size`` requests; return how many were claimed.
 
-        A claim after one that was full does not block, because more requests are probably ready.
+        With ``is_blocking``, the claim waits for a request if the queue is empty. After a claim that returned as many
+        requests as it asked for it does not, because more requests probably wait.
         """
         turn = self._isolation.take_turn(model.model, timeout_s=1.0)
         if turn is None:
@@ -123,7 +124,7 @@ class BatchLoop:
         claim = retry_redis(claim_some, plan.size, is_blocking, is_alone, give_up=self._shutdown.has_begun)
         requests = claim.requests if claim else []
         self._isolation.claimed(model.model, requests, claim is not None and claim.suspects_wait)
-        if is_blocking:  # the time in which the queue was empty is no part of the preparation
+        if is_blocking:  # a blocking claim may have waited for a request, which is no preparation
             began_s = time.monotonic()
         with stage:
             prepared, failed = prepare_requests(model.engine, requests, model.leases)
@@ -140,7 +141,8 @@ class BatchLoop:
             for running in stage.timed(run_window(model.engine, requests, model.budget)):
                 self._started.put((model, running, window.closed_by))
             self._store(model, expired)
-            self._isolation.ended(len(window.requests) - len(requests) - len(expired))  # canceled or lost
+            # Canceled requests, and requests whose lease was lost.
+            self._isolation.ended(len(window.requests) - len(requests) - len(expired))
         self._started.put(None)
 
     def _finish(self) -> None:
@@ -166,7 +168,7 @@ class BatchLoop:
             self._isolation.ended(len(finished))
 
     def _attend(self) -> None:
-        """Report progress, and close the batch buffer or end the process when the loop has to stop."""
+        """Report progress, and close the batch buffer or exit the process when the loop has to stop."""
         while not self._ended.wait(ATTEND_EVERY_S):
             self.on_look()
             self._progress.tick(held=sum(len(model.leases.held) for model in self._all_models))

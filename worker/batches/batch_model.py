@@ -1,4 +1,4 @@
-"""One served model whose requests run in batches."""
+"""`BatchModel`: one served model whose requests run in batches."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class BatchModel:
         worker: str,
         is_spare: bool = False,
     ) -> None:
-        """With ``max_wait_s`` of None, the window is learned."""
+        """If ``max_wait_s`` is None, the window is learned."""
         self.engine = engine
         self.leases = Leases(queue, lease_s, is_spare=is_spare)
         self.status = ModelStatus(queue, engine, worker)
@@ -73,7 +73,7 @@ class BatchModel:
         self.budget.limits = replace(self.budget.limits, max_batch_size=batching.max_batch_size)
 
     def replace_engine(self, engine: Engine, limits: BatchLimits) -> None:
-        """Run later requests on ``engine`` with ``limits``, except that the maximum batch size stays.
+        """Run later requests on ``engine`` with ``limits``, except for the maximum batch size, which does not change.
 
         Call this only while no request is held, because an engine cannot run what another one has prepared.
         """
@@ -110,7 +110,7 @@ class BatchModel:
         return requests
 
     def _observe(self, running: RunningBatch, ended_s: float, closed_by: str) -> None:
-        """Record the observations of a whole batch at once: at 30,000 requests per second, a call for each is slow."""
+        """Record the observations of a batch, not of each request: at 30,000 requests per second that would be slow."""
         requests, batch, observed = running.requests, running.batch, self.status.observed
         observed.observe_each("queue", [request.claimed_s - request.arrived_s for request in requests])
         observed.observe_each("batch_wait", [running.started_s - request.claimed_s for request in requests])

@@ -19,25 +19,25 @@ from windrow.worker.engines.failures import failure_of, is_sticky
 
 log = logging.getLogger(__name__)
 _numbers = itertools.count(1)
-#: After a batch ran out of memory, batches are planned with this share of its tokens. One slightly smaller would not
-#: fit either.
+#: After a batch ran out of memory, later batches have at most this share of its tokens, because a slightly smaller one
+#: would not fit either.
 SHARE_AFTER_OUT_OF_MEMORY = 0.75
 
 
 @dataclass(frozen=True, slots=True)
 class RunningBatch:
-    """One forward pass that has started, or one request that failed alone."""
+    """One batch whose forward pass has started, or whose only request failed when it was started."""
 
     #: The engine that runs the batch and returns its outputs.
     engine: Engine
     batch: Batch
     requests: list[Request]
-    #: For `Engine.collect`; None if ``error`` is set.
+    #: The return value of `Engine.forward`, for `Engine.collect`; None if ``error`` is set.
     handle: Any
     error: Failed | None
     #: `time.monotonic` at the start.
     started_s: float
-    #: Counted from 1 in this process.
+    #: The number of the batch, counted from 1 in this process.
     number: int
 
 
@@ -74,7 +74,7 @@ def run_window(engine: Engine, requests: Sequence[Request], budget: BatchBudget)
         is_too_large = isinstance(failed.error, OutOfMemory)
         for half in (members[:middle], members[middle:]):
             for running in run_window(engine, half, budget):
-                # A request that does not fit alone is no reason for smaller batches.
+                # If a request does not fit even alone, smaller batches would not help.
                 is_too_large = is_too_large and running.error is None
                 yield running
         if is_too_large:
@@ -114,7 +114,7 @@ def _collect_halves(running: RunningBatch, budget: BatchBudget, cause: Exception
 
 
 def _forward(engine: Engine, requests: Sequence[Request], batch: Batch) -> tuple[Any, Failed | None]:
-    """Start one batch; return an error as `Failed`, so that the memory that its traceback refers to is freed."""
+    """Start one batch; return an exception as `Failed`, because its traceback would keep memory of the batch in use."""
     try:
         return engine.forward([request.prepared for request in requests], batch), None
     except Exception as error:

@@ -23,7 +23,7 @@ LEAVE_S = 3.0
 
 
 class Shutdown:
-    """The end of one batch loop; ``stopping()`` returns a level of `windrow.worker.process.stopping`."""
+    """Stops one batch loop; ``stopping()`` returns a level of `windrow.worker.process.stopping`."""
 
     def __init__(self, models: Collection[ServedModel], stopping: Callable[[], int]) -> None:
         self._models = models
@@ -35,24 +35,24 @@ class Shutdown:
         return bool(self._stopping())
 
     def is_out_of_time(self) -> bool:
-        """Whether results that could not be stored are given up; their requests run again when the leases expire."""
+        """Whether to give up storing results, `DRAIN_S` after the stop began; the requests then run again elsewhere."""
         if self._began_s is None and self._stopping():
             self._began_s = time.monotonic()
         return self._began_s is not None and time.monotonic() > self._began_s + DRAIN_S
 
     def release(self, model: ServedModel, requests: Sequence[Request]) -> None:
-        """Return requests that will not start to the queue, without counting an attempt."""
+        """Return requests that have not started to the queue, without counting an attempt."""
         held = {request.id: request.token for request in requests}
         log.info("model %s: releasing %d requests that have not started", model.model, len(held))
         retry_redis(model.leases.release, held, give_up=self.is_out_of_time)
 
     def leave(self) -> None:
-        """End this process within `LEAVE_S`. Batches still running are refused, because their requests are released."""
+        """Release all requests and exit within `LEAVE_S`. Results of batches that still run are discarded."""
         start_thread(self._release_all).join(LEAVE_S)
         os._exit(0)
 
     def _release_all(self) -> None:
-        # Twice, because a claim in progress may bring more requests.
+        # Twice, because a claim in progress may return requests after the first time.
         for pause_s in (CLAIM_BLOCK_S, 0.0):
             for model in self._models:
                 held = dict(model.leases.held)

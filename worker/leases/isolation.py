@@ -11,36 +11,36 @@ from windrow.scheduler.queue import Request
 
 
 class ClaimTurn(Enum):
-    """How a claim thread may claim now."""
+    """What a claim thread may claim now."""
 
-    #: Beside the other claim threads, whatever this process holds.
+    #: Ordinary requests, at the same time as other claim threads.
     TOGETHER = "together"
-    #: This process holds nothing and no other thread claims, so the claim may return a suspect.
+    #: A suspected poison request too, because this process holds no request and no other thread claims.
     ALONE = "alone"
 
 
 class PoisonIsolation:
     """Shared by the claim threads of all models of a process, because a poison request kills the whole process.
 
-    When a claim reports that suspects wait, isolation begins: claims stop until every request held has finished. Then
-    the model of the suspect claims alone as long as it gets suspects, and each of them finishes before the next claim.
-    Any other result of such a claim, none or ordinary requests, ends the isolation, because another worker took the
-    suspect.
+    A *suspect* is a request that had `SUSPECT_AFTER` attempts without a result. When a claim reports that suspects
+    wait, isolation begins: no thread claims until every request of this process has finished. Then the model of the
+    suspect claims alone, one suspect at a time, and each finishes before the next claim. A claim that returns no
+    suspect ends the isolation, because another worker has taken it.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        #: Requests that this process has claimed and not finished.
+        #: Number of requests that this process has claimed and not finished.
         self._held = 0
-        #: Claims in progress.
+        #: Number of claims in progress.
         self._claims = 0
         #: The model whose suspects wait; None outside isolation.
         self._model: str | None = None
-        #: The claim in progress is one of that model, alone.
+        #: Whether the claim in progress is one of `ClaimTurn.ALONE`.
         self._is_alone = False
 
     def take_turn(self, model: str, timeout_s: float) -> ClaimTurn | None:
-        """Return how ``model`` may claim, or None if it may not within ``timeout_s``. `claimed` ends the turn."""
+        """Block until ``model`` may claim, at most ``timeout_s``; None if it may not. `claimed` ends the turn."""
         with self._changed:
             # Every claim passes here, so the usual case does not wait.
             if not self._may_claim(model) and not self._changed.wait_for(lambda: self._may_claim(model), timeout_s):
@@ -50,7 +50,7 @@ class PoisonIsolation:
             return ClaimTurn.ALONE if self._is_alone else ClaimTurn.TOGETHER
 
     def claimed(self, model: str, requests: Sequence[Request], suspects_wait: bool) -> None:
-        """End a turn with the ``requests`` of its claim; a claim that failed has none."""
+        """End a turn whose claim returned ``requests``; none if the claim failed."""
         with self._changed:
             self._claims -= 1
             self._held += len(requests)
@@ -64,7 +64,7 @@ class PoisonIsolation:
                 self._changed.notify_all()
 
     def ended(self, count: int) -> None:
-        """Note that ``count`` requests are no longer held: finished, canceled, expired or lost."""
+        """Record that this process no longer holds ``count`` requests: finished, canceled, expired or lost."""
         with self._changed:
             self._held -= count
             if self._held == 0 and self._model is not None:

@@ -1,4 +1,4 @@
-"""The requests of one model that this process holds a lease on: claim, renew, release, finish."""
+"""`Leases`: the requests of one model that this process has claimed, to be renewed, released or finished."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ SPARE_PATIENCE_S = 1.0
 
 
 class Leases:
-    """The leases of one process on the requests of one model. Methods may be called from any thread."""
+    """The requests of one model that one process holds, with their attempt tokens. Any thread may call the methods."""
 
     def __init__(self, queue: RedisQueue, lease_s: float, *, is_spare: bool = False) -> None:
         self.queue = queue
         self.lease_s = lease_s
-        #: Another process serves this model on the same device and goes first.
+        #: Whether this is a spare process: another one serves this model on the same device and claims first.
         self.is_spare = is_spare
         #: Request ID -> attempt token of every request claimed and not yet finished or released.
         self.held: dict[str, str] = {}
-        #: Called with the ID and the attempt token of each request whose lease this process has lost.
+        #: Called with the ID and the attempt token of each request that this process has lost, because it was canceled
+        #: or its lease expired.
         self.on_lost: Callable[[str, str], None] | None = None
         self.is_paused = False
         self._claiming = 0
@@ -44,8 +45,8 @@ class Leases:
         """Claim up to ``count`` requests; if ``blocking``, wait up to `CLAIM_BLOCK_S` for the first.
 
         A spare process leaves a backlog of fewer than ``enough`` requests to the first process of the device for
-        `SPARE_PATIENCE_S`. The caller may set ``alone`` only if this process holds nothing; for ``alone`` and
-        ``priorities`` see `RedisQueue.claim`. Returns an empty claim while paused.
+        `SPARE_PATIENCE_S`. The caller may set ``alone`` only if this process holds no request; see `RedisQueue.claim`
+        for ``alone`` and ``priorities``. While paused, the claim is empty.
         """
         with self._claims:
             if self.is_paused:
@@ -73,11 +74,11 @@ class Leases:
         return claim
 
     def _lost_attempts(self, claim: Claim) -> list[tuple[str, str]]:
-        """Earlier attempts of requests in ``claim`` that this process still held: their leases have expired."""
+        """Return requests of ``claim`` that this process held before: the lease of that attempt has expired."""
         return [(request.id, self.held[request.id]) for request in claim.requests if request.id in self.held]
 
     def pause(self) -> None:
-        """Claim nothing until `resume`; requests already held continue."""
+        """Claim no requests until `resume`; those already claimed continue."""
         with self._claims:
             self.is_paused = True
 
@@ -97,7 +98,7 @@ class Leases:
         return self.held.get(id) == token
 
     def renew(self) -> None:
-        """Extend every lease; forget and report to ``on_lost`` those that were lost."""
+        """Extend every lease; forget requests that were lost, and report them to ``on_lost``."""
         held = list(self.held.items())
         for start in range(0, len(held), MAX_REQUESTS_PER_CALL):
             part = dict(held[start : start + MAX_REQUESTS_PER_CALL])
@@ -107,7 +108,7 @@ class Leases:
                     self.on_lost(id, part[id])
 
     def release(self, held: Mapping[str, str]) -> None:
-        """Return requests (ID -> attempt token) to the front of the queue without counting an attempt."""
+        """Return requests (ID -> attempt token) to their old place in the queue without counting an attempt."""
         tokens = list(held.items())
         for start in range(0, len(tokens), MAX_REQUESTS_PER_CALL):
             part = dict(tokens[start : start + MAX_REQUESTS_PER_CALL])
@@ -122,6 +123,6 @@ class Leases:
             self.forget(done.id, done.token)
 
     def forget(self, id: str, token: str) -> None:
-        """Hold attempt ``token`` of request ``id`` no longer; a later attempt of the same request stays held."""
+        """Remove request ``id`` from `held`, unless this process holds a later attempt of it than ``token``."""
         if self.held.get(id) == token:
             self.held.pop(id, None)

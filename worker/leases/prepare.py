@@ -1,4 +1,4 @@
-"""Prepares claimed requests for an engine, and drops those that may no longer start."""
+"""Prepares claimed requests for an engine, and separates those that must not start any more."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 def prepare_requests(
     engine: EngineBase, requests: Sequence[Request], leases: Leases
 ) -> tuple[list[Request], list[Request]]:
-    """Decode and tokenize requests; return those that can run, and those whose input failed."""
+    """Decode and prepare requests; return those that can run, and those whose input is invalid, with their outcome."""
     if not requests:
         return [], []
     claimed_s = time.monotonic()
@@ -59,7 +59,10 @@ def prepare_inputs(
 
 
 def split_expired(requests: Sequence[Request], leases: Leases) -> tuple[list[Request], list[Request]]:
-    """Separate the requests that may start from those past their deadline; drop those canceled or lost."""
+    """Return the requests that may start, and those past their deadline, with their outcome.
+
+    Requests that this process no longer holds, because they were canceled or their lease was lost, are in neither list.
+    """
     now_s = leases.redis_now_s()
     held = [request for request in requests if leases.holds(request.id, request.token)]
     late = [request for request in held if request.deadline_s is not None and request.deadline_s <= now_s]

@@ -1,4 +1,4 @@
-"""Repeats a Redis call until Redis is available again."""
+"""`retry_redis`: repeats a Redis call until Redis is available again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def retry_redis(
     give_up: Callable[[], bool] = lambda: False,
     sleep: Callable[[float], None] = time.sleep,
 ) -> T | None:
-    """Return ``call(*args)``; repeat it after a pause while Redis fails. Return None if ``give_up()`` is true then."""
+    """Call ``call(*args)``, again after a pause while Redis fails; None if ``give_up()`` is true after a failure."""
     failures = 0
     while True:
         try:

@@ -22,9 +22,9 @@ RENEWALS_PER_HEARTBEAT = 5
 class LeaseRenewal:
     """Renews the leases of all models every second while the ``with`` block runs.
 
-    The thread runs while the device works and while C code has released the interpreter's lock. C code that keeps the
-    lock for longer than ``lease_s`` loses its requests to another worker, and its results are refused; raise
-    ``lease_s`` for such a model.
+    The thread needs Python's global interpreter lock (GIL), which torch releases while the device works. If C code of
+    an engine keeps the GIL for longer than ``lease_s``, the leases expire, another worker runs the requests, and the
+    late results are refused; raise ``lease_s`` for such a model.
     """
 
     def __init__(self, models: Sequence[ServedModel], progress: Progress) -> None:
@@ -49,7 +49,7 @@ class LeaseRenewal:
         renewals = 0
         while True:
             for model in self._models:
-                # The parent process soon kills a loop that stalls, so a stalled loop reports at every renewal.
+                # The parent process soon kills a stalled loop, so a stalled loop sends a heartbeat at every renewal.
                 if renewals % RENEWALS_PER_HEARTBEAT == 0 or self._progress.is_stalled:
                     self._attempt(model, model.heartbeat, self._progress.busy_s)
                 # Reap only after a successful renewal: after an outage, this worker's own leases look expired.
@@ -61,7 +61,7 @@ class LeaseRenewal:
                 return
 
     def _attempt(self, model: ServedModel, action: Callable[..., object], *arguments: object) -> bool:
-        """Call ``action``; return False and log if Redis failed."""
+        """Call ``action``; log a Redis error and return False."""
         try:
             action(*arguments)
         except RedisError as error:

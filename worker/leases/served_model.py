@@ -1,4 +1,4 @@
-"""What the models of a worker process have in common, whether their requests run in batches or in decode steps."""
+"""`ServedModel`: the common interface of models whose requests run in batches and of models that generate."""
 
 from __future__ import annotations
 
@@ -30,5 +30,5 @@ class ServedModel(Protocol):
         ...
 
     def store_observations(self) -> None:
-        """Add what was observed to the observations of all workers."""
+        """Add the observations for the metrics to those of all workers."""
         ...
