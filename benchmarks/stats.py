@@ -18,7 +18,7 @@ class Rates:
 def median(values: Sequence[float]) -> float:
     """Return the median; raises `ValueError` for an empty sequence."""
     if not values:
-        raise ValueError("takes at least one value")
+        raise ValueError("the median needs at least one value")
     return statistics.median(values)
 
 
@@ -28,7 +28,7 @@ def percentile(values: Sequence[float], share: float) -> float:
     This is method 7 of Hyndman and Fan (1996), numpy's default. Raises `ValueError` for an empty sequence.
     """
     if not values or not 0 <= share <= 1:
-        raise ValueError("takes values, and a share from 0 to 1")
+        raise ValueError(f"percentile needs at least one value and a share from 0 to 1, not {len(values)} and {share}")
     ordered = sorted(values)
     place = share * (len(ordered) - 1)
     below = int(place)
@@ -50,7 +50,7 @@ def rates_within(ended: Sequence[tuple[float, int]], begin_s: float, end_s: floa
     ordered = sorted(ended)
     inside = [(at_s, tokens) for at_s, tokens in ordered if begin_s < at_s <= end_s]
     if not inside:
-        raise ValueError("nothing finished within the window; measure for longer")
+        raise ValueError("no text finished within the window; measure for longer")
     start_s = max((at_s for at_s, _ in ordered if at_s <= begin_s), default=begin_s)
     took_s = inside[-1][0] - start_s
     return Rates(len(inside) / took_s, sum(tokens for _, tokens in inside) / took_s)
