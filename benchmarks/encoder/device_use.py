@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import threading
 import time
-from types import TracebackType
 
 #: The utilization is the share of about the last 0.17 s in which a kernel ran.
 COMMAND = ["nvidia-smi", "--query-gpu=index,utilization.gpu", "--format=csv,noheader,nounits", "--loop-ms=200"]
@@ -26,9 +25,7 @@ class DeviceUse:
             threading.Thread(target=self._read, daemon=True).start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -37,8 +34,8 @@ class DeviceUse:
         """Mean utilization of the first ``devices`` in the middle 80 % of the interval, or None without samples."""
         edge_s = 0.1 * (to_s - from_s)
         begin_s, end_s = from_s + edge_s, to_s - edge_s
-        seen = [share for at_s, device, share in self._samples if begin_s < at_s < end_s and device < devices]
-        return sum(seen) / len(seen) if seen else None
+        shares = [share for at_s, device, share in self._samples if begin_s < at_s < end_s and device < devices]
+        return sum(shares) / len(shares) if shares else None
 
     def _read(self) -> None:
         assert self._process is not None

@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import orjson
@@ -69,9 +68,7 @@ class Checker:
             raise TimeoutError("the checker could not subscribe")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stops.set()
         self._thread.join()
         self.redis.close()
@@ -86,15 +83,15 @@ class Checker:
         max_depth: int = 1 << 30,
     ) -> list[str]:
         """Submit ``texts`` in one call, record them once Redis has acknowledged it, and return their ids."""
-        made = [(secrets.token_hex(8), text) for text in texts]
-        submissions = [Submission(id, payload_of(self.queue.model, text), 1, deadline_s) for id, text in made]
+        requests = [(secrets.token_hex(8), text) for text in texts]
+        submissions = [Submission(id, payload_of(self.queue.model, text), 1, deadline_s) for id, text in requests]
         self.queue.submit(
             submissions, flow=flow_name(tenant, priority), weight=PRIORITY_WEIGHTS[priority], max_depth=max_depth,
             max_bytes=PLENTY,
         )  # fmt: skip
-        for id, text in made:
+        for id, text in requests:
             self.accept(id, text)
-        return [id for id, _ in made]
+        return [id for id, _ in requests]
 
     def accept(self, id: str, text: str) -> None:
         """Record that ``text`` was accepted under ``id`` and must succeed."""

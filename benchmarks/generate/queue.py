@@ -20,6 +20,7 @@ import orjson
 from redis import Redis
 
 from benchmarks.generate.llama import SHAPES
+from benchmarks.generate.run import choose_shape
 from benchmarks.generate.worker import DIRECT, DONE_KEY, END, MODEL, SERVE, STOP_KEY, TODO_KEY, read_entry
 from benchmarks.result_listener import ResultListener
 from benchmarks.stats import median, median_ratio, percentile
@@ -80,11 +81,7 @@ def run_generate_queue(
     requests: int, shape: str | None, batch_size: int, scale: float, rounds: int, seconds: float, say: Say
 ) -> dict[str, Any]:  # fmt: skip
     """Measure; ``figures`` are rows of ``name, value, unit, target``. Raises `BenchFailed`."""
-    import torch
-
-    shape = shape or ("1b" if torch.cuda.is_available() else "small")
-    if shape not in SHAPES:
-        raise BenchFailed(f"unknown shape {shape!r}; choose from {', '.join(SHAPES)}")
+    shape = choose_shape(shape)
     with (
         Interrupts() as interrupts,
         tempfile.TemporaryDirectory(prefix="windrow-bench-") as name,
@@ -95,10 +92,10 @@ def run_generate_queue(
             "url": url, "folder": str(Path(name) / "llama"), "shape": shape, "requests": requests, "scale": scale,
             "model": {"task": "generate", "max_batch_size": batch_size},
         }  # fmt: skip
-        made: dict[str, Any] = {}
+        results: dict[str, Any] = {}
         client = Client(redis, shape, scale, say)
         client_thread = threading.Thread(
-            target=client.run, args=(requests, batch_size, rounds, seconds, made), daemon=True
+            target=client.run, args=(requests, batch_size, rounds, seconds, results), daemon=True
         )
         client_thread.start()
         run_part(
@@ -109,9 +106,9 @@ def run_generate_queue(
             lambda: check_interrupts(interrupts),
         )
         client_thread.join()
-    if "error" in made:
-        raise made["error"]
-    return {"requests": requests, "shape": shape, **made, "figures": _figures(made)}
+    if "error" in results:
+        raise results["error"]
+    return {"requests": requests, "shape": shape, **results, "figures": _figures(results)}
 
 
 class Client:
@@ -123,23 +120,23 @@ class Client:
         self._queue = RedisQueue(redis, MODEL)
         self._seed = 0
 
-    def run(self, requests: int, batch_size: int, rounds: int, seconds: float, made: dict[str, Any]) -> None:
-        """Run all measurements, and put the results or the ``error`` into ``made``."""
+    def run(self, requests: int, batch_size: int, rounds: int, seconds: float, results: dict[str, Any]) -> None:
+        """Run all measurements, and put the results or the ``error`` into ``results``."""
         try:
-            made["device"] = read_entry(self._redis, DONE_KEY, START_S)
+            results["device"] = read_entry(self._redis, DONE_KEY, START_S)
             self._say("model loaded, checked and captured")
-            rates = made["tokens_per_s"] = {"direct": [], "queue": [], "streamed": []}
+            rates = results["tokens_per_s"] = {"direct": [], "queue": [], "streamed": []}
             for _ in range(rounds):
                 rates["direct"].append(self._command(DIRECT, seed=self._next_seed())["tokens_per_s"])
                 rates["queue"].append(self._serve(self._load(requests), streamed=False).tokens_per_s)
                 rates["streamed"].append(self._serve(self._load(requests)).tokens_per_s)
                 self._say("tokens/s: " + ", ".join(f"{name} {each[-1]:,.0f}" for name, each in rates.items()))
             full = self._serve(self._load(CAPACITY_REQUESTS_PER_SLOT * batch_size))
-            made["capacity_per_s"] = full.middle_requests_per_s()
-            made["full_tokens_per_s"] = full.tokens_per_s
-            made["loads"] = [self._at_share(share, made["capacity_per_s"], seconds) for share in SHARES]
+            results["capacity_per_s"] = full.middle_requests_per_s()
+            results["full_tokens_per_s"] = full.tokens_per_s
+            results["loads"] = [self._at_share(share, results["capacity_per_s"], seconds) for share in SHARES]
         except Exception as error:  # Raised by the thread that waits for this one.
-            made["error"] = error
+            results["error"] = error
         finally:
             self._redis.set(STOP_KEY, 1)
             self._redis.rpush(TODO_KEY, orjson.dumps({"do": END}))
@@ -212,8 +209,8 @@ def _payload(ask: Ask, streamed: bool) -> bytes:
     return encode_call(MODEL, {"prompt_ids": ask.ids}, parameters, is_followed=streamed)
 
 
-def _figures(made: dict[str, Any]) -> list[dict[str, Any]]:
-    rates = made["tokens_per_s"]
+def _figures(results: dict[str, Any]) -> list[dict[str, Any]]:
+    rates = results["tokens_per_s"]
     rows: list[tuple[str, float, str, str | None]] = [
         ("engine driven directly", median(rates["direct"]), "tokens/s", None)
     ]
@@ -221,10 +218,10 @@ def _figures(made: dict[str, Any]) -> list[dict[str, Any]]:
         rows.append((f"the same load {name}", median(rates[key]), "tokens/s", None))
         rows.append(("ratio", median_ratio(rates[key], rates["direct"]), "x", f">= {LEAST_RATIO}"))
     rows += [
-        ("streamed, always enough to do", made["full_tokens_per_s"], "tokens/s", None),
-        ("capacity", made["capacity_per_s"], "requests/s", None),
+        ("streamed, always enough to do", results["full_tokens_per_s"], "tokens/s", None),
+        ("capacity", results["capacity_per_s"], "requests/s", None),
     ]
-    for load in made["loads"]:
+    for load in results["loads"]:
         for name, key in (("TTFT", "ttft"), ("ITL", "itl")):
             for part in ("p50", "p99"):
                 at = f"at {load['share']:.0%} of it ({load['requests_per_s']:.0f}/s), {name} {part}"

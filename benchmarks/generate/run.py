@@ -41,11 +41,7 @@ def run_generate(
 
     Raises `BenchFailed` for an unknown shape or contender.
     """
-    import torch
-
-    shape = shape or ("1b" if torch.cuda.is_available() else "small")
-    if shape not in SHAPES:
-        raise BenchFailed(f"unknown shape {shape!r}; choose from {', '.join(SHAPES)}")
+    shape = choose_shape(shape)
     if unknown := [name for name in only if name not in CONTENDERS]:
         raise BenchFailed(f"unknown contender {unknown[0]!r}; choose from {', '.join(CONTENDERS)}")
     contenders = only or CONTENDERS
@@ -55,35 +51,47 @@ def run_generate(
         load = make_load(requests, SHAPES[shape]["vocab_size"], scale)
         say(f"{requests} requests, {sum(len(ask.ids) for ask in load)} prompt and "
             f"{sum(ask.tokens for ask in load)} answer tokens")  # fmt: skip
-        report |= _ours(folder, load, batch_size, static_size, contenders, report["contenders"], say)
+        report |= _run_windrow(folder, load, batch_size, static_size, contenders, report["contenders"], say)
         if "transformers" in contenders:
-            report["contenders"]["transformers"] = _transformers(folder, load, say)
-    return report | _compared(report)
+            report["contenders"]["transformers"] = _run_transformers(folder, load, say)
+    return report | _comparison(report)
 
 
-def _compared(report: dict[str, Any]) -> dict[str, Any]:
+def choose_shape(shape: str | None) -> str:
+    """Return ``shape``, or the default for this machine. Raises `BenchFailed` for an unknown one."""
+    import torch
+
+    shape = shape or ("1b" if torch.cuda.is_available() else "small")
+    if shape not in SHAPES:
+        raise BenchFailed(f"unknown shape {shape!r}; choose from {', '.join(SHAPES)}")
+    return shape
+
+
+def _comparison(report: dict[str, Any]) -> dict[str, Any]:
     """Return the ratios, the mean continuous step, and its lower bound: the time to read weights and cache once."""
-    made = report["contenders"]
+    figures = report["contenders"]
     ratios = {}
-    if "continuous" in made:
-        best = made["continuous"]
+    if "continuous" in figures:
+        best = figures["continuous"]
         for name in ("static", "none", "transformers"):
-            if name in made:
-                ratios[f"continuous over {name}, tokens/s"] = best["tokens_per_s"] / made[name]["tokens_per_s"]
-        if "static" in made:
-            ratios["static over continuous, mean latency"] = made["static"]["mean_latency_s"] / best["mean_latency_s"]
+            if name in figures:
+                ratios[f"continuous over {name}, tokens/s"] = best["tokens_per_s"] / figures[name]["tokens_per_s"]
+        if "static" in figures:
+            ratios["static over continuous, mean latency"] = (
+                figures["static"]["mean_latency_s"] / best["mean_latency_s"]
+            )
     bandwidth = next((rate for name, rate in BANDWIDTHS.items() if report["device"].startswith(name)), None)
     step_s = floor_s = None
-    if bandwidth is not None and "continuous" in made:
-        step_s = made["continuous"]["busy_s"] / made["continuous"]["steps"]
-        read = report["weight_bytes"] + made["continuous"]["mean_cached_tokens"] * report["token_bytes"]
+    if bandwidth is not None and "continuous" in figures:
+        step_s = figures["continuous"]["busy_s"] / figures["continuous"]["steps"]
+        read = report["weight_bytes"] + figures["continuous"]["mean_cached_tokens"] * report["token_bytes"]
         floor_s = read / bandwidth
     return {"ratios": ratios, "step_s": step_s, "floor_step_s": floor_s}
 
 
-def _ours(
+def _run_windrow(
     folder: Path, load: list[Ask], batch_size: int, static_size: int, contenders: Sequence[str],
-    made: dict[str, Any], say: Say,
+    figures: dict[str, Any], say: Say,
 ) -> dict[str, Any]:  # fmt: skip
     import torch
 
@@ -105,8 +113,8 @@ def _ours(
         drive(engine, load[:2])  # first-call work
         engine.busy_s = 0.0
         chosen = load[:NONE_REQUESTS] if strategy == "none" else load
-        made[strategy] = drive(engine, chosen)
-        say(f"{strategy}: {made[strategy]}")
+        figures[strategy] = drive(engine, chosen)
+        say(f"{strategy}: {figures[strategy]}")
     weights = sum(weight.numel() * weight.element_size() for weight in model.slots.module.parameters())
     cache = model.slots.cache
     token_bytes = cache.keys[:, :, 0, 0].numel() * cache.keys.element_size() * 2
@@ -179,7 +187,7 @@ def _figures(timed: Sequence[Timed], took_s: float) -> dict[str, float]:
     }
 
 
-def _transformers(folder: Path, load: Sequence[Ask], say: Say) -> dict[str, float]:
+def _run_transformers(folder: Path, load: Sequence[Ask], say: Say) -> dict[str, float]:
     """Run the load with transformers' ContinuousBatchingManager and its default settings."""
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig

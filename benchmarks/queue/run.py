@@ -37,16 +37,16 @@ def run_queue(items: int, payload_bytes: int, batch_size: int, depth: int, round
     """Measure everything; ``figures`` are rows of ``name, value, unit, target``."""
     ours: list[float] = []
     ours_durable: list[float] = []
-    theirs: list[float] = []
+    celery: list[float] = []
     with Interrupts() as interrupts:
         for number in range(rounds):
             for rates, durable in ((ours, False), (ours_durable, True)):
                 with workplace(interrupts, durable=durable) as (folder, url):
                     rates.append(_windrow_rate(url, folder, items, payload_bytes, batch_size, interrupts))
             with workplace(interrupts, durable=False) as (folder, url):
-                theirs.append(_celery_rate(url, folder, payload_bytes, interrupts))
+                celery.append(_celery_rate(url, folder, payload_bytes, interrupts))
             rates_text = f"{ours[-1]:,.0f} items/s, {ours_durable[-1]:,.0f} with an append-only file"
-            say(f"round {number + 1} of {rounds}: {rates_text}, plain Celery {theirs[-1]:,.0f}")
+            say(f"round {number + 1} of {rounds}: {rates_text}, plain Celery {celery[-1]:,.0f}")
         with workplace(interrupts) as (_, url):
             overhead_bytes = _overhead_bytes(url, depth, payload_bytes)
             say(f"{overhead_bytes:.0f} bytes per waiting request")
@@ -55,12 +55,12 @@ def run_queue(items: int, payload_bytes: int, batch_size: int, depth: int, round
     figures = [
         _figure(f"items in rows of {batch_size}", median(ours), "items/s", f">= {ITEMS_PER_S:,}", 0),
         _figure("the same with an append-only file", median(ours_durable), "items/s", digits=0),
-        _figure("no-op tasks through plain Celery", median(theirs), "items/s", digits=0),
-        _figure("ratio", median_ratio(ours, theirs), "x", digits=1),
+        _figure("no-op tasks through plain Celery", median(celery), "items/s", digits=0),
+        _figure("ratio", median_ratio(ours, celery), "x", digits=1),
         _figure(f"memory beyond the payload, {depth:,} waiting", overhead_bytes, "bytes", f"<= {OVERHEAD_BYTES}", 0),
         *claims,
     ]
-    return {"figures": figures, "items_per_s": ours, "durable_items_per_s": ours_durable, "celery_items_per_s": theirs}
+    return {"figures": figures, "items_per_s": ours, "durable_items_per_s": ours_durable, "celery_items_per_s": celery}
 
 
 @contextmanager
