@@ -110,10 +110,10 @@ def test_the_handover_is_read_off_passes_that_began_on_an_idle_device() -> None:
     [
         (1, {"windrow_run": 7}, "line 1: not a run that"),
         (1, {"strategy": "best"}, "line 1: strategy 'best'"),
-        (1, {"devices": None}, "line 1: int"),
-        (5, {"arrival_s": -1}, "line 5: takes times"),
-        (5, {"latency_s": float("nan")}, "line 5: takes times"),
-        (5, {"tokens": 0}, "line 5: takes times of 0 s or more, and sizes"),
+        (1, {"devices": None}, "line 1: devices: Input should be a valid integer"),
+        (5, {"arrival_s": -1}, "line 5: arrival_s: .*greater than or equal to 0"),
+        (5, {"latency_s": float("nan")}, "line 5: latency_s: .*finite"),
+        (5, {"tokens": 0}, "line 5: tokens: .*greater than or equal to 1"),
         (5, {"arrival_s": 0.0}, "line 5: arrives before"),
     ],
 )

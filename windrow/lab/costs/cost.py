@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from windrow.lab.costs.cpu_cores import CpuCores
+from windrow.lab.json_values import read_as
 from windrow.scheduler.core.core_split import cut_evenly
 from windrow.scheduler.core.planning import Batch, bucket_length
 
@@ -152,14 +153,7 @@ def read_cost(path: Path) -> CostModel:
         found = json.loads(path.read_text(encoding="utf-8"))
         if found.pop("windrow_cost") != VERSION:
             raise ValueError("another version")
-        decode = found["decode"]
-        return CostModel(
-            _read_pass(found["padded"]),
-            _read_pass(found["packed"]),
-            None if decode is None else _read_decode(decode),
-            float(found["handover_s"]),
-            found["about"],
-        )
+        return read_as(CostModel, found)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path}: not a cost file as `windrow tune` writes it ({type(error).__name__}: {error})"
@@ -171,21 +165,6 @@ def decode_cost(cost: CostModel, path: Path) -> DecodeCost:
     if cost.decode is None:
         raise ValueError(f"{path}: has no costs of text generation; its entry decode is empty")
     return cost.decode
-
-
-def _read_pass(found: dict[str, Any] | None) -> PassCost | None:
-    return None if found is None else PassCost(**{**found, "spread": tuple(found["spread"])})
-
-
-def _read_decode(found: dict[str, Any]) -> DecodeCost:
-    runs = read_runs(found["runs"]) if "runs" in found else StepRuns()
-    return DecodeCost(**{**found, "runs": runs})
-
-
-def read_runs(found: dict[str, Any]) -> StepRuns:
-    """Convert from JSON; raises `ValueError`, `KeyError` or `TypeError`."""
-    row_rungs, token_rungs = (tuple(int(rung) for rung in found[name]) for name in ("row_rungs", "token_rungs"))
-    return StepRuns(int(found["ahead"]), row_rungs, token_rungs)
 
 
 def write_cost(path: Path, cost: CostModel) -> None:

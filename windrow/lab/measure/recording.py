@@ -18,7 +18,7 @@ import math
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -26,19 +26,11 @@ from typing import Any
 
 from windrow.lab.costs.fitting import TimedPass
 from windrow.lab.costs.shared_cores import ALONE, Shared
-from windrow.lab.measure.run_file import (
-    GENERATE,
-    VERSION,
-    TimedRequest,
-    describe_read_error,
-    read_head,
-    read_lines,
-    read_requests,
-    write_lines,
-)
+from windrow.lab.json_values import Count, Seconds, read_as
+from windrow.lab.measure import run_file
 from windrow.lab.simulate.device import Policy
 from windrow.lab.simulate.workload import Workload
-from windrow.scheduler.core.planning import PLANNERS, BatchLimits
+from windrow.scheduler.core.planning import PLANNERS
 
 #: Fewest batches that started on an idle device from which a handover time is computed.
 ENOUGH = 20
@@ -49,16 +41,16 @@ BEFORE_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded(TimedRequest):
+class Recorded(run_file.TimedRequest):
     """One request of a run; the module describes the fields."""
 
-    tokens: int
-    queue_s: float
-    latency_s: float
+    tokens: Count
+    queue_s: Seconds
+    latency_s: Seconds
     pass_id: str
-    pass_s: float
-    pass_size: int
-    pass_tokens: int
+    pass_s: Seconds
+    pass_size: Count
+    pass_tokens: Count
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,47 +120,24 @@ def write_recording(path: Path, recording: Recording) -> None:
     """Write the run to a file; raises `OSError`."""
     policy, limits = recording.policy, recording.policy.limits
     head = {
-        "windrow_run": VERSION, **recording.about, "devices": recording.devices, "strategy": policy.strategy,
+        "windrow_run": run_file.VERSION, **recording.about, "devices": recording.devices, "strategy": policy.strategy,
         "max_wait_s": policy.max_wait_s, "max_batch_size": limits.max_batch_size,
         "max_batch_tokens": limits.max_batch_tokens, "buckets": limits.buckets, "static_length": limits.static_length,
         "rungs": limits.rungs, "row_rungs": limits.row_rungs,
     }  # fmt: skip
-    write_lines(path, head, recording.requests)
+    run_file.write_lines(path, head, recording.requests)
 
 
 def read_recording(path: Path) -> Recording:
     """Read a run from a file; raises `ValueError` with the file, the line and the problem."""
-    lines = read_lines(path)
+    lines = run_file.read_lines(path)
     try:
-        head = read_head(lines)
-        if head.get("task") == GENERATE:
+        head = run_file.read_head(lines)
+        if head.get("task") == run_file.GENERATE:
             raise ValueError("a run of a model that generates; takes the run of a model that answers in one batch")
-        limits = BatchLimits(
-            int(head["max_batch_size"]),
-            int(head["max_batch_tokens"]),
-            tuple(head["buckets"]),
-            int(head["static_length"]),
-            tuple(head["rungs"]),
-            tuple(tuple(rows) for rows in head["row_rungs"]),
-        )
-        policy = Policy(
-            str(head["strategy"]), limits, None if head["max_wait_s"] is None else float(head["max_wait_s"])
-        )
-        if policy.strategy not in PLANNERS:
-            raise ValueError(f"strategy {policy.strategy!r}; there are {', '.join(PLANNERS)}")
-        devices = int(head["devices"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path}, line 1: {describe_read_error(error)}") from None
-    return Recording(policy, devices, head, read_requests(path, lines, _request))
-
-
-def _request(row: Mapping[str, Any]) -> Recorded:
-    one = Recorded(
-        arrival_s=float(row["arrival_s"]), tokens=int(row["tokens"]), queue_s=float(row["queue_s"]),
-        latency_s=float(row["latency_s"]), pass_id=str(row["pass_id"]), pass_s=float(row["pass_s"]),
-        pass_size=int(row["pass_size"]), pass_tokens=int(row["pass_tokens"]),
-    )  # fmt: skip
-    times = (one.arrival_s, one.queue_s, one.latency_s, one.pass_s)
-    if not all(0 <= at_s < math.inf for at_s in times) or min(one.tokens, one.pass_size, one.pass_tokens) < 1:
-        raise ValueError("takes times of 0 s or more, and sizes of 1 or more")
-    return one
+        found = read_as(Recording, {**head, "policy": {**head, "limits": head}, "about": head, "requests": []})
+        if found.policy.strategy not in PLANNERS:
+            raise ValueError(f"strategy {found.policy.strategy!r}; there are {', '.join(PLANNERS)}")
+    except ValueError as error:
+        raise ValueError(f"{path}, line 1: {error}") from None
+    return replace(found, requests=run_file.read_requests(path, lines, Recorded))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
+
+from windrow.lab.json_values import Seconds, read_as
 
 VERSION = 1
 #: ``task`` in the first line of a run of a model that generates text.
@@ -18,7 +20,7 @@ class TimedRequest:
     """What the requests of every kind of run have in common."""
 
     #: Seconds from the first arrival of the run.
-    arrival_s: float
+    arrival_s: Seconds
 
 
 AnyRequest = TypeVar("AnyRequest", bound=TimedRequest)
@@ -53,16 +55,14 @@ def read_head(lines: Iterator[Mapping[str, Any]]) -> Mapping[str, Any]:
     return head
 
 
-def read_requests(
-    path: Path, lines: Iterator[Mapping[str, Any]], read: Callable[[Mapping[str, Any]], AnyRequest]
-) -> list[AnyRequest]:
-    """Convert all lines after the first with ``read``; raises `ValueError` with the number of the first bad line."""
+def read_requests(path: Path, lines: Iterator[Mapping[str, Any]], kind: type[AnyRequest]) -> list[AnyRequest]:
+    """Convert all lines after the first to ``kind``; raises `ValueError` with the number of the first bad line."""
     requests: list[AnyRequest] = []
     for line, values in enumerate(lines, 2):
         try:
-            requests.append(read(values))
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{path}, line {line}: {describe_read_error(error)}") from None
+            requests.append(read_as(kind, values))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {line}: {error}") from None
         if len(requests) > 1 and requests[-1].arrival_s < requests[-2].arrival_s:
             raise ValueError(f"{path}, line {line}: arrives before the request of the line above")
     if not requests:
@@ -80,8 +80,3 @@ def read_lines(path: Path) -> Iterator[Mapping[str, Any]]:
         if not isinstance(values, dict):
             raise ValueError(f"{path}, line {line}: takes one JSON object per line")
         yield values
-
-
-def describe_read_error(error: Exception) -> str:
-    """Return the error's text; for a `KeyError`, a sentence that names the missing field."""
-    return f"the field {error.args[0]} is missing" if isinstance(error, KeyError) else str(error)

@@ -17,26 +17,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
 import numpy as np
 
-from windrow.lab.costs.cost import StepRuns, read_runs
+from windrow.lab.costs.cost import StepRuns
 from windrow.lab.costs.fitting import TimedStep
+from windrow.lab.json_values import Count, Seconds, read_as
+from windrow.lab.measure import run_file
 from windrow.lab.measure.recording import ENOUGH
-from windrow.lab.measure.run_file import (
-    GENERATE,
-    VERSION,
-    TimedRequest,
-    describe_read_error,
-    read_head,
-    read_lines,
-    read_requests,
-    write_lines,
-)
 from windrow.lab.simulate.generation import GenerationPolicy
 from windrow.lab.simulate.workload import Workload
 
@@ -46,14 +38,14 @@ STEP_SIZES, CUT = 0.2, 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class RecordedAnswer(TimedRequest):
+class RecordedAnswer(run_file.TimedRequest):
     """One request of a run; the module describes the fields."""
 
-    tokens: int
-    output_tokens: int
-    queue_s: float
-    first_s: float
-    latency_s: float
+    tokens: Count
+    output_tokens: Count
+    queue_s: Seconds
+    first_s: Seconds
+    latency_s: Seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,30 +104,34 @@ def write_generation(path: Path, recording: GenerationRecording) -> None:
     """Write the run to a file; raises `OSError`."""
     policy = asdict(recording.policy)
     head = {
-        "windrow_run": VERSION, "task": GENERATE, **recording.about, "devices": recording.devices,
+        "windrow_run": run_file.VERSION, "task": run_file.GENERATE, **recording.about, "devices": recording.devices,
         "runs": asdict(recording.runs), "strategy": policy.pop("name"), **policy,
         "steps": [astuple(one) for one in recording.steps],
     }  # fmt: skip
-    write_lines(path, head, recording.requests)
+    run_file.write_lines(path, head, recording.requests)
 
 
 def read_generation(path: Path) -> GenerationRecording:
     """Read a run from a file; raises `ValueError` with the file, the line and the problem."""
-    lines = read_lines(path)
+    lines = run_file.read_lines(path)
     try:
-        head = dict(read_head(lines))
-        if head.get("task") != GENERATE:
+        head = dict(run_file.read_head(lines))
+        if head.get("task") != run_file.GENERATE:
             raise ValueError("a run of a model that answers in one batch; takes the run of a model that generates")
-        names = ("max_batch_size", "max_batch_tokens", "cache_tokens", "page_tokens", "prefill_chunk_tokens")
-        sizes = [int(head[name]) for name in names]
-        if min(sizes) < 1:
-            raise ValueError(f"takes {', '.join(names)} of 1 or more")
-        policy = GenerationPolicy(str(head["strategy"]), *sizes)
-        devices, runs = int(head["devices"]), read_runs(head["runs"])
-        steps = [_step(row) for row in head.pop("steps")]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path}, line 1: {describe_read_error(error)}") from None
-    return GenerationRecording(policy, devices, runs, head, read_requests(path, lines, _answer), steps)
+        steps = [_step(row) for row in head.pop("steps", ())]
+        policy = {**head, "name": head.get("strategy")}
+        values = {**head, "policy": policy, "about": head, "requests": [], "steps": steps}
+        found = read_as(GenerationRecording, values)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}, line 1: {error}") from None
+    requests = run_file.read_requests(path, lines, RecordedAnswer)
+    for line, request in enumerate(requests, 2):
+        if request.first_s > request.latency_s:
+            raise ValueError(
+                f"{path}, line {line}: its first token came after {request.first_s} s, its last after "
+                f"{request.latency_s} s"
+            )
+    return replace(found, requests=requests)
 
 
 def _step(row: Sequence[Any]) -> TimedStep:
@@ -144,16 +140,3 @@ def _step(row: Sequence[Any]) -> TimedStep:
     if not 0 < step.seconds < math.inf or min(step.tokens, step.sequences) < 1 or step.cached_tokens < 0:
         raise ValueError(f"step {list(row)}: takes tokens and sequences of 1 or more, and more than 0 s")
     return step
-
-
-def _answer(row: Mapping[str, Any]) -> RecordedAnswer:
-    one = RecordedAnswer(
-        arrival_s=float(row["arrival_s"]), tokens=int(row["tokens"]), output_tokens=int(row["output_tokens"]),
-        queue_s=float(row["queue_s"]), first_s=float(row["first_s"]), latency_s=float(row["latency_s"]),
-    )  # fmt: skip
-    times = (one.arrival_s, one.queue_s, one.first_s, one.latency_s)
-    if not all(0 <= at_s < math.inf for at_s in times) or min(one.tokens, one.output_tokens) < 1:
-        raise ValueError("takes times of 0 s or more, and tokens of 1 or more")
-    if one.first_s > one.latency_s:
-        raise ValueError(f"its first token came after {one.first_s} s, its last after {one.latency_s} s")
-    return one

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import repeat
 from operator import add
 
@@ -48,6 +48,9 @@ class GenerationPolicy:
     def __post_init__(self) -> None:
         if self.name not in GENERATION:
             raise ValueError(f"unknown policy {self.name!r}; accepted are {', '.join(GENERATION)}")
+        sizes = {name: value for name, value in asdict(self).items() if name != "name"}
+        if min(sizes.values()) < 1:
+            raise ValueError(f"takes {', '.join(sizes)} of 1 or more (got {list(sizes.values())})")
 
     def scheduler(self) -> StepScheduler:
         """Return a new scheduler with this policy."""
