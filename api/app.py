@@ -1,4 +1,4 @@
-"""Builds the Flask application from settings and a Redis connection."""
+"""Builds the Flask application from settings, a Redis connection and the routes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from redis.exceptions import RedisError
 
 from windrow.api.auth import tenants
 from windrow.api.http import errors, route
-from windrow.api.routes.table import ROUTES
+from windrow.api.openai import routes as openai
+from windrow.api.routes import docs, events, operations, predictions
 from windrow.api.service import Service
 from windrow.scheduler.config.settings import Settings, load_settings
 from windrow.scheduler.connection.connect import connect
@@ -21,6 +22,10 @@ MAX_CONNECTIONS = 32
 CONNECTION_WAIT_S = 5.0
 #: Key of the `Service` in ``app.extensions``.
 EXTENSION = "windrow"
+
+_API = (*predictions.ROUTES, *events.ROUTES, *openai.ROUTES, *operations.ROUTES)
+#: All routes.
+ROUTES: tuple[route.Route, ...] = (*_API, *docs.docs_routes(_API))
 
 
 def build_app(settings: Settings | None = None, redis: Redis | None = None) -> Flask:

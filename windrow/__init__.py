@@ -7,12 +7,12 @@ does not import the client.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from windrow.version import __version__
+
 if TYPE_CHECKING:
     from windrow import errors
     from windrow.client import AsyncClient, Client, Prediction, StreamEvent
     from windrow.gateway import InferenceConfig, InferenceGateway
-
-__version__ = "0.1.0"
 
 __all__ = [
     "AsyncClient",

@@ -1,6 +1,6 @@
 """A route is declared once: Flask's rule, the need of a key and the OpenAPI operation are all made from a `Route`.
 
-The handlers take the process's `Service`, then the parameters of the path. `windrow.api.routes.table` lists all routes.
+The handlers take the process's `Service`, then the parameters of the path. `windrow.api.app.ROUTES` lists all routes.
 """
 
 from __future__ import annotations

@@ -25,17 +25,7 @@ from windrow.api.service import LOOK_S, Service
 from windrow.api.subscriptions.event_followers import Follower
 from windrow.api.subscriptions.waiters import Waiter
 from windrow.scheduler.queue import Prediction
-from windrow.scheduler.queue.events import (
-    BEGINNING,
-    COMPLETED,
-    ERROR,
-    LAST,
-    METRIC,
-    OUTPUT,
-    Event,
-    is_gap,
-    last_event,
-)
+from windrow.scheduler.queue.events import BEGINNING, COMPLETED, ERROR, LAST, METRIC, OUTPUT, Event, is_gap, last_event
 from windrow.scheduler.queue.prediction import prediction_json
 from windrow.scheduler.queue.results import describe
 

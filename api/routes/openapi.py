@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from pydantic import BaseModel
@@ -20,6 +19,7 @@ from windrow.api.http.errors import ERRORS, HTTP_CODES
 from windrow.api.http.headers import TEXT_SCHEMA
 from windrow.api.http.route import RETRY_AFTER, Answer, Headers, Route, response_header
 from windrow.api.routes import schemas
+from windrow.version import __version__
 
 SECURITY_SCHEME = {"type": "http", "scheme": "bearer", "description": "An API key of one of the server's tenants."}
 #: Headers of error responses, by status.
@@ -43,7 +43,7 @@ def document(routes: tuple[Route, ...], *, needs_key: bool = True) -> dict[str, 
         "openapi": "3.1.0",
         "info": {
             "title": "Windrow",
-            "version": _version(),
+            "version": __version__,
             "description": "Batch inference on Flask, Celery and Redis. Errors are application/problem+json; "
             "OpenAI's routes use OpenAI's error format.",
         },
@@ -117,10 +117,3 @@ def _failure(error_format: ErrorFormat, status: int, codes: Sequence[str]) -> di
 
 def _ref(model: type[BaseModel]) -> dict[str, str]:
     return {"$ref": schemas.REF.format(model=model.__name__)}
-
-
-def _version() -> str:
-    try:
-        return version("windrow-inference")
-    except PackageNotFoundError:  # a checkout that was not installed
-        return "0"

@@ -24,17 +24,9 @@ from windrow.scheduler.core.heartbeats import HEARD_WITHIN_S, Heartbeat
 STARTED_S = int(time.time())
 #: Fields of a worker's heartbeat that describe the loaded model.
 LOADED = (
-    "strategy",
-    "strategy_note",
-    "device",
-    "dtype",
-    "dtype_note",
-    "max_input_tokens",
-    "relative_error",
-    "ran_out_tokens",
-    "wait_ms",
-    "reload_note",
-)
+    "strategy", "strategy_note", "device", "dtype", "dtype_note", "max_input_tokens", "relative_error",
+    "ran_out_tokens", "wait_ms", "reload_note",
+)  # fmt: skip
 
 
 def models(service: Service) -> Response:

@@ -9,26 +9,9 @@ from flask import Response, request
 
 from windrow import errors as core
 from windrow.api.auth.tenants import current_tenant
+from windrow.api.http import headers
 from windrow.api.http.body import read_object
 from windrow.api.http.hangup import hangup_check
-from windrow.api.http.headers import (
-    CANCEL_AFTER,
-    CANCEL_ON_DISCONNECT,
-    ID_PATH,
-    IDEMPOTENCY,
-    LAST_EVENT_ID,
-    PREFER,
-    PREFER_CANCEL,
-    WAIT_QUERY,
-    parse_cancel_after,
-    parse_cancel_on_disconnect,
-    parse_idempotency_key,
-    parse_last_event_id,
-    parse_prefer,
-    parse_wait,
-    refuse_event_stream,
-    wants_event_stream,
-)
 from windrow.api.http.responses import EVENT_STREAM, base_url, json_response, whole_seconds
 from windrow.api.http.route import READ_ERRORS, RETRY_AFTER, SUBMIT_ERRORS, Answer, Route, response_header
 from windrow.api.routes import schemas
@@ -47,9 +30,9 @@ PREFERENCE_APPLIED = response_header("Preference-Applied", "The preferences that
 
 def create(service: Service) -> Response:
     """Submit one request; wait for its result or stream its events if the client asks for that."""
-    wants_stream = wants_event_stream(request.headers.get("Accept"))
-    after = parse_last_event_id(request.headers.get("Last-Event-ID"))
-    wait_s = parse_prefer(request.headers.get("Prefer"))
+    wants_stream = headers.wants_event_stream(request.headers.get("Accept"))
+    after = headers.parse_last_event_id(request.headers.get("Last-Event-ID"))
+    wait_s = headers.parse_prefer(request.headers.get("Prefer"))
     body = parse(PredictionRequest, read_object(request.environ, service.settings.max_body_bytes))
     call = _call(service, body, [body.input], is_batch=False)
     if wants_stream:
@@ -58,14 +41,14 @@ def create(service: Service) -> Response:
     response = _answer(service, prediction, 200 if prediction.is_ended and wait_s else 202)
     response.headers["Location"] = f"/v1/predictions/{prediction.id}"
     if wait_s is not None:
-        cancels = f", {CANCEL_ON_DISCONNECT}" if wait_s and _hangup_check() else ""
+        cancels = f", {headers.CANCEL_ON_DISCONNECT}" if wait_s and _hangup_check() else ""
         response.headers["Preference-Applied"] = f"wait={wait_s}{cancels}"
     return response
 
 
 def create_batch(service: Service) -> Response:
     """Submit many requests for one model: all of them are queued, or none is."""
-    refuse_event_stream(request.headers.get("Accept"))
+    headers.refuse_event_stream(request.headers.get("Accept"))
     settings = service.settings
     body = parse(BatchRequest, read_object(request.environ, settings.max_body_bytes))
     if len(body.inputs) > settings.max_batch_inputs:
@@ -79,9 +62,9 @@ def create_batch(service: Service) -> Response:
 
 def get(service: Service, id: str) -> Response:
     """Read a prediction; with ``wait=N``, wait up to N seconds for it to finish."""
-    refuse_event_stream(request.headers.get("Accept"))
+    headers.refuse_event_stream(request.headers.get("Accept"))
     text = request.args.get("wait")
-    wait_s = 0 if text is None else parse_wait(text, "wait")
+    wait_s = 0 if text is None else headers.parse_wait(text, "wait")
     return _answer(service, service.find_ended(id, current_tenant(), wait_s, _hangup_check()), 200)
 
 
@@ -105,27 +88,27 @@ ROUTES = (
             ),
         },
         SUBMIT_ERRORS,
-        parameters=[PREFER, IDEMPOTENCY, CANCEL_AFTER, LAST_EVENT_ID],
+        parameters=[headers.PREFER, headers.IDEMPOTENCY, headers.CANCEL_AFTER, headers.LAST_EVENT_ID],
         body=PredictionRequest,
     ),
     Route(
         "POST", "/v1/predictions:batch", create_batch, "Create many predictions at once",
         {202: Answer("All predictions are queued, in input order.", schemas.Predictions, headers=RETRY_AFTER)},
         SUBMIT_ERRORS, http_errors=[406],
-        parameters=[IDEMPOTENCY, CANCEL_AFTER],
+        parameters=[headers.IDEMPOTENCY, headers.CANCEL_AFTER],
         body=BatchRequest,
     ),
     Route(
         "GET", "/v1/predictions/<id>", get, "Read a prediction",
         {200: Answer("The prediction in its current state.", schemas.Prediction, headers=RETRY_AFTER)},
         [core.MalformedRequest, *READ_ERRORS], http_errors=[406],
-        parameters=[ID_PATH, WAIT_QUERY, PREFER_CANCEL],
+        parameters=[headers.ID_PATH, headers.WAIT_QUERY, headers.PREFER_CANCEL],
     ),
     Route(
         "POST", "/v1/predictions/<id>/cancel", cancel, "Cancel a prediction",
         {200: Answer("The prediction is canceled, or had already finished.", schemas.Prediction)},
         READ_ERRORS,
-        parameters=[ID_PATH],
+        parameters=[headers.ID_PATH],
     ),
 )  # fmt: skip
 
@@ -146,13 +129,13 @@ def _submit(service: Service, call: SubmitCall, wait_s: float) -> Prediction:
 
 def _hangup_check() -> Callable[[], bool] | None:
     """Return the check for a disconnected client; None unless the client sent ``cancel-on-disconnect``."""
-    return hangup_check(request.environ) if parse_cancel_on_disconnect(request.headers.get("Prefer")) else None
+    return hangup_check(request.environ) if headers.parse_cancel_on_disconnect(request.headers.get("Prefer")) else None
 
 
 def _call(
     service: Service, body: PredictionRequest | BatchRequest, inputs: Sequence[object], *, is_batch: bool
 ) -> SubmitCall:
-    after_s = parse_cancel_after(request.headers.get("Cancel-After"))
+    after_s = headers.parse_cancel_after(request.headers.get("Cancel-After"))
     deadlines = [after_s, None if body.deadline_ms is None else body.deadline_ms / 1000]
     return SubmitCall(
         model=body.model,
@@ -160,7 +143,7 @@ def _call(
         parameters=service.intake.read_parameters(body.model, body.parameters),
         priority=body.priority or "normal",
         deadline_s=min((deadline for deadline in deadlines if deadline is not None), default=None),
-        idempotency_key=parse_idempotency_key(request.headers.get("Idempotency-Key")),
+        idempotency_key=headers.parse_idempotency_key(request.headers.get("Idempotency-Key")),
         webhook=body.webhook,
         is_followed=body.stream or False,
         is_batch=is_batch,
@@ -168,8 +151,8 @@ def _call(
 
 
 def _answer(service: Service, prediction: Prediction, status: int) -> Response:
-    headers = None if prediction.is_ended else _retry_after(service, prediction.model)
-    return json_response(prediction_json(prediction, base_url()), status, headers)
+    retry_after = None if prediction.is_ended else _retry_after(service, prediction.model)
+    return json_response(prediction_json(prediction, base_url()), status, retry_after)
 
 
 def _retry_after(service: Service, model: str) -> dict[str, str]:

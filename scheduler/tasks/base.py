@@ -47,22 +47,6 @@ class Parameters(Strict):
 P = TypeVar("P", bound=Parameters)
 
 
-def _same_name(where: str, index: int) -> str:
-    return where
-
-
-def _no_extra_tokens(value: object, parameters: Any) -> int:
-    return 0
-
-
-def _unchanged(value: object, where: str) -> object:
-    return value
-
-
-def _accept_parameters(parameters: Any) -> None:
-    pass
-
-
 @dataclass(frozen=True, slots=True)
 class Task(Generic[P]):
     """One task: validates, prices and splits a request into texts before its model is loaded.
@@ -76,7 +60,7 @@ class Task(Generic[P]):
     parameters: type[P]
     #: (input, name of the input in errors) -> the parsed input, which ``texts`` and ``extra_tokens`` take as well as
     #: the input itself, so that an input of several fields is parsed once. Raises `InvalidInput`.
-    parse_input: Callable[[object, str], object] = field(default=_unchanged, kw_only=True)
+    parse_input: Callable[[object, str], object] = field(default=lambda value, where: value, kw_only=True)
     #: (input, parameters, name of the input in errors) -> the texts that the model reads, at least one.
     #: Raises `InvalidInput`.
     texts: Callable[[object, P, str], list[Text]]
@@ -87,13 +71,13 @@ class Task(Generic[P]):
     #: Which texts of a pair ``truncate`` shortens, as in the ``tokenizers`` package.
     truncation: Literal["longest_first", "only_first"] = "longest_first"
     #: (name of the input, index in ``texts``) -> the name of that text in errors.
-    text_name: Callable[[str, int], str] = _same_name
+    text_name: Callable[[str, int], str] = lambda where, index: where
     #: (parameters, folder of the model's files) -> None. Raises `InvalidInput` if this model cannot fulfil them.
     check_model: Callable[[P, Path], None] | None = None
     #: (parameters) -> None. Raises `InvalidInput` for values that are valid one by one but that the task cannot fulfil.
-    check_parameters: Callable[[P], None] = _accept_parameters
+    check_parameters: Callable[[P], None] = lambda parameters: None
     #: (input, parameters) -> the cost in tokens beside that of ``texts``, for example of the tokens to generate.
-    extra_tokens: Callable[[object, P], int] = _no_extra_tokens
+    extra_tokens: Callable[[object, P], int] = lambda value, parameters: 0
     #: Whether the model's files have a tokenizer. Without one the cost is estimated and no length is refused.
     has_tokenizer: bool = True
     #: Whether the default prompt in the model's files is put in front of the texts.
@@ -141,6 +125,11 @@ def require_string(task: str, value: object, where: str) -> str:
     if not isinstance(value, str):
         raise InvalidInput(f"{where}: a model of task {task} takes a string, not {json_type(value)}")
     return require_characters(value, where)
+
+
+def string_texts(task: str) -> Callable[[object, Any, str], list[Text]]:
+    """Return `Task.texts` of a ``task`` whose input is one string."""
+    return lambda value, parameters, where: [require_string(task, value, where)]
 
 
 def require_characters(text: str, where: str) -> str:

@@ -5,15 +5,11 @@ Input: a string. Cost: its tokens. Output: ``{"label": str, "score": float, "sco
 
 from __future__ import annotations
 
-from windrow.scheduler.tasks.base import Parameters, Task, Text, require_string
+from windrow.scheduler.tasks.base import Parameters, Task, string_texts
 
 
 class ClassifyParameters(Parameters):
     """Parameters of task classify."""
 
 
-def _texts(value: object, parameters: ClassifyParameters, where: str) -> list[Text]:
-    return [require_string("classify", value, where)]
-
-
-CLASSIFY = Task("classify", ClassifyParameters, _texts)
+CLASSIFY = Task("classify", ClassifyParameters, string_texts("classify"))

@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field
 
 from windrow.errors import InvalidInput
-from windrow.scheduler.tasks.base import Parameters, Task, Text, require_string
+from windrow.scheduler.tasks.base import Parameters, Task, string_texts
 from windrow.scheduler.tasks.pooling import embedding_width
 from windrow.scheduler.tasks.validation import Count
 
@@ -40,14 +40,10 @@ def require_dimensions(dimensions: int | None, width: int) -> None:
         )
 
 
-def _texts(value: object, parameters: EmbedParameters, where: str) -> list[Text]:
-    return [require_string("embed", value, where)]
-
-
 def _check_model(parameters: EmbedParameters, folder: Path) -> None:
     width = None if parameters.dimensions is None else embedding_width(folder)
     if width is not None:
         require_dimensions(parameters.dimensions, width)
 
 
-EMBED = Task("embed", EmbedParameters, _texts, check_model=_check_model, takes_prompt=True)
+EMBED = Task("embed", EmbedParameters, string_texts("embed"), check_model=_check_model, takes_prompt=True)

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from windrow.scheduler.tasks.base import Parameters, Task, Text, require_string
+from windrow.scheduler.tasks.base import Parameters, Task, string_texts
 
 Aggregation = Literal["none", "simple", "first", "average", "max"]
 
@@ -26,8 +26,4 @@ class TokenClassifyParameters(Parameters):
     )
 
 
-def _texts(value: object, parameters: TokenClassifyParameters, where: str) -> list[Text]:
-    return [require_string("token-classify", value, where)]
-
-
-TOKEN_CLASSIFY = Task("token-classify", TokenClassifyParameters, _texts)
+TOKEN_CLASSIFY = Task("token-classify", TokenClassifyParameters, string_texts("token-classify"))

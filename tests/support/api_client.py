@@ -8,8 +8,8 @@ import jsonschema
 from flask import Flask
 from werkzeug.test import TestResponse
 
+from windrow.api.app import ROUTES
 from windrow.api.routes.openapi import document
-from windrow.api.routes.table import ROUTES
 from windrow.api.service import Service
 
 #: The OpenAPI document of a server with API keys.

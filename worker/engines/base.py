@@ -248,3 +248,22 @@ class SupportsPreemption(Protocol):
         Returns 0 if no running request has a greater number. Any thread.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class CacheMetrics:
+    """Part of every heartbeat, beside `EngineInfo.pages`."""
+
+    #: Pages that belong to a sequence. The others are free, or keep a shared prefix until their memory is needed.
+    pages_taken: int
+    #: Number of preemptions since the start.
+    preemptions: int
+
+
+@runtime_checkable
+class HasCache(Protocol):
+    """An engine that has a paged cache."""
+
+    def cache_use(self) -> CacheMetrics:
+        """Return the present values. Any thread."""
+        ...

@@ -63,7 +63,9 @@ class Leases:
                 enough=enough,
                 priorities=priorities,
             )
-            lost = self._lost_attempts(claim) if self.on_lost is not None else ()
+            # Earlier attempts that this process still held: their leases have expired.
+            held = {} if self.on_lost is None else self.held
+            lost = [(request.id, held[request.id]) for request in claim.requests if request.id in held]
             self.held.update((request.id, request.token) for request in claim.requests)
         finally:
             with self._claims:
@@ -72,10 +74,6 @@ class Leases:
             for id, token in lost:
                 self.on_lost(id, token)
         return claim
-
-    def _lost_attempts(self, claim: Claim) -> list[tuple[str, str]]:
-        """Return requests of ``claim`` that this process held before: the lease of that attempt has expired."""
-        return [(request.id, self.held[request.id]) for request in claim.requests if request.id in self.held]
 
     def pause(self) -> None:
         """Claim no requests until `resume`; those already claimed continue."""

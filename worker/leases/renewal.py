@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from types import TracebackType
 
 from redis.exceptions import RedisError
 
@@ -36,9 +35,7 @@ class LeaseRenewal:
         self._thread = start_thread(self._run)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._stop.set()
         self._thread.join(RENEW_EVERY_S)
         for model in self._models:

@@ -77,7 +77,8 @@ class Publisher:
 
         For the thread that publishes. After a Redis error, the next call repeats what failed.
         """
-        entries = self._due_entries()
+        with self._lock:
+            self._writing = entries = self._writing or self._buffer.take_due(time.monotonic())
         if not entries:
             return None
         ids = self._write(entries)
@@ -105,11 +106,6 @@ class Publisher:
         """Return in how many seconds there is something to publish; None if nothing is buffered."""
         with self._lock:
             return 0.0 if self._finished else self._buffer.wait_s(time.monotonic())
-
-    def _due_entries(self) -> list[tuple[str, Entry]]:
-        with self._lock:
-            self._writing = self._writing or self._buffer.take_due(time.monotonic())
-            return self._writing
 
     def _write(self, entries: Sequence[tuple[str, Entry]]) -> list[str | None]:
         """Return the entry IDs. If Redis is full, drop the streams: it still stores results, which end them."""

@@ -10,8 +10,7 @@ from redis import Redis
 from windrow.scheduler.queue import RedisQueue
 from windrow.scheduler.queue.cancel_listener import CancelListener
 from windrow.scheduler.queue.events import EventStreams
-from windrow.worker.engines.base import StepEngine
-from windrow.worker.engines.generation.cache_metrics import HasCache
+from windrow.worker.engines.base import HasCache, StepEngine
 from windrow.worker.leases.leases import Leases
 from windrow.worker.process.model_status import ModelStatus
 from windrow.worker.steps.generation_metrics import GenerationMetrics

@@ -14,9 +14,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 
 import orjson
 from redis import Redis
@@ -24,21 +21,13 @@ from redis.exceptions import RedisError
 
 from windrow.errors import InvalidInput
 from windrow.scheduler.config.settings import Settings
+from windrow.scheduler.core import webhooks
 from windrow.scheduler.core.addresses import Address
-from windrow.scheduler.core.webhooks import (
-    MAX_TRIES,
-    Delivered,
-    GiveUp,
-    RetryAt,
-    decide_next,
-    parse_url,
-    refused_address,
-    signature,
-)
 from windrow.scheduler.queue import Prediction, result_key
 from windrow.scheduler.queue.lookup import find_prediction
 from windrow.scheduler.queue.prediction import prediction_json
 from windrow.scheduler.queue.webhooks import DueWebhook, WebhookQueue
+from windrow.version import __version__
 from windrow.worker.webhooks.pinned_post import Reply, post, resolve
 
 log = logging.getLogger(__name__)
@@ -127,7 +116,7 @@ class WebhookSender:
             self._handle(outbox, due)
         except RedisError as error:
             log.warning("webhook of %s: Redis failed (%s); it is sent again", due.id, type(error).__name__)
-        except Exception:  # the webhook becomes due again, up to MAX_TRIES times
+        except Exception:  # the webhook becomes due again, up to `MAX_TRIES` times
             log.exception("webhook of %s failed", due.id)
         finally:
             with self._lock:
@@ -140,8 +129,8 @@ class WebhookSender:
         kept_until_s = time.monotonic() + max(0, int(self._redis.pttl(result_key(due.id)))) / 1e3
         if prediction is None or not prediction.is_ended:
             return self._drop(outbox, due, "its result is no longer kept")
-        if due.tries > MAX_TRIES:
-            return self._drop(outbox, due, f"{MAX_TRIES} tries ended without a response")
+        if due.tries > webhooks.MAX_TRIES:
+            return self._drop(outbox, due, f"{webhooks.MAX_TRIES} tries ended without a response")
         if not self._enter(prediction.tenant):
             outbox.postpone(due.id, TENANT_BUSY_S * random.uniform(0.5, 1.5), tries=due.tries - 1)
             return
@@ -150,9 +139,9 @@ class WebhookSender:
         finally:
             with self._lock:
                 self._by_tenant[prediction.tenant] -= 1
-        if isinstance(verdict, RetryAt):
+        if isinstance(verdict, webhooks.RetryAt):
             outbox.postpone(due.id, verdict.after_s, tries=due.tries)
-        elif isinstance(verdict, GiveUp):
+        elif isinstance(verdict, webhooks.GiveUp):
             self._drop(outbox, due, verdict.reason)
         else:
             outbox.done(due.id)
@@ -166,21 +155,21 @@ class WebhookSender:
 
     def _send(
         self, due: DueWebhook, prediction: Prediction, claimed_s: float, kept_until_s: float
-    ) -> Delivered | RetryAt | GiveUp:
+    ) -> webhooks.Delivered | webhooks.RetryAt | webhooks.GiveUp:
         """Try one delivery, and decide what follows."""
         networks = self._settings.webhook_networks
         key = self._settings.webhook_key(prediction.tenant)
         if key is None:
-            return GiveUp("its tenant no longer has a webhook_secret")
+            return webhooks.GiveUp("its tenant no longer has a webhook_secret")
         try:
-            endpoint = parse_url(due.url, networks)
+            endpoint = webhooks.parse_url(due.url, networks)
         except InvalidInput as error:
-            return GiveUp(error.detail)
+            return webhooks.GiveUp(error.detail)
         body = orjson.dumps(prediction_json(prediction, self._settings.public_url or ""))
         reply: Reply | None = None
         try:
             addresses = self._resolve(endpoint.host, endpoint.port)
-            refused = refused_address(addresses, networks)
+            refused = webhooks.refused_address(addresses, networks)
             if refused is not None:
                 result = f"{refused} is not a public address"
             else:
@@ -190,12 +179,12 @@ class WebhookSender:
                 result = f"answered {reply.status}"
         except (OSError, http.client.HTTPException, UnicodeError) as error:
             result = type(error).__name__
-        verdict = decide_next(
+        verdict = webhooks.decide_next(
             None if reply is None else reply.status, due.tries, left_s=kept_until_s - time.monotonic(),
             jitter=random.random(), retry_after_s=None if reply is None else reply.retry_after_s,
         )  # fmt: skip
-        level = logging.INFO if isinstance(verdict, Delivered) else logging.WARNING
-        then = f"; again in {verdict.after_s:.0f} s" if isinstance(verdict, RetryAt) else ""
+        level = logging.INFO if isinstance(verdict, webhooks.Delivered) else logging.WARNING
+        then = f"; again in {verdict.after_s:.0f} s" if isinstance(verdict, webhooks.RetryAt) else ""
         log.log(level, "webhook of %s to %s, try %d: %s%s", due.id, endpoint.host, due.tries, result, then)
         return verdict
 
@@ -208,16 +197,8 @@ def headers(key: bytes, id: str, timestamp_s: int, body: bytes) -> dict[str, str
     """Return the headers of Standard Webhooks 1.0.0 and the user agent."""
     return {
         "Content-Type": "application/json",
-        "User-Agent": _user_agent(),
+        "User-Agent": f"windrow-webhook/{__version__}",
         "webhook-id": id,
         "webhook-timestamp": str(timestamp_s),
-        "webhook-signature": signature(key, id, timestamp_s, body),
+        "webhook-signature": webhooks.signature(key, id, timestamp_s, body),
     }
-
-
-@cache
-def _user_agent() -> str:
-    number = "0"
-    with suppress(PackageNotFoundError):
-        number = version("windrow-inference")
-    return f"windrow-webhook/{number}"

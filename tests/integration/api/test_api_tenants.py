@@ -11,10 +11,10 @@ from tests.support.api_client import ApiClient, assert_openai_error, assert_prob
 from tests.support.api_fixtures import NewClient, make_settings
 from tests.support.fake_worker import FakeWorker
 from windrow.api import create_app
+from windrow.api.app import ROUTES
 from windrow.api.auth.keys import hash_key, make_key
 from windrow.api.http.route import error_formats
 from windrow.api.openai.errors import OPENAI
-from windrow.api.routes.table import ROUTES
 from windrow.scheduler.intake import availability
 
 pytestmark = pytest.mark.integration

@@ -9,7 +9,7 @@ from tests.support.queue_calls import MODEL
 from tests.support.word_engine import WordEngine
 from windrow.scheduler.queue import RedisQueue
 from windrow.scheduler.queue.observations import read_observations
-from windrow.worker.engines.generation.cache_metrics import CacheMetrics, HasCache
+from windrow.worker.engines.base import CacheMetrics, HasCache
 from windrow.worker.steps.step_model import StepModel
 
 pytestmark = pytest.mark.integration

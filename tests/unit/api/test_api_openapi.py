@@ -8,10 +8,10 @@ from flask import Flask
 
 from tests.support.api_client import DOCUMENT
 from windrow.api import create_app
+from windrow.api.app import ROUTES
 from windrow.api.http.route import error_formats
 from windrow.api.routes.docs import assets_folder
 from windrow.api.routes.openapi import document
-from windrow.api.routes.table import ROUTES
 from windrow.scheduler.config.settings import Settings
 from windrow.scheduler.config.values import DEFAULT_MODELS
 

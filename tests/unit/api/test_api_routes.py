@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 from flask import Flask, Response
 
+from windrow.api.app import ROUTES
 from windrow.api.auth import tenants
 from windrow.api.auth.keys import hash_key, make_key
 from windrow.api.http import errors, route
@@ -14,7 +15,6 @@ from windrow.api.http.route import Answer, Route
 from windrow.api.openai.errors import OPENAI
 from windrow.api.routes import schemas
 from windrow.api.routes.openapi import document
-from windrow.api.routes.table import ROUTES
 from windrow.errors import UnknownModel
 from windrow.scheduler.config.settings import Settings
 from windrow.scheduler.config.values import DEFAULT_MODELS

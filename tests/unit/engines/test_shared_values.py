@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.support.tiny_llama import save_tiny_llama
-from windrow.worker.engines.generation.shared_values import cache_rotary
+from windrow.worker.engines.generation.fused_linear import cache_rotary
 
 
 def test_the_logits_do_not_change_and_positions_are_computed_once_per_pass(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from windrow.scheduler.tasks.embed import EmbedParameters
-from windrow.worker.engines.text.vectors import quantize, vector_output
+from windrow.worker.engines.text.embed import quantize, vector_output
 
 VECTOR = np.array([3.0, -4.0, 12.0], dtype=np.float32)
 NUMBERS = st.floats(-1e6, 1e6, width=32)

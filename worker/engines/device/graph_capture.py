@@ -18,6 +18,7 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 S = TypeVar("S")
+R = TypeVar("R")
 
 #: Number of pinned buffers: batches whose inputs may be on the way to the device at the same time.
 PINNED_BUFFERS = 4
@@ -52,10 +53,7 @@ class CapturedGraphs(Generic[S]):
     """The graphs of one function by the size of its input. Used by one thread, in inference mode."""
 
     def __init__(
-        self,
-        sizes: Iterable[S],
-        inputs: PinnedInputs,
-        function_of: Callable[[S], Callable[[], Tensor]],
+        self, sizes: Iterable[S], inputs: PinnedInputs, function_of: Callable[[S], Callable[[], Tensor]]
     ) -> None:
         """Capture a graph for each of ``sizes``, in this order.
 
@@ -67,7 +65,7 @@ class CapturedGraphs(Generic[S]):
         pool = torch.cuda.graph_pool_handle()
         began_s = time.monotonic()
         for size in sizes:
-            self._graphs[size] = _capture(function_of(size), pool)
+            self._graphs[size] = capture_graph(function_of(size), pool)
         log.info("%d batch sizes captured in %.1f s", len(self._graphs), time.monotonic() - began_s)
 
     def __contains__(self, size: S) -> bool:
@@ -84,12 +82,12 @@ class CapturedGraphs(Generic[S]):
         return result
 
 
-def _capture(function: Callable[[], Tensor], pool: Any) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-    """Capture ``function`` in the memory of ``pool``; return the graph and the tensor that each replay writes to."""
+def capture_graph(function: Callable[[], R], pool: Any) -> tuple[torch.cuda.CUDAGraph, R]:
+    """Capture ``function`` in the memory of ``pool``; return the graph and the tensors that each replay writes to."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        function()  # libraries allocate and plan in the first call
+        function()  # in the first call, libraries allocate and plan, and torch compiles
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, pool=pool):

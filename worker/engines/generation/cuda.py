@@ -20,12 +20,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from windrow.worker.engines.device.graph_capture import capture_graph
 from windrow.worker.engines.generation.attention import PAGED, attending
 from windrow.worker.engines.generation.kernels import READ_BLOCK, attend_decoding, attend_reading
 from windrow.worker.engines.generation.kv_cache import PagedCache
 from windrow.worker.engines.generation.slots import PromptChunk, Slots, likeliest
 
 log = logging.getLogger(__name__)
+#: A graph, and the logits and tokens that each replay writes.
+_Captured = tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor]]
 #: Sizes of captured passes over prompts, in tokens, and the maximum number of chunks in one of them.
 READ_RUNGS = (64, 128, 256, 512, 1024, 2048)
 MAX_CHUNKS = 64
@@ -74,13 +77,6 @@ class ReadKernels:
         return attend_reading(query, key, value, cache, self.tables, self.places, self.blocks, scale)
 
 
-@dataclass(frozen=True, slots=True)
-class _Captured:
-    graph: torch.cuda.CUDAGraph
-    logits: Tensor
-    tokens: Tensor
-
-
 class CudaSlots(Slots):
     """`Slots` with captured passes. Used by one thread."""
 
@@ -115,9 +111,9 @@ class CudaSlots(Slots):
                 packing = _Packing.of(rung, MAX_CHUNKS)
                 inputs = self._read_inputs[: packing.size]
                 inputs.copy_(torch.from_numpy(packing.empty(self)))
-                self._reads[rung] = _capture(partial(self._read_pass, inputs, packing), pool)
+                self._reads[rung] = capture_graph(partial(self._read_pass, inputs, packing), pool)
             for rung in reversed(self._rungs):
-                self._decodes[rung] = _capture(partial(self._decode_pass, self._rows[:rung]), pool)
+                self._decodes[rung] = capture_graph(partial(self._decode_pass, self._rows[:rung]), pool)
         self.is_captured = True
         log.info("captured %d steps in %.1f s", len(self._decodes) + len(self._reads), time.monotonic() - began_s)
 
@@ -138,24 +134,24 @@ class CudaSlots(Slots):
         if wanted != self._sent_rows:
             self._rows[:rung].copy_(self.sent(wanted))
             self._sent_rows = wanted
-        captured = self._decodes[rung]
-        captured.graph.replay()
-        return captured.logits[:count], captured.tokens[:count]
+        graph, (logits, tokens) = self._decodes[rung]
+        graph.replay()
+        return logits[:count], tokens[:count]
 
     def read(self, chunks: Sequence[PromptChunk]) -> tuple[Tensor, Tensor]:
         """See `Slots.read`; the returned tensors are valid until the next step."""
-        tokens = sum(len(chunk.ids) for chunk in chunks)
-        if tokens > READ_RUNGS[-1] or len(chunks) > MAX_CHUNKS:
-            packing = _Packing.of(tokens, len(chunks))
+        count = sum(len(chunk.ids) for chunk in chunks)
+        if count > READ_RUNGS[-1] or len(chunks) > MAX_CHUNKS:
+            packing = _Packing.of(count, len(chunks))
             inputs = torch.from_numpy(packing.filled(self, chunks)).pin_memory().to(self.device, non_blocking=True)
             return self._read_pass(inputs, packing)
-        rung = READ_RUNGS[bisect_left(READ_RUNGS, tokens)]
+        rung = READ_RUNGS[bisect_left(READ_RUNGS, count)]
         packing = _Packing.of(rung, MAX_CHUNKS)
         host = torch.from_numpy(packing.filled(self, chunks)).pin_memory()
         self._read_inputs[: packing.size].copy_(host, non_blocking=True)
-        captured = self._reads[rung]
-        captured.graph.replay()
-        return captured.logits[: len(chunks)], captured.tokens[: len(chunks)]
+        graph, (logits, tokens) = self._reads[rung]
+        graph.replay()
+        return logits[: len(chunks)], tokens[: len(chunks)]
 
     def place_of(self, slot: int, start: int, count: int) -> NDArray[np.int32]:
         """Return the (count,) positions in the cache of a slot's tokens from ``start``: page * page_tokens + offset."""
@@ -248,15 +244,3 @@ class _Packing:
             first += count
             last[index], owners[index], ends[index] = first - 1, chunk.slot, chunk.start + count
         return packed
-
-
-def _capture(run: Callable[[], tuple[Tensor, Tensor]], pool: object) -> _Captured:
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        run()  # in the first call, libraries make plans and torch compiles
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
-        logits, tokens = run()
-    return _Captured(graph, logits, tokens)

@@ -18,9 +18,8 @@ from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.core.outcomes import Failed
 from windrow.scheduler.stepping.sequences import GeneratingSequence, StepLimits
 from windrow.scheduler.stepping.step_scheduler import StepScheduler
-from windrow.worker.engines.base import Delta, EngineInfo, Prepared
+from windrow.worker.engines.base import CacheMetrics, Delta, EngineInfo, Prepared
 from windrow.worker.engines.generation.answers import GeneratedChoice, GeneratingRequest
-from windrow.worker.engines.generation.cache_metrics import CacheMetrics
 from windrow.worker.engines.generation.collecting import Collector, StepHandle
 from windrow.worker.engines.generation.constraints import Constraint
 from windrow.worker.engines.generation.incremental_text import IncrementalText

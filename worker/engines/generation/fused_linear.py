@@ -1,11 +1,13 @@
-"""Fuse linear layers that read the same input into one: fewer kernels, each long enough to fill the device.
+"""Modules rewritten for CUDA: linear layers that read the same input become one, and shared values are computed once.
 
-A fused module is for one thread, because the first layer keeps the outputs of the others until they are called.
+Fewer kernels are launched, and each is long enough to fill the device. A fused module is for one thread, because the
+first layer keeps the outputs of the others until they are called.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -63,3 +65,27 @@ def fuse_linears(module: nn.Module) -> int:
                 setattr(parent, name, _Next(first))
             count += len(names) - 1
     return count
+
+
+def _keep(value: Tensor) -> Tensor:
+    """Return a copy, as an operation that a compiler does not look into."""
+    return value.clone()
+
+
+_kept = torch.library.custom_op("windrow::kept", _keep, mutates_args=())
+_kept.register_fake(torch.empty_like)
+
+
+def cache_rotary(module: nn.Module) -> int:
+    """Compute the sines and cosines of rotary positions once per pass; return the number of modules found by name.
+
+    torch's compiler would compute them again in each layer.
+    """
+    embeddings = [child for child in module.modules() if type(child).__name__.endswith("RotaryEmbedding")]
+    for embedding in embeddings:
+        embedding.register_forward_hook(_keep_all)
+    return len(embeddings)
+
+
+def _keep_all(_module: nn.Module, _arguments: Any, output: Any) -> Any:
+    return tuple(_kept(value) for value in output) if isinstance(output, tuple) else output

@@ -16,13 +16,7 @@ from transformers import AutoTokenizer
 from windrow.errors import InvalidInput, WindrowError
 from windrow.scheduler.core.outcomes import Failed
 from windrow.scheduler.models.token_counts import TextLimit
-from windrow.scheduler.tasks.generate import (
-    GenerateCall,
-    GenerateParameters,
-    read_call,
-    require_answer_fits,
-    require_prompt_fits,
-)
+from windrow.scheduler.tasks import generate
 from windrow.worker.engines.base import Prepared
 from windrow.worker.engines.generation.constraints import CompiledSchema, SchemaCompiler
 from windrow.worker.engines.text.tokenization import cut_roughly
@@ -35,7 +29,7 @@ class GenerateInput:
     ids: list[int]
     #: One key per full page of the prompt, which stands for all tokens up to the end of the page.
     page_keys: tuple[bytes, ...]
-    parameters: GenerateParameters
+    parameters: generate.GenerateParameters
     #: Maximum new tokens of each choice.
     max_tokens: int
     #: One seed per choice.
@@ -69,8 +63,8 @@ class PromptPreparer:
 
     def _prepared(self, value: Any, parameters: Mapping[str, Any]) -> Prepared | Failed:
         try:
-            call = read_call(value, parameters)
-            require_answer_fits(call.parameters, self._context_tokens)
+            call = generate.read_call(value, parameters)
+            generate.require_answer_fits(call.parameters, self._context_tokens)
             ids, max_tokens = self._fitted(self._ids(call), call.parameters)
             grammar = self._grammar(call.parameters)
         except WindrowError as error:
@@ -87,7 +81,7 @@ class PromptPreparer:
         )
         return Prepared(tokens=len(ids), data=data)
 
-    def _ids(self, call: GenerateCall) -> list[int]:
+    def _ids(self, call: generate.GenerateCall) -> list[int]:
         prompt, truncate = call.prompt, call.parameters.truncate
         if prompt.prompt_ids is not None:
             size = self._schemas.vocabulary
@@ -135,7 +129,7 @@ class PromptPreparer:
         assert isinstance(text, str)
         return text
 
-    def _grammar(self, parameters: GenerateParameters) -> CompiledSchema | None:
+    def _grammar(self, parameters: generate.GenerateParameters) -> CompiledSchema | None:
         if parameters.json_schema is None:
             return None
         if parameters.ignore_eos or parameters.min_tokens:
@@ -144,11 +138,11 @@ class PromptPreparer:
             )
         return self._schemas.compile(parameters.json_schema)
 
-    def _fitted(self, ids: list[int], parameters: GenerateParameters) -> tuple[list[int], int]:
+    def _fitted(self, ids: list[int], parameters: generate.GenerateParameters) -> tuple[list[int], int]:
         """Return the prompt, cut if ``truncate`` asks for it, and the maximum number of new tokens."""
         room = self._context_tokens
         if not parameters.truncate:
-            require_prompt_fits(len(ids), parameters, room)
+            generate.require_prompt_fits(len(ids), parameters, room)
         elif len(ids) + parameters.reserved_tokens > room:
             ids = ids[-max(1, room - parameters.wanted_tokens) :]
         return ids, min(parameters.wanted_tokens, room - len(ids))

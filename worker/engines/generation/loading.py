@@ -17,11 +17,10 @@ from windrow.scheduler.models.sources import resolve_source
 from windrow.scheduler.models.token_counts import load_text_limit
 from windrow.worker.engines.device.weights import Weights, load_weights, pick_device, pick_dtype
 from windrow.worker.engines.generation.constraints import SchemaCompiler
-from windrow.worker.engines.generation.fused_linear import fuse_linears
+from windrow.worker.engines.generation.fused_linear import cache_rotary, fuse_linears
 from windrow.worker.engines.generation.inputs import PromptPreparer
 from windrow.worker.engines.generation.kv_cache import CacheShape, PagedCache, cache_pages
 from windrow.worker.engines.generation.sampling import SlotSampling
-from windrow.worker.engines.generation.shared_values import cache_rotary
 from windrow.worker.engines.generation.slots import PromptChunk, Slots
 from windrow.worker.engines.text.self_check import relative_difference
 

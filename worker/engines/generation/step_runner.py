@@ -32,11 +32,6 @@ class StepRunner:
         self._slots_of_rows: list[int] = []
         self._row_of: dict[GeneratedChoice, int] = {}
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether no sequence decodes."""
-        return not self._rows
-
     def run(self, plan: StepPlan) -> StepHandle:
         """Start the passes of one step and return without waiting for the device."""
         slots = self._model.slots

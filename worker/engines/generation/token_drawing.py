@@ -27,11 +27,7 @@ class Drawn:
 
 
 def draw_tokens(
-    model: LoadedModel,
-    logits: Tensor,
-    tokens: Tensor,
-    choices: Sequence[GeneratedChoice | None],
-    slots: Sequence[int],
+    model: LoadedModel, logits: Tensor, tokens: Tensor, choices: Sequence[GeneratedChoice | None], slots: Sequence[int]
 ) -> Drawn | None:
     """Draw from (rows, vocabulary) ``logits``; replace in (rows,) ``tokens`` and on the device what was drawn.
 

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from windrow.errors import ModelUnusable
 from windrow.worker.engines.device.weights import Weights
-from windrow.worker.engines.text.logits import LogitsHead
-from windrow.worker.engines.text.scores import sigmoid, softmax
+from windrow.worker.engines.text.logits import LogitsHead, sigmoid, softmax
 from windrow.worker.engines.text.tokenization import TextRequest
 
 
@@ -35,11 +34,7 @@ class ClassifyHead(LogitsHead):
         # All texts at once: a call of numpy costs microseconds, and there may be tens of thousands of texts a second.
         scores = label_scores(vectors, self._problem_type)
         return [
-            {
-                "label": self.labels[best],
-                "score": of_text[best],
-                "scores": dict(zip(self.labels, of_text, strict=True)),
-            }
+            {"label": self.labels[best], "score": of_text[best], "scores": dict(zip(self.labels, of_text, strict=True))}
             for best, of_text in zip(scores.argmax(1).tolist(), scores.tolist(), strict=True)
         ]
 

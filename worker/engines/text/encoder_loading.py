@@ -26,6 +26,7 @@ from windrow.worker.engines.device.weights import (
     pick_dtype,
     require_positions,
 )
+from windrow.worker.engines.text import self_check
 from windrow.worker.engines.text.batch_runner import BatchRunner
 from windrow.worker.engines.text.classify import ClassifyHead
 from windrow.worker.engines.text.embed import EmbedHead
@@ -33,15 +34,6 @@ from windrow.worker.engines.text.encoder_forward import EncoderForward
 from windrow.worker.engines.text.encoder_graphs import EncoderGraphs
 from windrow.worker.engines.text.head import TaskHead
 from windrow.worker.engines.text.rerank import RerankHead
-from windrow.worker.engines.text.self_check import (
-    TOLERANCES,
-    UNPADDED,
-    Reference,
-    check_sequences,
-    choose_batch_form,
-    compare_int8,
-    relative_difference,
-)
 from windrow.worker.engines.text.token_classify import TokenClassifyHead
 from windrow.worker.engines.text.tokenization import TextPreparer, require_room
 from windrow.worker.engines.text.zero_shot import ZeroShotHead
@@ -112,8 +104,8 @@ def load_encoder(name: str, settings: ModelSettings) -> LoadedEncoder:
     require_positions(forward.weights, limit.max_input_tokens)
     types = task.reads_pairs and distinguishes_texts(forward.weights.module, folder)
     texts = TextPreparer(task, limit, folder, types=types, offsets=head.per_token)
-    sequences = check_sequences(limit, forward.weights.pad_id, types)
-    dtype_note = compare_int8(forward, source.load_float32, sequences) if dtype == torch.int8 else None
+    sequences = self_check.check_sequences(limit, forward.weights.pad_id, types)
+    dtype_note = self_check.compare_int8(forward, source.load_float32, sequences) if dtype == torch.int8 else None
     if dtype_note:
         logger.warning("model %s: dtype int8 is replaced by float32: %s", name, dtype_note)
         dtype = torch.float32
@@ -123,14 +115,14 @@ def load_encoder(name: str, settings: ModelSettings) -> LoadedEncoder:
     if not torch.isfinite(alone).all(dim=1).any():
         raise ModelUnusable(f"{folder}: its answers are NaN or infinite; are its weights damaged?")
     in_float32 = alone if dtype == torch.float32 else source.float32_vectors(sequences)
-    reference = _reference(name, sequences, alone, in_float32, TOLERANCES[dtype], head.per_token)
-    form = choose_batch_form(settings.strategy, forward, reference, task.reads_pairs)
+    reference = _reference(name, sequences, alone, in_float32, self_check.TOLERANCES[dtype], head.per_token)
+    form = self_check.choose_batch_form(settings.strategy, forward, reference, task.reads_pairs)
     if form.note:
         logger.warning("model %s: strategy %s is replaced by %s: %s", name, settings.strategy, form.strategy, form.note)
     graphs = EncoderGraphs(forward)
     if device.type == "cuda":
         graphs.capture(form.strategy, settings, reference)
-    served = alone if form.strategy == UNPADDED else forward.together(sequences, packed=form.packs)
+    served = alone if form.strategy == self_check.UNPADDED else forward.together(sequences, packed=form.packs)
     info = EngineInfo(
         model=name,
         task=settings.task,
@@ -140,7 +132,7 @@ def load_encoder(name: str, settings: ModelSettings) -> LoadedEncoder:
         dtype=str(dtype).removeprefix("torch."),
         max_input_tokens=limit.max_input_tokens,
         is_captured=graphs.is_captured,
-        relative_error=None if in_float32 is None else relative_difference(served, in_float32),
+        relative_error=None if in_float32 is None else self_check.relative_difference(served, in_float32),
         dtype_note=dtype_note,
     )
     runner = BatchRunner(forward, form, graphs, settings.max_batch_tokens)
@@ -148,15 +140,10 @@ def load_encoder(name: str, settings: ModelSettings) -> LoadedEncoder:
 
 
 def _reference(
-    name: str,
-    sequences: Sequence[Tokens],
-    alone: Tensor,
-    in_float32: Tensor | None,
-    tolerance: float,
-    per_token: bool,
-) -> Reference:
+    name: str, sequences: Sequence[Tokens], alone: Tensor, in_float32: Tensor | None, tolerance: float, per_token: bool
+) -> self_check.Reference:
     expected = alone if in_float32 is None else in_float32
     # If rounding to the dtype alone makes a larger difference than usual, so may other ways to run the model.
-    tolerance = max(tolerance, 2 * relative_difference(alone, expected))
+    tolerance = max(tolerance, 2 * self_check.relative_difference(alone, expected))
     vectors = expected.split([len(sequence) if per_token else 1 for sequence in sequences])
-    return Reference(name, sequences, vectors, tolerance)
+    return self_check.Reference(name, sequences, vectors, tolerance)

@@ -1,4 +1,4 @@
-"""Heads of the tasks that score whole sequences: the logits of a classification head, for padded or packed batches."""
+"""Scores of whole sequences: the logits of a classification head, for padded or packed batches."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -37,6 +39,18 @@ class LogitsHead(TaskHead):
         pooled = self._pooling(hidden[0], layout).to(hidden.dtype)
         # To the head this is a batch of sequences of one token, of which first token and mean are both ``pooled``.
         return self._classifier(inputs_embeds=pooled.unsqueeze(1)).logits
+
+
+def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return scores from 0 to 1, independent of each other."""
+    # By tanh, because exp would overflow for large negative logits.
+    return 0.5 * (1 + np.tanh(0.5 * logits))
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return scores from 0 to 1 that sum to 1 over the last axis."""
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
 
 
 class _PooledStates(nn.Module):

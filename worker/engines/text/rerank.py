@@ -13,8 +13,7 @@ from windrow.errors import ModelUnusable
 from windrow.scheduler.models.files import read_modules, read_object
 from windrow.scheduler.models.token_counts import default_prompt
 from windrow.worker.engines.device.weights import Weights
-from windrow.worker.engines.text.logits import LogitsHead
-from windrow.worker.engines.text.scores import sigmoid
+from windrow.worker.engines.text.logits import LogitsHead, sigmoid
 from windrow.worker.engines.text.tokenization import TextRequest
 
 Activation = Callable[[NDArray[np.float32]], NDArray[np.float32]]

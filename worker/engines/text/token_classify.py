@@ -17,7 +17,7 @@ from windrow.worker.engines.device.attention import PackedLayout
 from windrow.worker.engines.device.weights import Weights, read_labels
 from windrow.worker.engines.text.entities import Token, find_entities
 from windrow.worker.engines.text.head import TaskHead
-from windrow.worker.engines.text.scores import softmax
+from windrow.worker.engines.text.logits import softmax
 from windrow.worker.engines.text.tokenization import TextRequest
 
 

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from windrow.errors import ModelUnusable
 from windrow.scheduler.tasks.zero_shot import ZeroShotParameters
 from windrow.worker.engines.device.weights import Weights
-from windrow.worker.engines.text.logits import LogitsHead
-from windrow.worker.engines.text.scores import softmax
+from windrow.worker.engines.text.logits import LogitsHead, softmax
 from windrow.worker.engines.text.tokenization import TextRequest
 
 

@@ -24,14 +24,7 @@ from windrow.scheduler.core.upstream_retry import TEMPORARY_STATUSES
 from windrow.scheduler.tasks.generate import GenerateCall, read_prompt
 from windrow.scheduler.tasks.upstream import UPSTREAM
 from windrow.worker.engines.base import Delta, EngineInfo, Prepared
-from windrow.worker.engines.upstream.calls import (
-    OutputDelta,
-    UpstreamAnswer,
-    body_of,
-    can_report_usage,
-    estimate_tokens,
-    path_of,
-)
+from windrow.worker.engines.upstream import calls
 from windrow.worker.engines.upstream.sending import CONNECT_S, SILENCE_S, read_json, stream_chunks
 
 log = logging.getLogger(__name__)
@@ -130,7 +123,7 @@ class UpstreamEngine:
             call = GenerateCall(read_prompt(value), parameters)
         except WindrowError as error:
             return Failed(error)
-        return Prepared(max(1, estimate_tokens(call.prompt)), call)
+        return Prepared(max(1, calls.estimate_tokens(call.prompt)), call)
 
     def _run_loop(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -144,12 +137,12 @@ class UpstreamEngine:
                 running.task = self._loop.create_task(self._answer(id, running, call))
 
     async def _answer(self, id: str, running: _UpstreamRequest, call: GenerateCall) -> None:
-        answer = UpstreamAnswer(call)
+        answer = calls.UpstreamAnswer(call)
         outcome: Outcome
         unreported = [0]
         try:
             chunks = stream_chunks(
-                self._client, path_of(call), body_of(call, self._model, reports_usage=self._reports_usage),
+                self._client, calls.path_of(call), calls.body_of(call, self._model, reports_usage=self._reports_usage),
                 lambda: self._sent(running), lambda: self._refused(running),
             )  # fmt: skip
             async with aclosing(chunks):
@@ -180,7 +173,7 @@ class UpstreamEngine:
         with self._arrived:
             self._concurrency = self._concurrency.refused(running.sent_s, time.monotonic())
 
-    def _take(self, id: str, running: _UpstreamRequest, deltas: Sequence[OutputDelta]) -> None:
+    def _take(self, id: str, running: _UpstreamRequest, deltas: Sequence[calls.OutputDelta]) -> None:
         with self._arrived:
             if id not in self._running:
                 return
@@ -228,7 +221,7 @@ class UpstreamEngine:
             response = await self._client.get("models", timeout=CONNECT_S)
         except httpx.HTTPError as error:
             return f"the upstream server is unreachable: {type(error).__name__}"
-        self._reports_usage = can_report_usage(read_json(response.content))
+        self._reports_usage = calls.can_report_usage(read_json(response.content))
         # A status of 500 comes from the server itself, which may have no list of models and still answer requests.
         return (
             f"the upstream server is unreachable: status {response.status_code}"
