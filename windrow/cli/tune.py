@@ -162,7 +162,7 @@ def _fit_run_passes(paths: list[Path]) -> dict[str, Any]:
     for run in runs:
         passes.setdefault("packed" if run.policy.strategy == "packed" else "padded", []).extend(run.passes())
     # The fit models the CPU cores of the machine that made the run.
-    fits = {kind: fit_passes(timed, _cores(runs[0].about)) for kind, timed in passes.items()}
+    fits = {kind: fit_passes(timed, int(runs[0].about.get("lanes", 1))) for kind, timed in passes.items()}
     # If no run has padded batches, use packed batches for both, and the reverse.
     padded, packed = fits.get("padded", fits.get("packed")), fits.get("packed", fits.get("padded"))
     assert padded is not None
@@ -177,10 +177,6 @@ def _about_runs(about: Mapping[str, Any], paths: list[Path], errors: dict[str, F
         "model": about.get("model", "a model"), "device": about.get("device", "as recorded"), "fit": _errors(errors),
         "runs": [path.name for path in paths],
     }  # fmt: skip
-
-
-def _cores(about: Any) -> int:
-    return int(about.get("lanes", 1))
 
 
 def _errors(errors: dict[str, FitError]) -> dict[str, Any]:

@@ -21,6 +21,18 @@ from windrow.demo.streams import StreamedAnswer
 WIDE = 78
 TEXT_WIDTH = 18
 
+#: Columns of scene 2: heading, heading on a narrow terminal (empty if left out there), and the text of a summary.
+SUMMARY_COLUMNS: tuple[tuple[str, str, Callable[[Summary], str]], ...] = (
+    ("strategy", "plan", lambda summary: summary.strategy),
+    ("batches", "", lambda summary: str(summary.batches)),
+    ("mean size", "size", lambda summary: f"{summary.mean_batch_size:.1f}"),
+    ("padding", "pad", lambda summary: f"{summary.padding_ratio:.0%}"),
+    ("median ms", "", lambda summary: f"{summary.median_ms:.0f}"),
+    ("req/s", "req/s", lambda summary: f"{summary.requests_per_s:.1f}"),
+    ("speed-up", "up", lambda summary: "-" if summary.speedup is None else f"{summary.speedup:.2f}x"),
+    ("cosine", "", lambda summary: "-" if summary.least_cosine is None else f"{summary.least_cosine:.5f}"),
+)
+
 #: ``start(strategy, total)`` returns the function to call for each answer.
 Start = Callable[[str, int], Callable[[], None]]
 
@@ -51,24 +63,12 @@ def show_arrivals(console: Console, answers: Sequence[Answer], batches: Sequence
 def show_summary(console: Console, summaries: Sequence[Summary]) -> None:
     """Print scene 2: a row per strategy."""
     is_wide = console.width >= WIDE
-    if is_wide:
-        table = _table("strategy", "batches", "mean size", "padding", "median ms", "req/s", "speed-up", "cosine")
-    else:
-        table = _table("plan", "size", "pad", "req/s", "up")
+    columns = [(wide if is_wide else narrow, text) for wide, narrow, text in SUMMARY_COLUMNS if is_wide or narrow]
+    table = _table(*(heading for heading, _ in columns))
     best = max((summary.requests_per_s for summary in summaries), default=0.0)
     for summary in summaries:
-        cosine = "-" if summary.least_cosine is None else f"{summary.least_cosine:.5f}"
-        row = [
-            summary.strategy,
-            *([str(summary.batches)] if is_wide else []),
-            f"{summary.mean_batch_size:.1f}",
-            f"{summary.padding_ratio:.0%}",
-            *([f"{summary.median_ms:.0f}"] if is_wide else []),
-            f"{summary.requests_per_s:.1f}",
-            "-" if summary.speedup is None else f"{summary.speedup:.2f}x",
-            *([cosine] if is_wide else []),
-        ]
-        table.add_row(*row, style="bold green" if summary.requests_per_s == best else "")
+        style = "bold green" if summary.requests_per_s == best else ""
+        table.add_row(*(text(summary) for _, text in columns), style=style)
     console.print(table)
     console.print(
         f"  {'Speed-up' if is_wide else 'Up'} is relative to the strategy none, one request per batch."
@@ -115,10 +115,7 @@ def shown_answers(console: Console, answers: Sequence[StreamedAnswer]) -> Iterat
 
 def _answers(console: Console, answers: Sequence[StreamedAnswer]) -> Table:
     is_wide = console.width >= WIDE
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), collapse_padding=True)
-    for column in ("question", "answer", *(("tokens", "first ms", "total ms") if is_wide else ())):
-        is_text = column in ("question", "answer")
-        table.add_column(column, justify="left" if is_text else "right", no_wrap=not is_text)
+    table = _table("question", "answer", *(("tokens", "first ms", "total ms") if is_wide else ()))
     for answer in answers:
         figures = [str(answer.tokens or "-"), _ms(answer.first_ms), _ms(answer.total_ms)]
         table.add_row(answer.question, Text(answer.text), *(figures if is_wide else []))
@@ -140,6 +137,8 @@ def _table(*columns: str) -> Table:
     for column in columns:
         if column == "text":
             table.add_column(column, no_wrap=True, overflow="ellipsis", max_width=TEXT_WIDTH)
+        elif column in ("question", "answer"):
+            table.add_column(column)
         else:
             table.add_column(column, justify="left" if column in ("strategy", "plan") else "right", no_wrap=True)
     return table

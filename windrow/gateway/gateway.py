@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from windrow.client.async_client import AsyncClient
+from windrow.errors import UnknownModel
 from windrow.gateway.config import InferenceConfig
-from windrow.gateway.configured_model import load, to_lists
 from windrow.gateway.function_engine import BatchFunction, FunctionEngine
 from windrow.gateway.in_process import InProcess
 from windrow.gateway.through_server import ThroughServer
+from windrow.scheduler.config.settings import load_settings
+from windrow.scheduler.core.planning import BatchLimits
 from windrow.worker.engines.base import Engine
 
 
@@ -93,13 +95,13 @@ class InferenceGateway:
         if isinstance(backend, str):
             return ThroughServer(AsyncClient(backend), self._model)
         if backend is None:
-            engine, limits = await asyncio.to_thread(load, self._model, config)
+            engine, limits = await asyncio.to_thread(_load, self._model, config)
         elif all(hasattr(backend, name) for name in ("prepare", "forward", "collect")):
             engine, limits = cast(Engine, backend), config.batch_limits
         else:
             function = FunctionEngine(cast(BatchFunction, backend))
             return InProcess(function, config.window, config.batch_limits, config.max_queue_size)
-        return InProcess(engine, config.window, limits, config.max_queue_size, convert=to_lists)
+        return InProcess(engine, config.window, limits, config.max_queue_size, convert=_to_lists)
 
     def _initialized(self) -> InProcess | ThroughServer:
         if self._runner is None and self._is_closed:
@@ -109,3 +111,24 @@ class InferenceGateway:
                 "the gateway is not initialized: call `await gateway.initialize()` first, or use `async with`"
             )
         return self._runner
+
+
+def _load(model: str, config: InferenceConfig) -> tuple[Engine, BatchLimits]:
+    """Load ``model`` of the settings with the limits of ``config``."""
+    models = load_settings().models
+    if model not in models:
+        raise UnknownModel(f"no model {model!r} is configured; configured are {', '.join(models)}")
+    from windrow.worker.engines.loading import batch_limits, load_batch_engine  # imports torch
+
+    window = config.window
+    limits = {"max_batch_size": window.max_batch_size, "max_batch_tokens": window.max_batch_tokens}
+    settings = models[model].model_copy(update=limits)
+    engine = load_batch_engine(model, settings)
+    return engine, batch_limits(settings, engine.info)
+
+
+def _to_lists(output: Any) -> Any:
+    """Return an output of an engine as a server returns it: with lists instead of arrays."""
+    if isinstance(output, dict):
+        return {name: _to_lists(value) for name, value in output.items()}
+    return output.tolist() if hasattr(output, "tolist") else output

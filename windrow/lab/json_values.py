@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -25,3 +28,14 @@ def read_as(kind: type[T], value: object) -> T:
         message = problem["msg"].removeprefix("Value error, ")
         given = "" if isinstance(problem["input"], dict) else f" (got {problem['input']!r:.100})"
         raise ValueError(f"{field}: {message}{given}" if field else message) from None
+
+
+def read_object(text: str, path: Path, line: int) -> Mapping[str, Any]:
+    """Return the object in a line of a file. Raises `ValueError` with the file and the line."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path}, line {line}: not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}, line {line}: takes one JSON object per line")
+    return value

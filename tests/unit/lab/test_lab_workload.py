@@ -132,7 +132,7 @@ VIDUR, AZURE = "arrived_at,num_prefill_tokens,num_decode_tokens\n", "TIMESTAMP,C
         (VIDUR + "1,5,3\n\n2,0,3\n", "line 4: num_prefill_tokens is '0'"),
         (AZURE + "yesterday,10,3\n", "line 2: TIMESTAMP is 'yesterday'; it must be a date"),
         ('{"timestamp": 1, "input_length": 5, "output_length": 2}\nnonsense\n', "line 2: not JSON"),
-        ('{"timestamp": 1, "input_length": 5, "output_length": 2}\n[1]\n', "line 2: not a JSON object"),
+        ('{"timestamp": 1, "input_length": 5, "output_length": 2}\n[1]\n', "line 2: takes one JSON object"),
         ('{"timestamp": 1, "input_length": null, "output_length": 2}\n', "line 1: input_length is None; it must be"),
         ("{]\n", "line 1: not JSON"),
     ],

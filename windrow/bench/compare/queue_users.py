@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -13,7 +13,7 @@ from redis import Redis
 
 from windrow.bench.dataset import Item
 from windrow.bench.latency_parts import measured
-from windrow.bench.programs import BenchFailed
+from windrow.bench.programs import BenchFailed, Check
 from windrow.scheduler.queue import RedisQueue, Submission, finished_channel
 from windrow.scheduler.queue.ids import make_id
 from windrow.scheduler.queue.keys import MAX_REQUESTS_PER_CALL, read_announcement
@@ -22,7 +22,6 @@ SECRET = b"of a benchmark"
 NO_LIMIT = 1 << 50
 #: How long to wait for results before checking whether to stop, in seconds.
 LOOK_S = 0.2
-Check = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,9 @@ class QueueUsers:
 
     def send(self, items: Sequence[Item]) -> UserTurn:
         """Send ``items`` in order and wait for all results; raises `BenchFailed` if one is missing."""
-        payloads = iter([_payload(self._model, item) for item in items])
+        payloads = iter(
+            [orjson.dumps({"model": self._model, "input": item.input, "parameters": item.parameters}) for item in items]
+        )
         asked_s: dict[str, float] = {}
         ended_s: dict[str, float] = {}
         began_s = time.perf_counter()
@@ -96,7 +97,3 @@ class QueueUsers:
             else:
                 errors.append(f"{found.error['code']}: {found.error['detail']}")
         return metrics, errors
-
-
-def _payload(model: str, item: Item) -> bytes:
-    return orjson.dumps({"model": model, "input": item.input, "parameters": item.parameters})

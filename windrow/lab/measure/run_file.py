@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from windrow.lab.json_values import Seconds, read_as
+from windrow.lab.json_values import Seconds, read_as, read_object
 
 VERSION = 1
 #: ``task`` in the first line of a run of a model that generates text.
@@ -73,10 +73,4 @@ def read_requests(path: Path, lines: Iterator[Mapping[str, Any]], kind: type[Any
 def read_lines(path: Path) -> Iterator[Mapping[str, Any]]:
     """Yield the object of each line; raises `ValueError` with the number of the first line that is not an object."""
     for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            values = json.loads(text)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {line}: not JSON: {error}") from None
-        if not isinstance(values, dict):
-            raise ValueError(f"{path}, line {line}: takes one JSON object per line")
-        yield values
+        yield read_object(text, path, line)

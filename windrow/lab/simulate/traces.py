@@ -14,7 +14,6 @@ Other columns are ignored. The first arrival becomes 0.
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
+from windrow.lab.json_values import read_object
 from windrow.lab.simulate.workload import MAX_TOKENS, Workload
 
 Row = Mapping[str, Any]
@@ -107,7 +107,7 @@ def _readable(path: Path) -> Iterator[None]:
 def _open(file: TextIO, path: Path) -> tuple[Format, Iterator[tuple[int, Row]]]:
     head = file.readline()
     if head.lstrip().startswith("{"):
-        names = {str(name) for name in _object(head, path)}
+        names = {str(name) for name in read_object(head, path, 1)}
         if "windrow_run" in names:
             return FORMATS["windrow"], _json_rows(enumerate(file, 2), path)
         rows: Iterator[tuple[int, Row]] = _json_rows(chain([(1, head)], enumerate(file, 2)), path)
@@ -131,17 +131,7 @@ def _csv_rows(file: TextIO, columns: list[str]) -> Iterator[tuple[int, Row]]:
 def _json_rows(lines: Iterator[tuple[int, str]], path: Path) -> Iterator[tuple[int, Row]]:
     for line, text in lines:
         if text.strip():
-            yield line, _object(text, path, line)
-
-
-def _object(text: str, path: Path, line: int = 1) -> Row:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{path}, line {line}: not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}, line {line}: not a JSON object; each line needs one")
-    return value
+            yield line, read_object(text, path, line)
 
 
 def _read_row(form: Format, row: Row) -> tuple[float, int, int]:
