@@ -1,6 +1,6 @@
-"""Any sequence of calls against a small model: nothing lost, nothing twice, one end each, first in first out.
+"""Hypothesis compares the queue with a model: no request is lost or doubled, each finishes once, flows are FIFO.
 
-Times are real, so a lease is either a minute, which outlives the run, or nothing, which is over when the reply comes.
+Times are real, so a lease lasts a minute, longer than the run, or no time: then it has expired when the reply arrives.
 """
 
 from __future__ import annotations

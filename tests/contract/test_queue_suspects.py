@@ -48,7 +48,7 @@ def test_a_process_that_holds_requests_gets_no_suspect(queue: RedisQueue) -> Non
 def test_requests_before_a_suspect_are_claimed_without_it(queue: RedisQueue) -> None:
     submit(queue, "suspect")
     lose(queue, 1, times=2)
-    # Fresh requests are behind it, so give one of them a smaller tag by another flow.
+    # New requests come after the suspect, so another flow gives one of them a smaller tag.
     submit(queue, "fresh", tenant="zeta", priority="high")
     suspect = queue.claim(1, lease_s=LEASE_S, alone=True).requests
     first = claim(queue, 1)
