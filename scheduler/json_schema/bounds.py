@@ -16,7 +16,7 @@ def require_bounded(schema: object) -> object:
     """Return ``schema``; raise `ValueError` if it is too large, too deep or not JSON."""
     level = [schema]
     for _ in range(MAX_SCHEMA_DEPTH):
-        level = [child for value in level for child in _children(value) if isinstance(child, (dict, list))]
+        level = [child for value in level for child in children(value) if isinstance(child, (dict, list))]
     if level:
         raise ValueError(f"takes at most {MAX_SCHEMA_DEPTH} levels of nested objects and arrays; this schema has more")
     try:
@@ -28,7 +28,8 @@ def require_bounded(schema: object) -> object:
     return schema
 
 
-def _children(value: object) -> list[object]:
+def children(value: object) -> list[object]:
+    """Return the members of an object or an array; [] for any other value."""
     if isinstance(value, dict):
         return list(value.values())
     return value if isinstance(value, list) else []

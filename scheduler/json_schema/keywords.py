@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from windrow.scheduler.json_schema.bounds import children
+
 #: Keywords that describe the schema and do not restrict the text.
 ANNOTATIONS = frozenset(
     (
@@ -54,6 +56,5 @@ def require_exact_numbers(value: object, at: str) -> None:
     """Raise `SchemaError` if ``value`` contains a number that a float does not represent exactly."""
     if isinstance(value, (int, float)) and abs(value) > MAX_NUMBER:
         raise SchemaError(at, f"takes numbers from -{MAX_NUMBER} to {MAX_NUMBER}")
-    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    for child in children:
+    for child in children(value):
         require_exact_numbers(child, at)

@@ -213,6 +213,20 @@ def require_prompt_fits(
         )
 
 
+def generate_output(
+    choices: list[dict[str, Any]], prompt_tokens: int, completion_tokens: int, cached_tokens: int
+) -> dict[str, Any]:
+    """Return the output: the fields of the first of ``choices``, the usage, and all choices if there are several."""
+    output = {name: value for name, value in choices[0].items() if name != "index"}
+    output["usage"] = {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "cached_tokens": cached_tokens,
+    }
+    return output | ({"choices": choices} if len(choices) > 1 else {})
+
+
 def _texts(value: object, parameters: GenerateParameters, where: str) -> list[Text]:
     return list(read_prompt(value, where).texts)
 

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 
 from windrow.scheduler.core.outcomes import Done
 from windrow.scheduler.stepping.sequences import GeneratingSequence
+from windrow.scheduler.tasks.generate import generate_output
 from windrow.worker.engines.generation.constraints import Constraint
 from windrow.worker.engines.generation.incremental_text import IncrementalText
 from windrow.worker.engines.generation.inputs import GenerateInput
@@ -83,27 +84,13 @@ def output_of(request: GeneratingRequest, tokenizer: Tokenizer) -> Done:
     """Return the output of a request whose choices have all ended."""
     choices: list[dict[str, Any]] = []
     for choice in request.choices:
-        entry: dict[str, Any] = {
-            "index": choice.index,
-            "text": choice.whole_text(tokenizer),
-            "finish_reason": choice.finish_reason,
-        }
+        entry = {"index": choice.index, "text": choice.whole_text(tokenizer), "finish_reason": choice.finish_reason}
         if choice.logprobs is not None:
             entry["logprobs"] = choice.logprobs[: choice.tokens]
         choices.append(entry)
-    prompt_tokens = len(request.input.ids)
     completion_tokens = sum(choice.tokens for choice in request.choices)
-    output = {name: value for name, value in choices[0].items() if name != "index"}
-    output["usage"] = {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-        # The further choices find the prompt of the first in the cache, so only its cached tokens count.
-        "cached_tokens": request.choices[0].cached_tokens,
-    }
-    if len(choices) > 1:
-        output["choices"] = choices
-    return Done(output)
+    # The further choices find the prompt of the first in the cache, so only its cached tokens count.
+    return Done(generate_output(choices, len(request.input.ids), completion_tokens, request.choices[0].cached_tokens))
 
 
 def logprob_entry(

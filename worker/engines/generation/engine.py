@@ -44,13 +44,10 @@ class GenerateEngine:
         self._scheduler = StepScheduler(
             settings.strategy,
             StepLimits(
-                max_batch_size=settings.max_batch_size,
-                max_batch_tokens=settings.max_batch_tokens,
-                pages=cache.pages,
-                page_tokens=cache.page_tokens,
-                prefill_chunk_tokens=settings.prefill_chunk_tokens,
+                settings.max_batch_size, settings.max_batch_tokens, cache.pages, cache.page_tokens,
+                settings.prefill_chunk_tokens,
             ),
-        )
+        )  # fmt: skip
         self._runner = StepRunner(self._model, self._scheduler.end)
         self._collector = Collector(self._tokenizer, self._model.eos_ids, cache)
         self._arrived: deque[GeneratingRequest] = deque()
@@ -60,19 +57,12 @@ class GenerateEngine:
         #: Outcomes of a static batch, kept until the whole batch has ended.
         self._held: list[Delta] = []
         self.info = EngineInfo(
-            model=name,
-            task="generate",
-            strategy=settings.strategy,
-            strategy_note=None,
-            device=self._model.slots.device.type,
-            dtype=str(cache.keys.dtype).removeprefix("torch."),
-            max_input_tokens=self._model.context_tokens,
-            is_captured=self._model.is_captured,
-            relative_error=self._model.relative_error,
-            max_sequences=self._scheduler.claims.max_sequences,
-            pages=cache.pages,
-            page_tokens=cache.page_tokens,
-        )
+            model=name, task="generate", strategy=settings.strategy, strategy_note=None,
+            device=self._model.slots.device.type, dtype=str(cache.keys.dtype).removeprefix("torch."),
+            max_input_tokens=self._model.context_tokens, is_captured=self._model.is_captured,
+            relative_error=self._model.relative_error, max_sequences=self._scheduler.claims.max_sequences,
+            pages=cache.pages, page_tokens=cache.page_tokens,
+        )  # fmt: skip
 
     def prepare(self, inputs: Sequence[Any], parameters: Sequence[Mapping[str, Any]]) -> list[Prepared | Failed]:
         """Validate and tokenize; see `PromptPreparer.prepare`."""

@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 from windrow.errors import InvalidInput, WindrowError
 from windrow.scheduler.core.outcomes import Failed
 from windrow.scheduler.models.token_counts import TextLimit
+from windrow.scheduler.models.wordpiece import reraise_if_fatal
 from windrow.scheduler.tasks import generate
 from windrow.worker.engines.base import Prepared
 from windrow.worker.engines.generation.constraints import CompiledSchema, SchemaCompiler
@@ -104,8 +105,7 @@ class PromptPreparer:
         try:
             ids: list[int] = self.tokenizer.encode(text, add_special_tokens=added).ids
         except BaseException as error:  # A panic inside the tokenizer derives from BaseException.
-            if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
-                raise
+            reraise_if_fatal(error)
             raise InvalidInput(f"input: the tokenizer failed: {error}") from None
         if not ids:
             raise InvalidInput("input: the prompt has no tokens; this model takes at least one")

@@ -124,17 +124,11 @@ def load_encoder(name: str, settings: ModelSettings) -> LoadedEncoder:
         graphs.capture(form.strategy, settings, reference)
     served = alone if form.strategy == self_check.UNPADDED else forward.together(sequences, packed=form.packs)
     info = EngineInfo(
-        model=name,
-        task=settings.task,
-        strategy=form.strategy,
-        strategy_note=form.note,
-        device=device.type,
-        dtype=str(dtype).removeprefix("torch."),
-        max_input_tokens=limit.max_input_tokens,
-        is_captured=graphs.is_captured,
+        model=name, task=settings.task, strategy=form.strategy, strategy_note=form.note, dtype_note=dtype_note,
+        device=device.type, dtype=str(dtype).removeprefix("torch."),
+        max_input_tokens=limit.max_input_tokens, is_captured=graphs.is_captured,
         relative_error=None if in_float32 is None else self_check.relative_difference(served, in_float32),
-        dtype_note=dtype_note,
-    )
+    )  # fmt: skip
     runner = BatchRunner(forward, form, graphs, settings.max_batch_tokens)
     return LoadedEncoder(info, texts, runner, alone.shape[1])
 

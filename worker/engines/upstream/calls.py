@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from windrow.scheduler.core.fairness import estimate_cost_tokens
-from windrow.scheduler.tasks.generate import TOKENS_PER_MESSAGE, GenerateCall, GenerateParameters, Prompt
+from windrow.scheduler.tasks import generate
 from windrow.worker.engines.upstream.chunks import ChunkChoice, Json, Usage, read_choices, read_usage
 
 #: Parameters that are sent under the same name unless they have their default. The last four are vLLM's, and llama.cpp
@@ -19,7 +19,7 @@ PASSED_ON = (
 REPORT_USAGE = ("vllm", "sglang")
 
 
-def path_of(call: GenerateCall) -> str:
+def path_of(call: generate.GenerateCall) -> str:
     """Return the route of a request: one for chats, one for prompts."""
     return "/completions" if call.prompt.messages is None else "/chat/completions"
 
@@ -32,7 +32,7 @@ def can_report_usage(models: object) -> bool:
     )
 
 
-def body_of(call: GenerateCall, model: str, *, reports_usage: bool = False) -> Json:
+def body_of(call: generate.GenerateCall, model: str, *, reports_usage: bool = False) -> Json:
     """Return the body of a streamed call. ``reports_usage``: the server can report usage with every chunk."""
     parameters, prompt = call.parameters, call.prompt
     options = {"include_usage": True}
@@ -46,27 +46,25 @@ def body_of(call: GenerateCall, model: str, *, reports_usage: bool = False) -> J
         body["prompt"] = prompt.prompt if prompt.prompt_ids is None else prompt.prompt_ids
     for name in PASSED_ON:
         value = getattr(parameters, name)
-        if value != GenerateParameters.model_fields[name].default:
+        if value != generate.GenerateParameters.model_fields[name].default:
             body[name] = value
     # Always sent, because completions stop at 16 tokens by default.
     body.setdefault("max_tokens", parameters.wanted_tokens)
     if parameters.stop:
         body["stop"] = list(parameters.stop)
     if parameters.logprobs is not None:
-        completion_option = {"logprobs": parameters.logprobs}
-        body |= (
-            completion_option if prompt.messages is None else {"logprobs": True, "top_logprobs": parameters.logprobs}
-        )
+        count = {"logprobs": parameters.logprobs}
+        body |= count if prompt.messages is None else {"logprobs": True, "top_logprobs": parameters.logprobs}
     if parameters.json_schema is not None:
         schema = {"name": "answer", "schema": parameters.json_schema, "strict": True}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
     return body
 
 
-def estimate_tokens(prompt: Prompt) -> int:
+def estimate_tokens(prompt: generate.Prompt) -> int:
     """Return an estimate of a prompt's tokens; only the server has the tokenizer."""
     ids, turns = len(prompt.prompt_ids or ()), len(prompt.messages or ())
-    return ids + TOKENS_PER_MESSAGE * turns + sum(estimate_cost_tokens(len(text)) for text in prompt.texts)
+    return ids + generate.TOKENS_PER_MESSAGE * turns + sum(estimate_cost_tokens(len(text)) for text in prompt.texts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +96,7 @@ class _ChoiceText:
 class UpstreamAnswer:
     """The part of an answer that has arrived."""
 
-    call: GenerateCall
+    call: generate.GenerateCall
     choices: list[_ChoiceText] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
 
@@ -143,26 +141,16 @@ class UpstreamAnswer:
         """Return the output of task ``generate``."""
         choices = []
         for index, choice in enumerate(self.choices):
-            entry: Json = {
-                "index": index,
-                "text": "".join(choice.texts),
-                "finish_reason": choice.finish_reason or "stop",
-            }
-            choices.append(entry | ({"logprobs": choice.logprobs} if self.call.parameters.logprobs is not None else {}))
-        output = {name: value for name, value in choices[0].items() if name != "index"} | {"usage": self._usage()}
-        return output | ({"choices": choices} if len(choices) > 1 else {})
+            entry: Json = {"index": index, "text": "".join(choice.texts)}
+            entry["finish_reason"] = choice.finish_reason or "stop"
+            if self.call.parameters.logprobs is not None:
+                entry["logprobs"] = choice.logprobs
+            choices.append(entry)
+        reported = self.usage.prompt
+        prompt_tokens = estimate_tokens(self.call.prompt) if reported is None else reported
+        return generate.generate_output(choices, prompt_tokens, self._completion_tokens, self.usage.cached or 0)
 
     @property
     def _completion_tokens(self) -> int:
         reported = self.usage.completion
         return sum(choice.known_tokens for choice in self.choices) if reported is None else reported
-
-    def _usage(self) -> Json:
-        completion, reported = self._completion_tokens, self.usage.prompt
-        prompt = estimate_tokens(self.call.prompt) if reported is None else reported
-        return {
-            "prompt_tokens": prompt,
-            "completion_tokens": completion,
-            "total_tokens": prompt + completion,
-            "cached_tokens": self.usage.cached or 0,
-        }

@@ -69,22 +69,16 @@ def _logprobs(fields: Json) -> list[Json]:
     """Return log probabilities in the format of chats; completions send them in columns."""
     if "content" in fields:
         return [_entry(_object(entry, "logprobs.content[]")) for entry in _list(fields["content"], "logprobs.content")]
-    tokens, values = (
-        _list(fields.get("tokens"), "logprobs.tokens"),
-        _list(fields.get("token_logprobs"), "token_logprobs"),
-    )
+    tokens = _list(fields.get("tokens"), "logprobs.tokens")
+    values = _list(fields.get("token_logprobs"), "token_logprobs")
     tops = _list(fields.get("top_logprobs"), "logprobs.top_logprobs") or [None] * len(tokens)
     if not len(tokens) == len(values) == len(tops):
         raise ValueError("an invalid chunk: logprobs takes columns of the same length")
-    return [
-        _top({"token": token, "logprob": value})
-        | {
-            "top_logprobs": [
-                _top({"token": other, "logprob": logprob}) for other, logprob in _object(top, "top").items()
-            ]
-        }
-        for token, value, top in zip(tokens, values, tops, strict=True)
-    ]
+    entries = []
+    for token, value, top in zip(tokens, values, tops, strict=True):
+        likeliest = [{"token": other, "logprob": logprob} for other, logprob in _object(top, "top").items()]
+        entries.append(_entry({"token": token, "logprob": value, "top_logprobs": likeliest}))
+    return entries
 
 
 def _entry(fields: Json) -> Json:
