@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import typer
 
-from windrow.cli.bench import bench_app
+from windrow.cli import bench_serve
+from windrow.cli.bench_compare import compare
+from windrow.cli.bench_record import record
 from windrow.cli.dead import dead_app
 from windrow.cli.keys import key_app
 from windrow.cli.plan import plan
@@ -22,6 +24,9 @@ app = typer.Typer(
 )
 for command in (serve, demo, predict, get, cancel, models, tune, simulate, plan):
     app.command()(command)
+bench_app = typer.Typer(name="bench", help="Measure models on this machine, or a running server.", no_args_is_help=True)
+for measurement in (compare, bench_serve.serve, bench_serve.sweep, record):
+    bench_app.command()(measurement)
 app.add_typer(bench_app)
 app.add_typer(key_app)
 app.add_typer(dead_app)

@@ -31,8 +31,8 @@ LEASE_S = 60.0
 SEQUENCE_TOKENS = 1024
 #: Strategies that need an engine of their own: packed batches use other kernels, and both capture CUDA graphs.
 OWN_ENGINE = frozenset({"packed", "bucket"})
-#: Queue, strategy and batch size -> the served model of a contender.
-OpenModel = Callable[[RedisQueue, str, int], BatchModel | StepModel]
+#: The served model of each contender, by its name.
+Models = dict[str, BatchModel | StepModel]
 
 
 class ReplannedEngine:
@@ -48,77 +48,69 @@ class ReplannedEngine:
 def serve(spec: Mapping[str, Any]) -> None:
     """Serve all contenders of ``spec``: a `windrow.bench.compare.run.Plan` plus the URL of Redis."""
     take_share(0, 1)
-    redis = connect(spec["url"])
-    open_model = OPENERS[spec["engine"]["kind"]](redis, spec)
-    BatchLoop(
-        {
-            one["name"]: open_model(RedisQueue(redis, one["name"]), one["strategy"], one["max_batch_size"])
-            for one in spec["contenders"]
-        },
-        stopping=lambda: 0,
-    ).run()
+    models = OPENERS[spec["engine"]["kind"]](connect(spec["url"]), spec)
+    BatchLoop(models, stopping=lambda: 0).run()
 
 
-def fixed_cost_models(redis: Redis, spec: Mapping[str, Any]) -> OpenModel:
+def fixed_cost_models(redis: Redis, spec: Mapping[str, Any]) -> Models:
     """Serve an engine that sleeps ``pass_ms`` per batch and ``token_us`` per token, padding included."""
     given, max_wait_s = spec["engine"], _max_wait_s(spec)
     cost = PassCost(given["pass_ms"] / 1e3, given["token_us"] / 1e6)
+    models: Models = {}
+    for one in spec["contenders"]:
+        limits = BatchLimits(one["max_batch_size"], given["max_batch_tokens"], static_length=given["longest_tokens"])
+        engine = PacedEngine(Policy(one["strategy"], limits, max_wait_s), cost)
+        queue = RedisQueue(redis, one["name"])
+        models[one["name"]] = BatchModel(queue, engine, limits, max_wait_s, LEASE_S, "bench")
+    return models
 
-    def open_model(queue: RedisQueue, strategy: str, max_batch_size: int) -> BatchModel:
-        limits = BatchLimits(max_batch_size, given["max_batch_tokens"], static_length=given["longest_tokens"])
-        engine = PacedEngine(Policy(strategy, limits, max_wait_s), cost)
-        return BatchModel(queue, engine, limits, max_wait_s, LEASE_S, "bench")
 
-    return open_model
-
-
-def batch_models(redis: Redis, spec: Mapping[str, Any]) -> OpenModel:
+def batch_models(redis: Redis, spec: Mapping[str, Any]) -> Models:
     """Serve a model that answers in one batch: one engine per strategy in `OWN_ENGINE`, one for all others."""
     settings = ModelSettings.model_validate(spec["engine"]["settings"])
     largest = max(one["max_batch_size"] for one in spec["contenders"])
     loaded: dict[str, tuple[Engine, BatchLimits]] = {}
-
-    def open_model(queue: RedisQueue, strategy: str, max_batch_size: int) -> BatchModel:
+    models: Models = {}
+    for one in spec["contenders"]:
+        strategy = one["strategy"]
         key = strategy if strategy in OWN_ENGINE else "dynamic"
         if key not in loaded:
             asked = settings.model_copy(update={"strategy": key, "max_batch_size": largest})
             engine = load_batch_engine(spec["engine"]["name"], asked)
             loaded[key] = engine, batch_limits(asked, engine.info)
         engine, limits = loaded[key]
-        return BatchModel(
-            queue,
+        models[one["name"]] = BatchModel(
+            RedisQueue(redis, one["name"]),
             engine if strategy == key else ReplannedEngine(engine, strategy),
             # The CUDA graphs captured for the largest batch size include those of smaller ones.
-            replace(limits, max_batch_size=max_batch_size),
+            replace(limits, max_batch_size=one["max_batch_size"]),
             _max_wait_s(spec),
             LEASE_S,
             "bench",
         )
-
-    return open_model
+    return models
 
 
 def _max_wait_s(spec: Mapping[str, Any]) -> float | None:
     return None if spec["max_wait_ms"] is None else spec["max_wait_ms"] / 1e3
 
 
-def step_models(redis: Redis, spec: Mapping[str, Any]) -> OpenModel:
+def step_models(redis: Redis, spec: Mapping[str, Any]) -> Models:
     """Serve a model that generates: loaded once per contender, with a KV cache of its own.
 
     If the spec names a file as ``steps``, the time of each decode step is appended to it.
     """
     settings, steps = ModelSettings.model_validate(spec["engine"]["settings"]), spec["engine"].get("steps")
-
-    def open_model(queue: RedisQueue, strategy: str, max_batch_size: int) -> StepModel:
-        cache_tokens = settings.cache_tokens or SEQUENCE_TOKENS * max_batch_size
-        asked = {"strategy": strategy, "max_batch_size": max_batch_size, "cache_tokens": cache_tokens}
+    models: Models = {}
+    for one in spec["contenders"]:
+        asked = {name: one[name] for name in ("strategy", "max_batch_size")}
+        asked["cache_tokens"] = settings.cache_tokens or SEQUENCE_TOKENS * one["max_batch_size"]
         engine = load_engine(spec["engine"]["name"], settings.model_copy(update=asked))
         assert isinstance(engine, StepEngine)
         if steps is not None:
             engine = _timed(engine, Path(steps))
-        return StepModel(redis, queue, engine, LEASE_S, "bench")
-
-    return open_model
+        models[one["name"]] = StepModel(redis, RedisQueue(redis, one["name"]), engine, LEASE_S, "bench")
+    return models
 
 
 def _timed(engine: StepEngine, steps: Path) -> StepEngine:
@@ -131,8 +123,8 @@ def _timed(engine: StepEngine, steps: Path) -> StepEngine:
     return TimedSteps(engine, lambda step: file.write(orjson.dumps(astuple(step)) + b"\n"))
 
 
-#: ``kind`` of the engine -> function that opens its served models.
-OPENERS: Mapping[str, Callable[[Redis, Mapping[str, Any]], OpenModel]] = {
+#: ``kind`` of the engine -> function that opens the models of all contenders.
+OPENERS: Mapping[str, Callable[[Redis, Mapping[str, Any]], Models]] = {
     "fixed": fixed_cost_models,
     "rows": batch_models,
     "steps": step_models,
