@@ -12,11 +12,9 @@ from windrow.errors import InvalidInput
 
 #: Fields that identify the caller or give hints; the result does not depend on them.
 IGNORED = frozenset(
-    {
-        *("user", "metadata", "safety_identifier", "parallel_tool_calls"),
-        *("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"),
-    }
-)
+    ("user", "metadata", "safety_identifier", "parallel_tool_calls", "prompt_cache_key", "prompt_cache_options",
+     "prompt_cache_retention")
+)  # fmt: skip
 #: Unsupported field -> its accepted values, which mean the same as omitting the field.
 UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "audio": (),

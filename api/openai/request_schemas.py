@@ -136,9 +136,9 @@ def _text_of(content: object) -> object:
 
 def _without_nulls(message: object) -> object:
     # Clients send an answer's message back with all its null fields.
-    return (
-        {name: value for name, value in message.items() if value is not None} if isinstance(message, dict) else message
-    )
+    if not isinstance(message, dict):
+        return message
+    return {name: value for name, value in message.items() if value is not None}
 
 
 class ChatMessage(Message):

@@ -224,7 +224,9 @@ def generate_output(
         "total_tokens": prompt_tokens + completion_tokens,
         "cached_tokens": cached_tokens,
     }
-    return output | ({"choices": choices} if len(choices) > 1 else {})
+    if len(choices) > 1:
+        output["choices"] = choices
+    return output
 
 
 def _texts(value: object, parameters: GenerateParameters, where: str) -> list[Text]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from windrow.worker.engines.device.host_constants import TRANSFERS, HostConstants, KeepsConstants
+from windrow.worker.engines.device.host_constants import TRANSFERS, HostConstants, keeping_constants
 
 INPUT = torch.zeros(4, device="meta")
 
@@ -66,7 +66,7 @@ def test_operations_on_one_device_are_unchanged() -> None:
 
 
 def test_each_input_shape_has_its_own_constants() -> None:
-    run = KeepsConstants(lambda ids, mask: positions(len(ids)))
+    run = keeping_constants(lambda ids, mask: positions(len(ids)))
     longer = torch.zeros(6, device="meta")
     with Transfers() as seen:
         lengths = [len(run(ids, ids)) for ids in (INPUT, longer, INPUT, longer)]

@@ -50,14 +50,12 @@ class HostConstants(TorchDispatchMode):
         return made
 
 
-class KeepsConstants:
-    """Calls a function inside `HostConstants`, one for each shape of the first argument."""
+def keeping_constants(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return a function that calls ``run`` inside `HostConstants`, one for each shape of the first argument."""
+    constants: dict[tuple[int, ...], HostConstants] = {}
 
-    def __init__(self, run: Callable[..., Tensor]) -> None:
-        self._run = run
-        self._constants: dict[tuple[int, ...], HostConstants] = {}
+    def call(ids: Tensor, *more: Tensor) -> Tensor:
+        with constants.setdefault(tuple(ids.shape), HostConstants()):
+            return run(ids, *more)
 
-    def __call__(self, ids: Tensor, *more: Tensor) -> Tensor:
-        """Return ``run(ids, *more)``."""
-        with self._constants.setdefault(tuple(ids.shape), HostConstants()):
-            return self._run(ids, *more)
+    return call

@@ -71,16 +71,11 @@ def load_model(name: str, settings: ModelSettings) -> LoadedModel:
     size = 1 if settings.strategy == "none" else settings.max_batch_size
     slots, error = _checked_slots(name, weights, cache, size, context_tokens, compiled=settings.compile)
     eos_ids = _eos_ids(module)
+    schemas = SchemaCompiler(limit.tokenizer, config.vocab_size, eos_ids)
     return LoadedModel(
         slots=slots,
         sampling=SlotSampling(settings.max_batch_size + 1, config.vocab_size, sorted(eos_ids), device),
-        prompts=PromptPreparer(
-            limit,
-            folder,
-            context_tokens,
-            settings.page_tokens,
-            SchemaCompiler(limit.tokenizer, config.vocab_size, eos_ids),
-        ),
+        prompts=PromptPreparer(limit, folder, context_tokens, settings.page_tokens, schemas),
         eos_ids=eos_ids,
         context_tokens=context_tokens,
         is_captured=slots.is_captured,

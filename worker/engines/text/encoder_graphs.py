@@ -13,7 +13,7 @@ from torch import Tensor
 from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.scheduler.core.planning import Batch, bucket_length, token_rungs
 from windrow.worker.engines.device.captured_sizes import captured_padded_sizes, captured_sequences
-from windrow.worker.engines.device.host_constants import KeepsConstants
+from windrow.worker.engines.device.host_constants import keeping_constants
 from windrow.worker.engines.device.packed_graphs import PackedFunction, PackedGraphs
 from windrow.worker.engines.device.padded_graphs import PaddedFunction, PaddedGraphs
 from windrow.worker.engines.device.token_batches import Tokens, pack_batch
@@ -127,7 +127,7 @@ class EncoderGraphs:
         function = forward.head.padded_vectors
         attempts = {
             "captured": lambda: graphs_of(function),
-            "captured with constants kept": lambda: graphs_of(KeepsConstants(function)),
+            "captured with constants kept": lambda: graphs_of(keeping_constants(function)),
         }
         return _first_that_agrees(attempts, replay, reference.up_to(max(row_counts)))
 
