@@ -1,4 +1,4 @@
-"""The rights that deploy/redis-acl.conf gives, held against the scripts that need them."""
+"""Check that deploy/redis-acl.conf grants each role the commands of the scripts that it runs."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ from windrow.scheduler.queue.scripts import NAMES, source
 
 LUA = Path(__file__).parents[3] / "scheduler/queue/lua"
 API, WORKER, HOUSEKEEPING = ROLES
-#: Who runs each script: the API, what claims and finishes, and the tasks and commands of an operator.
+#: The roles that run each script.
 CALLERS = {
     "submit": (API, WORKER, HOUSEKEEPING),
     "cancel": (API, WORKER, HOUSEKEEPING),
@@ -31,23 +31,23 @@ CALLERS = {
 
 
 def commands_of(script: str) -> set[str]:
-    """The commands that a script may call, those of the files that it includes among them."""
+    """Return the commands that a script calls, including those of the files that it includes."""
     code = source(script).code.replace("'PUBSUB', '", "'PUBSUB|")
     return {name.lower() for name in re.findall(r"redis\.p?call\(\s*'([\w|]+)'", code)}
 
 
-def test_every_script_is_known_here_with_its_callers() -> None:
+def test_every_script_is_listed_with_its_callers() -> None:
     assert {path.stem for path in LUA.glob("*.lua")} - {"schema"} == set(CALLERS) == NAMES
 
 
-def test_every_call_of_a_script_names_its_command_so_that_it_can_be_seen_here() -> None:
+def test_scripts_call_redis_commands_by_literal_names_only() -> None:
     for path in LUA.rglob("*.lua"):
         text = path.read_text()
         assert len(re.findall(r"redis\.p?call\(", text)) == len(re.findall(r"redis\.p?call\(\s*'\w+'", text)), path.name
 
 
 @pytest.mark.parametrize("script", CALLERS)
-def test_who_calls_a_script_may_call_what_it_calls(script: str) -> None:
+def test_every_caller_of_a_script_may_run_its_commands(script: str) -> None:
     allowed = allowed_commands()
     missing = {role: commands_of(script) - allowed[role] for role in CALLERS[script]}
     assert missing == {role: set() for role in CALLERS[script]}

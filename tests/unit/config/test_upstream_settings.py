@@ -1,4 +1,4 @@
-"""Settings of task upstream: the examples of its page are taken, and what is wrong is named."""
+"""Settings of task upstream: the documented examples are valid, and invalid values are named."""
 
 import re
 import tomllib
@@ -21,22 +21,22 @@ GOOD = {"task": "upstream", "url": "http://127.0.0.1:8080/v1"}
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_every_example_of_the_pages_is_taken(example: str) -> None:
+def test_every_documented_example_is_valid(example: str) -> None:
     settings = Settings.model_validate(tomllib.loads(example))
     assert {model.task for model in settings.models.values()} <= {"upstream", "embed", "generate"}
 
 
-def test_there_are_examples_of_every_server_that_is_named() -> None:
+def test_the_page_has_an_example_for_every_supported_server() -> None:
     page = (PAGES / "upstream.md").read_text(encoding="utf-8")
     assert all(f"\n{name}:\n" in page for name in ("vLLM", "llama.cpp", "Ollama", "LM Studio", "transformers"))
 
 
-def test_the_address_stands_for_the_source() -> None:
+def test_the_url_is_used_as_the_source() -> None:
     assert ModelSettings.model_validate(GOOD).source == GOOD["url"]
 
 
 @pytest.mark.parametrize(
-    ("table", "words"),
+    ("table", "message"),
     [
         ({"task": "upstream"}, "url: task upstream takes the address of a server"),
         (GOOD | {"source": "x"}, "source: task upstream takes no source"),
@@ -55,6 +55,6 @@ def test_the_address_stands_for_the_source() -> None:
         ({"task": "embed", "source": "x", "url": "http://host"}, "url: is a setting of task upstream only"),
     ],
 )
-def test_what_is_wrong_is_named(table: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValidationError, match=re.escape(words)):
+def test_an_invalid_upstream_setting_is_refused_by_name(table: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(message)):
         ModelSettings.model_validate(table)
