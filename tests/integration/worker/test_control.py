@@ -1,4 +1,4 @@
-"""``celery -A worker control set_batching|reload_model``, asked of a real worker with a stub for a model."""
+"""``celery -A worker control set_batching|reload_model``, sent to a real worker that serves a stub model."""
 
 from __future__ import annotations
 
@@ -75,22 +75,22 @@ def queue(redis: RedisServer) -> Iterator[RedisQueue]:
 
 
 def sizes_of(queue: RedisQueue, prefix: str, count: int) -> set[int]:
-    """Send so many at once, and return the sizes of the batches they were in."""
+    """Submit ``count`` requests at once; return the sizes of the batches they ran in."""
     ids = [f"{prefix}{number}" for number in range(count)]
     payloads = [orjson.dumps({"model": "one", "input": {"do": "answer", "name": id}}) for id in ids]
     queue.submit(
         [Submission(id, payload) for id, payload in zip(ids, payloads, strict=True)],
         flow="t:normal", weight=1.0, max_depth=1000, max_bytes=1 << 24,
     )  # fmt: skip
-    found: list[Any] = []
+    predictions: list[Any] = []
 
-    def all_ended() -> bool:
-        found[:] = [queue.lookup(id) for id in ids]
-        return all(one is not None and one.is_ended for one in found)
+    def all_finished() -> bool:
+        predictions[:] = [queue.lookup(id) for id in ids]
+        return all(prediction is not None and prediction.is_ended for prediction in predictions)
 
-    until("all have ended", all_ended)
-    assert {one.status for one in found} == {"succeeded"}
-    return {one.metrics["batch_size"] for one in found}
+    until("all requests finish", all_finished)
+    assert {prediction.status for prediction in predictions} == {"succeeded"}
+    return {prediction.metrics["batch_size"] for prediction in predictions}
 
 
 def run_celery(url: str, folder: Path, *words: str) -> str:
@@ -100,7 +100,7 @@ def run_celery(url: str, folder: Path, *words: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_batches_are_of_the_size_that_the_command_line_asked_for_and_stay_so_in_the_next_process(
+def test_set_batching_changes_batch_sizes_and_also_applies_to_a_replacement_pool_process(
     redis: RedisServer, worker: WorkerProcess, folder: Path, queue: RedisQueue, ask: Ask
 ) -> None:
     assert max(sizes_of(queue, "before", 40)) <= 4
@@ -109,15 +109,15 @@ def test_batches_are_of_the_size_that_the_command_line_asked_for_and_stay_so_in_
     )
     shown = ask("batching")["one"]
     assert (shown["max_batch_size"], shown["max_wait_ms"]) == (16, 2.5)
-    until("it is in effect", lambda: 4 < max(sizes_of(queue, os.urandom(4).hex(), 40)) <= 16)
+    until("the new batch limits apply", lambda: 4 < max(sizes_of(queue, os.urandom(4).hex(), 40)) <= 16)
     (victim,) = worker.pool()
     victim.kill()
-    until("another one serves", lambda: [one.pid for one in worker.pool()] not in ([], [victim.pid]))
-    until("it is in effect", lambda: 4 < max(sizes_of(queue, os.urandom(4).hex(), 40)) <= 16)
+    until("another pool process serves", lambda: [process.pid for process in worker.pool()] not in ([], [victim.pid]))
+    until("the new batch limits apply", lambda: 4 < max(sizes_of(queue, os.urandom(4).hex(), 40)) <= 16)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "reason"),
     [
         ({"model": "other", "max_batch_size": 4, "max_wait_ms": 5}, "unknown model 'other'; the models are one, llama"),
         ({"model": "one", "max_batch_size": 0, "max_wait_ms": 5}, "max_batch_size: "),
@@ -126,23 +126,23 @@ def test_batches_are_of_the_size_that_the_command_line_asked_for_and_stay_so_in_
         ({}, "unknown model None"),
     ],
 )
-def test_what_cannot_be_set_is_refused_with_the_reason(ask: Ask, arguments: dict[str, object], says: str) -> None:
+def test_invalid_batch_limits_are_refused_with_the_reason(ask: Ask, arguments: dict[str, object], reason: str) -> None:
     before = ask("batching")["one"]
-    assert says in ask("set_batching", **arguments)["error"]
+    assert reason in ask("set_batching", **arguments)["error"]
     assert ask("batching")["one"] == before
 
 
-def test_a_model_is_loaded_anew_and_kept_where_that_fails(
+def test_a_model_is_reloaded_and_the_old_one_is_kept_if_loading_fails(
     redis: RedisServer, folder: Path, queue: RedisQueue, ask: Ask
 ) -> None:
-    def note() -> str:
+    def reload_note() -> str:
         return ask("models")["one"]["0"]["reload_note"] or ""
 
     assert "one is loading" in run_celery(redis.url, folder, "reload_model", "one")
-    until("it was loaded", lambda: "reloaded at" in note())
+    until("the model is reloaded", lambda: "reloaded at" in reload_note())
     (folder / "broken").touch()
     assert "ok" in ask("reload_model", model="one")
-    until("it failed", lambda: "stays in service as it was: its files are broken" in note())
+    until("the reload fails", lambda: "stays in service as it was: its files are broken" in reload_note())
     assert sizes_of(queue, "kept", 3)
     (folder / "broken").unlink()
     assert "unknown model 'other'" in ask("reload_model", model="other")["error"]

@@ -1,4 +1,4 @@
-"""No key, no input and no password is in any log, whatever goes wrong; and no pickle is read."""
+"""Logs never contain API keys, inputs or passwords, even after errors; pickled messages are not loaded."""
 
 import base64
 import json
@@ -45,7 +45,7 @@ webhook_secret = "whsec_{WEBHOOK_SECRET}"
 
 @dataclass
 class Site:
-    """An API, a worker, a housekeeping worker, and the Redis between them, which wants a password."""
+    """An API, a worker and a housekeeping worker, connected to a Redis that requires a password."""
 
     redis: RedisServer
     port: int
@@ -61,8 +61,8 @@ class Site:
     def broker(self) -> Redis:
         return Redis.from_url(self.redis.url)
 
-    def said(self, log: str) -> str:
-        return (self.folder / log).read_text(encoding="utf-8", errors="replace")
+    def read_log(self, name: str) -> str:
+        return (self.folder / name).read_text(encoding="utf-8", errors="replace")
 
 
 @pytest.fixture(scope="module")
@@ -88,18 +88,18 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield Site(redis, port, worker, folder)
 
 
-def test_good_work_leaves_nothing(site: Site) -> None:
+def test_successful_requests_log_no_secrets(site: Site) -> None:
     for _ in range(10):
         assert site.post(f"a {INPUT}").json()["status"] == "succeeded"
 
 
-@pytest.mark.parametrize("where", ["prepare", "forward", "collect"])
-def test_a_model_that_quotes_its_input_as_it_raises_leaves_nothing(site: Site, where: str) -> None:
-    assert site.post(f"{where} {INPUT}").json()["status"] == "failed"
-    until("it is in the log", lambda: "quoting_worker.py" in site.worker.log)
+@pytest.mark.parametrize("method", ["prepare", "forward", "collect"])
+def test_a_model_that_raises_an_error_with_its_input_logs_no_secrets(site: Site, method: str) -> None:
+    assert site.post(f"{method} {INPUT}").json()["status"] == "failed"
+    until("the error is in the log", lambda: "quoting_worker.py" in site.worker.log)
 
 
-def test_requests_that_cannot_be_read_leave_nothing(site: Site) -> None:
+def test_requests_that_cannot_be_parsed_log_no_secrets(site: Site) -> None:
     assert site.post(INPUT, key=STRANGERS_KEY).status_code == 401
     body = json.dumps({"model": "minilm", "input": INPUT}).encode()
     signed = b"Authorization: Bearer " + KEY.encode()
@@ -111,10 +111,10 @@ def test_requests_that_cannot_be_read_leave_nothing(site: Site) -> None:
         assert wire.read().status in (400, 404, 422)
         wire.close()
     for raw in (
-        head(signed.replace(b":", b"")),  # a header without colon, which the parser quotes
+        head(signed.replace(b":", b"")),  # a header without a colon: the error message of the parser contains it
         head(signed + b"\x00"),
         head(b"X: y\r\n " + signed),
-        head(signed, b"Content-Length: 1") + body,  # the rest of the body is taken for a request
+        head(signed, b"Content-Length: 1") + body,  # the server parses the rest of the body as a request
         head(signed, b"Transfer-Encoding: chunked") + b"zz" + body + b"\r\n",
         b"GET /v1/models?key=" + KEY.encode() + b" HTTP/9\r\n\r\n",
     ):
@@ -122,16 +122,16 @@ def test_requests_that_cannot_be_read_leave_nothing(site: Site) -> None:
         wire.send(raw, b"\r\n\r\n")
         assert wire.read().status == 400
         wire.close()
-    until("it is in the log", lambda: "cannot be parsed" in site.said("api.log"))
+    until("the error is in the log", lambda: "cannot be parsed" in site.read_log("api.log"))
 
 
-def test_messages_that_celery_cannot_use_leave_nothing(site: Site) -> None:
+def test_messages_that_celery_cannot_use_log_no_secrets(site: Site) -> None:
     app = Celery(broker=site.redis.url, backend=site.redis.url)
     app.send_task("windrow.predict", kwargs={"model": "minilm", "input": INPUT}, queue="windrow").get(timeout=30)
-    app.send_task("somebody.elses", args=[INPUT], kwargs={"key": KEY}, queue="windrow")
+    app.send_task("other.task", args=[INPUT], kwargs={"key": KEY}, queue="windrow")
     app.send_task("windrow.predict", args=[INPUT], queue="windrow")
     app.send_task("windrow.predict", kwargs={"model": INPUT, "input": INPUT, "priority": INPUT}, queue="windrow")
-    app.send_task("somebody.elses", args=[INPUT], queue="windrow.housekeeping")
+    app.send_task("other.task", args=[INPUT], queue="windrow.housekeeping")
     with app.connection_for_write() as connection:
         for content_type, body in (
             ("application/json", b"{%s" % INPUT.encode()),
@@ -148,20 +148,20 @@ def test_messages_that_celery_cannot_use_leave_nothing(site: Site) -> None:
                 headers={"task": "windrow.predict", "id": "an-id", "argsrepr": INPUT, "lang": "py"},
             )  # fmt: skip
     app.close()
-    until("all were taken", lambda: not site.broker().llen("windrow"))
-    until("the last is in the log", lambda: "dropped a message that is not a task" in site.worker.log)
-    for said in (
+    until("all messages are consumed", lambda: not site.broker().llen("windrow"))
+    until("the last message is in the log", lambda: "dropped a message that is not a task" in site.worker.log)
+    for text in (
         "for an unknown task",
         "cannot be decoded: DecodeError",
         "cannot be decoded: ContentDisallowed",
         "which has no task id in its headers",
     ):
-        assert said in site.worker.log
+        assert text in site.worker.log
     assert site.post(INPUT).json()["status"] == "succeeded"
 
 
 class Canary:
-    """Unpickled, it makes a file."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -170,17 +170,17 @@ class Canary:
         return Path.touch, (self._path,)
 
 
-def test_a_pickle_runs_nothing_wherever_it_is_put(site: Site) -> None:
-    song = site.folder / "sang"
-    pickle.loads(pickle.dumps(Canary(song)))
-    assert song.exists()
-    song.unlink()
+def test_a_pickled_message_is_never_loaded(site: Site) -> None:
+    created = site.folder / "created"
+    pickle.loads(pickle.dumps(Canary(created)))
+    assert created.exists()
+    created.unlink()
 
-    def said(log: str) -> int:
-        return site.said(log).count("decoded: ContentDisallowed")
+    def count_refusals(log: str) -> int:
+        return site.read_log(log).count("decoded: ContentDisallowed")
 
-    before = {log: said(log) for log in ("worker.log", "housekeeping.log")}
-    pickled = pickle.dumps(Canary(song))
+    before = {log: count_refusals(log) for log in ("worker.log", "housekeeping.log")}
+    pickled = pickle.dumps(Canary(created))
     kind = {"content_type": "application/x-python-serialize", "content_encoding": "binary"}
     app = Celery(broker=site.redis.url, backend=site.redis.url)
     with app.connection_for_write() as connection:
@@ -192,17 +192,20 @@ def test_a_pickle_runs_nothing_wherever_it_is_put(site: Site) -> None:
         producer.publish(pickled, exchange=control, declare=[control], **kind)
         events = Exchange("celeryev", type="topic")
         producer.publish(pickled, exchange=events, declare=[events], routing_key="worker.online", **kind)
-    until("all were taken", lambda: not site.broker().llen("windrow") + site.broker().llen("windrow.housekeeping"))
-    # One from the queue without a task's headers, one from remote control.
+    until(
+        "all messages are consumed",
+        lambda: not site.broker().llen("windrow") + site.broker().llen("windrow.housekeeping"),
+    )
+    # One refusal for the queued message without task headers, one for remote control.
     for log in ("worker.log", "housekeeping.log"):
-        until("it is refused", lambda: said(log) - before[log] >= 2)  # noqa: B023
+        until("the pickled messages are refused", lambda: count_refusals(log) - before[log] >= 2)  # noqa: B023
     assert len(app.control.ping(timeout=10, limit=2)) == 2
     app.close()
     assert site.post(INPUT).json()["status"] == "succeeded"
-    assert not song.exists()
+    assert not created.exists()
 
 
-def test_what_celery_shows_of_its_settings_has_no_password(site: Site) -> None:
+def test_celery_report_and_inspect_show_no_password(site: Site) -> None:
     environment = os.environ | {
         "CELERY_BROKER_URL": site.redis.url,
         "WINDROW_CONFIG": str(site.folder / "windrow.toml"),
@@ -220,13 +223,13 @@ def test_what_celery_shows_of_its_settings_has_no_password(site: Site) -> None:
     (site.folder / "shown.log").write_text(shown)
 
 
-def test_a_redis_that_goes_away_and_one_that_wants_another_password_leave_nothing(site: Site) -> None:
+def test_a_redis_that_is_down_or_requires_another_password_logs_no_secrets(site: Site) -> None:
     site.redis.kill()
     assert site.post(INPUT).status_code == 503
     other = RedisServer("--requirepass", OTHER_PASSWORD, port=site.redis.port, login=f"default:{OTHER_PASSWORD}@")
     with other:
         assert site.post(INPUT).status_code == 503
-        time.sleep(2)  # the workers look again within that time
+        time.sleep(2)  # the workers retry within this time
     site.redis.start()
 
     def serves() -> bool:
@@ -234,11 +237,11 @@ def test_a_redis_that_goes_away_and_one_that_wants_another_password_leave_nothin
             return site.post(INPUT, wait_s=2).status_code == 200
         return False
 
-    until("it serves again", serves, limit_s=90)
+    until("the API serves again", serves, limit_s=90)
     assert RedisQueue(site.broker(), "minilm").workers(within_s=60)
 
 
-def test_the_command_line_does_not_show_its_key(site: Site) -> None:
+def test_the_command_line_does_not_print_its_api_key(site: Site) -> None:
     environment = os.environ | {"WINDROW_URL": f"http://127.0.0.1:{site.port}"}
     for key, status in ((KEY, 0), (STRANGERS_KEY, 1), (f"{STRANGERS_KEY} x", 2)):
         run = subprocess.run(
@@ -249,12 +252,12 @@ def test_the_command_line_does_not_show_its_key(site: Site) -> None:
         assert key not in run.stdout + run.stderr
 
 
-def test_in_the_end_no_log_has_any_of_it(site: Site) -> None:
-    logs = {path.name: site.said(path.name) for path in site.folder.glob("*.log")}
+def test_no_log_contains_a_secret(site: Site) -> None:
+    logs = {path.name: site.read_log(path.name) for path in site.folder.glob("*.log")}
     assert set(logs) == {"api.log", "worker.log", "housekeeping.log", "shown.log"}
     for name, log in logs.items():
         assert len(log) > 200, name
         for secret in SECRETS:
             lines = [line for line in log.splitlines() if secret in line]
-            assert lines == [], f"{name} has {secret}"
+            assert lines == [], f"{name} contains {secret}"
     assert "WRONGPASS" in logs["worker.log"] + logs["api.log"] or "AuthenticationError" in str(logs)

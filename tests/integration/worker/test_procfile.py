@@ -1,4 +1,4 @@
-"""The Procfile, started by honcho on a Redis with the shipped configuration."""
+"""Start the Procfile with honcho, on a Redis with the shipped configuration."""
 
 import json
 import os
@@ -29,13 +29,14 @@ START_S = 120.0
 STOP_S = 30.0
 
 
-def until(what: str, is_true: Callable[[], bool], process: subprocess.Popen[bytes], log: Path, limit_s: float) -> None:
+def until(event: str, is_true: Callable[[], bool], process: subprocess.Popen[bytes], log: Path, limit_s: float) -> None:
     """Wait for ``is_true``; fail with the log if ``process`` exits or ``limit_s`` passes."""
     end_s = time.monotonic() + limit_s
     while not is_true():
-        ended = process.poll()
-        if ended is not None or time.monotonic() > end_s:
-            pytest.fail(f"{what}: {'ended with ' + str(ended) if ended is not None else 'too late'}\n{log.read_text()}")
+        status = process.poll()
+        if status is not None or time.monotonic() > end_s:
+            reason = "timed out" if status is None else f"the process exited with status {status}"
+            pytest.fail(f"{event}: {reason}\n{log.read_text()}")
         time.sleep(0.2)
 
 
@@ -53,7 +54,7 @@ def redis_url(tmp_path: Path) -> Iterator[str]:
                 return False
 
         try:
-            until("Redis", answers, server, log, START_S)
+            until("Redis answers", answers, server, log, START_S)
             assert client.config_get("maxmemory-policy")["maxmemory-policy"] == "noeviction"
             yield f"redis://127.0.0.1:{port}/0"
         finally:
@@ -70,13 +71,13 @@ def health(port: int) -> object:
         return None
 
 
-def pinged(environment: dict[str, str]) -> set[str]:
+def responding_nodes(environment: dict[str, str]) -> set[str]:
     """Return which of the Procfile's nodes answer ``celery inspect ping``."""
     nodes = ",".join(f"{name}@{socket.gethostname()}" for name in NODES)
     options = ["inspect", "ping", "--json", "--timeout", "5", "-d", nodes]
     command = [sys.executable, "-m", "celery", "-A", "worker", *options]
-    asked = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
-    return {name.split("@")[0] for name in json.loads(asked.stdout)} if asked.returncode == 0 else set()
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return {name.split("@")[0] for name in json.loads(result.stdout)} if result.returncode == 0 else set()
 
 
 def children_of(parent: subprocess.Popen[bytes]) -> list[psutil.Process]:
@@ -86,7 +87,7 @@ def children_of(parent: subprocess.Popen[bytes]) -> list[psutil.Process]:
         return []
 
 
-def test_every_program_of_the_procfile_starts_answers_and_stops(redis_url: str, tmp_path: Path) -> None:
+def test_every_process_of_the_procfile_starts_responds_and_stops(redis_url: str, tmp_path: Path) -> None:
     port, log = free_port(), tmp_path / "honcho.log"
     environment = clean_environ(
         CELERY_BROKER_URL=redis_url,
@@ -99,9 +100,9 @@ def test_every_program_of_the_procfile_starts_answers_and_stops(redis_url: str, 
         honcho = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
     started: list[psutil.Process] = []
     try:
-        until("the API", lambda: health(port) is not None, honcho, log, START_S)
+        until("the API answers", lambda: health(port) is not None, honcho, log, START_S)
         assert isinstance(health(port), dict)
-        until("the workers", lambda: pinged(environment) == NODES, honcho, log, START_S)
+        until("the workers answer", lambda: responding_nodes(environment) == NODES, honcho, log, START_S)
 
         started = children_of(honcho)
         honcho.send_signal(signal.SIGTERM)

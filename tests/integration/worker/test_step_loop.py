@@ -59,12 +59,12 @@ def events(redis: Redis, id: str) -> list[Event]:
     return read_events(redis, {id: BEGINNING})[id]
 
 
-def ended(queue: RedisQueue, id: str) -> Prediction:
-    def has_ended() -> bool:
+def wait_until_finished(queue: RedisQueue, id: str) -> Prediction:
+    def has_finished() -> bool:
         found = queue.lookup(id)
         return found is not None and found.is_ended
 
-    until(f"{id} has ended", has_ended, 30)
+    until(f"{id} finishes", has_finished, 30)
     found = queue.lookup(id)
     assert found is not None
     return found
@@ -72,11 +72,12 @@ def ended(queue: RedisQueue, id: str) -> Prediction:
 
 @contextmanager
 def running(worker: StepWorker, count: int) -> Iterator[None]:
+    """Wait until ``count`` requests run, then enter the block."""
     until(f"{count} requests run", lambda: worker.served.running == count, 30)
     yield
 
 
-def test_a_followed_request_has_events_while_it_runs_and_a_result_in_the_end(
+def test_a_followed_request_publishes_events_while_it_runs_and_a_result_at_the_end(
     start: Callable[..., StepWorker], queue: RedisQueue, redis_client: Redis
 ) -> None:
     worker = start()
@@ -87,7 +88,7 @@ def test_a_followed_request_has_events_while_it_runs_and_a_result_in_the_end(
     assert found is not None
     assert found.status == "processing"
     worker.allow_steps(4)
-    prediction = ended(queue, "a")
+    prediction = wait_until_finished(queue, "a")
     assert prediction.output["text"] == TEXT
     metrics = {"queue_ms", "batch_wait_ms", "compute_ms", "total_ms", "time_to_first_token_ms", "inter_token_ms"}
     assert metrics | {"attempts", "worker"} == prediction.metrics.keys()
@@ -96,7 +97,7 @@ def test_a_followed_request_has_events_while_it_runs_and_a_result_in_the_end(
     assert sum(event.type == "metric" for event in published) == 1
 
 
-def test_requests_join_and_leave_between_steps_and_only_as_many_are_claimed_as_the_engine_has_room_for(
+def test_requests_join_and_leave_between_steps_and_claims_are_limited_to_free_engine_slots(
     start: Callable[..., StepWorker], queue: RedisQueue
 ) -> None:
     worker = start(size=2)
@@ -106,7 +107,7 @@ def test_requests_join_and_leave_between_steps_and_only_as_many_are_claimed_as_t
     until("two requests run", lambda: worker.served.running == 2)
     assert queue.depth().waiting == 3
     worker.allow_steps(50_000)
-    assert [ended(queue, id).status for id in "abcd"] == ["succeeded"] * 4
+    assert [wait_until_finished(queue, id).status for id in "abcd"] == ["succeeded"] * 4
     found = queue.lookup("long")
     assert found is not None
     assert found.status == "processing"
@@ -132,15 +133,15 @@ def test_a_full_worker_claims_a_more_urgent_request_and_no_other(
         assert {status_of(queue, id) for id in ("urgent", *"abcd")} == {"processing"}
         assert {status_of(queue, id) for id in ("pressing", *"efgh")} == {"queued"}
     gate.release(100_000)
-    assert {ended(queue, id).status for id in ("urgent", "pressing", *"abcdefgh")} == {"succeeded"}
+    assert {wait_until_finished(queue, id).status for id in ("urgent", "pressing", *"abcdefgh")} == {"succeeded"}
 
 
 def test_a_bad_input_fails_alone(start: Callable[..., StepWorker], queue: RedisQueue, redis_client: Redis) -> None:
     start(is_gated=False)
     submit(queue, "good")
     submit(queue, "bad", input=3)
-    assert ended(queue, "good").status == "succeeded"
-    bad = ended(queue, "bad")
+    assert wait_until_finished(queue, "good").status == "succeeded"
+    bad = wait_until_finished(queue, "bad")
     assert bad.error is not None
     assert bad.error["code"] == "invalid_input"
     assert [event.type for event in events(redis_client, "bad")] == ["error"]
@@ -156,9 +157,9 @@ def test_a_canceled_request_leaves_the_engine_at_once(
     until("both have started", lambda: all(len(events(redis_client, id)) > 1 for id in "ab"))
     assert worker.engine.room() == 0
     queue.cancel("a")
-    until("it has left", lambda: worker.engine.room() == 1, 5)
+    until("the request has left the engine", lambda: worker.engine.room() == 1, 5)
     worker.allow_steps(10)
-    assert ended(queue, "b").output["text"] == TEXT
+    assert wait_until_finished(queue, "b").output["text"] == TEXT
     assert [event.type for event in events(redis_client, "a")][-1] == "error"
     assert worker.engine.room() == 2
     assert worker.served.leases.held == {}
@@ -169,28 +170,28 @@ def test_a_request_whose_lease_was_lost_leaves_the_engine(start: Callable[..., S
     submit(queue, "a", is_followed=False)
     with running(worker, 1):
         queue.release(dict(worker.served.leases.held))  # as if another worker had requeued it
-    until("it is claimed again", lambda: len(worker.engine.canceled) == 1 and worker.served.running == 1)
+    until("the request is claimed again", lambda: len(worker.engine.canceled) == 1 and worker.served.running == 1)
     worker.allow_steps(10)
-    assert ended(queue, "a").metrics["attempts"] == 1
+    assert wait_until_finished(queue, "a").metrics["attempts"] == 1
 
 
-def test_a_request_of_two_batches_whose_worker_died_runs_alone(
+def test_a_request_whose_worker_died_twice_runs_alone(
     start: Callable[..., StepWorker], queue: RedisQueue, redis_client: Redis
 ) -> None:
     submit(queue, "suspect")
     for _ in range(2):
         queue.claim(1, lease_s=0.0)
-        until("its lease expires and it is requeued", lambda: queue.reap() == 1)
+        until("its lease expires and the request is requeued", lambda: queue.reap() == 1)
     worker = start()
     submit(queue, "a", "b", is_followed=False)
     with running(worker, 1):
         assert list(worker.served.leases.held) == ["suspect"]
         assert queue.depth().waiting == 2
     worker.allow_steps(6)
-    assert ended(queue, "suspect").metrics["attempts"] == 3
+    assert wait_until_finished(queue, "suspect").metrics["attempts"] == 3
     with running(worker, 2):
         worker.allow_steps(6)
-    assert [ended(queue, id).status for id in "ab"] == ["succeeded"] * 2
+    assert [wait_until_finished(queue, id).status for id in "ab"] == ["succeeded"] * 2
 
 
 def test_a_stopping_worker_releases_requests_without_a_token_and_finishes_the_others(
@@ -199,16 +200,16 @@ def test_a_stopping_worker_releases_requests_without_a_token_and_finishes_the_ot
     worker = start()
     submit(queue, "started")
     worker.allow_steps(1)
-    until("one has started", lambda: len(events(redis_client, "started")) > 1)
+    until("the first request has started", lambda: len(events(redis_client, "started")) > 1)
     submit(queue, "unstarted")
-    until("its start is published", lambda: events(redis_client, "unstarted"))
+    until("the start event is published", lambda: events(redis_client, "unstarted"))
     worker.request_stop()
-    until("one is released", lambda: queue.depth().waiting == 1)
+    until("the second request is released", lambda: queue.depth().waiting == 1)
     worker.stop()
-    assert ended(queue, "started").output["text"] == TEXT
+    assert wait_until_finished(queue, "started").output["text"] == TEXT
     other = start()
     other.allow_steps(10)
-    assert ended(queue, "unstarted").metrics["attempts"] == 1
+    assert wait_until_finished(queue, "unstarted").metrics["attempts"] == 1
     assert [event.type for event in events(redis_client, "unstarted")][:2] == ["start", "restart"]
 
 
@@ -217,10 +218,10 @@ def test_a_full_redis_drops_events_but_no_result() -> None:
         with StepWorker(redis, MODEL) as worker:
             submit(worker.queue, "a")
             worker.allow_steps(1)
-            until("it has started", lambda: len(events(redis, "a")) > 1)
+            until("the request has started", lambda: len(events(redis, "a")) > 1)
             redis.config_set("maxmemory", "1")
             worker.allow_steps(5)
-            assert ended(worker.queue, "a").output["text"] == TEXT
+            assert wait_until_finished(worker.queue, "a").output["text"] == TEXT
             redis.config_set("maxmemory", "0")
         assert [event.type for event in events(redis, "a")] == ["start", "output", "metric", "completed"]
 
@@ -230,24 +231,24 @@ def test_a_request_that_cannot_meet_its_deadline_is_refused_before_it_starts(
 ) -> None:
     start(is_gated=False, step_s=0.02)
     submit(queue, "measured", input="word " * 25, is_followed=False)
-    ended(queue, "measured")
+    wait_until_finished(queue, "measured")
     submit(queue, "beside", input="word " * 500, is_followed=False)
     submit(queue, "hopeless", is_followed=False, deadline_s=5.0, max_tokens=1000, ignore_eos=True)
     submit(queue, "possible", is_followed=False, deadline_s=60.0, max_tokens=1000)
-    hopeless = ended(queue, "hopeless")
+    hopeless = wait_until_finished(queue, "hopeless")
     assert hopeless.status == "expired"
     assert hopeless.error is not None
     assert "not started" in hopeless.error["detail"]
-    assert ended(queue, "possible").status == "succeeded"
+    assert wait_until_finished(queue, "possible").status == "succeeded"
     queue.cancel("beside")
 
 
 def test_an_idle_engine_tries_to_meet_any_deadline(start: Callable[..., StepWorker], queue: RedisQueue) -> None:
     start(is_gated=False, step_s=0.02)
     submit(queue, "measured", input="word " * 25, is_followed=False)
-    ended(queue, "measured")
+    wait_until_finished(queue, "measured")
     submit(queue, "tried", is_followed=False, deadline_s=5.0, max_tokens=1000, ignore_eos=True)
-    assert ended(queue, "tried").status == "succeeded"
+    assert wait_until_finished(queue, "tried").status == "succeeded"
 
 
 def test_tokens_and_times_are_added_to_the_metrics(
@@ -256,8 +257,8 @@ def test_tokens_and_times_are_added_to_the_metrics(
     start(is_gated=False)
     submit(queue, "a", "b")
     for id in "ab":
-        ended(queue, id)
-    until("they are stored", lambda: read_observations(redis_client, MODEL).tokens["completion"] == 12, 10)
+        wait_until_finished(queue, id)
+    until("the observations are stored", lambda: read_observations(redis_client, MODEL).tokens["completion"] == 12, 10)
     observed = read_observations(redis_client, MODEL)
     assert observed.tokens == {"prompt": 12, "cached": 0, "completion": 12}
     counts = {name: sum(histogram.counts) for name, histogram in observed.histograms.items()}

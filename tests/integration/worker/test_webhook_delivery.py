@@ -1,4 +1,4 @@
-"""Webhooks sent for real, over TLS to a receiver on the loopback interface, from a real Redis."""
+"""Webhook deliveries from a real Redis, over TLS, to a receiver on the loopback interface."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from windrow.worker.webhooks.sender import WebhookSender
 pytestmark = pytest.mark.integration
 
 MODEL = "minilm"
-#: The hash of a key that nobody has.
+#: The hash of an API key that no client has.
 KEY = "sha256:" + "0" * 64
 SECRET = "whsec_" + b64encode(b"windrow test secret, 32 bytes..!").decode()
 HOME = ip_address("127.0.0.1")
@@ -44,7 +44,7 @@ HOME = ip_address("127.0.0.1")
 
 @pytest.fixture(autouse=True)
 def trusted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The test authority is the only one, as an operator's own would be."""
+    """Trust the test certificate authority only, as if an operator had configured it."""
     monkeypatch.setenv("SSL_CERT_FILE", str(CA_FILE))
     tls_context.cache_clear()
     yield
@@ -53,8 +53,8 @@ def trusted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def receiver() -> Iterator[WebhookReceiver]:
-    with WebhookReceiver() as one:
-        yield one
+    with WebhookReceiver() as receiver:
+        yield receiver
 
 
 @pytest.fixture
@@ -62,27 +62,27 @@ def queue(redis_client: Redis) -> RedisQueue:
     return RedisQueue(redis_client, MODEL, result_ttl_s=900)
 
 
-def settings(**more: Any) -> Settings:
-    given = {"models": DEFAULT_MODELS, "webhook_secret": SECRET, "webhook_networks": ["127.0.0.0/8"]}
-    return Settings.model_validate(given | more)
+def settings(**overrides: Any) -> Settings:
+    values = {"models": DEFAULT_MODELS, "webhook_secret": SECRET, "webhook_networks": ["127.0.0.0/8"]}
+    return Settings.model_validate(values | overrides)
 
 
-def home(host: str, port: int) -> list[Address]:
+def resolve_home(host: str, port: int) -> list[Address]:
     return [HOME]
 
 
 @contextmanager
-def courier(redis: Redis, **more: Any) -> Iterator[WebhookSender]:
-    """A courier whose resolver knows the receiver."""
-    made = WebhookSender(more.pop("settings", settings()), redis, **{"resolve": home} | more)
+def running_sender(redis: Redis, **options: Any) -> Iterator[WebhookSender]:
+    """A webhook sender that resolves every host to the receiver's address."""
+    sender = WebhookSender(options.pop("settings", settings()), redis, **{"resolve": resolve_home} | options)
     try:
-        yield made
+        yield sender
     finally:
-        made.close()
+        sender.close()
 
 
-def end(queue: RedisQueue, url: str, *ids: str, tenant: str = "default") -> None:
-    """Submit requests with that webhook, and end them."""
+def finish_requests(queue: RedisQueue, url: str, *ids: str, tenant: str = "default") -> None:
+    """Submit requests whose webhook is ``url``, and finish them."""
     submissions = [replace(request(id), payload=b'{"model":"minilm","input":"hay"}', webhook=url) for id in ids]
     queue.submit(submissions, flow=f"{tenant}:normal", weight=4.0, max_depth=PLENTY, max_bytes=PLENTY)
     assert all(finish(queue, claim(queue)))
@@ -92,14 +92,14 @@ def webhook_keys(redis: Redis) -> set[bytes]:
     return {key for key in redis.keys("*") if b"webhook" in key}
 
 
-def send(redis: Redis, **more: Any) -> int:
-    """Send what is due and wait until each was told or put off; return how many."""
-    with courier(redis, **more) as one:
-        return one.send_due()
+def send(redis: Redis, **options: Any) -> int:
+    """Send the due webhooks, wait until each is delivered or postponed, and return their count."""
+    with running_sender(redis, **options) as sender:
+        return sender.send_due()
 
 
-def hurry(redis: Redis) -> None:
-    """Make everything due that was put off."""
+def make_due(redis: Redis) -> None:
+    """Make all postponed webhooks due now."""
     key = f"windrow:{MODEL}:webhooks"
     redis.zadd(key, dict.fromkeys(redis.zrange(key, 0, -1), 0), xx=True)
 
@@ -109,23 +109,23 @@ def tries(redis: Redis, id: str) -> int | None:
     return None if count is None else int(count)
 
 
-def test_the_end_of_a_request_is_posted_and_leaves_nothing_behind(
+def test_a_finished_request_is_posted_once_and_leaves_no_keys_in_redis(
     redis_client: Redis, queue: RedisQueue, receiver: WebhookReceiver
 ) -> None:
-    end(queue, receiver.url("/200?for=a"), "a")
+    finish_requests(queue, receiver.url("/200?for=a"), "a")
     assert send(redis_client) == 1
     (message,) = receiver.messages
     assert message.path == "/200?for=a"
-    told = message.json()
-    assert (told["id"], told["status"], told["input"], told["output"]) == ("a", "succeeded", "hay", {"label": "good"})
-    assert told["urls"]["get"] == "/v1/predictions/a"
+    body = message.json()
+    assert (body["id"], body["status"], body["input"], body["output"]) == ("a", "succeeded", "hay", {"label": "good"})
+    assert body["urls"]["get"] == "/v1/predictions/a"
     assert webhook_keys(redis_client) == set()
 
 
-def test_the_message_is_signed_as_standard_webhooks_says(
+def test_the_message_is_signed_as_standard_webhooks_specifies(
     redis_client: Redis, queue: RedisQueue, receiver: WebhookReceiver
 ) -> None:
-    end(queue, receiver.url(), "a")
+    finish_requests(queue, receiver.url(), "a")
     send(redis_client)
     (message,) = receiver.messages
     headers = message.headers
@@ -139,21 +139,21 @@ def test_the_message_is_signed_as_standard_webhooks_says(
     assert headers["webhook-signature"] == "v1," + b64encode(expected).decode()
 
 
-def test_urls_start_where_clients_reach_the_api(
+def test_urls_in_the_message_start_with_the_public_url(
     redis_client: Redis, queue: RedisQueue, receiver: WebhookReceiver
 ) -> None:
-    end(queue, receiver.url(), "a")
+    finish_requests(queue, receiver.url(), "a")
     send(redis_client, settings=settings(public_url="https://api.example.org/windrow/"))
     assert receiver.messages[0].json()["urls"]["get"] == "https://api.example.org/windrow/v1/predictions/a"
 
 
-def test_each_tenant_signs_with_its_own_secret(
+def test_messages_are_signed_with_the_secret_of_the_tenant_and_not_sent_without_one(
     redis_client: Redis, queue: RedisQueue, receiver: WebhookReceiver
 ) -> None:
     other = "whsec_" + b64encode(b"b" * 32).decode()
-    tenants = {"acme": {"webhook_secret": other, "keys": [KEY]}, "mute": {}}
-    end(queue, receiver.url(), "a", tenant="acme")
-    end(queue, receiver.url(), "m", tenant="mute")
+    tenants = {"acme": {"webhook_secret": other, "keys": [KEY]}, "unsigned": {}}
+    finish_requests(queue, receiver.url(), "a", tenant="acme")
+    finish_requests(queue, receiver.url(), "m", tenant="unsigned")
     assert send(redis_client, settings=settings(tenants=tenants)) == 2
     (message,) = receiver.messages
     signed = f"a.{message.headers['webhook-timestamp']}.".encode() + message.body
@@ -162,15 +162,15 @@ def test_each_tenant_signs_with_its_own_secret(
     assert webhook_keys(redis_client) == set()
 
 
-def test_a_failure_is_tried_again_later_under_the_same_id(
+def test_a_failed_delivery_is_retried_later_with_the_same_id(
     redis_client: Redis, queue: RedisQueue, receiver: WebhookReceiver
 ) -> None:
-    end(queue, receiver.url(), "a")
+    finish_requests(queue, receiver.url(), "a")
     receiver.next = [(500, {})]
     assert send(redis_client) == 1
     assert tries(redis_client, "a") == 1
     assert send(redis_client) == 0
-    hurry(redis_client)
+    make_due(redis_client)
     assert send(redis_client) == 1
     assert [message.headers["webhook-id"] for message in receiver.messages] == ["a", "a"]
     assert webhook_keys(redis_client) == set()
@@ -180,135 +180,139 @@ def test_a_failure_is_tried_again_later_under_the_same_id(
 def test_a_redirect_is_a_failure_and_is_not_followed(
     redis_client: Redis, queue: RedisQueue, receiver: WebhookReceiver, status: int
 ) -> None:
-    end(queue, receiver.url("/first"), "a")
+    finish_requests(queue, receiver.url("/first"), "a")
     receiver.next = [(status, {"Location": receiver.url("/200")})]
     send(redis_client)
     assert [message.path for message in receiver.messages] == ["/first"]
     assert tries(redis_client, "a") == 1
 
 
-def test_gone_ends_it(redis_client: Redis, queue: RedisQueue, receiver: WebhookReceiver) -> None:
-    end(queue, receiver.url("/410"), "a")
+def test_status_410_ends_the_retries(redis_client: Redis, queue: RedisQueue, receiver: WebhookReceiver) -> None:
+    finish_requests(queue, receiver.url("/410"), "a")
     send(redis_client)
     assert webhook_keys(redis_client) == set()
 
 
-def test_after_so_many_tries_it_is_given_up(redis_client: Redis, queue: RedisQueue, receiver: WebhookReceiver) -> None:
-    end(queue, receiver.url("/500"), "a")
+def test_a_delivery_is_dropped_after_the_maximum_number_of_tries(
+    redis_client: Redis, queue: RedisQueue, receiver: WebhookReceiver
+) -> None:
+    finish_requests(queue, receiver.url("/500"), "a")
     for _ in range(MAX_TRIES):
-        hurry(redis_client)
+        make_due(redis_client)
         assert send(redis_client) == 1
     assert len(receiver.messages) == MAX_TRIES
     assert webhook_keys(redis_client) == set()
 
 
-def test_retry_after_is_waited_for(redis_client: Redis, queue: RedisQueue, receiver: WebhookReceiver) -> None:
-    end(queue, receiver.url(), "a")
+def test_the_retry_after_header_delays_the_next_try(
+    redis_client: Redis, queue: RedisQueue, receiver: WebhookReceiver
+) -> None:
+    finish_requests(queue, receiver.url(), "a")
     receiver.next = [(503, {"Retry-After": "600"})]
     send(redis_client)
     (_, due_us), *_ = redis_client.zrange(f"windrow:{MODEL}:webhooks", 0, -1, withscores=True)
     assert due_us / 1e6 - redis_client.time()[0] > 300
 
 
-def test_a_result_that_is_gone_cannot_be_told(
+def test_a_webhook_whose_result_has_expired_is_dropped(
     redis_client: Redis, queue: RedisQueue, receiver: WebhookReceiver
 ) -> None:
-    end(queue, receiver.url(), "a")
+    finish_requests(queue, receiver.url(), "a")
     redis_client.delete(result_key("a"))
     assert send(redis_client) == 1
     assert receiver.messages == []
     assert webhook_keys(redis_client) == set()
 
 
-def test_a_receiver_whose_certificate_is_not_trusted_gets_nothing(
+def test_a_receiver_with_an_untrusted_certificate_gets_no_message(
     redis_client: Redis, queue: RedisQueue, receiver: WebhookReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SSL_CERT_FILE")
     tls_context.cache_clear()
-    end(queue, receiver.url(), "a")
+    finish_requests(queue, receiver.url(), "a")
     send(redis_client)
     assert receiver.messages == []
     assert tries(redis_client, "a") == 1
 
 
-def test_a_receiver_of_another_name_gets_nothing(
+def test_a_receiver_whose_certificate_names_another_host_gets_no_message(
     redis_client: Redis, queue: RedisQueue, receiver: WebhookReceiver
 ) -> None:
-    end(queue, receiver.url(host="other.test"), "a")
+    finish_requests(queue, receiver.url(host="other.test"), "a")
     send(redis_client)
     assert receiver.messages == []
     assert tries(redis_client, "a") == 1
 
 
 @pytest.mark.parametrize("inner", ["10.0.0.1", "169.254.169.254", "192.168.0.1", "::1", "::ffff:10.0.0.1", "fe80::1"])
-def test_a_name_with_one_address_that_is_not_public_is_not_connected_to(
+def test_a_host_with_any_address_that_is_not_public_is_not_connected_to(
     redis_client: Redis, queue: RedisQueue, receiver: WebhookReceiver, inner: str
 ) -> None:
-    end(queue, receiver.url(), "a")
+    finish_requests(queue, receiver.url(), "a")
     send(redis_client, resolve=lambda host, port: [HOME, ip_address(inner)])
     assert receiver.messages == []
     assert tries(redis_client, "a") == 1
 
 
-def test_loopback_is_not_connected_to_where_no_network_is_named(
+def test_loopback_is_not_connected_to_unless_webhook_networks_allows_it(
     redis_client: Redis, queue: RedisQueue, receiver: WebhookReceiver
 ) -> None:
-    end(queue, receiver.url(), "a")
+    finish_requests(queue, receiver.url(), "a")
     send(redis_client, settings=settings(webhook_networks=[]))
     assert receiver.messages == []
 
 
 @pytest.mark.parametrize("host", ["0x7f.1", "2130706433", "0177.0.0.1", "127.1"])
-def test_an_address_in_disguise_that_got_into_the_queue_is_dropped(
+def test_a_queued_webhook_with_an_obfuscated_address_is_dropped(
     redis_client: Redis, queue: RedisQueue, receiver: WebhookReceiver, host: str
 ) -> None:
-    end(queue, receiver.url(host=host), "a")
+    finish_requests(queue, receiver.url(host=host), "a")
     send(redis_client)
     assert receiver.messages == []
     assert webhook_keys(redis_client) == set()
 
 
-def test_a_name_is_looked_up_once_so_a_second_answer_changes_nothing(
+def test_a_host_is_resolved_once_so_that_dns_rebinding_has_no_effect(
     redis_client: Redis, queue: RedisQueue, receiver: WebhookReceiver
 ) -> None:
     answers = [[HOME], [ip_address("10.0.0.1")]]
-    end(queue, receiver.url(), "a")
+    finish_requests(queue, receiver.url(), "a")
     send(redis_client, resolve=lambda host, port: answers.pop(0))
     assert len(receiver.messages) == 1
     assert len(answers) == 1
 
 
-def test_the_next_address_is_tried_where_the_first_takes_no_connection(
+def test_the_next_address_is_tried_if_the_first_refuses_the_connection(
     redis_client: Redis, queue: RedisQueue, receiver: WebhookReceiver
 ) -> None:
-    end(queue, receiver.url(), "a")
+    finish_requests(queue, receiver.url(), "a")
     send(redis_client, resolve=lambda host, port: [ip_address("127.0.0.2"), HOME])
     assert len(receiver.messages) == 1
 
 
-def test_a_proxy_of_the_environment_is_not_used(
+def test_proxies_from_the_environment_are_not_used(
     redis_client: Redis, queue: RedisQueue, receiver: WebhookReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("https_proxy", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    end(queue, receiver.url(), "a")
+    finish_requests(queue, receiver.url(), "a")
     send(redis_client)
     assert len(receiver.messages) == 1
 
 
 @pytest.mark.parametrize("path", ["/drip", "/hang"])
-def test_a_receiver_that_does_not_come_to_an_end_is_cut_off(receiver: WebhookReceiver, path: str) -> None:
+def test_a_receiver_that_does_not_finish_its_response_times_out(receiver: WebhookReceiver, path: str) -> None:
     endpoint = Endpoint(NAME, int(receiver.url("").rpartition(":")[2]), path)
     with pytest.raises(TimeoutError):
         post(endpoint, [HOME], {}, b"{}", timeout_s=0.5)
 
 
-def test_an_answer_without_an_end_is_an_answer(receiver: WebhookReceiver) -> None:
+def test_an_endless_response_body_does_not_hide_the_status(receiver: WebhookReceiver) -> None:
     endpoint = Endpoint(NAME, int(receiver.url("").rpartition(":")[2]), "/flood")
     assert post(endpoint, [HOME], {}, b"{}", timeout_s=30).status == 200
 
 
-def test_slow_receivers_of_one_tenant_leave_room_for_the_others(
+def test_slow_receivers_of_one_tenant_do_not_block_other_tenants(
     redis_client: Redis, queue: RedisQueue, receiver: WebhookReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(webhooks, "THREADS", 4)
@@ -317,39 +321,39 @@ def test_slow_receivers_of_one_tenant_leave_room_for_the_others(
         name: {"webhook_secret": SECRET, "keys": [f"sha256:{number:064}"]}
         for number, name in enumerate(("slow", "quick"))
     }
-    end(queue, receiver.url("/hang"), *(f"slow-{number}" for number in range(20)), tenant="slow")
-    end(queue, receiver.url("/200"), "quick", tenant="quick")
-    with courier(redis_client, settings=settings(tenants=tenants)) as one:
-        one.hint()
-        until("the quick one is told", lambda: "quick" in [m.headers["webhook-id"] for m in receiver.messages])
+    finish_requests(queue, receiver.url("/hang"), *(f"slow-{number}" for number in range(20)), tenant="slow")
+    finish_requests(queue, receiver.url("/200"), "quick", tenant="quick")
+    with running_sender(redis_client, settings=settings(tenants=tenants)) as sender:
+        sender.hint()
+        until("the quick webhook arrives", lambda: "quick" in [m.headers["webhook-id"] for m in receiver.messages])
         assert [message.path for message in receiver.messages].count("/hang") == 2
         receiver.release.set()
 
 
-def test_no_log_has_the_url_or_the_payload(
+def test_logs_contain_neither_the_query_of_the_url_nor_the_payload(
     redis_client: Redis, queue: RedisQueue, receiver: WebhookReceiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     for path in ("/200?token=abc", "/500?token=abc", "/410?token=abc"):
-        end(queue, receiver.url(path), f"id{path[1:4]}")
-    end(queue, receiver.url("/200?token=abc", host="0x7f.1"), "refused")
+        finish_requests(queue, receiver.url(path), f"id{path[1:4]}")
+    finish_requests(queue, receiver.url("/200?token=abc", host="0x7f.1"), "refused")
     send(redis_client)
     send(redis_client, resolve=lambda host, port: [ip_address("10.0.0.1")])
-    said = caplog.text
-    assert NAME in said
-    assert "answered 500" in said
-    assert "token" not in said
-    assert "hay" not in said
+    log = caplog.text
+    assert NAME in log
+    assert "answered 500" in log
+    assert "token" not in log
+    assert "hay" not in log
 
 
-def test_the_role_of_housekeeping_may_send_them_and_put_them_off(receiver: WebhookReceiver, tmp_path: Path) -> None:
+def test_the_acl_role_of_housekeeping_may_send_and_postpone_webhooks(receiver: WebhookReceiver, tmp_path: Path) -> None:
     with acl_server(tmp_path) as server, server.client() as admin:
-        end(RedisQueue(admin, MODEL), receiver.url(), "a")
+        finish_requests(RedisQueue(admin, MODEL), receiver.url(), "a")
         receiver.next = [(500, {})]
         with Redis.from_url(role_url(server, "windrow-housekeeping")) as housekeeping:
             send(housekeeping)
             assert tries(admin, "a") == 1
-            hurry(admin)
+            make_due(admin)
             send(housekeeping)
         assert len(receiver.messages) == 2
         assert webhook_keys(admin) == set()
@@ -361,30 +365,30 @@ from redis import Redis
 from windrow.scheduler.config.settings import Settings
 from windrow.worker.webhooks.sender import WebhookSender
 url, settings = sys.argv[1:]
-courier = WebhookSender(Settings.model_validate_json(settings), Redis.from_url(url), visibility_s=1.0)
-courier.send_due()
-courier.close()
+sender = WebhookSender(Settings.model_validate_json(settings), Redis.from_url(url), visibility_s=1.0)
+sender.send_due()
+sender.close()
 """
 
 
-def test_what_a_killed_process_was_sending_is_sent_again(
+def test_a_webhook_that_a_killed_process_was_sending_is_sent_again(
     redis_server: str, redis_client: Redis, queue: RedisQueue, receiver: WebhookReceiver
 ) -> None:
     networks = ["127.0.0.0/8", "::1/128"]
-    end(queue, receiver.url("/hang", host="localhost"), "a")
-    given = {"models": DEFAULT_MODELS, "webhook_secret": SECRET, "webhook_networks": networks}
-    victim = subprocess.Popen([sys.executable, "-c", KILLED, redis_server, orjson.dumps(given).decode()], cwd=ROOT)
-    until("the receiver has it", lambda: receiver.messages)
+    finish_requests(queue, receiver.url("/hang", host="localhost"), "a")
+    values = {"models": DEFAULT_MODELS, "webhook_secret": SECRET, "webhook_networks": networks}
+    victim = subprocess.Popen([sys.executable, "-c", KILLED, redis_server, orjson.dumps(values).decode()], cwd=ROOT)
+    until("the receiver has the message", lambda: receiver.messages)
     victim.kill()
     victim.wait()
     receiver.release.set()
-    with courier(redis_client) as one:
-        until("it is due again", one.send_due)
+    with running_sender(redis_client) as sender:
+        until("the webhook is due again", sender.send_due)
     assert [message.headers["webhook-id"] for message in receiver.messages] == ["a", "a"]
     assert webhook_keys(redis_client) == set()
 
 
-def test_the_housekeeping_worker_sends_them_and_ends_what_it_is_sending_when_it_is_stopped(
+def test_the_housekeeping_worker_sends_webhooks_and_completes_running_deliveries_when_stopped(
     redis_server: str, redis_client: Redis, receiver: WebhookReceiver, tmp_path: Path
 ) -> None:
     config = tmp_path / "windrow.toml"
@@ -398,13 +402,15 @@ def test_the_housekeeping_worker_sends_them_and_ends_what_it_is_sending_when_it_
     with log.open("wb") as output:
         worker = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
         try:
-            end(queue, receiver.url(host="localhost"), "a")
-            until("it is told", lambda: receiver.messages or worker.poll() is not None)
-            until("nothing is left", lambda: not webhook_keys(redis_client))
-            end(queue, receiver.url("/hang", host="localhost"), "b")
-            until("the next is being told", lambda: len(receiver.messages) == 2 or worker.poll() is not None)
+            finish_requests(queue, receiver.url(host="localhost"), "a")
+            until("the first webhook arrives", lambda: receiver.messages or worker.poll() is not None)
+            until("no webhook keys remain", lambda: not webhook_keys(redis_client))
+            finish_requests(queue, receiver.url("/hang", host="localhost"), "b")
+            until("the second webhook arrives", lambda: len(receiver.messages) == 2 or worker.poll() is not None)
             worker.terminate()
-            until("it waits for what it is sending", lambda: "waiting for 1 running webhook" in log.read_text())
+            until(
+                "the worker waits for the running delivery", lambda: "waiting for 1 running webhook" in log.read_text()
+            )
             receiver.release.set()
             assert worker.wait(60) == 0, log.read_text()
         finally:

