@@ -25,6 +25,7 @@ from packaging.version import Version
 from windrow.api.bind import check_bind
 from windrow.errors import InvalidSetting
 from windrow.scheduler.config.settings import load_settings
+from windrow.version import __version__
 
 ROOT = Path(__file__).parents[3]
 PROCFILE: dict[str, str] = dict(parse_procfile((ROOT / "Procfile").read_text()).processes)
@@ -279,3 +280,7 @@ def test_every_direct_dependency_is_documented_with_its_licence() -> None:
     rows = re.findall(r"^\| `([\w-]+)` \| (.+) \| (.+) \|$", page, re.M)
     named = {requirement.name for requirement in direct} - {"windrow-inference"}
     assert sorted(name for name, _, _ in rows) == sorted(named)
+
+
+def test_the_package_has_the_version_of_the_project() -> None:
+    assert __version__ == PROJECT["project"]["version"]
