@@ -77,19 +77,21 @@ class Stack:
         """With ``needs_all``, a model that cannot be loaded is a failure of the stack."""
         self._needs_all = needs_all
         self._folder = folder.resolve()
-        self._settings = load_settings(environ)
-        check_bind(self._settings)
-        check_sources(self._settings)
+        #: Folder of the programs' logs.
+        self.logs = self._folder / "logs"
+        self.settings = load_settings(environ)
+        check_bind(self.settings)
+        check_sources(self.settings)
         self._say = say
         self._supervisor = Supervisor(
             interrupts, (lambda name, line: say(f"{name:>12} | {line}")) if is_verbose else None
         )
-        host = self._settings.host
-        self._port = checked_port(host, self._settings.port)
+        host = self.settings.host
+        self._port = checked_port(host, self.settings.port)
         self.url = f"http://{reachable_host(host)}:{self._port}"
-        has_redis = "redis_url" in self._settings.model_fields_set
+        has_redis = "redis_url" in self.settings.model_fields_set
         self._redis_port = None if has_redis else free_port()
-        self.redis_url = self._settings.redis_url if has_redis else f"redis://127.0.0.1:{self._redis_port}/0"
+        self.redis_url = self.settings.redis_url if has_redis else f"redis://127.0.0.1:{self._redis_port}/0"
         self._environ = {name: value for name, value in environ.items() if name not in REPLACED_SETTINGS} | {
             "PORT": str(self._port),
             "CELERY_BROKER_URL": self.redis_url,
@@ -98,16 +100,6 @@ class Stack:
         #: Models that could be loaded, after the start.
         self.served: list[str] = []
         self._exits = ExitStack()
-
-    @property
-    def settings(self) -> Settings:
-        """The settings of the stack."""
-        return self._settings
-
-    @property
-    def logs(self) -> Path:
-        """Folder of the programs' logs."""
-        return self._folder / "logs"
 
     def check(self) -> None:
         """Raise if the stack must stop; call it a few times per second."""
@@ -134,7 +126,7 @@ class Stack:
         started_s = time.monotonic()
         self._start_redis()
         with connect(self.redis_url) as redis:
-            self._load_watch = LoadWatch(redis, list(self._settings.models))
+            self._load_watch = LoadWatch(redis, list(self.settings.models))
             self._start_programs()
             if not self._supervisor.wait_until(self._is_ready, READY_S):
                 raise NotReady(
@@ -144,7 +136,7 @@ class Stack:
             failures = self._load_watch.failures()
             for failure in failures.values():
                 self._say(f"not served: {failure}")
-            self.served = [model for model in self._settings.models if model not in failures]
+            self.served = [model for model in self.settings.models if model not in failures]
         self._say(f"ready after {time.monotonic() - started_s:.1f} s")
 
     def _start_programs(self) -> None:
@@ -198,7 +190,7 @@ class Stack:
             failed, is_settled = self._load_watch.failures(), self._load_watch.is_settled()
         except (httpx.HTTPError, RedisError):
             return False
-        if failed and (self._needs_all or len(failed) == len(self._settings.models)):
+        if failed and (self._needs_all or len(failed) == len(self.settings.models)):
             raise NotReady("\n".join([*failed.values(), f"the complete log: {self.logs / 'worker.log'}"]))
         return is_settled
 
