@@ -19,10 +19,10 @@ HALF_LIFE_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class GenerationTime:
-    """Moving averages over the generations that ended in this process."""
+    """Moving averages over the requests that generated text and finished in this process."""
 
     generations: int = 0
-    #: When the last one ended, in seconds of the caller's clock.
+    #: When the last one finished, in seconds of the caller's clock.
     measured_s: float = 0.0
     #: Time from start to first token of requests that did not wait for a slot, in seconds; None before the first.
     first_s: float | None = None

@@ -132,7 +132,7 @@ class RunningRequests:
         with self._changed:
             self._leases.forget(id, token)
             if self._running.pop(key, None) is None:
-                return  # it has not joined yet, or has ended; it is counted there
+                return  # it has not joined yet, or has finished; it is counted there
             self.engine.cancel(key)
             self._publisher.drop(key)
             self._changed.notify_all()

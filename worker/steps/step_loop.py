@@ -35,7 +35,7 @@ PUBLISH_EVERY_S = 0.005
 
 
 class StepLoop:
-    """Runs from `start` until ``stopping()`` is true and every request held has ended or was released; see `join`."""
+    """Runs from `start` until ``stopping()`` is true and its requests have finished or were released; see `join`."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class StepLoop:
         self._threads = [self._slow_thread, *(start_thread(stage) for stage in stages)]
 
     def join(self) -> None:
-        """Return when every request has ended or was released."""
+        """Return when every request has finished or was released."""
         for thread in self._threads:
             thread.join()
 

@@ -72,7 +72,7 @@ class StreamBuffer:
             self._streams[key].metrics.append((name, value))
 
     def drop(self, key: str) -> None:
-        """Discard the stream of a request that has ended or is no longer held."""
+        """Discard the stream of a request that has finished or is no longer held."""
         self._streams.pop(key, None)
         self._pending.pop(key, None)
 

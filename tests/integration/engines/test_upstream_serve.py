@@ -80,13 +80,13 @@ def client(model: Path, server: str) -> Iterator[openai.OpenAI]:
     config.write_text(f"[models.{NAME}]\n" + "".join(f'{name} = "{value}"\n' for name, value in table.items()))
     with RedisServer() as server_of_ours, Redis.from_url(server_of_ours.url) as redis:
         engine = UpstreamEngine(NAME, ModelSettings.model_validate(table))
-        lane = StepModel(redis, RedisQueue(redis, NAME), engine, 60.0, "worker@test/0")
+        served = StepModel(redis, RedisQueue(redis, NAME), engine, 60.0, "worker@test/0")
         stop = threading.Event()
-        resident = threading.Thread(target=BatchLoop({NAME: lane}, lambda: GRACEFULLY * stop.is_set()).run)
+        resident = threading.Thread(target=BatchLoop({NAME: served}, lambda: GRACEFULLY * stop.is_set()).run)
         resident.start()
         process, port = start_api(server_of_ours.url, log=model.parent / "api.log", WINDROW_CONFIG=str(config))
         try:
-            until("the worker has sent a heartbeat", lambda: lane.leases.queue.workers(within_s=60))
+            until("the worker has sent a heartbeat", lambda: served.leases.queue.workers(within_s=60))
             with openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0) as client:
                 yield client
         finally:

@@ -61,9 +61,9 @@ def record_paced(policy: Policy, cost: CostModel, load: Load, say: Say) -> Recor
         own_redis(Path(name), interrupts, durable=False) as url,
     ):
         queue = RecordingQueue(connect(url), MODEL)
-        lane = BatchModel(queue, engine, policy.limits, policy.max_wait_s, 15.0, "bench")
+        served = BatchModel(queue, engine, policy.limits, policy.max_wait_s, 15.0, "bench")
         stop = threading.Event()
-        worker = threading.Thread(target=BatchLoop({MODEL: lane}, lambda: int(stop.is_set())).run)
+        worker = threading.Thread(target=BatchLoop({MODEL: served}, lambda: int(stop.is_set())).run)
         worker.start()
         try:
             for length in tokens[:WARM]:

@@ -38,7 +38,7 @@ class PassCost:
     def __post_init__(self) -> None:
         parts = (self.pass_s, self.token_s, self.sequence_s, self.chore_s, *self.spread)
         if not all(0 <= part < math.inf for part in parts) or self.lanes < 1:
-            raise ValueError("a cost takes seconds of 0 or more, and 1 lane or more")
+            raise ValueError("a cost takes seconds of 0 or more, and lanes (CPU cores) of 1 or more")
 
     def seconds(self, tokens: int, sequences: int) -> float:
         """Return the seconds of an uncut batch, or of one piece on an idle core; ``tokens`` includes padding."""
@@ -142,7 +142,7 @@ class CostModel:
         if line is None:
             raise ValueError(
                 f"the costs of {self.about.get('model', 'a model')!r} are those of text generation; "
-                "takes those of a model that answers in one pass"
+                "takes those of a model that answers in one forward pass"
             )
         return line
 

@@ -74,14 +74,14 @@ class GeneratedChoice:
         self.finish_reason, self.tokens, self.text_tokens = reason, len(self.ids), text_tokens
 
     def whole_text(self, tokenizer: Tokenizer) -> str:
-        """Return the text of an ended choice."""
+        """Return the text of a finished choice."""
         if self.text is not None:
             return self.text.text
         return tokenizer.decode(self.ids[: self.text_tokens], skip_special_tokens=True)
 
 
 def output_of(request: GeneratingRequest, tokenizer: Tokenizer) -> Done:
-    """Return the output of a request whose choices have all ended."""
+    """Return the output of a request whose choices have all finished."""
     choices: list[dict[str, Any]] = []
     for choice in request.choices:
         entry = {"index": choice.index, "text": choice.whole_text(tokenizer), "finish_reason": choice.finish_reason}

@@ -1,8 +1,8 @@
 """Attention over a paged cache, registered with transformers under the name `PAGED`.
 
-A model that uses transformers' ``AttentionInterface`` writes the keys and values of a pass into the cache, layer by
-layer, and attends to all that its sequences have there. `attending` sets the layout of a pass instead of keywords, so
-that a compiled model sees one opaque operation for every layout.
+A model that uses transformers' ``AttentionInterface`` writes the keys and values of a forward pass into the cache,
+layer by layer, and attends to all that its sequences have there. The layout of a forward pass is set by `attending` and
+not by keyword arguments, so that a compiled model sees one opaque operation for every layout.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PAGED = "windrow_paged"
 
 
 class Layout(Protocol):
-    """The sequences that the tokens of a pass belong to, and how they attend."""
+    """The sequences that the tokens of a forward pass belong to, and how they attend."""
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Return (tokens, heads, head_dim) for ``query`` (heads, tokens, head_dim).
@@ -82,7 +82,7 @@ def paged_attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Write the keys and values of this pass, and attend to the cached tokens of each sequence.
+    """Write the keys and values of this forward pass, and attend to the cached tokens of each sequence.
 
     ``query`` is (1, heads, tokens, head_dim); the result is (1, tokens, heads, head_dim), as transformers expects.
     Raises `NotImplementedError` for variants of attention that are not supported.

@@ -1,4 +1,4 @@
-"""Bisection of a failing pass: it runs again in halves until the sequence that makes it raise is alone."""
+"""Bisection of a failing forward pass: it runs again in halves until the sequence that makes it raise is alone."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def _run(
     except Exception as error:
         if is_sticky(error):
             raise
-        log.warning("a pass over %d sequences raised %s", len(items), describe_exception(error))
+        log.warning("a forward pass over %d sequences raised %s", len(items), describe_exception(error))
         if len(items) == 1:
             failed(at, failure_of(error))
             done.append(None)
             return
-    # Outside of the handler, so that the memory of the failed pass is free.
+    # Outside of the handler, so that the memory of the failed forward pass is free.
     middle = len(items) // 2
     _run(run, items[:middle], at, done, failed)
     _run(run, items[middle:], at + middle, done, failed)

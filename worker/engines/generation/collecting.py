@@ -38,7 +38,7 @@ class StepHandle:
     failed: dict[GeneratedChoice, Failed] = field(default_factory=dict)
     #: CUDA events: the device begins, and the tokens have arrived. None on other devices.
     span: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
-    #: On other devices, the duration of the passes in seconds.
+    #: On other devices, the duration of the forward passes in seconds.
     took_s: float = 0.0
 
 

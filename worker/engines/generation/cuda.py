@@ -29,7 +29,7 @@ from windrow.worker.engines.generation.slots import PromptChunk, Slots, likelies
 log = logging.getLogger(__name__)
 #: A graph, and the logits and tokens that each replay writes.
 _Captured = tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor]]
-#: Sizes of captured passes over prompts, in tokens, and the maximum number of chunks in one of them.
+#: Sizes of captured forward passes over prompts, in tokens, and the maximum number of chunks in one of them.
 READ_RUNGS = (64, 128, 256, 512, 1024, 2048)
 MAX_CHUNKS = 64
 #: Number of programs that keeps all multiprocessors busy while they wait for memory.
@@ -78,7 +78,7 @@ class ReadKernels:
 
 
 class CudaSlots(Slots):
-    """`Slots` with captured passes. Used by one thread."""
+    """`Slots` with captured forward passes. Used by one thread."""
 
     def __init__(
         self, module: nn.Module, cache: PagedCache, slots: int, context_tokens: int, *, compiled: bool
@@ -194,7 +194,7 @@ class CudaSlots(Slots):
 
 @dataclass(frozen=True, slots=True)
 class _Packing:
-    """The inputs of a pass over prompts in one int32 array, which is sent in one copy."""
+    """The inputs of a forward pass over prompts in one int32 array, which is sent in one copy."""
 
     tokens: int
     chunks: int

@@ -1,8 +1,8 @@
 """The engine of task ``generate``: each step computes one token for every running sequence.
 
-`GenerateEngine.step` plans a step, starts its passes and returns at once. `GenerateEngine.collect`, in another thread,
-waits for the device and turns tokens into text. The scheduler learns of a sequence that ended by its content, such as
-an end token, one or two steps late; tokens computed after the end are dropped.
+`GenerateEngine.step` plans a step, starts its forward passes and returns at once. `GenerateEngine.collect`, in another
+thread, waits for the device and turns tokens into text. If the content of a sequence ends it, for example an end token,
+the scheduler learns this one or two steps later, and the tokens that were computed after the end are dropped.
 """
 
 from __future__ import annotations

@@ -77,9 +77,9 @@ _kept.register_fake(torch.empty_like)
 
 
 def cache_rotary(module: nn.Module) -> int:
-    """Compute the sines and cosines of rotary positions once per pass; return the number of modules found by name.
+    """Compute the sines and cosines of rotary positions once per forward pass; return how many modules were found.
 
-    torch's compiler would compute them again in each layer.
+    Modules are found by the name of their class. torch's compiler would compute the values again in each layer.
     """
     embeddings = [child for child in module.modules() if type(child).__name__.endswith("RotaryEmbedding")]
     for embedding in embeddings:

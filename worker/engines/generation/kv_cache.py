@@ -41,7 +41,7 @@ class CacheShape:
 
 
 class PagedCache:
-    """Keys and values of all layers. The last page is unused by sequences: padding rows of a pass write to it."""
+    """Keys and values of all layers. No sequence uses the last page: padding rows of a forward pass write to it."""
 
     def __init__(self, shape: CacheShape, pages: int, page_tokens: int, device: torch.device) -> None:
         """Allocate the memory. Raises torch's out-of-memory error if ``pages`` do not fit on the device."""

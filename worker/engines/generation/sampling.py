@@ -1,7 +1,8 @@
 """Sampling on the device: penalties, temperature, top-k and top-p, and noise that a seed repeats.
 
-Plain greedy rows are not sampled here: their token is the largest logit of the pass. The parameters of the other rows
-are on the device by slot, so that a step sends the row numbers only.
+A *row* is one sequence in the logits of a step. Rows with temperature 0 and no penalties are not sampled here: their
+token is the largest logit of the forward pass. The parameters of the other rows are on the device by slot, so that a
+step sends the row numbers only.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The state of running sequences on the device, by slot, and the passes over them.
+"""The state of running sequences on the device, by slot, and the forward passes over them.
 
 The token of a step stays on the device for the next step. The host receives it later and never delays a
-step. The slot after the last one is unused by sequences: padding rows of a pass belong to it.
+step. The slot after the last one is unused by sequences: padding rows of a forward pass belong to it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DECODED_AS = 8
 
 @dataclass(frozen=True, slots=True)
 class PromptChunk:
-    """Consecutive prompt tokens of one sequence that a pass reads."""
+    """Consecutive prompt tokens of one sequence that a forward pass reads."""
 
     slot: int
     #: The tokens of this chunk, and the position of the first one in the context.
@@ -38,7 +38,7 @@ class PromptChunk:
 
 
 class Slots:
-    """Tokens, positions and page tables of all slots, and eager passes over them. Used by one thread."""
+    """Tokens, positions and page tables of all slots, and eager forward passes over them. Used by one thread."""
 
     def __init__(self, module: nn.Module, cache: PagedCache, slots: int, context_tokens: int) -> None:
         """Allocate the state. ``module`` is a causal language model of transformers, on the device of ``cache``."""

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class StepRunner:
-    """The rows of the decoding pass, and the passes of one model. Used by the step thread only."""
+    """The rows of the forward pass that decodes, and the forward passes of one model. Used by the step thread only."""
 
     def __init__(self, model: LoadedModel, end: Callable[[GeneratingSequence], None]) -> None:
         """``end`` is called at once for a sequence that failed: no other may share the pages that it did not write."""
@@ -33,7 +33,7 @@ class StepRunner:
         self._row_of: dict[GeneratedChoice, int] = {}
 
     def run(self, plan: StepPlan) -> StepHandle:
-        """Start the passes of one step and return without waiting for the device."""
+        """Start the forward passes of one step and return without waiting for the device."""
         slots = self._model.slots
         began, began_s = slots.mark(), time.monotonic()
         self._update_rows(plan)
@@ -103,7 +103,7 @@ class StepRunner:
         return tokens
 
     def _prefill(self, chunks: Sequence[PrefillChunk], handle: StepHandle) -> Tensor:
-        """Start the pass that reads prompts; return (chunks,) tokens, of which only those of last chunks are used."""
+        """Start the forward pass that reads prompts; return (chunks,) tokens, which are valid for last chunks only."""
         inputs = []
         for chunk in chunks:
             choice: GeneratedChoice = chunk.sequence.id
