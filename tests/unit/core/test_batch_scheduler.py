@@ -1,4 +1,4 @@
-"""The decisions about the batches of one model, for any sequence of claims."""
+"""The batch scheduler of one model: claims, windows and their order."""
 
 import math
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from windrow.scheduler.core.batch_scheduler import (
 )
 from windrow.scheduler.core.window import Close, Wait, WindowLimits
 
-#: Requests that are ready in the queue, the cost of each, how long ago they arrived, and how much time passes then.
+#: Steps of a run: requests ready in the queue, cost of each, seconds since their arrival, seconds that pass afterwards.
 STEPS = st.lists(
     st.tuples(st.integers(0, 12), st.integers(1, 400), st.floats(0, 0.1), st.floats(0, 0.2)), min_size=1, max_size=40
 )
@@ -26,7 +26,7 @@ LIMITS = st.builds(
 
 @dataclass
 class Driver:
-    """Claims and takes as the scheduler decides, and records what happened."""
+    """Claims and takes requests as the scheduler decides, and records them in order."""
 
     scheduler: BatchScheduler
     limits: WindowLimits
@@ -52,7 +52,7 @@ class Driver:
             self.added += requests
 
     def take(self) -> None:
-        """Take if the window closes now."""
+        """Take the requests of the window if it closes now."""
         if not self.waiting:
             return
         decision = self.scheduler.decide(self.now_s)
@@ -89,7 +89,7 @@ def test_no_request_is_lost_or_overtaken_and_no_limit_is_exceeded(
 
 
 @given(st.lists(st.tuples(st.floats(0, 10), st.integers(1, 5)), min_size=1, max_size=30))
-def test_requests_wait_in_the_order_of_their_claims_whenever_they_were_prepared(
+def test_requests_wait_in_claim_order_even_if_prepared_in_another_order(
     claims: list[tuple[float, int]],
 ) -> None:
     scheduler = BatchScheduler(WindowLimits(1000, 100_000, 0.0))
@@ -101,7 +101,7 @@ def test_requests_wait_in_the_order_of_their_claims_whenever_they_were_prepared(
     assert scheduler.first_claimed_s == order[0]
 
 
-def test_a_claim_in_progress_leaves_room_for_no_other_unless_runs_are_short() -> None:
+def test_only_one_claim_is_in_progress_at_a_time_unless_runs_are_short() -> None:
     scheduler = BatchScheduler(WindowLimits(8, 1000, 0.005))
     scheduler.reserve(8)
     assert scheduler.plan_claim(0.0, None) == Wait(math.inf)
@@ -116,7 +116,7 @@ def test_a_claim_in_progress_leaves_room_for_no_other_unless_runs_are_short() ->
     assert plans == [ClaimUpTo(8, 8)] * BATCHES_AHEAD + [Wait(math.inf)]
 
 
-def test_a_token_limited_model_claims_little_more_than_fills_a_batch() -> None:
+def test_a_token_limited_model_claims_only_slightly_more_than_one_batch() -> None:
     scheduler = BatchScheduler(WindowLimits(64, 1000, 0.005))
     scheduler.add(0.0, [0.0] * 4, [250] * 4, 0.001)
     assert scheduler.take(0.0) == 4
@@ -124,7 +124,7 @@ def test_a_token_limited_model_claims_little_more_than_fills_a_batch() -> None:
     assert scheduler.plan_claim(1.0, None) == ClaimUpTo(int(4 * TOKEN_LIMITED_CLAIM), 4)
 
 
-def test_a_claim_waits_for_the_run_of_whichever_model_runs() -> None:
+def test_a_claim_is_delayed_while_another_model_runs() -> None:
     limits = WindowLimits(8, 1000, 0.005)
     running, other = BatchScheduler(limits), BatchScheduler(limits)
     for number in range(20):
@@ -149,7 +149,7 @@ def test_the_window_whose_first_request_was_claimed_first_is_chosen() -> None:
     assert choose_window(models, 2.0) == ("first", Close("wait"))
 
 
-def test_an_open_window_is_awaited_until_the_first_of_all_ends() -> None:
+def test_the_wait_for_open_windows_ends_with_the_earliest_one() -> None:
     long, short = BatchScheduler(WindowLimits(8, 1000, 0.5)), BatchScheduler(WindowLimits(8, 1000, 0.1))
     long.add(1.0, [1.0], [10], 0.0)
     short.add(1.0, [1.0], [10], 0.0)

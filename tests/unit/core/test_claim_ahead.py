@@ -1,4 +1,4 @@
-"""When the requests of the next window are claimed: late enough for urgent ones, early enough for the device."""
+"""The time of the next claim: late enough to include urgent requests, early enough to keep the device busy."""
 
 import pytest
 from hypothesis import given
@@ -27,7 +27,7 @@ def test_the_next_claim_is_due_shortly_before_the_run_ends() -> None:
     assert learned().claim_after_s(1000, 0.2) == 0.0
 
 
-def test_if_time_follows_cost_a_window_of_more_cost_is_expected_to_run_longer() -> None:
+def test_the_expected_run_time_grows_with_cost_if_past_run_times_did() -> None:
     pace = Pace()
     for number in range(100):
         cost = 1000 if number % 2 else 3000
@@ -35,7 +35,7 @@ def test_if_time_follows_cost_a_window_of_more_cost_is_expected_to_run_longer() 
     assert pace.claim_after_s(2000, 0.0) == pytest.approx(0.2 - MARGIN_S)
 
 
-def test_if_cost_does_not_matter_every_window_is_expected_to_run_as_long_as_the_last() -> None:
+def test_the_expected_run_time_is_constant_if_past_run_times_did_not_depend_on_cost() -> None:
     pace = Pace()
     for number in range(100):
         pace = pace.observe_run(1 if number % 2 else 64, 0.1)

@@ -1,4 +1,4 @@
-"""What a log says of an exception: where it came from, and nothing of what it says."""
+"""Exception descriptions for logs name the type and the stack, and never contain the message."""
 
 import re
 
@@ -12,26 +12,26 @@ def raised(cause: Exception | None = None) -> Exception:
         return error
 
 
-def test_it_names_type_and_place_on_one_line() -> None:
+def test_a_description_names_the_type_and_the_place_on_one_line() -> None:
     assert re.fullmatch(r"ValueError at test_exception_text.py:\d+ raised", describe_exception(raised()))
 
 
 def test_a_cause_is_named_by_its_type() -> None:
-    said = describe_exception(raised(KeyError("my secret")))
-    assert said.endswith(", caused by KeyError")
-    assert "secret" not in said
+    description = describe_exception(raised(KeyError("my secret")))
+    assert description.endswith(", caused by KeyError")
+    assert "secret" not in description
 
 
-def test_the_innermost_place_stands_first() -> None:
+def test_the_innermost_frame_is_named_first() -> None:
     def inner() -> None:
         raise KeyError("my secret")
 
     try:
         inner()
     except KeyError as error:
-        said = describe_exception(error)
+        description = describe_exception(error)
     assert re.fullmatch(
-        r"KeyError at test_exception_text.py:\d+ inner < test_exception_text.py:\d+ test_the_inner\w+", said
+        r"KeyError at test_exception_text.py:\d+ inner < test_exception_text.py:\d+ test_the_inner\w+", description
     )
 
 

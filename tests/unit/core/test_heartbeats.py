@@ -7,7 +7,7 @@ import pytest
 from windrow.scheduler.core.heartbeats import Heartbeat, decode_heartbeat, describe_trouble
 
 
-def test_a_heartbeat_is_read_back_as_it_was_written() -> None:
+def test_an_encoded_heartbeat_decodes_to_the_same_heartbeat() -> None:
     heartbeat = Heartbeat(model="minilm", device="cpu", busy_s=1.5, held=3, drained=True, wait_ms=2.0)
     assert decode_heartbeat(heartbeat.encode()) == heartbeat
 
@@ -21,12 +21,12 @@ def test_a_heartbeat_is_read_back_as_it_was_written() -> None:
         (b"{}", Heartbeat()),
     ],
 )
-def test_a_heartbeat_of_another_version_is_read(info: bytes, expected: Heartbeat) -> None:
+def test_a_heartbeat_of_another_version_is_decoded(info: bytes, expected: Heartbeat) -> None:
     assert decode_heartbeat(info) == expected
 
 
 @pytest.mark.parametrize("info", [b"", b"[]", b"not JSON", b'{"busy_s": "long"}', b'{"device": 5}'])
-def test_a_heartbeat_that_cannot_be_read_is_none(info: bytes) -> None:
+def test_an_invalid_heartbeat_decodes_to_none(info: bytes) -> None:
     assert decode_heartbeat(info) is None
 
 
@@ -35,11 +35,11 @@ def trouble(**busy_s: float) -> str | None:
     return describe_trouble("minilm", heartbeats, within_s=15, stall_s=300)
 
 
-def test_without_a_worker_the_model_is_named() -> None:
+def test_the_trouble_of_a_model_without_workers_names_the_model() -> None:
     assert trouble() == "no worker has sent a heartbeat for minilm in the last 15 s"
 
 
-def test_each_reason_of_a_failed_load_is_given_once() -> None:
+def test_each_reason_for_a_failed_load_is_given_once() -> None:
     failures = {"worker@a/0": "no safetensors", "worker@a/1": "no safetensors", "worker@b/0": "out of memory"}
     reason = describe_trouble("minilm", {}, within_s=15, stall_s=300, failures=failures)
     assert reason == "model 'minilm' could not be loaded: worker@a/0: no safetensors; worker@b/0: out of memory"

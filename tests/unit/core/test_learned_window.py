@@ -1,4 +1,4 @@
-"""The learned window: what a run costs, what each wait would have given, and that both lead to a good choice."""
+"""The learned window: estimated run costs, replayed latencies, and the wait chosen from both."""
 
 import itertools
 import random
@@ -28,7 +28,7 @@ def test_before_the_first_run_the_estimated_cost_is_zero() -> None:
 
 
 @given(st.floats(0, 0.1), st.floats(0, 0.001), st.lists(st.integers(1, 16_000), min_size=2, max_size=50, unique=True))
-def test_a_linear_cost_is_found(fixed_s: float, cost_s: float, costs: list[int]) -> None:
+def test_a_linear_cost_is_estimated_correctly(fixed_s: float, cost_s: float, costs: list[int]) -> None:
     found_s, found_cost_s = fit([(cost, fixed_s + cost_s * cost) for cost in costs])
     for cost in costs:
         assert found_s + found_cost_s * cost == pytest.approx(fixed_s + cost_s * cost, abs=1e-6, rel=1e-3)
@@ -45,7 +45,7 @@ def test_runs_of_equal_cost_count_as_fixed_time() -> None:
     assert fit([(10, 0.02)] * 5) == (pytest.approx(0.02), 0.0)
 
 
-def test_a_device_that_becomes_slower_is_noticed() -> None:
+def test_the_estimate_follows_a_device_that_becomes_slower() -> None:
     costs = itertools.cycle([10, 100])
     before, after = [(next(costs), 0.01) for _ in range(500)], [(next(costs), 0.03) for _ in range(200)]
     assert sum(fit(before + after)) == pytest.approx(0.03, rel=0.05)
@@ -54,7 +54,7 @@ def test_a_device_that_becomes_slower_is_noticed() -> None:
 def decided_latencies_s(
     arrived_s: list[float], costs: list[int], limits: WindowLimits, fit: tuple[float, float]
 ) -> list[float]:
-    """Latencies if `decide_window` and `take_count` decide, one event at a time."""
+    """Return the latencies if `decide_window` and `take_count` decide, event by event."""
     latencies_s: list[float] = []
     now_s, arrived = arrived_s[0], 0
     while (first := len(latencies_s)) < len(costs):
@@ -83,17 +83,17 @@ def decided_latencies_s(
     st.sampled_from([0.0, 0.001, 0.01, 0.05]),
     st.integers(0, 1000),
 )
-def test_the_replay_gives_the_latencies_that_the_decisions_give(
+def test_the_replay_computes_the_mean_latency_of_the_actual_decisions(
     gaps_s: list[float], size: int, budget: int, fixed_s: float, cost_s: float, wait_s: float, seed: int
 ) -> None:
-    # In whole microseconds, because both add in a different order and a request may arrive just as a window closes.
+    # Whole microseconds: the two sums add in a different order, and a request may arrive exactly when a window closes.
     numbers = random.Random(seed)
     arrived = [float(round(at_s * 1e6)) for at_s in itertools.accumulate(gaps_s)]
     costs = [numbers.randint(1, 200) for _ in arrived]
     limits = WindowLimits(size, budget, float(round(wait_s * 1e6)))
-    line = (float(round(fixed_s * 1e6)), float(round(cost_s * 1e6)))
-    latencies = decided_latencies_s(arrived, costs, limits, line)
-    assert mean_latency_s(arrived, costs, limits, line, limits.max_wait_s) == pytest.approx(np.mean(latencies))
+    cost_line = (float(round(fixed_s * 1e6)), float(round(cost_s * 1e6)))
+    latencies = decided_latencies_s(arrived, costs, limits, cost_line)
+    assert mean_latency_s(arrived, costs, limits, cost_line, limits.max_wait_s) == pytest.approx(np.mean(latencies))
 
 
 def observe(window: LearnedWindow, arrived_s: list[float], run_s: float) -> None:
@@ -104,7 +104,7 @@ def observe(window: LearnedWindow, arrived_s: list[float], run_s: float) -> None
         window.observe_run(together[-1], len(together), 50 * len(together), run_s)
 
 
-def test_before_anything_is_learned_the_default_wait_is_used() -> None:
+def test_the_default_wait_is_used_before_the_first_observation() -> None:
     assert LearnedWindow(LIMITS).limits.max_wait_s == FIRST_WAIT_S
 
 
@@ -123,7 +123,7 @@ def test_the_wait_covers_bursts_and_becomes_zero_when_requests_arrive_alone() ->
     assert window.limits.max_wait_s == 0.0
 
 
-def test_nothing_is_learned_from_requests_that_arrive_at_once_on_a_device_that_takes_no_time() -> None:
+def test_simultaneous_arrivals_and_runs_of_zero_seconds_do_not_change_the_wait() -> None:
     window = LearnedWindow(LIMITS)
     window.observe_arrivals([1.0] * 100, [1] * 100)
     window.observe_run(2.0, 100, 100, 0.0)

@@ -42,9 +42,7 @@ def test_every_request_is_planned_exactly_once(strategy: str, lengths: list[int]
 
 
 @given(STRATEGIES, LENGTHS, LIMITS)
-def test_no_batch_is_empty_or_exceeds_the_number_of_requests(
-    strategy: str, lengths: list[int], limits: BatchLimits
-) -> None:
+def test_no_batch_is_empty_or_exceeds_max_batch_size(strategy: str, lengths: list[int], limits: BatchLimits) -> None:
     for batch in plan_batches(strategy, lengths, limits):
         assert 1 <= len(batch.indices) <= limits.max_batch_size
 
@@ -58,7 +56,7 @@ def test_only_a_batch_of_one_request_may_exceed_the_token_budget(
 
 
 @given(STRATEGIES, LENGTHS, LIMITS)
-def test_the_asked_tokens_of_a_batch_are_those_of_its_requests(
+def test_the_asked_tokens_of_a_batch_are_the_sum_over_its_requests(
     strategy: str, lengths: list[int], limits: BatchLimits
 ) -> None:
     batches = plan_batches(strategy, lengths, limits)
@@ -151,7 +149,7 @@ def test_requests_are_split_into_batches_by_the_token_budget(
     assert plan(strategy, *lengths) == expected
 
 
-def test_requests_are_split_into_batches_by_their_number() -> None:
+def test_requests_are_split_into_batches_by_max_batch_size() -> None:
     assert plan("packed", *[1] * 5, size=2) == [(0, 1), (2, 3), (4,)]
 
 
@@ -206,7 +204,7 @@ def test_packed_batches_are_rounded_up_to_a_rung_unless_one_text_exceeds_the_bud
             assert (len(batch.indices), batch.tokens) == (1, batch.asked_tokens)
 
 
-#: Requests of several sequences, each with its length.
+#: Requests of several sequences; the numbers are the lengths of the sequences.
 REQUESTS = st.lists(st.lists(st.integers(1, 200), min_size=1, max_size=20), max_size=60)
 
 
@@ -252,14 +250,14 @@ def test_captured_shapes_are_within_the_limits_and_at_most_the_maximum(
         assert all(1 <= number <= size and (number * bucket <= tokens or number == 1) for number in rows)
 
 
-def test_row_counts_are_every_number_to_8_and_four_per_doubling_after_that() -> None:
+def test_captured_batch_sizes_are_every_number_to_8_and_four_per_doubling_above() -> None:
     (rows,) = rectangle_rungs([32], 40, 16384)
     assert rows == (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40)
-    # Here the token budget is the lower limit.
+    # In the second bucket, the token budget allows fewer rows than max_batch_size.
     assert rectangle_rungs([32, 512], 6, 1500) == ((1, 2, 3, 4, 5, 6), (1, 2))
 
 
-def test_the_largest_of_too_many_shapes_are_left_out() -> None:
+def test_the_largest_shapes_are_omitted_above_the_maximum() -> None:
     buckets = range(10, 500, 10)
     rungs = rectangle_rungs(buckets, 64, 10**6)
     captured = [bucket * rows for bucket, numbers in zip(buckets, rungs, strict=True) for rows in numbers]
@@ -270,7 +268,7 @@ def test_the_largest_of_too_many_shapes_are_left_out() -> None:
 
 
 @given(LENGTHS, LIMITS)
-def test_the_rows_of_a_batch_are_rounded_up_to_the_next_captured_number(
+def test_the_number_of_sequences_in_a_batch_is_rounded_up_to_the_next_captured_batch_size(
     lengths: list[int], limits: BatchLimits
 ) -> None:
     rungs = rectangle_rungs(limits.buckets, limits.max_batch_size, limits.max_batch_tokens)
@@ -279,12 +277,12 @@ def test_the_rows_of_a_batch_are_rounded_up_to_the_next_captured_number(
     )
     batches = plan_batches("bucket", lengths, captured)
     assert sorted(index for batch in batches for index in batch.indices) == list(range(len(lengths)))
-    of_bucket = dict(zip(limits.buckets, rungs, strict=True))
+    rungs_by_bucket = dict(zip(limits.buckets, rungs, strict=True))
     for batch in batches:
         assert batch.padded_length is not None
         rows, rest = divmod(batch.tokens, batch.padded_length)
         assert rest == 0
-        assert rows == bucket_length(len(batch.indices), of_bucket.get(batch.padded_length, ()))
+        assert rows == bucket_length(len(batch.indices), rungs_by_bucket.get(batch.padded_length, ()))
         assert batch.tokens <= limits.max_batch_tokens or len(batch.indices) == 1
 
 

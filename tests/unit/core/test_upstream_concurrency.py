@@ -11,18 +11,18 @@ from windrow.scheduler.core.upstream_retry import BACKOFF, retry_pause_s
 
 
 def first_s(running: int, capacity: int) -> float:
-    """A server that works on ``capacity`` requests and lets the others wait until it is through with those."""
+    """Return the time to the first token of a server that runs ``capacity`` requests at once and queues the rest."""
     return 0.1 * math.ceil(running / capacity)
 
 
 def learn(
     state: ConcurrencyLimit, capacity: int, answers: int, wanted: int = 10_000, start_s: float = 0.0
 ) -> list[ConcurrencyLimit]:
-    """What was learnt after each answer; one comes every second, so that each was sent after the last cut."""
+    """Return the state after each answer; answers are 1 s apart, so each request is sent after the last cut."""
     states = []
-    for at in range(answers):
+    for second in range(answers):
         running = min(wanted, state.allowed)
-        state = state.answered(first_s(running, capacity), 100, running, start_s + at)
+        state = state.answered(first_s(running, capacity), 100, running, start_s + second)
         states.append(state)
     return states
 
@@ -49,7 +49,7 @@ def test_the_limit_does_not_grow_without_need() -> None:
     assert learn(ConcurrencyLimit(max_limit=256), 1000, 500, wanted=3)[-1].allowed == 4
 
 
-def test_long_prompts_do_not_count_as_late() -> None:
+def test_the_longer_first_token_times_of_long_prompts_do_not_reduce_the_limit() -> None:
     state = ConcurrencyLimit(max_limit=256)
     for now_s in range(0, 1000, 10):
         state = state.answered(0.05, 10, state.allowed, now_s)
@@ -66,10 +66,14 @@ def test_refusals_of_requests_sent_before_a_cut_do_not_cut_again() -> None:
 
 
 @given(st.integers(1, 50), st.lists(st.tuples(st.booleans(), st.floats(0, 1e3), st.integers(0, 10**9)), max_size=60))
-def test_the_limit_stays_within_its_bounds(most: int, seen: list[tuple[bool, float, int]]) -> None:
+def test_the_limit_stays_within_its_bounds(most: int, observations: list[tuple[bool, float, int]]) -> None:
     state = ConcurrencyLimit(max_limit=most)
-    for at, (is_answer, seconds, tokens) in enumerate(seen):
-        state = state.answered(seconds, tokens, state.allowed, at) if is_answer else state.refused(at, at + 0.5)
+    for start_s, (is_answer, seconds, tokens) in enumerate(observations):
+        state = (
+            state.answered(seconds, tokens, state.allowed, start_s)
+            if is_answer
+            else state.refused(start_s, start_s + 0.5)
+        )
         assert 1 <= state.allowed <= most
         assert math.isfinite(state.limit)
 

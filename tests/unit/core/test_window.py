@@ -1,4 +1,4 @@
-"""When a window closes: the limits first, then the wait, and no wait if no further request is likely."""
+"""A window closes at its limits, at the end of its wait, or if no further request is likely."""
 
 import pytest
 from hypothesis import example, given
@@ -74,7 +74,7 @@ def test_no_request_waits_past_the_end_of_its_window(
     decision = decide_window(now_s, opened_s, count, tokens, limits, rate)
     if isinstance(decision, Wait):
         assert now_s < decision.until_s == opened_s + limits.max_wait_s
-        # A timer that fires exactly then finds the window closed, whatever the rounding.
+        # A timer that fires at exactly this time must find the window closed despite rounding.
         assert isinstance(decide_window(decision.until_s, opened_s, count, tokens, limits, rate), Close)
     else:
         assert decision.closed_by in {"size", "tokens", "wait", "idle"}
@@ -91,7 +91,7 @@ def test_a_rate_is_never_negative_or_undefined(
     assert observed.expected(seconds) >= 0
 
 
-def test_old_observations_lose_weight_so_that_a_change_in_traffic_is_noticed() -> None:
+def test_old_observations_lose_weight_so_that_the_rate_follows_a_change_in_traffic() -> None:
     rate = JoinRate(requests=1000.0, observed_s=1.0)
     for _ in range(100):
         rate = rate.observe(0, 0.020, 0.020)
@@ -102,16 +102,14 @@ def test_old_observations_lose_weight_so_that_a_change_in_traffic_is_noticed() -
 
 
 @given(st.lists(st.integers(1, 5_000), min_size=1, max_size=100), WINDOWS)
-def test_at_least_one_request_is_taken_and_never_more_than_both_limits_allow(
-    costs: list[int], limits: WindowLimits
-) -> None:
+def test_at_least_one_request_is_taken_and_both_limits_are_respected(costs: list[int], limits: WindowLimits) -> None:
     count = take_count(costs, limits)
     assert 1 <= count <= min(len(costs), limits.max_batch_size)
     assert count == 1 or sum(costs[:count]) <= limits.max_batch_tokens
 
 
 @given(st.lists(st.integers(1, 5_000), min_size=1, max_size=100), WINDOWS)
-def test_as_many_requests_are_taken_as_fit(costs: list[int], limits: WindowLimits) -> None:
+def test_a_window_takes_the_maximum_number_of_requests_that_fit(costs: list[int], limits: WindowLimits) -> None:
     count = take_count(costs, limits)
     if count < min(len(costs), limits.max_batch_size):
         assert sum(costs[: count + 1]) > limits.max_batch_tokens
