@@ -34,7 +34,7 @@ def test_requests_are_taken_in_the_order_of_their_claims() -> None:
     assert fake.take_ids() == ["a", "b", "c", "d"]
 
 
-def test_a_window_takes_what_fits_into_the_token_budget_and_leaves_the_rest() -> None:
+def test_a_window_takes_the_requests_that_fit_into_the_token_budget_and_leaves_the_others() -> None:
     fake = FakeBuffer()
     fake.arrive("a", "b", "c", tokens=400)
     assert fake.take_ids() == ["a", "b"]  # 400 + 400 = 800; one more is 1,200 > 1,000
@@ -58,7 +58,7 @@ def test_the_first_burst_within_a_window_is_taken_together() -> None:
     assert window.closed_by in {"wait", "idle"}
 
 
-def test_a_window_ends_at_most_max_wait_after_its_first_request_however_many_follow() -> None:
+def test_a_window_ends_at_most_max_wait_after_its_first_request_regardless_of_later_arrivals() -> None:
     fake = FakeBuffer(m=WindowLimits(1000, 100_000, WINDOW_S))
     fake.arrive("first")
     for number in range(100):
@@ -74,13 +74,13 @@ def test_time_in_the_redis_queue_counts_as_waiting() -> None:
     assert fake.clock.now_s == pytest.approx(100.0 + TICK_S)
 
 
-def test_a_lone_closed_loop_client_soon_waits_no_more() -> None:
+def test_a_single_closed_loop_client_stops_waiting_after_a_few_requests() -> None:
     fake = FakeBuffer()
     fake.arrive("0")
     closed_by = [fake.take().closed_by]
     for number in range(1, 10):
         fake.clock.advance(0.010)
-        fake.arrive_when_idle(f"{number}")  # sent after the last answer
+        fake.arrive_when_idle(f"{number}")  # sent after the previous result
         closed_by.append(fake.take().closed_by)
     assert closed_by[1:] == ["idle"] * 9
 
@@ -105,7 +105,7 @@ def test_windows_stay_open_again_when_other_clients_return() -> None:
     assert fake.take_ids() == ["first", "second"]
 
 
-def test_the_buffer_grows_while_the_device_is_busy_and_is_taken_as_soon_as_it_is_idle() -> None:
+def test_requests_collect_while_the_device_is_busy_and_are_taken_as_soon_as_it_is_idle() -> None:
     fake = FakeBuffer()
     fake.arrive("a", since_s=99.0)
     fake.take()
@@ -117,7 +117,7 @@ def test_the_buffer_grows_while_the_device_is_busy_and_is_taken_as_soon_as_it_is
     assert fake.take_ids() == ["b", "c"]
 
 
-def test_a_reserved_place_is_not_given_to_another_claim_until_the_claim_ends() -> None:
+def test_places_reserved_for_a_claim_are_unavailable_to_others_until_it_finishes() -> None:
     fake = FakeBuffer()
     assert fake.reserve() == 8
     assert fake.reserve() == 0
@@ -126,7 +126,7 @@ def test_a_reserved_place_is_not_given_to_another_claim_until_the_claim_ends() -
     assert fake.reserve() == 5
 
 
-def test_a_full_buffer_has_no_room_until_it_is_taken() -> None:
+def test_a_full_buffer_allows_no_claim_until_its_requests_are_taken() -> None:
     fake = FakeBuffer()
     fake.arrive(*"abcdefgh")
     assert fake.reserve() == 0
@@ -155,7 +155,7 @@ def test_the_number_of_requests_that_fill_a_batch_follows_from_the_last_window()
     assert fake.buffer.reserve("m", 0) == ClaimUpTo(3, fills_batch=2)  # twice 400 of 1,000 tokens
 
 
-def test_during_short_runs_a_second_claim_is_prepared_beside_the_first() -> None:
+def test_during_short_runs_a_second_claim_may_start_before_the_first_finishes() -> None:
     fake = FakeBuffer()
     for _ in range(2):
         fake.arrive(*"abcdefgh")
@@ -180,7 +180,7 @@ def test_during_a_long_run_the_next_requests_are_claimed_shortly_before_its_end(
     assert fake.reserve() == 8
 
 
-def test_of_two_windows_that_close_the_one_whose_requests_were_claimed_first_goes_first() -> None:
+def test_of_two_closing_windows_the_one_claimed_first_runs_first() -> None:
     limits = WindowLimits(8, 1000, WINDOW_S)
     fake = FakeBuffer(one=limits, two=limits)
     fake.arrive("a", model="one", since_s=99.0)
@@ -201,7 +201,7 @@ def test_a_model_with_an_old_backlog_does_not_delay_another_model() -> None:
     assert taken[:2] == ["backlog", "fresh"]
 
 
-def test_requests_claimed_first_are_first_although_they_were_prepared_later() -> None:
+def test_requests_are_ordered_by_claim_time_even_if_prepared_later() -> None:
     buffer = BatchBuffer({"m": BatchScheduler(WindowLimits(8, 1000, WINDOW_S))}, clock=FakeClock())
     for ids, claimed_s in (("cd", 2.0), ("ab", 1.0), ("e", 3.0)):
         buffer.add("m", [prepared_request(id, 1, claimed_s=claimed_s) for id in ids], 0)
@@ -224,7 +224,7 @@ def test_a_window_of_zero_seconds_never_waits() -> None:
         assert fake.take_ids() == [id]
 
 
-def test_after_close_nothing_is_taken_and_the_rest_can_be_released() -> None:
+def test_a_closed_buffer_returns_no_window_and_its_requests_can_be_released() -> None:
     fake = FakeBuffer(
         one=WindowLimits(2, 1000, 60.0), two=WindowLimits(2, 1000, 60.0), none=WindowLimits(2, 1000, 60.0)
     )
@@ -252,7 +252,7 @@ def test_close_ends_a_wait_for_a_window() -> None:
     assert taken == [None]
 
 
-def test_close_ends_a_wait_for_room() -> None:
+def test_close_ends_a_wait_for_free_places() -> None:
     fake = FakeBuffer()
     fake.arrive(*"abcdefgh")
     fake.buffer.close()
@@ -273,7 +273,7 @@ def test_a_learned_window_becomes_zero_if_requests_always_arrive_alone() -> None
     fake.take()
     for number in range(100):
         fake.clock.advance(0.020)
-        fake.arrive_when_idle(f"{number}")  # sent after the last answer
+        fake.arrive_when_idle(f"{number}")  # sent after the previous result
         fake.take()
     assert fake.schedulers["m"].max_wait_s == 0.0
 
@@ -288,7 +288,7 @@ def test_a_learned_window_waits_for_a_second_request_that_always_follows() -> No
     assert 0.002 <= fake.schedulers["m"].max_wait_s < FIRST_WAIT_S
 
 
-def test_new_limits_apply_to_a_window_that_is_open() -> None:
+def test_new_limits_apply_to_an_open_window() -> None:
     fake = FakeBuffer(m=WindowLimits(8, 1000, 60.0))
     fake.arrive("a", "b", "c")
     fake.buffer.set_limits("m", WindowLimits(2, 1000, 60.0))

@@ -23,7 +23,7 @@ def params_of(pool: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("url", ["redis://ann:p%40ss@host:6380/3", "rediss://ann:p%40ss@host:6380/3"])
-def test_broker_and_backend_reach_the_server_of_the_url(url: str) -> None:
+def test_broker_and_backend_connect_to_the_server_of_the_url(url: str) -> None:
     app = app_for(url)
     broker = app.connection_for_read()
     backend = params_of(app.backend.client.connection_pool)
@@ -44,7 +44,7 @@ def test_a_url_without_tls_uses_no_tls() -> None:
     assert not app_for("redis://host/0").connection_for_read().ssl
 
 
-def test_sentinels_take_celerys_own_form_with_the_name_of_the_master_as_an_option() -> None:
+def test_sentinel_urls_are_converted_to_celerys_form_with_the_master_name_as_an_option() -> None:
     settings = celery_connection(SENTINELS)
     assert settings["broker_url"] == settings["result_backend"] == "sentinel://a:1/3;sentinel://b:2/3"
     for options in (settings["broker_transport_options"], settings["result_backend_transport_options"]):
@@ -56,7 +56,7 @@ def test_sentinels_take_celerys_own_form_with_the_name_of_the_master_as_an_optio
         assert (broker.transport_cls, broker.userid, broker.password) == ("sentinel", "ann", "p@ss")
         assert int(broker.virtual_host) == 3
         assert broker.alt == ["sentinel://a:1/3", "sentinel://b:2/3"]
-        broker.maybe_switch_next()  # as after a failed attempt to connect
+        broker.maybe_switch_next()  # Celery calls this after a failed connection attempt
     backend = params_of(app.backend.client.connection_pool)
     assert (backend["username"], backend["password"], backend["db"]) == ("ann", "p@ss", 3)
 

@@ -19,7 +19,7 @@ LIMITS = BatchLimits(max_batch_size=16, max_batch_tokens=200)
 
 
 class OutOfMemoryError(RuntimeError):
-    """Has the name of torch's class."""
+    """An error with the class name that torch uses."""
 
 
 class FakeEngine:
@@ -60,7 +60,7 @@ def waiting(number: int, tokens: int = 10) -> Request:
     return prepared_request(f"{number}", tokens, number)
 
 
-def refuse(*bad: int, error: Exception | None = None) -> Callable[[list[Any]], None]:
+def raise_for(*bad: int, error: Exception | None = None) -> Callable[[list[Any]], None]:
     def check(data: list[Any]) -> None:
         if set(bad) & set(data):
             raise error or ValueError("bad input")
@@ -69,7 +69,7 @@ def refuse(*bad: int, error: Exception | None = None) -> Callable[[list[Any]], N
 
 
 def outcomes(engine: FakeEngine, requests: list[Request], limits: BatchLimits = LIMITS) -> dict[str, Outcome]:
-    """The outcome of each request, by its ID; a request must not have two."""
+    """Return the outcome of each request by its id; assert that no request has two."""
     by_id: dict[str, Outcome] = {}
     budget = BatchBudget(limits)
     for running in run_window(engine, requests, budget):
@@ -85,11 +85,11 @@ def outcomes(engine: FakeEngine, requests: list[Request], limits: BatchLimits = 
     st.sets(st.integers(0, 59)),
     st.booleans(),
 )
-def test_every_request_has_one_outcome_and_fails_only_if_it_is_bad(
+def test_every_request_has_one_outcome_and_fails_only_if_it_raises(
     strategy: str, lengths: list[int], bad: set[int], late: bool
 ) -> None:
     requests = [waiting(number, tokens) for number, tokens in enumerate(lengths)]
-    by_id = outcomes(FakeEngine(strategy, refuse(*bad), late), requests)
+    by_id = outcomes(FakeEngine(strategy, raise_for(*bad), late), requests)
     assert set(by_id) == {f"{number}" for number in range(len(lengths))}
     for number in range(len(lengths)):
         if number in bad:
@@ -98,22 +98,22 @@ def test_every_request_has_one_outcome_and_fails_only_if_it_is_bad(
             assert by_id[f"{number}"] == Done(number)  # its own output, not a neighbour's
 
 
-def test_one_bad_request_among_many_fails_alone() -> None:
-    by_id = outcomes(FakeEngine(check=refuse(5)), [waiting(number) for number in range(16)])
+def test_one_failing_request_in_a_batch_fails_alone() -> None:
+    by_id = outcomes(FakeEngine(check=raise_for(5)), [waiting(number) for number in range(16)])
     assert [id for id, outcome in by_id.items() if isinstance(outcome, Failed)] == ["5"]
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_the_bad_request_is_found_by_halving(late: bool) -> None:
-    engine = FakeEngine(check=refuse(5), late=late)
+def test_the_failing_request_is_found_by_halving_the_batch(late: bool) -> None:
+    engine = FakeEngine(check=raise_for(5), late=late)
     outcomes(engine, [waiting(number) for number in range(16)])
     assert len(engine.batches) == 9  # 16 fails; then two halves at each of 8, 4, 2 and 1
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_a_failure_names_the_kind_of_error_and_repeats_nothing_of_the_input(late: bool) -> None:
+def test_a_failure_names_the_exception_type_and_does_not_contain_the_input(late: bool) -> None:
     error = ValueError("secret text of a customer")
-    by_id = outcomes(FakeEngine(check=refuse(0, error=error), late=late), [waiting(0)])
+    by_id = outcomes(FakeEngine(check=raise_for(0, error=error), late=late), [waiting(0)])
     failed = by_id["0"]
     assert isinstance(failed, Failed)
     assert isinstance(failed.error, ModelFailed)
@@ -121,15 +121,15 @@ def test_a_failure_names_the_kind_of_error_and_repeats_nothing_of_the_input(late
 
 
 @pytest.mark.parametrize("error", [OutOfMemoryError("CUDA out of memory"), MemoryError()])
-def test_a_request_that_does_not_fit_the_device_alone_is_out_of_memory(error: Exception) -> None:
-    by_id = outcomes(FakeEngine(check=refuse(1, error=error)), [waiting(number) for number in range(4)])
+def test_a_request_that_exhausts_the_device_memory_alone_fails_with_out_of_memory(error: Exception) -> None:
+    by_id = outcomes(FakeEngine(check=raise_for(1, error=error)), [waiting(number) for number in range(4)])
     failed = by_id["1"]
     assert isinstance(failed, Failed)
     assert isinstance(failed.error, OutOfMemory)
     assert [id for id, outcome in by_id.items() if isinstance(outcome, Done)] == ["0", "2", "3"]
 
 
-def test_a_batch_that_is_too_large_succeeds_in_parts() -> None:
+def test_a_batch_that_is_too_large_for_memory_succeeds_in_parts() -> None:
     def check(data: list[Any]) -> None:
         if len(data) > 3:
             raise OutOfMemoryError("CUDA out of memory")
@@ -149,7 +149,7 @@ def test_no_request_fails_if_a_batch_fails_only_once() -> None:
     assert by_id == {f"{number}": Done(number) for number in range(4)}
 
 
-def test_batches_become_smaller_after_one_ran_out_of_memory() -> None:
+def test_batches_become_smaller_after_an_out_of_memory_error() -> None:
     def over(data: list[Any]) -> None:
         if len(data) * 10 > 100:
             raise OutOfMemoryError("CUDA out of memory")
@@ -160,17 +160,17 @@ def test_batches_become_smaller_after_one_ran_out_of_memory() -> None:
     assert budget.ran_out_tokens == 160
     engine.batches.clear()
     assert all(running.error is None for running in run_window(engine, requests, budget))
-    assert [len(data) for data in engine.batches][:2] == [12, 6]  # 120 tokens was still too many
+    assert [len(data) for data in engine.batches][:2] == [12, 6]  # 120 tokens were still too many
     assert budget.limits.max_batch_tokens == 90
     engine.batches.clear()
     list(run_window(engine, requests, budget))
     assert [len(data) for data in engine.batches] == [9, 7]
 
 
-def test_other_errors_and_inputs_that_fail_alone_do_not_make_batches_smaller() -> None:
+def test_other_errors_and_requests_that_fail_alone_do_not_shrink_batches() -> None:
     budget = BatchBudget(LIMITS)
-    list(run_window(FakeEngine(check=refuse(1)), [waiting(number) for number in range(4)], budget))
-    large = FakeEngine(check=refuse(1, error=MemoryError()))
+    list(run_window(FakeEngine(check=raise_for(1)), [waiting(number) for number in range(4)], budget))
+    large = FakeEngine(check=raise_for(1, error=MemoryError()))
     assert len(list(run_window(large, [waiting(number) for number in range(4)], budget))) == 3
     assert (budget.ran_out_tokens, budget.limits) == (None, LIMITS)
 
@@ -199,7 +199,7 @@ def test_batches_are_numbered_in_the_order_of_their_start() -> None:
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
-def test_an_exit_exception_is_not_taken_for_a_bad_input(stop: type[BaseException]) -> None:
+def test_keyboard_interrupt_and_system_exit_are_not_treated_as_failures_of_a_request(stop: type[BaseException]) -> None:
     def check(data: list[Any]) -> None:
         raise stop
 

@@ -1,4 +1,4 @@
-"""What the garbage collector has to look at in a process that holds models."""
+"""Freeze loaded models so that the garbage collector does not traverse them."""
 
 import gc
 import weakref
@@ -10,7 +10,7 @@ from windrow.worker.process.garbage_collector import freeze_loaded_objects
 
 
 class Model:
-    """Refers to itself, as modules do."""
+    """An object with a reference cycle, as torch modules have."""
 
     def __init__(self) -> None:
         self.itself = self
@@ -20,22 +20,22 @@ class Model:
 def _thaw() -> Iterator[None]:
     yield
     gc.unfreeze()
-    gc.freeze()  # as `tests.conftest` had it
+    gc.freeze()  # restore the state that `tests.conftest` sets
 
 
-def test_what_was_loaded_is_looked_at_no_more() -> None:
+def test_loaded_objects_are_not_traversed_by_later_collections() -> None:
     model = Model()
     freeze_loaded_objects()
-    assert not any(one is model for one in gc.get_objects())
+    assert not any(tracked is model for tracked in gc.get_objects())
     assert gc.get_freeze_count() > 0
 
 
-def test_what_was_spared_and_is_left_over_goes_at_the_next_call() -> None:
+def test_a_frozen_object_that_became_garbage_is_freed_by_the_next_freeze() -> None:
     model = Model()
     freeze_loaded_objects()
-    seen = weakref.ref(model)
+    reference = weakref.ref(model)
     del model
     gc.collect()
-    assert seen() is not None
+    assert reference() is not None
     freeze_loaded_objects()
-    assert seen() is None
+    assert reference() is None

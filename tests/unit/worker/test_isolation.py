@@ -1,4 +1,4 @@
-"""Suspected poison requests run alone: no other request is held beside one, and every request finishes."""
+"""Suspected poison requests run alone: a process claims no other request meanwhile, and every request finishes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from windrow.scheduler.core.retry import SUSPECT_AFTER
 from windrow.scheduler.queue import Request
 from windrow.worker.leases.isolation import ClaimTurn, PoisonIsolation
 
-#: The attempt of a request that was in two batches whose process died.
+#: The attempt number of a request that was in two batches whose process died.
 SUSPECT_ATTEMPT = SUSPECT_AFTER + 1
 
 GIVE_UP_S = 20.0
@@ -28,7 +28,7 @@ SUSPECT = request("suspect", SUSPECT_ATTEMPT)
 PLAIN = request("plain")
 
 
-def test_models_claim_at_the_same_time_while_no_suspect_waits() -> None:
+def test_models_claim_concurrently_while_no_suspect_waits() -> None:
     isolation = PoisonIsolation()
     assert isolation.take_turn("one", 0) is ClaimTurn.TOGETHER
     assert isolation.take_turn("two", 0) is ClaimTurn.TOGETHER
@@ -36,7 +36,7 @@ def test_models_claim_at_the_same_time_while_no_suspect_waits() -> None:
     assert isolation.take_turn("one", 0) is ClaimTurn.TOGETHER
 
 
-def test_when_suspects_wait_no_model_claims_until_all_held_requests_have_ended() -> None:
+def test_while_a_suspect_waits_no_model_claims_until_all_claimed_requests_have_finished() -> None:
     isolation = PoisonIsolation()
     isolation.take_turn("one", 0)
     isolation.claimed("one", [PLAIN, PLAIN], suspects_wait=True)
@@ -48,7 +48,7 @@ def test_when_suspects_wait_no_model_claims_until_all_held_requests_have_ended()
     assert isolation.take_turn("one", 0) is ClaimTurn.ALONE
 
 
-def test_isolation_waits_for_a_claim_in_progress_of_another_model() -> None:
+def test_isolation_waits_until_another_models_claim_has_finished() -> None:
     isolation = PoisonIsolation()
     isolation.take_turn("one", 0)
     isolation.take_turn("two", 0)
@@ -78,10 +78,10 @@ def test_suspects_run_one_after_the_other() -> None:
         assert isolation.take_turn("one", 0) is ClaimTurn.ALONE
 
 
-def test_isolation_ends_if_another_worker_took_the_suspect() -> None:
-    for got in ([], [PLAIN]):
+def test_isolation_ends_if_another_worker_claims_the_suspect() -> None:
+    for claimed in ([], [PLAIN]):
         isolation = in_isolation()
-        isolation.claimed("one", got, suspects_wait=False)
+        isolation.claimed("one", claimed, suspects_wait=False)
         assert isolation.take_turn("two", 0) is ClaimTurn.TOGETHER
         assert isolation.take_turn("one", 0) is ClaimTurn.TOGETHER
 
@@ -94,7 +94,7 @@ def test_ordinary_requests_before_another_suspect_finish_first() -> None:
     assert isolation.take_turn("one", 0) is ClaimTurn.ALONE
 
 
-def test_of_two_models_with_suspects_one_follows_the_other() -> None:
+def test_two_models_with_suspects_are_isolated_one_after_the_other() -> None:
     isolation = PoisonIsolation()
     for model in ("one", "two"):
         isolation.take_turn(model, 0)
@@ -109,24 +109,25 @@ def test_of_two_models_with_suspects_one_follows_the_other() -> None:
 
 
 class FakeQueue:
-    """A model's queue as `RedisQueue.claim` shows it; ``True`` is a suspect. `steal` acts as another worker."""
+    """A queue with the interface of `RedisQueue.claim`; ``True`` marks a suspect. `steal` acts as another worker."""
 
     def __init__(self, model: str, suspects: list[bool]) -> None:
         self._lock = threading.Lock()
         self._waiting = deque(
-            request(f"{model}-{at}", SUSPECT_ATTEMPT if is_suspect else 1) for at, is_suspect in enumerate(suspects)
+            request(f"{model}-{index}", SUSPECT_ATTEMPT if is_suspect else 1)
+            for index, is_suspect in enumerate(suspects)
         )
 
     def claim(self, count: int, turn: ClaimTurn) -> tuple[list[Request], bool]:
-        got: list[Request] = []
+        claimed: list[Request] = []
         with self._lock:
-            while self._waiting and len(got) < count:
+            while self._waiting and len(claimed) < count:
                 if self._waiting[0].attempt >= SUSPECT_ATTEMPT:
-                    if got or turn is ClaimTurn.TOGETHER:
-                        return got, True
+                    if claimed or turn is ClaimTurn.TOGETHER:
+                        return claimed, True
                     return [self._waiting.popleft()], False
-                got.append(self._waiting.popleft())
-        return got, False
+                claimed.append(self._waiting.popleft())
+        return claimed, False
 
     def steal(self) -> None:
         with self._lock:
@@ -138,24 +139,24 @@ class FakeQueue:
 
 
 class Process:
-    """One claim thread per queue and a device that finishes requests; records those held beside a suspect."""
+    """One claim thread per queue and a device thread; records requests that were claimed together with a suspect."""
 
     def __init__(self, queues: list[FakeQueue], count: int) -> None:
         self._queues = queues
         self._count = count
         self._isolation = PoisonIsolation()
         self._lock = threading.Lock()
-        self._held: list[Request] = []
+        self._claimed: list[Request] = []
         self._device: queue.Queue[list[Request] | None] = queue.Queue()
         self._end_s = time.monotonic() + GIVE_UP_S
-        self.wrong: list[list[Request]] = []
+        self.violations: list[list[Request]] = []
 
     def run(self) -> None:
         """Run until every queue is empty and every request has finished, or until `GIVE_UP_S` has passed."""
         device = threading.Thread(target=self._finish_all)
         claimers = [
-            threading.Thread(target=self._claim, args=(f"{at}", queued), daemon=True)
-            for at, queued in enumerate(self._queues)
+            threading.Thread(target=self._claim, args=(f"{index}", queued), daemon=True)
+            for index, queued in enumerate(self._queues)
         ]
         for thread in (device, *claimers):
             thread.start()
@@ -169,17 +170,17 @@ class Process:
             turn = self._isolation.take_turn(model, 0.1)
             if turn is not None:
                 with self._lock:
-                    got, suspects_wait = queued.claim(self._count, turn)
-                    self._held += got
-                    if len(self._held) > 1 and any(held.attempt >= SUSPECT_ATTEMPT for held in self._held):
-                        self.wrong.append(list(self._held))
-                self._isolation.claimed(model, got, suspects_wait)
-                self._device.put(got)
+                    claimed, suspects_wait = queued.claim(self._count, turn)
+                    self._claimed += claimed
+                    if len(self._claimed) > 1 and any(request.attempt >= SUSPECT_ATTEMPT for request in self._claimed):
+                        self.violations.append(list(self._claimed))
+                self._isolation.claimed(model, claimed, suspects_wait)
+                self._device.put(claimed)
 
     def _finish_all(self) -> None:
         while (finished := self._device.get()) is not None:
             with self._lock:
-                self._held = [held for held in self._held if held not in finished]
+                self._claimed = [request for request in self._claimed if request not in finished]
             self._isolation.ended(len(finished))
 
 
@@ -189,14 +190,14 @@ class Process:
     count=st.integers(1, 4),
     thefts=st.lists(st.integers(0, 2), max_size=6),
 )
-def test_no_request_is_held_beside_a_suspect_and_every_request_finishes(
+def test_no_request_is_claimed_together_with_a_suspect_and_every_request_finishes(
     queues: list[list[bool]], count: int, thefts: list[int]
 ) -> None:
-    waiting = [FakeQueue(f"{at}", suspects) for at, suspects in enumerate(queues)]
-    thief = threading.Thread(target=lambda: [waiting[at % len(waiting)].steal() for at in thefts])
+    waiting = [FakeQueue(f"{index}", suspects) for index, suspects in enumerate(queues)]
+    thief = threading.Thread(target=lambda: [waiting[index % len(waiting)].steal() for index in thefts])
     process = Process(waiting, count)
     thief.start()
     process.run()
     thief.join()
-    assert process.wrong == []
+    assert process.violations == []
     assert [len(queued) for queued in waiting] == [0] * len(waiting)

@@ -1,4 +1,4 @@
-"""The leases of one process: the requests it holds after a claim, a renewal, a release and a finish."""
+"""The leases of one process after a claim, a renewal, a release and a finish."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from windrow.worker.leases.leases import Leases
 
 
 class Queue:
-    """Grants the claims it was given, in order, and reports the leases in ``expired`` as lost."""
+    """A queue that returns the given claims in order and reports the leases in ``expired`` as lost."""
 
     def __init__(self, *claims: dict[str, str]) -> None:
         self.clock = SimpleNamespace(now_s=lambda: 0.0, offset_s=0.0)
@@ -44,7 +44,7 @@ def leases(queue: Queue) -> Leases:
     return Leases(queue, 15.0)  # type: ignore[arg-type]
 
 
-def test_a_claimed_request_is_held_until_it_is_released_or_finished(leases: Leases, queue: Queue) -> None:
+def test_a_claimed_request_is_leased_until_it_is_released_or_finished(leases: Leases, queue: Queue) -> None:
     leases.claim(2, blocking=False)
     assert leases.held == {"a": "1", "b": "1"}
     leases.release({"a": "1"})
@@ -54,7 +54,7 @@ def test_a_claimed_request_is_held_until_it_is_released_or_finished(leases: Leas
     assert queue.finish_options == [{"busy_s": 0.0, "may_stream": True}]
 
 
-def test_renewal_forgets_and_reports_lost_leases(leases: Leases, queue: Queue) -> None:
+def test_renewal_removes_and_reports_lost_leases(leases: Leases, queue: Queue) -> None:
     lost: list[tuple[str, str]] = []
     leases.on_lost = lambda id, token: lost.append((id, token))
     leases.claim(2, blocking=False)
@@ -64,7 +64,7 @@ def test_renewal_forgets_and_reports_lost_leases(leases: Leases, queue: Queue) -
     assert leases.held == {"a": "1"}
 
 
-def test_a_claim_reports_the_earlier_attempt_of_a_request_that_this_process_still_held(leases: Leases) -> None:
+def test_a_claim_reports_an_earlier_attempt_of_the_same_request_as_lost(leases: Leases) -> None:
     lost: list[tuple[str, str]] = []
     leases.on_lost = lambda id, token: lost.append((id, token))
     leases.claim(2, blocking=False)
@@ -73,7 +73,7 @@ def test_a_claim_reports_the_earlier_attempt_of_a_request_that_this_process_stil
     assert leases.holds("a", "2")
 
 
-def test_a_late_finish_of_an_earlier_attempt_keeps_the_later_one(leases: Leases) -> None:
+def test_a_late_finish_of_an_earlier_attempt_keeps_the_lease_of_the_later_one(leases: Leases) -> None:
     leases.claim(2, blocking=False)
     leases.claim(2, blocking=False)
     leases.forget("a", "1")

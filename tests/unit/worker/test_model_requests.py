@@ -1,4 +1,4 @@
-"""What remote control asks of a model, and what of it is refused."""
+"""Remote control requests for a model: stored for the pool processes, or refused if invalid."""
 
 from __future__ import annotations
 
@@ -10,49 +10,49 @@ import pytest
 from windrow.errors import InvalidInput
 from windrow.scheduler.config.model_settings import ModelSettings
 from windrow.worker.celery.control import read_batching
-from windrow.worker.process import model_requests as orders
+from windrow.worker.process import model_requests
 from windrow.worker.process.model_requests import Batching, ModelRequests, read_model_requests
 
-ROWS = ModelSettings(task="embed", source="m")
-STEPS = ModelSettings.model_validate({"task": "generate", "source": "m"})
+BATCH_MODEL = ModelSettings(task="embed", source="m")
+STEP_MODEL = ModelSettings.model_validate({"task": "generate", "source": "m"})
 
 
 @pytest.fixture(autouse=True)
-def fresh() -> Iterator[None]:
+def reset_model_requests() -> Iterator[None]:
     yield
-    orders._write(ModelRequests())
+    model_requests._write(ModelRequests())
 
 
-def test_orders_are_kept_beside_each_other_and_change_the_version() -> None:
-    versions = [orders.version()]
+def test_each_request_is_stored_with_the_earlier_ones_and_changes_the_version() -> None:
+    versions = [model_requests.version()]
     assert read_model_requests() == ModelRequests()
-    for order in (
-        lambda: orders.set_batching("a", Batching(8, 0.01)),
-        lambda: orders.request_reload("b"),
-        lambda: orders.set_batching("c", Batching(1000, None)),
-        lambda: orders.set_batching("a", Batching(4, 0.0)),
-        lambda: orders.request_reload("b"),
+    for change in (
+        lambda: model_requests.set_batching("a", Batching(8, 0.01)),
+        lambda: model_requests.request_reload("b"),
+        lambda: model_requests.set_batching("c", Batching(1000, None)),
+        lambda: model_requests.set_batching("a", Batching(4, 0.0)),
+        lambda: model_requests.request_reload("b"),
     ):
-        order()
-        versions.append(orders.version())
+        change()
+        versions.append(model_requests.version())
     assert read_model_requests() == ModelRequests({"a": Batching(4, 0.0), "c": Batching(1000, None)}, {"b": 2})
     assert len(set(versions)) == len(versions)
 
 
-def test_a_process_started_later_reads_them() -> None:
-    orders.set_batching("a", Batching(8, 0.01))
-    heard = billiard.get_context("fork").SimpleQueue()
+def test_a_process_that_starts_later_reads_the_requests() -> None:
+    model_requests.set_batching("a", Batching(8, 0.01))
+    received = billiard.get_context("fork").SimpleQueue()
     child = billiard.get_context("fork").Process(
-        target=lambda: heard.put(read_model_requests().batching["a"].max_batch_size)
+        target=lambda: received.put(read_model_requests().batching["a"].max_batch_size)
     )
     child.start()
-    assert heard.get() == 8
+    assert received.get() == 8
     child.join()
 
 
-def test_more_than_there_is_room_for_is_refused_and_changes_nothing() -> None:
+def test_a_request_that_exceeds_the_buffer_is_refused_and_changes_nothing() -> None:
     with pytest.raises(ValueError, match="the limit is"):
-        orders.request_reload("m" * orders.BUFFER_BYTES)
+        model_requests.request_reload("m" * model_requests.BUFFER_BYTES)
     assert read_model_requests() == ModelRequests()
 
 
@@ -60,22 +60,24 @@ def test_more_than_there_is_room_for_is_refused_and_changes_nothing() -> None:
     ("size", "wait_ms", "expected"),
     [("8", "2.5", Batching(8, 0.0025)), (1000, 0, Batching(1000, 0.0)), ("1", "auto", Batching(1, None))],
 )
-def test_numbers_come_as_text_or_as_numbers(size: object, wait_ms: object, expected: Batching) -> None:
-    assert read_batching(ROWS, size, wait_ms) == expected
+def test_batch_limits_are_accepted_as_text_or_as_numbers(size: object, wait_ms: object, expected: Batching) -> None:
+    assert read_batching(BATCH_MODEL, size, wait_ms) == expected
 
 
 @pytest.mark.parametrize(
-    ("model", "size", "wait_ms", "says"),
+    ("model", "size", "wait_ms", "message"),
     [
-        (ROWS, "0", "5", r"max_batch_size: .*greater than or equal to 1 \(got '0'\)"),
-        (ROWS, "1001", "5", "max_batch_size: .*less than or equal to 1000"),
-        (ROWS, "many", "5", "max_batch_size: .*integer"),
-        (ROWS, None, None, "max_batch_size: "),
-        (ROWS, "8", "soon", "max_wait_ms: .*auto"),
-        (ROWS, "8", "-1", "max_wait_ms: "),
-        (STEPS, "8", "5", "are fixed when it loads"),
+        (BATCH_MODEL, "0", "5", r"max_batch_size: .*greater than or equal to 1 \(got '0'\)"),
+        (BATCH_MODEL, "1001", "5", "max_batch_size: .*less than or equal to 1000"),
+        (BATCH_MODEL, "many", "5", "max_batch_size: .*integer"),
+        (BATCH_MODEL, None, None, "max_batch_size: "),
+        (BATCH_MODEL, "8", "soon", "max_wait_ms: .*auto"),
+        (BATCH_MODEL, "8", "-1", "max_wait_ms: "),
+        (STEP_MODEL, "8", "5", "are fixed when it loads"),
     ],
 )
-def test_what_is_no_batching_is_refused_by_name(model: ModelSettings, size: object, wait_ms: object, says: str) -> None:
-    with pytest.raises(InvalidInput, match=says):
+def test_invalid_batch_limits_are_refused_by_name(
+    model: ModelSettings, size: object, wait_ms: object, message: str
+) -> None:
+    with pytest.raises(InvalidInput, match=message):
         read_batching(model, size, wait_ms)

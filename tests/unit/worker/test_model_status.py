@@ -1,4 +1,4 @@
-"""What a worker process reports about a model that it serves."""
+"""The heartbeats of a pool process for a model that it serves."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class BusyEngine:
 
 
 @pytest.mark.parametrize(("busy_s", "ratio"), [(0.0, 0.0), (1e6, 1.0)])
-def test_a_heartbeat_reports_how_busy_the_device_was_since_the_last_one(busy_s: float, ratio: float) -> None:
+def test_a_heartbeat_reports_the_busy_ratio_of_the_device_since_the_previous_one(busy_s: float, ratio: float) -> None:
     queue, engine = Queue(), BusyEngine()
     status = ModelStatus(queue, engine, "worker@test/0")  # type: ignore[arg-type]
     engine.busy_s = busy_s

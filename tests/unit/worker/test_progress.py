@@ -1,4 +1,4 @@
-"""What a process shows of its life, by a clock of the test's own."""
+"""Progress that a pool process reports to its parent, measured with a fake clock."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SLOT = 1000
 
 
 class Clock:
-    """Says what it is set to."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.now_s = 50.0
@@ -19,74 +19,74 @@ class Clock:
         return self.now_s
 
 
-def ticking(vitals: Progress, clock: Clock, seconds: float) -> None:
+def ticking(progress: Progress, clock: Clock, seconds: float) -> None:
     """Let ``seconds`` pass, with a tick every half second."""
     for _ in range(round(seconds * 2)):
         clock.now_s += 0.5
-        vitals.tick()
+        progress.tick()
 
 
-def test_a_loop_that_waits_is_not_busy() -> None:
+def test_a_waiting_loop_is_not_busy() -> None:
     clock = Clock()
-    vitals = Progress(stall_s=5.0, clock=clock)
-    vitals.stage()
-    ticking(vitals, clock, 100)
-    assert vitals.busy_s == 0
-    assert not vitals.is_stalled
+    progress = Progress(stall_s=5.0, clock=clock)
+    progress.stage()
+    ticking(progress, clock, 100)
+    assert progress.busy_s == 0
+    assert not progress.is_stalled
 
 
-def test_a_stage_is_busy_from_when_it_began_until_it_ended() -> None:
+def test_a_stage_is_busy_from_its_start_to_its_end() -> None:
     clock = Clock()
-    vitals = Progress(stall_s=5.0, clock=clock)
-    stage = vitals.stage()
-    ticking(vitals, clock, 3)
+    progress = Progress(stall_s=5.0, clock=clock)
+    stage = progress.stage()
+    ticking(progress, clock, 3)
     with stage:
-        ticking(vitals, clock, 5)
-        assert vitals.busy_s == 5
-        assert not vitals.is_stalled
-        ticking(vitals, clock, 1)
-        assert vitals.is_stalled
-    assert vitals.busy_s == 0
+        ticking(progress, clock, 5)
+        assert progress.busy_s == 5
+        assert not progress.is_stalled
+        ticking(progress, clock, 1)
+        assert progress.is_stalled
+    assert progress.busy_s == 0
 
 
-def test_the_longest_of_several_stages_counts() -> None:
+def test_busy_time_is_that_of_the_longest_running_stage() -> None:
     clock = Clock()
-    vitals = Progress(clock=clock)
-    first, second = vitals.stage(), vitals.stage()
+    progress = Progress(clock=clock)
+    first, second = progress.stage(), progress.stage()
     with first:
-        ticking(vitals, clock, 4)
+        ticking(progress, clock, 4)
         with second:
-            ticking(vitals, clock, 2)
-            assert vitals.busy_s == 6
+            ticking(progress, clock, 2)
+            assert progress.busy_s == 6
 
 
-def test_time_in_which_the_process_was_suspended_does_not_count() -> None:
+def test_time_during_which_the_process_was_suspended_does_not_count() -> None:
     clock = Clock()
-    vitals = Progress(clock=clock)
-    with vitals.stage():
+    progress = Progress(clock=clock)
+    with progress.stage():
         clock.now_s += 1000
-        vitals.tick()
-        assert vitals.busy_s <= 1
+        progress.tick()
+        assert progress.busy_s <= 1
 
 
-def test_steps_are_timed_while_they_are_made_and_not_while_the_caller_has_them() -> None:
+def test_steps_are_timed_while_they_are_computed_and_not_while_the_caller_uses_them() -> None:
     clock = Clock()
-    vitals = Progress(clock=clock)
-    seen = []
+    progress = Progress(clock=clock)
+    busy_times = []
 
     def steps() -> list[float]:
-        ticking(vitals, clock, 3)
-        seen.append(vitals.busy_s)
+        ticking(progress, clock, 3)
+        busy_times.append(progress.busy_s)
         return [1.0]
 
-    stage = vitals.stage()
-    for _ in stage.timed(made for _ in range(2) for made in steps()):
-        ticking(vitals, clock, 7)
-        seen.append(vitals.busy_s)
-    assert seen == [3, 0, 3, 0]
+    stage = progress.stage()
+    for _ in stage.timed(step for _ in range(2) for step in steps()):
+        ticking(progress, clock, 7)
+        busy_times.append(progress.busy_s)
+    assert busy_times == [3, 0, 3, 0]
 
 
-def test_the_parent_reads_what_a_forked_process_shows() -> None:
+def test_the_parent_reads_the_progress_of_a_forked_process() -> None:
     clear_slot(SLOT)
     child = os.fork()
     if child == 0:

@@ -1,4 +1,4 @@
-"""The publisher writes events before results, repeats what Redis did not take, and drops streams that were lost."""
+"""The publisher writes events before results, retries failed writes, and drops streams of lost requests."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_events_are_written_before_the_result(publisher: Publisher, redis: Redis
     assert publisher.wait_s() is None
 
 
-def test_a_result_without_events_needs_no_stream(publisher: Publisher, redis: Redis) -> None:
+def test_the_result_of_a_request_without_events_is_stored(publisher: Publisher, redis: Redis) -> None:
     request = Request("a", "token", 1, 0.0, None, "t:normal", b"{}", 1, 2)
     publisher.add((), (), [("", request)])
     assert publisher.wait_s() == 0.0
@@ -88,7 +88,7 @@ def test_a_result_without_events_needs_no_stream(publisher: Publisher, redis: Re
     assert redis.log == ["result a"]
 
 
-def test_device_time_is_counted_from_the_last_result(publisher: Publisher, redis: Redis) -> None:
+def test_device_time_is_counted_since_the_last_result(publisher: Publisher, redis: Redis) -> None:
     for busy_s in (2.0, 5.0):
         finish(publisher, follow(publisher, "a"))
         publish(publisher, busy_s)
@@ -98,9 +98,11 @@ def test_device_time_is_counted_from_the_last_result(publisher: Publisher, redis
     assert redis.busy_s == [2.0, 3.0, 0.5]
 
 
-def test_what_redis_did_not_take_is_written_once_when_it_is_back(publisher: Publisher, redis: Redis) -> None:
+def test_entries_that_could_not_be_written_are_written_once_after_redis_returns(
+    publisher: Publisher, redis: Redis
+) -> None:
     finish(publisher, follow(publisher, "a"))
-    redis.error = RedisConnectionError("away")
+    redis.error = RedisConnectionError("unavailable")
     for _ in range(2):
         with pytest.raises(RedisConnectionError):
             publish(publisher)
@@ -116,9 +118,7 @@ def test_a_full_redis_drops_the_events_and_stores_the_result(publisher: Publishe
     assert redis.log == ["result a"]
 
 
-def test_a_request_that_was_lost_before_its_start_event_does_not_block_the_thread(
-    publisher: Publisher, redis: Redis
-) -> None:
+def test_a_request_lost_before_its_start_event_does_not_block_the_thread(publisher: Publisher, redis: Redis) -> None:
     finish(publisher, follow(publisher, "a"))
     redis.lost = {"a"}
     assert publish(publisher) == ["a"]

@@ -1,4 +1,4 @@
-"""A Redis call is repeated until Redis answers or the caller gives up."""
+"""A Redis call is retried until Redis answers or the caller gives up."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ class FailingCall:
     def __call__(self, answer: str) -> str:
         if self.failures:
             self.failures -= 1
-            raise RedisConnectionError("away")
+            raise RedisConnectionError("unavailable")
         return answer
 
 
-def test_a_call_is_repeated_until_redis_answers() -> None:
+def test_a_call_is_retried_until_redis_answers() -> None:
     pauses: list[float] = []
     assert retry_redis(FailingCall(5), "answer", sleep=pauses.append) == "answer"
     assert len(pauses) == 5
 
 
-def test_a_caller_that_gives_up_gets_none_without_another_pause() -> None:
+def test_a_call_returns_none_without_another_pause_when_the_caller_gives_up() -> None:
     pauses: list[float] = []
     assert retry_redis(FailingCall(5), "answer", give_up=lambda: len(pauses) == 2, sleep=pauses.append) is None
     assert len(pauses) == 2
 
 
-def test_other_errors_are_not_repeated() -> None:
+def test_other_errors_are_not_retried() -> None:
     with pytest.raises(ZeroDivisionError):
         retry_redis(lambda: 1 // 0)

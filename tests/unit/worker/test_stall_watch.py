@@ -1,4 +1,4 @@
-"""When the parent process kills a pool process; readings and times are made up by the test."""
+"""The parent process kills stalled pool processes; the test supplies readings and times."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def test_a_process_that_ticks_is_not_killed() -> None:
     assert check_every_second(lambda now: ProgressReading(7, now + 1, 0, 0), 100) == []
 
 
-def test_a_process_without_a_tick_is_killed_after_the_stall_time_and_not_before() -> None:
+def test_a_process_without_ticks_is_killed_only_after_the_stall_time() -> None:
     assert check_every_second(lambda now: ProgressReading(7, 5, 0, 0), 11) == []  # 10 s after the first check
     (found,) = check_every_second(lambda now: ProgressReading(7, 5, 0, 0), 12)
     assert (found.slot, found.pid) == (0, 7)
     assert "no progress for 11 s" in found.reason
 
 
-def test_a_process_that_loads_its_models_is_not_killed() -> None:
+def test_a_process_that_is_loading_its_models_is_not_killed() -> None:
     assert check_every_second(lambda now: ProgressReading(7, 0, 0, 0), 100) == []
 
 
-def test_a_new_process_in_the_same_slot_starts_from_zero() -> None:
+def test_the_stall_time_restarts_for_a_new_process_in_the_same_slot() -> None:
     assert check_every_second(lambda now: ProgressReading(7 if now < 8 else 8, 5, 0, 0), 16) == []
 
 
@@ -47,7 +47,7 @@ def test_a_long_batch_is_killed_only_after_the_process_had_time_to_report_it() -
     assert "running one batch for 14 s" in found.reason
 
 
-def test_time_in_which_the_parent_itself_was_suspended_does_not_count() -> None:
+def test_time_during_which_the_parent_was_suspended_does_not_count() -> None:
     detector = StallDetector(STALL_S)
     detector.check(0.0, [ProgressReading(7, 5, 0, 0)])
     assert detector.check(1000.0, [ProgressReading(7, 5, 0, 0)]) == []

@@ -1,4 +1,4 @@
-"""What each signal asks for, given those before it."""
+"""The stop level that each signal requests, given the signals before it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ SOON_S, LATER_S = DUPLICATE_SIGNAL_S / 2, DUPLICATE_SIGNAL_S * 2
         ([(0, SIGQUIT)], [IMMEDIATELY]),
         ([(0, SIGTERM), (LATER_S, SIGTERM)], [GRACEFULLY, IMMEDIATELY]),
         ([(0, SIGINT), (LATER_S, SIGINT)], [GRACEFULLY, IMMEDIATELY]),
-        # The terminal sends INT to everybody, and a supervisor then TERM; a group gets TERM beside its supervisor.
+        # A terminal sends SIGINT to the group, then a supervisor SIGTERM; a group and its parent may both get SIGTERM.
         ([(0, SIGINT), (SOON_S, SIGTERM)], [GRACEFULLY, GRACEFULLY]),
         ([(0, SIGTERM), (SOON_S, SIGTERM)], [GRACEFULLY, GRACEFULLY]),
         ([(0, SIGTERM), (SOON_S, SIGTERM), (LATER_S, SIGTERM)], [GRACEFULLY, GRACEFULLY, IMMEDIATELY]),
         ([(0, SIGTERM), (SOON_S, SIGQUIT)], [GRACEFULLY, IMMEDIATELY]),
     ],
 )
-def test_the_first_signal_is_graceful_and_one_more_or_quit_is_not(
+def test_the_first_signal_stops_gracefully_and_a_second_one_or_sigquit_immediately(
     received: list[tuple[float, signal.Signals]], levels: list[int]
 ) -> None:
     times = iter([now_s for now_s, _ in received])

@@ -1,4 +1,4 @@
-"""Tokens are gathered into stream entries; the test controls the clock and what Redis answers."""
+"""Tokens are collected into stream entries; the test controls the clock and the replies of Redis."""
 
 from itertools import pairwise
 
@@ -35,7 +35,7 @@ def texts(entries: list[Entry]) -> list[str]:
 
 
 def started_buffer() -> StreamBuffer:
-    """A buffer that follows request "a", whose start event is written."""
+    """Return a buffer that follows request "a", whose start event is written."""
     buffer = StreamBuffer()
     buffer.follow("a", make_request())
     write_due(buffer, 0.0)
@@ -53,7 +53,7 @@ def test_the_start_event_comes_first_and_names_the_attempt() -> None:
     assert orjson.loads(output.data) == {"index": 0, "text": "Make", "tokens": 1}
 
 
-def test_the_first_token_is_due_at_once_and_later_ones_are_gathered() -> None:
+def test_the_first_token_is_due_at_once_and_later_ones_are_collected() -> None:
     buffer = started_buffer()
     buffer.add(make_delta("Make"))
     assert texts(write_due(buffer, 1.0)) == ["Make"]
@@ -88,7 +88,7 @@ def test_choices_and_metrics_are_separate_entries_with_consecutive_places() -> N
     assert [entry.place for entry in entries] == ["1000-1", "1000-2", "1000-3"]
 
 
-def test_a_request_that_redis_refuses_events_for_is_lost_and_dropped() -> None:
+def test_a_request_whose_events_redis_refuses_is_reported_as_lost_and_dropped() -> None:
     buffer = StreamBuffer()
     buffer.follow("a", make_request())
     buffer.follow("b", make_request("b"))
