@@ -1,4 +1,4 @@
-"""The Redis servers that every case of this folder runs on."""
+"""The Redis servers on which every test of this folder runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def servers() -> Iterator[Servers]:
 
 @pytest.fixture(params=[FAKE, EMBEDDED, NEWER])
 def redis(request: pytest.FixtureRequest, servers: Servers) -> Iterator[Redis]:
-    """An empty Redis of each kind."""
+    """A client of an empty Redis of each kind."""
     if request.param == FAKE:
         yield fakeredis.FakeRedis(server=fakeredis.FakeServer())
         return
@@ -45,5 +45,5 @@ def real_redis(real_url: str) -> Iterator[Redis]:
 
 @pytest.fixture
 def queue(redis: Redis) -> RedisQueue:
-    """The queue under test, empty."""
+    """The queue under test, which is empty."""
     return RedisQueue(redis, MODEL)

@@ -1,4 +1,4 @@
-"""The intake: one submit for all callers, and the predictions that it returns."""
+"""The intake, with which all callers submit requests, and the predictions that it returns."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SETTINGS = {
 
 @pytest.fixture
 def redis(real_redis: Redis) -> Redis:
-    """The intake checks the server with INFO, which the emulation does not have."""
+    """Use real servers only: the intake calls INFO, which the emulation does not support."""
     return real_redis
 
 
@@ -34,7 +34,7 @@ def queue(redis: Redis) -> RedisQueue:
 
 @pytest.fixture
 def intake(redis: Redis, queue: RedisQueue) -> Intake:
-    """An intake whose model one worker serves."""
+    """An intake for a model that one worker serves."""
     queue.heartbeat("worker@test/0", Heartbeat(), stale_s=60)
     return new_intake(redis, queue)
 
@@ -48,13 +48,13 @@ def call(intake: Intake, *inputs: object, key: str | None = None, waits: bool = 
     return SubmitCall(MODEL, inputs, parameters, idempotency_key=key, is_batch=len(inputs) > 1, waits_for_worker=waits)
 
 
-def test_the_returned_predictions_are_those_that_a_lookup_finds(intake: Intake, queue: RedisQueue) -> None:
+def test_submit_returns_the_same_predictions_as_a_lookup(intake: Intake, queue: RedisQueue) -> None:
     accepted = intake.submit(call(intake, "one", {"prompt": "two"}), "acme", ["a", "b"])
     assert accepted == [queue.lookup("a"), queue.lookup("b")]
     assert [request.cost_tokens for request in claim(queue)] == [6, 6]
 
 
-def test_a_repeated_call_returns_the_present_state_of_the_first(
+def test_a_repeated_call_returns_the_current_state_of_the_first_calls_predictions(
     intake: Intake, queue: RedisQueue, redis: Redis
 ) -> None:
     intake.submit(call(intake, "hay", key="k"), "acme", ["a"])
@@ -66,7 +66,7 @@ def test_a_repeated_call_returns_the_present_state_of_the_first(
         intake.submit(call(intake, "hay", key="k"), "acme", ["c"])
 
 
-def test_a_bad_input_is_refused_with_its_index_and_nothing_is_queued(intake: Intake, queue: RedisQueue) -> None:
+def test_an_invalid_input_is_refused_with_its_index_and_no_request_is_queued(intake: Intake, queue: RedisQueue) -> None:
     with pytest.raises(InvalidInput, match=r"^inputs\.1: takes a string"):
         intake.submit(call(intake, "one", 2), "acme", ["a", "b"])
     with pytest.raises(UnknownModel, match="there are server"):
@@ -81,14 +81,14 @@ def test_a_model_without_a_worker_is_refused_unless_the_call_waits_for_one(redis
     assert intake.submit(call(intake, "hay", waits=True), "celery", ["a"])[0].status == "queued"
 
 
-def test_a_model_that_could_not_be_loaded_is_refused_in_any_case(redis: Redis, queue: RedisQueue) -> None:
+def test_a_model_that_could_not_be_loaded_is_refused_even_if_the_call_waits(redis: Redis, queue: RedisQueue) -> None:
     report_load_failure(redis, MODEL, "worker@test/0", "no safetensors")
     intake = new_intake(redis, queue)
     with pytest.raises(NoWorker, match="no safetensors"):
         intake.submit(call(intake, "hay", waits=True), "celery", ["a"])
 
 
-def test_a_dead_letter_is_submitted_again_at_its_cost_without_limits(
+def test_a_dead_letter_is_resubmitted_with_its_cost_regardless_of_limits(
     intake: Intake, queue: RedisQueue, redis: Redis
 ) -> None:
     intake.submit(call(intake, "hay"), "acme", ["dead"])

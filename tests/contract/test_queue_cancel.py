@@ -1,4 +1,4 @@
-"""Any unfinished state -> canceled."""
+"""A request can be canceled in any state until it finishes."""
 
 import pytest
 from redis import Redis
@@ -28,7 +28,7 @@ def test_the_finish_of_a_canceled_running_request_is_refused(queue: RedisQueue) 
     assert queue.depth().running == 0
 
 
-def test_a_running_and_a_canceled_request_show_the_time_of_the_claim(queue: RedisQueue) -> None:
+def test_running_and_canceled_requests_have_the_claim_time_as_started_s(queue: RedisQueue) -> None:
     submit(queue, "a", "b", "c")
     claimed = queue.claim(2, lease_s=60)
     assert started(queue, "a", "b", "c") == [claimed.now_s, claimed.now_s, None]
@@ -37,30 +37,30 @@ def test_a_running_and_a_canceled_request_show_the_time_of_the_claim(queue: Redi
     assert started(queue, "a", "b", "c") == [claimed.now_s, claimed.now_s, None]
 
 
-def test_a_released_request_has_not_started(queue: RedisQueue) -> None:
+def test_a_released_request_has_no_started_s(queue: RedisQueue) -> None:
     submit(queue, "a")
     queue.release(held(claim(queue)))
     assert started(queue, "a") == [None]
 
 
-def test_the_claim_of_a_request_is_found_among_many_and_after_a_requeue(queue: RedisQueue) -> None:
+def test_started_s_is_the_time_of_the_latest_claim_among_many_claims(queue: RedisQueue) -> None:
     ids = [f"{number}" for number in range(12)]
     submit(queue, *ids)
     claims = [queue.claim(3, lease_s=60) for _ in range(4)]
     assert started(queue, *ids) == [claims[number // 3].now_s for number in range(12)]
     queue.release(held([*claims[0].requests[1:], *claims[2].requests]))
-    (one,) = queue.claim(1, lease_s=60).requests
+    (first,) = queue.claim(1, lease_s=60).requests
     again = queue.claim(1000, lease_s=60)
-    assert ids_of([one, *again.requests]) == ["1", "2", "6", "7", "8"]
+    assert ids_of([first, *again.requests]) == ["1", "2", "6", "7", "8"]
     assert started(queue, "0", "2", "3", "7", "11") == [
         claims[0].now_s, again.now_s, claims[1].now_s, again.now_s, claims[3].now_s,
     ]  # fmt: skip
 
 
 def started(queue: RedisQueue, *ids: str) -> list[float | None]:
-    each = [found.started_s for id in ids if (found := queue.lookup(id)) is not None]
-    assert each == [found.started_s for found in find_predictions(queue._redis, MODEL, ids) if found is not None]
-    return each
+    times = [found.started_s for id in ids if (found := queue.lookup(id)) is not None]
+    assert times == [found.started_s for found in find_predictions(queue._redis, MODEL, ids) if found is not None]
+    return times
 
 
 def test_a_canceled_request_is_not_requeued(queue: RedisQueue) -> None:
@@ -72,7 +72,7 @@ def test_a_canceled_request_is_not_requeued(queue: RedisQueue) -> None:
     assert claim(queue) == []
 
 
-def test_a_canceled_request_with_a_deadline_does_not_expire_as_well(queue: RedisQueue) -> None:
+def test_a_canceled_request_with_a_deadline_does_not_also_expire(queue: RedisQueue) -> None:
     submit(queue, "a", deadline_s=1e-6)
     queue.cancel("a")
     assert queue.reap() == 0

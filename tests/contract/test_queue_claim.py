@@ -1,4 +1,4 @@
-"""Ready -> claimed: in fair order, each request by one worker only."""
+"""Claims take requests in fair order, and each request has only one worker."""
 
 import threading
 import time
@@ -25,7 +25,7 @@ def test_an_empty_claim_has_the_redis_time(queue: RedisQueue, redis: Redis) -> N
     assert queue.claim(1, lease_s=1).now_s >= before_s
 
 
-def test_a_claimed_request_is_held_until_its_lease_expires(queue: RedisQueue, redis: Redis) -> None:
+def test_the_lease_of_a_claim_expires_lease_s_after_the_redis_time(queue: RedisQueue, redis: Redis) -> None:
     submit(queue, "a")
     claimed = queue.claim(1, lease_s=60)
     now_s = claimed.now_s
@@ -42,9 +42,9 @@ def test_each_claim_has_its_own_token(queue: RedisQueue) -> None:
 def test_a_claimed_request_has_its_submit_time_and_its_deadline(queue: RedisQueue) -> None:
     submit(queue, "a", deadline_s=30)
     submit(queue, "b")
-    one, other = claim(queue)
-    assert one.deadline_s == pytest.approx(one.created_s + 30, abs=1e-5)
-    assert other.deadline_s is None
+    with_deadline, without = claim(queue)
+    assert with_deadline.deadline_s == pytest.approx(with_deadline.created_s + 30, abs=1e-5)
+    assert without.deadline_s is None
 
 
 def test_a_claim_of_some_priorities_ends_before_the_first_of_another(queue: RedisQueue) -> None:
@@ -65,14 +65,14 @@ def test_requests_left_by_a_claim_of_some_priorities_keep_their_places(queue: Re
     assert ids_of(claim(queue)) == ["a", "b", "c", "urgent"]
 
 
-def test_models_do_not_see_each_others_requests(redis: Redis) -> None:
-    one, other = RedisQueue(redis, "one"), RedisQueue(redis, "other")
-    submit(one, "a")
-    assert claim(other) == []
-    assert ids_of(claim(one)) == ["a"]
+def test_a_claim_takes_no_requests_of_other_models(redis: Redis) -> None:
+    first, second = RedisQueue(redis, "first"), RedisQueue(redis, "second")
+    submit(first, "a")
+    assert claim(second) == []
+    assert ids_of(claim(first)) == ["a"]
 
 
-def test_flooding_priorities_share_a_thousand_claims_by_their_weights(queue: RedisQueue) -> None:
+def test_backlogged_priorities_share_a_thousand_claims_by_their_weights(queue: RedisQueue) -> None:
     for priority in ("low", "normal", "high"):
         submit(queue, *(f"{priority}-{number}" for number in range(1000)), priority=priority)
     served = Counter(id.partition("-")[0] for id in ids_of(claim(queue, 1000)))
@@ -81,7 +81,7 @@ def test_flooding_priorities_share_a_thousand_claims_by_their_weights(queue: Red
     assert served["low"] == pytest.approx(48, abs=2)  # 1,000 * 1 / 21
 
 
-def test_two_flooding_tenants_of_one_priority_take_turns(queue: RedisQueue) -> None:
+def test_two_backlogged_tenants_of_one_priority_get_equal_shares(queue: RedisQueue) -> None:
     submit(queue, *(f"x{number}" for number in range(1000)), tenant="x")
     submit(queue, *(f"y{number}" for number in range(1000)), tenant="y")
     served = Counter(id[0] for id in ids_of(claim(queue, 1000)))
@@ -95,24 +95,24 @@ def test_a_tenant_of_long_texts_gets_no_more_tokens_than_one_of_short_ones(queue
     assert served == {"long": pytest.approx(40, abs=1), "short": pytest.approx(400, abs=1)}
 
 
-def test_a_late_low_priority_request_is_served_while_high_ones_flood(queue: RedisQueue) -> None:
+def test_a_late_low_priority_request_is_claimed_during_a_flood_of_high_priority_requests(queue: RedisQueue) -> None:
     submit(queue, *(f"high-{number}" for number in range(500)), priority="high")
     claim(queue, 100)
     submit(queue, "low", priority="low")
     for number in range(10):
         submit(queue, *(f"more-{number}-{other}" for other in range(50)), priority="high")
-    # One token of weight 1 is worth 16 of weight 16.
+    # One token of weight 1 counts as much as 16 tokens of weight 16.
     assert "low" in ids_of(claim(queue, 17))
 
 
-def test_a_new_tenant_is_not_behind_the_backlog_of_another(queue: RedisQueue) -> None:
+def test_a_new_tenant_does_not_wait_for_the_backlog_of_another(queue: RedisQueue) -> None:
     submit(queue, *(f"x{number}" for number in range(1000)), tenant="x")
     claim(queue, 10)
     submit(queue, "y", tenant="y")
     assert "y" in ids_of(claim(queue, 2))
 
 
-def test_the_tags_of_flows_are_deleted_once_all_requests_were_served(queue: RedisQueue, redis: Redis) -> None:
+def test_the_tags_of_flows_are_deleted_once_all_requests_are_claimed(queue: RedisQueue, redis: Redis) -> None:
     for tenant in "xyz":
         submit(queue, *(f"{tenant}{number}" for number in range(20)), tenant=tenant, cost=ord(tenant))
     while claim(queue, 7):
@@ -149,40 +149,40 @@ def test_a_blocking_claim_returns_without_requests_after_its_timeout(queue: Redi
 def test_a_blocking_claim_gets_requests_submitted_meanwhile(real_url: str) -> None:
     with Redis.from_url(real_url) as client:
         queue = RedisQueue(client, MODEL)
-        got: list[str] = []
-        waiter = threading.Thread(target=lambda: got.extend(ids_of(claim(queue, wait_s=60))))
+        claimed: list[str] = []
+        waiter = threading.Thread(target=lambda: claimed.extend(ids_of(claim(queue, wait_s=60))))
         waiter.start()
         while not client.info("clients")["blocked_clients"]:
             pass
         submit(queue, "a", "b")
         waiter.join(30)
-        assert got == ["a", "b"]
+        assert claimed == ["a", "b"]
 
 
-def test_a_blocking_claim_loads_a_script_that_the_server_has_forgotten(queue: RedisQueue, redis: Redis) -> None:
+def test_a_blocking_claim_reloads_scripts_after_a_script_flush(queue: RedisQueue, redis: Redis) -> None:
     submit(queue, "a")
     redis.script_flush()
     assert ids_of(claim(queue, wait_s=60)) == ["a"]
 
 
-def test_a_claim_that_leaves_requests_behind_wakes_the_next_worker(queue: RedisQueue, redis: Redis) -> None:
+def test_a_claim_that_leaves_requests_in_the_queue_wakes_the_next_worker(queue: RedisQueue, redis: Redis) -> None:
     submit(queue, "a", "b")
     claim(queue, 1, wait_s=60)
     assert wake_ups(redis) == 1
 
 
-@pytest.mark.parametrize("comes_back", ["released", "reaped"])
-def test_a_requeued_request_wakes_a_worker(queue: RedisQueue, redis: Redis, comes_back: str) -> None:
+@pytest.mark.parametrize("requeued_by", ["release", "reap"])
+def test_a_requeued_request_wakes_a_worker(queue: RedisQueue, redis: Redis, requeued_by: str) -> None:
     submit(queue, "a")
     requests = claim(queue, lease_s=NO_LEASE_S, wait_s=60)
-    if comes_back == "released":
+    if requeued_by == "release":
         queue.release(held(requests))
     else:
         queue.reap()
     assert wake_ups(redis) == 1
 
 
-def test_a_spare_worker_sleeps_until_a_claim_leaves_requests_behind(queue: RedisQueue, redis: Redis) -> None:
+def test_a_spare_worker_waits_until_a_claim_leaves_requests_in_the_queue(queue: RedisQueue, redis: Redis) -> None:
     submit(queue, "a", "b")
     assert redis.llen(f"windrow:{MODEL}:backlog") == 0
     claim(queue, 1)
@@ -191,30 +191,30 @@ def test_a_spare_worker_sleeps_until_a_claim_leaves_requests_behind(queue: Redis
     assert redis.llen(f"windrow:{MODEL}:backlog") == 0
 
 
-def test_a_spare_worker_serves_alone_if_there_is_no_other(queue: RedisQueue) -> None:
+def test_a_spare_worker_claims_if_there_is_no_other_worker(queue: RedisQueue) -> None:
     submit(queue, "a")
     assert ids_of(claim(queue, wait_s=0.01, is_spare=True)) == ["a"]
 
 
-def test_a_patient_spare_worker_leaves_fewer_than_enough_requests_to_others(queue: RedisQueue, redis: Redis) -> None:
+def test_a_patient_spare_worker_leaves_a_small_backlog_to_other_workers(queue: RedisQueue, redis: Redis) -> None:
     patient: dict[str, Any] = {"is_spare": True, "patience_s": 60, "enough": 2}
     submit(queue, "a")
     redis.delete(f"windrow:{MODEL}:wake")
     assert claim(queue, **patient) == []
     assert queue.depth().waiting == 1
-    assert redis.llen(f"windrow:{MODEL}:wake") == 1  # a worker that is not spare
-    assert redis.llen(f"windrow:{MODEL}:backlog") == 0  # and not itself again
+    assert redis.llen(f"windrow:{MODEL}:wake") == 1  # wakes a worker that is not spare
+    assert redis.llen(f"windrow:{MODEL}:backlog") == 0  # does not wake the spare worker again
     submit(queue, "b", "c")
     assert ids_of(claim(queue, 2, **patient)) == ["a", "b"]
     assert ids_of(claim(queue, 2)) == ["c"]
 
 
-def test_a_patient_spare_worker_takes_requests_that_waited_too_long(queue: RedisQueue) -> None:
+def test_a_patient_spare_worker_claims_requests_that_waited_too_long(queue: RedisQueue) -> None:
     submit(queue, "a")
     assert ids_of(claim(queue, is_spare=True, patience_s=1e-6, enough=2)) == ["a"]
 
 
-def test_the_request_that_waited_too_long_may_be_the_last_one(queue: RedisQueue, redis: Redis) -> None:
+def test_patience_is_measured_from_the_oldest_request_even_if_it_is_last(queue: RedisQueue, redis: Redis) -> None:
     submit(queue, "old", cost=1000, priority="low")
     time.sleep(0.3)
     submit(queue, "new", tenant="another")
@@ -222,10 +222,10 @@ def test_the_request_that_waited_too_long_may_be_the_last_one(queue: RedisQueue,
     assert ids_of(claim(queue, is_spare=True, patience_s=0.3, enough=3)) == ["new", "old"]
 
 
-def test_a_wake_up_is_only_a_hint(queue: RedisQueue) -> None:
+def test_a_wake_up_after_another_worker_claimed_returns_no_requests(queue: RedisQueue) -> None:
     submit(queue, "a")
     claim(queue)
-    assert claim(queue, wait_s=60) == []  # wakes for what another worker has claimed meanwhile
+    assert claim(queue, wait_s=60) == []
 
 
 def test_at_most_one_wake_up_is_pending(queue: RedisQueue, redis: Redis) -> None:
@@ -240,26 +240,26 @@ def test_concurrent_workers_never_get_the_same_request(real_url: str) -> None:
         queue = RedisQueue(client, MODEL)
         for start in range(0, len(ids), 500):
             submit(queue, *ids[start : start + 500])
-        got: list[str] = []
+        claimed: list[str] = []
         start_together = threading.Barrier(4)
 
         def work() -> None:
             start_together.wait()
             while requests := claim(queue, 7):
-                got.extend(ids_of(requests))
+                claimed.extend(ids_of(requests))
 
         threads = [threading.Thread(target=work) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert sorted(got) == sorted(ids)
+        assert sorted(claimed) == sorted(ids)
         assert queue.depth().running == len(ids)
 
 
-def test_concurrent_submits_and_finishes_lose_and_double_nothing(real_url: str) -> None:
+def test_concurrent_submits_and_finishes_lose_and_duplicate_no_request(real_url: str) -> None:
     ids = [f"{number}" for number in range(1000)]
-    ended: list[bool] = []
+    finished: list[bool] = []
     with Redis.from_url(real_url) as client:
         queue = RedisQueue(client, MODEL)
 
@@ -268,19 +268,19 @@ def test_concurrent_submits_and_finishes_lose_and_double_nothing(real_url: str) 
                 submit(queue, *ids[start : start + 20])
 
         def work() -> None:
-            while len(ended) < len(ids):
-                ended.extend(finish(queue, claim(queue, 16, wait_s=0.05)))
+            while len(finished) < len(ids):
+                finished.extend(finish(queue, claim(queue, 16, wait_s=0.05)))
 
         threads = [threading.Thread(target=target) for target in (feed, work, work, work)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert ended == [True] * len(ids)
+        assert finished == [True] * len(ids)
         assert {status_of(queue, id) for id in ids} == {"succeeded"}
 
 
-def test_scripts_that_the_server_has_forgotten_are_loaded_again(queue: RedisQueue, redis: Redis) -> None:
+def test_scripts_are_reloaded_after_a_script_flush(queue: RedisQueue, redis: Redis) -> None:
     submit(queue, "a")
     redis.script_flush()
     requests = claim(queue)
@@ -288,13 +288,13 @@ def test_scripts_that_the_server_has_forgotten_are_loaded_again(queue: RedisQueu
     assert finish(queue, requests) == [True]
 
 
-def lose_the_next_answer(queue: RedisQueue, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Redis runs the claim, but its reply is lost."""
+def lose_the_next_reply(queue: RedisQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Redis run the next claim and lose its reply."""
 
     def run_and_lose(*arguments: Any) -> Any:
         monkeypatch.undo()
         queue._calls.run(*arguments)
-        raise TimeoutError("no answer")
+        raise TimeoutError("no reply")
 
     monkeypatch.setattr(queue._calls, "run", run_and_lose)
 
@@ -303,24 +303,24 @@ def test_the_next_claim_gets_the_requests_of_a_claim_whose_reply_was_lost(
     queue: RedisQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submit(queue, *"abcd")
-    lose_the_next_answer(queue, monkeypatch)
+    lose_the_next_reply(queue, monkeypatch)
     with pytest.raises(TimeoutError):
         claim(queue, 3)
     again = claim(queue, 3)
     assert ids_of(again) == list("abc")
-    assert {one.attempt for one in again} == {1}
+    assert {request.attempt for request in again} == {1}
     assert finish(queue, again) == [True] * 3
     assert ids_of(claim(queue, 3)) == ["d"]
 
 
-def test_the_next_claim_gets_the_requests_of_a_claim_whose_payloads_were_not_read(
+def test_the_next_claim_gets_the_requests_of_a_claim_that_failed_to_read_payloads(
     queue: RedisQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submit(queue, *"abcdefgh")
 
     def lose(ids: Any) -> Any:
         monkeypatch.undo()
-        raise TimeoutError("no answer")
+        raise TimeoutError("no reply")
 
     monkeypatch.setattr(queue, "_read", lose)
     with pytest.raises(TimeoutError):
@@ -336,10 +336,10 @@ def test_few_and_many_requests_are_claimed_with_their_payloads(queue: RedisQueue
     queue.submit(
         [request(id, input=f"text of {id}") for id in ids], flow="acme:low", weight=1.0, max_depth=99, max_bytes=1 << 20
     )
-    assert {one.id: one.call()["input"] for one in claim(queue)} == {id: f"text of {id}" for id in ids}
+    assert {claimed.id: claimed.call()["input"] for claimed in claim(queue)} == {id: f"text of {id}" for id in ids}
 
 
-def test_a_request_canceled_before_its_payload_was_read_is_left_out(
+def test_a_request_canceled_before_its_payload_is_read_is_not_returned(
     queue: RedisQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submit(queue, *"abcdef")
@@ -359,7 +359,7 @@ def test_a_request_of_a_lost_reply_that_was_canceled_is_not_claimed_again(
     queue: RedisQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     submit(queue, *"ab")
-    lose_the_next_answer(queue, monkeypatch)
+    lose_the_next_reply(queue, monkeypatch)
     with pytest.raises(TimeoutError):
         claim(queue, 2)
     queue.cancel("a")
@@ -370,28 +370,28 @@ def test_a_request_of_a_lost_reply_that_was_canceled_is_not_claimed_again(
 def test_a_request_of_a_lost_reply_that_another_worker_claimed_is_not_claimed_again(
     redis: Redis, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    one, other = RedisQueue(redis, MODEL), RedisQueue(redis, MODEL)
+    first, second = RedisQueue(redis, MODEL), RedisQueue(redis, MODEL)
     ids = [f"r{number:02}" for number in range(count)]
-    submit(one, *ids)
-    lose_the_next_answer(one, monkeypatch)
+    submit(first, *ids)
+    lose_the_next_reply(first, monkeypatch)
     with pytest.raises(TimeoutError):
-        one.claim(count, lease_s=NO_LEASE_S)
+        first.claim(count, lease_s=NO_LEASE_S)
     monkeypatch.setattr(redis_queue, "MAX_REAPED_PER_CALL", count - 1)
-    assert other.reap() == count - 1
-    theirs = claim(other, count)
-    mine = claim(one, count)
-    assert (ids_of(theirs), ids_of(mine)) == (ids[:-1], ids[-1:])
-    assert finish(one, mine) == [True]
-    assert finish(other, theirs) == [True] * (count - 1)
-    assert one.depth().running == 0
+    assert second.reap() == count - 1
+    claimed_by_second = claim(second, count)
+    claimed_by_first = claim(first, count)
+    assert (ids_of(claimed_by_second), ids_of(claimed_by_first)) == (ids[:-1], ids[-1:])
+    assert finish(first, claimed_by_first) == [True]
+    assert finish(second, claimed_by_second) == [True] * (count - 1)
+    assert first.depth().running == 0
 
 
-def test_a_full_redis_still_repeats_a_claim_and_wakes_workers(
+def test_a_full_redis_still_repeats_lost_claims_and_wakes_workers(
     real_redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue = RedisQueue(real_redis, MODEL)
     submit(queue, "a", "b", priority="low")
-    lose_the_next_answer(queue, monkeypatch)
+    lose_the_next_reply(queue, monkeypatch)
     with pytest.raises(TimeoutError):
         claim(queue, 1)
     real_redis.delete(f"windrow:{MODEL}:backlog")
@@ -405,14 +405,16 @@ def test_a_full_redis_still_repeats_a_claim_and_wakes_workers(
         real_redis.config_set("maxmemory", 0)
 
 
-def test_an_error_of_the_blocking_wait_is_raised_and_loses_nothing(queue: RedisQueue, real_url: str) -> None:
+def test_an_error_of_the_blocking_wait_is_raised_and_loses_no_request(queue: RedisQueue, real_url: str) -> None:
     with Redis.from_url(real_url) as admin:
-        admin.acl_setuser("deaf", enabled=True, nopass=True, keys=["*"], channels=["*"], commands=["+@all", "-blpop"])
-        with Redis.from_url(real_url, username="deaf") as client:
-            deaf = RedisQueue(client, MODEL)
-            submit(deaf, "a")
+        admin.acl_setuser(
+            "no-blpop", enabled=True, nopass=True, keys=["*"], channels=["*"], commands=["+@all", "-blpop"]
+        )
+        with Redis.from_url(real_url, username="no-blpop") as client:
+            restricted = RedisQueue(client, MODEL)
+            submit(restricted, "a")
             for _ in range(2):
                 with pytest.raises(RedisError, match=r"(?i)permission"):
-                    claim(deaf, wait_s=1)
-            assert ids_of(claim(deaf)) == ["a"]
-        admin.acl_deluser("deaf")
+                    claim(restricted, wait_s=1)
+            assert ids_of(claim(restricted)) == ["a"]
+        admin.acl_deluser("no-blpop")

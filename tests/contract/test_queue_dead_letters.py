@@ -27,14 +27,14 @@ def test_dead_letters_are_listed_newest_first(letters: DeadLetters) -> None:
     assert [letter.id for letter in letters.newest(1)] == ["new"]
 
 
-def test_dead_letters_are_found_by_id_and_unknown_ids_are_left_out(letters: DeadLetters) -> None:
+def test_dead_letters_are_found_by_id_and_unknown_ids_are_ignored(letters: DeadLetters) -> None:
     (letter,) = letters.find(["old", "unknown"])
     assert (letter.id, letter.tenant, letter.priority, letter.cost_tokens) == ("old", "acme", "high", 7)
     assert letter.call() == {"model": MODEL, "input": "hay", "parameters": {}}
     assert letters.find([]) == []
 
 
-def test_a_dropped_dead_letter_is_gone(letters: DeadLetters, queue: RedisQueue) -> None:
+def test_a_dropped_dead_letter_is_deleted(letters: DeadLetters, queue: RedisQueue) -> None:
     assert letters.drop(["old", "unknown"]) == 1
     assert [letter.id for letter in letters.newest()] == ["new"]
     assert letters.drop([]) == 0

@@ -1,4 +1,4 @@
-"""Event streams: appending entries, refusing those of lost attempts, and the last event."""
+"""Event streams: entries are appended, entries of lost attempts are refused, and the last event is the result."""
 
 from itertools import pairwise
 
@@ -20,23 +20,23 @@ def submit_streaming(queue: RedisQueue, *ids: str, deadline_s: float | None = No
     queue.submit(submissions, flow="acme:normal", weight=1.0, max_depth=PLENTY, max_bytes=PLENTY)
 
 
-def done(one: Request) -> Request:
-    return one.set_outcome(Done({"text": "Make hay"}))
+def with_output(claimed: Request) -> Request:
+    return claimed.set_outcome(Done({"text": "Make hay"}))
 
 
-def begin(streams: EventStreams, one: Request) -> str:
+def append_start(streams: EventStreams, claimed: Request) -> str:
     """Append the first entry of an attempt; return its place."""
-    (place,) = streams.append([Entry(one.id, one.token, "", "start", b"{}")])
+    (place,) = streams.append([Entry(claimed.id, claimed.token, "", "start", b"{}")])
     assert place is not None
     return place
 
 
-def say(streams: EventStreams, one: Request, after: str, *texts: bytes) -> str:
+def append_outputs(streams: EventStreams, claimed: Request, after: str, *texts: bytes) -> str:
     """Append one output per text after the place ``after``; return the place of the last."""
     entries = []
     for text in texts:
         after = next_place(after)
-        entries.append(Entry(one.id, one.token, after, "output", text))
+        entries.append(Entry(claimed.id, claimed.token, after, "output", text))
     assert streams.append(entries) == [entry.place for entry in entries]
     return after
 
@@ -58,14 +58,14 @@ def test_events_are_read_in_order_and_end_with_the_request(
     queue: RedisQueue, streams: EventStreams, redis: Redis
 ) -> None:
     submit_streaming(queue, "a")
-    (one,) = claim(queue)
-    say(streams, one, begin(streams, one), b'"Make"', b'" hay"')
-    assert queue.finish([done(one)], may_stream=True) == [True]
-    told = events(redis, "a")
-    assert [event.type for event in told] == ["start", "output", "output", "completed"]
-    assert [event.data for event in told[1:]] == [b'"Make"', b'" hay"', b'{"status":"succeeded"}']
-    assert [event.place for event in told] == sorted({event.place for event in told})
-    assert not any(is_gap(before.place, event) for before, event in pairwise(told))
+    (claimed,) = claim(queue)
+    append_outputs(streams, claimed, append_start(streams, claimed), b'"Make"', b'" hay"')
+    assert queue.finish([with_output(claimed)], may_stream=True) == [True]
+    published = events(redis, "a")
+    assert [event.type for event in published] == ["start", "output", "output", "completed"]
+    assert [event.data for event in published[1:]] == [b'"Make"', b'" hay"', b'{"status":"succeeded"}']
+    assert [event.place for event in published] == sorted({event.place for event in published})
+    assert not any(is_gap(before.place, event) for before, event in pairwise(published))
 
 
 def test_each_request_of_a_batch_ends_its_own_stream(queue: RedisQueue, streams: EventStreams, redis: Redis) -> None:
@@ -73,60 +73,60 @@ def test_each_request_of_a_batch_ends_its_own_stream(queue: RedisQueue, streams:
     submit_streaming(queue, *ids)
     submit(queue, "unfollowed")
     requests = claim(queue)
-    begin(streams, requests[0])
+    append_start(streams, requests[0])
     queue.cancel(ids[1])
-    assert queue.finish([done(one) for one in requests], may_stream=True) == [one.id != ids[1] for one in requests]
+    assert queue.finish([with_output(claimed) for claimed in requests], may_stream=True) == [
+        claimed.id != ids[1] for claimed in requests
+    ]
     assert [types(redis, id) for id in ids] == [["start", "completed"], ["error"], *[["completed"]] * 18]
     assert not redis.exists(events_key("unfollowed"))
 
 
 def test_a_reader_continues_after_any_place(queue: RedisQueue, streams: EventStreams, redis: Redis) -> None:
     submit_streaming(queue, "a")
-    (one,) = claim(queue)
-    say(streams, one, begin(streams, one), *(b"%d" % number for number in range(5)))
-    told = events(redis, "a")
-    for number, event in enumerate(told):
-        assert events(redis, "a", event.place) == told[number + 1 :]
+    (claimed,) = claim(queue)
+    append_outputs(streams, claimed, append_start(streams, claimed), *(b"%d" % number for number in range(5)))
+    published = events(redis, "a")
+    for number, event in enumerate(published):
+        assert events(redis, "a", event.place) == published[number + 1 :]
 
 
 def test_appending_an_entry_twice_has_no_effect(queue: RedisQueue, streams: EventStreams, redis: Redis) -> None:
     submit_streaming(queue, "a")
-    (one,) = claim(queue)
-    start = begin(streams, one)
-    say(streams, one, start, b"1", b"2")
-    say(streams, one, start, b"1", b"2", b"3")
+    (claimed,) = claim(queue)
+    start = append_start(streams, claimed)
+    append_outputs(streams, claimed, start, b"1", b"2")
+    append_outputs(streams, claimed, start, b"1", b"2", b"3")
     assert [event.data for event in events(redis, "a")] == [b"{}", b"1", b"2", b"3"]
 
 
-def test_a_start_that_is_repeated_after_a_lost_reply_is_not_a_restart(
+def test_a_start_event_that_is_retried_after_a_lost_reply_is_not_a_restart(
     queue: RedisQueue, streams: EventStreams, redis: Redis
 ) -> None:
     submit_streaming(queue, "a")
-    (one,) = claim(queue)
-    assert begin(streams, one) == begin(streams, one)
+    (claimed,) = claim(queue)
+    assert append_start(streams, claimed) == append_start(streams, claimed)
     assert types(redis, "a") == ["start"]
-    queue.release(held([one]))
-    (one,) = claim(queue)
-    place = begin(streams, one)
-    assert begin(streams, one) == place
-    say(streams, one, place, b"1")
+    queue.release(held([claimed]))
+    (claimed,) = claim(queue)
+    place = append_start(streams, claimed)
+    assert append_start(streams, claimed) == place
+    append_outputs(streams, claimed, place, b"1")
     assert types(redis, "a") == ["start", "restart", "output"]
 
 
-def test_only_the_claim_that_holds_the_request_may_append(
-    queue: RedisQueue, streams: EventStreams, redis: Redis
-) -> None:
+def test_only_the_current_claim_of_a_request_may_append(queue: RedisQueue, streams: EventStreams, redis: Redis) -> None:
     submit_streaming(queue, "a", "b")
-    one, other = claim(queue)
-    start = begin(streams, one)
+    claimed, other = claim(queue)
+    start = append_start(streams, claimed)
     queue.cancel("a")
     entries = [
-        Entry("a", one.token, next_place(start), "output", b"1"),
+        Entry("a", claimed.token, next_place(start), "output", b"1"),
         Entry("b", other.token, "", "start", b"{}"),
         Entry("never", "token", "", "start", b"{}"),
     ]
-    told = streams.append(entries)
-    assert [told[0], told[2]] == [None, None]
+    places = streams.append(entries)
+    assert [places[0], places[2]] == [None, None]
     assert types(redis, "a") == ["start", "error"]
     assert types(redis, "b") == ["start"]
     assert not redis.exists(events_key("never"))
@@ -137,31 +137,31 @@ def test_a_new_attempt_restarts_the_stream_and_entries_of_the_lost_one_are_refus
 ) -> None:
     submit_streaming(queue, "a")
     (lost,) = claim(queue, lease_s=NO_LEASE_S)
-    last = say(streams, lost, begin(streams, lost), b"1")
+    last = append_outputs(streams, lost, append_start(streams, lost), b"1")
     assert reap_until(queue, lambda: queue.depth().waiting == 1) == 1
-    (one,) = claim(queue)
+    (claimed,) = claim(queue)
     assert streams.append([Entry("a", lost.token, next_place(last), "output", b"2")]) == [None]
-    say(streams, one, begin(streams, one), b"1")
+    append_outputs(streams, claimed, append_start(streams, claimed), b"1")
     assert types(redis, "a") == ["start", "output", "restart", "output"]
 
 
 def test_a_released_request_restarts_its_stream(queue: RedisQueue, streams: EventStreams, redis: Redis) -> None:
     submit_streaming(queue, "a")
-    (one,) = claim(queue)
-    begin(streams, one)
-    queue.release(held([one]))
-    begin(streams, claim(queue)[0])
+    (claimed,) = claim(queue)
+    append_start(streams, claimed)
+    queue.release(held([claimed]))
+    append_start(streams, claim(queue)[0])
     assert types(redis, "a") == ["start", "restart"]
 
 
-def test_every_other_final_state_is_an_error_event_with_the_status(
+def test_every_final_state_except_success_is_an_error_event_with_the_status(
     queue: RedisQueue, streams: EventStreams, redis: Redis
 ) -> None:
     submit_streaming(queue, "failed", "canceled")
-    for one in claim(queue):
-        begin(streams, one)
-        if one.id == "failed":
-            queue.finish([one.set_outcome(Failed(ModelFailed("no")))], may_stream=True)
+    for claimed in claim(queue):
+        append_start(streams, claimed)
+        if claimed.id == "failed":
+            queue.finish([claimed.set_outcome(Failed(ModelFailed("no")))], may_stream=True)
     queue.cancel("canceled")
     submit_streaming(queue, "expired", deadline_s=1e-6)
     assert reap_until(queue, lambda: queue.depth().waiting == 0) == 1
@@ -172,15 +172,15 @@ def test_every_other_final_state_is_an_error_event_with_the_status(
 def test_a_dead_letter_ends_its_stream(redis: Redis, streams: EventStreams) -> None:
     queue = RedisQueue(redis, MODEL, max_attempts=1)
     submit_streaming(queue, "a")
-    begin(streams, claim(queue, lease_s=NO_LEASE_S)[0])
+    append_start(streams, claim(queue, lease_s=NO_LEASE_S)[0])
     reap_until(queue, lambda: queue.depth().running == 0)
     assert types(redis, "a") == ["start", "error"]
 
 
-def test_requests_submitted_without_an_event_stream_have_none(queue: RedisQueue, redis: Redis) -> None:
+def test_requests_that_are_not_followed_have_no_event_stream(queue: RedisQueue, redis: Redis) -> None:
     submit(queue, "a", "b")
-    one, _ = claim(queue)
-    queue.finish([done(one)], may_stream=True)
+    claimed, _ = claim(queue)
+    queue.finish([with_output(claimed)], may_stream=True)
     queue.cancel("b")
     assert redis.keys("windrow:events:*") == []
 
@@ -188,10 +188,10 @@ def test_requests_submitted_without_an_event_stream_have_none(queue: RedisQueue,
 def test_a_stream_expires_with_the_result(redis: Redis, streams: EventStreams) -> None:
     queue = RedisQueue(redis, MODEL, result_ttl_s=100)
     submit_streaming(queue, "a")
-    (one,) = claim(queue)
-    begin(streams, one)
+    (claimed,) = claim(queue)
+    append_start(streams, claimed)
     assert redis.ttl(events_key("a")) > 100
-    queue.finish([done(one)], may_stream=True)
+    queue.finish([with_output(claimed)], may_stream=True)
     assert 0 < redis.ttl(events_key("a")) <= 100
 
 
@@ -200,11 +200,11 @@ def test_a_stream_is_bounded_and_a_slow_reader_notices_the_gap(
 ) -> None:
     monkeypatch.setattr("windrow.scheduler.queue.events.MAX_ENTRIES", 100)
     submit_streaming(queue, "a")
-    (one,) = claim(queue)
-    start = begin(streams, one)
+    (claimed,) = claim(queue)
+    start = append_start(streams, claimed)
     last = start
     for _ in range(50):
-        last = say(streams, one, last, *[b"x" * 100] * 20)
+        last = append_outputs(streams, claimed, last, *[b"x" * 100] * 20)
     assert redis.xlen(events_key("a")) < 300
     first = events(redis, "a", start)[0]
     assert is_gap(start, first)
@@ -214,25 +214,25 @@ def test_a_stream_is_bounded_and_a_slow_reader_notices_the_gap(
 
 def test_new_entries_and_cancellations_are_published(queue: RedisQueue, streams: EventStreams, redis: Redis) -> None:
     submit_streaming(queue, "a", "b", "waits")
-    one, other = claim(queue, 2)
+    claimed, other = claim(queue, 2)
     with redis.pubsub() as inbox:
         inbox.subscribe(events_channel(MODEL), canceled_channel(MODEL))
-        streams.append([Entry(each.id, each.token, "", "start", b"{}") for each in (one, other)])
+        streams.append([Entry(request.id, request.token, "", "start", b"{}") for request in (claimed, other)])
         queue.cancel("waits")
         queue.cancel("a")
-        heard: list[tuple[bytes, bytes]] = []
-        while len(heard) < 2:
+        received: list[tuple[bytes, bytes]] = []
+        while len(received) < 2:
             message = inbox.get_message(ignore_subscribe_messages=True, timeout=5)
             if message is not None:
-                heard.append((message["channel"], message["data"]))
-    assert heard == [(b"windrow:m:events", b"a b"), (b"windrow:m:canceled", b"a")]
+                received.append((message["channel"], message["data"]))
+    assert received == [(b"windrow:m:events", b"a b"), (b"windrow:m:canceled", b"a")]
 
 
 def test_a_late_finish_does_not_change_the_stream(queue: RedisQueue, streams: EventStreams, redis: Redis) -> None:
     submit_streaming(queue, "a")
-    (one,) = claim(queue)
-    begin(streams, one)
+    (claimed,) = claim(queue)
+    append_start(streams, claimed)
     queue.cancel("a")
-    assert finish(queue, [one]) == [False]
-    assert queue.finish([done(one)], may_stream=True) == [False]
+    assert finish(queue, [claimed]) == [False]
+    assert queue.finish([with_output(claimed)], may_stream=True) == [False]
     assert types(redis, "a") == ["start", "error"]

@@ -1,4 +1,4 @@
-"""Load failures: the reports of workers about models that they could not load."""
+"""Load failures: workers report the models that they could not load."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ KEY = "windrow:m:failures"
 
 
 def reasons(redis: Redis) -> dict[str, str]:
-    return {worker: one.reason for worker, one in read_failures(redis, "m").items()}
+    return {worker: failure.reason for worker, failure in read_failures(redis, "m").items()}
 
 
 def test_the_last_reason_of_each_worker_is_kept(redis: Redis) -> None:
-    began_s = redis_now_s(redis)
+    start_s = redis_now_s(redis)
     report_load_failure(redis, "m", "b/0", "no safetensors")
     report_load_failure(redis, "m", "a/0", "out of memory")
     report_load_failure(redis, "m", "a/0", "out of memory again")
     assert reasons(redis) == {"a/0": "out of memory again", "b/0": "no safetensors"}
     assert read_failures(redis, "other") == {}
     assert RedisQueue(redis, "m").workers(within_s=60) == {}
-    assert all(began_s <= one.told_s <= redis_now_s(redis) for one in read_failures(redis, "m").values())
+    assert all(start_s <= failure.told_s <= redis_now_s(redis) for failure in read_failures(redis, "m").values())
 
 
 def test_a_worker_that_stops_reporting_is_forgotten(redis: Redis) -> None:

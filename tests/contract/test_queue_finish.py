@@ -21,8 +21,8 @@ from windrow.scheduler.queue.keys import read_announcement
 from windrow.scheduler.queue.redis_queue import expired
 
 
-class Ear:
-    """A subscriber of some channels."""
+class Subscriber:
+    """A subscriber of the given channels."""
 
     def __init__(self, redis: Redis, *channels: str) -> None:
         self._pubsub = redis.pubsub()
@@ -35,7 +35,7 @@ class Ear:
             pass
         return message
 
-    def hear(self) -> tuple[str, bytes]:
+    def receive(self) -> tuple[str, bytes]:
         """Return the next message: channel and data."""
         message = self._next()
         return message["channel"].decode(), message["data"]
@@ -53,15 +53,15 @@ def real_queue(real_redis: Redis) -> RedisQueue:
     return RedisQueue(real_redis, MODEL)
 
 
-def test_a_finished_request_is_read_back_with_its_output(queue: RedisQueue) -> None:
+def test_a_lookup_of_a_finished_request_returns_its_output(queue: RedisQueue) -> None:
     submit(queue, "a")
-    (one,) = claim(queue)
-    assert queue.finish([one.set_outcome(Done({"label": "good"}), 12.5, {"batch_size": 1})]) == [True]
+    (claimed,) = claim(queue)
+    assert queue.finish([claimed.set_outcome(Done({"label": "good"}), 12.5, {"batch_size": 1})]) == [True]
     found = queue.lookup("a")
     assert found is not None
     assert (found.status, found.output, found.error) == ("succeeded", {"label": "good"}, None)
     assert (found.started_s, found.metrics, found.tenant, found.input) == (12.5, {"batch_size": 1}, "acme", "hay")
-    assert found.created_s == pytest.approx(one.created_s)
+    assert found.created_s == pytest.approx(claimed.created_s)
     assert found.completed_s is not None
     assert found.completed_s >= found.created_s
 
@@ -69,12 +69,12 @@ def test_a_finished_request_is_read_back_with_its_output(queue: RedisQueue) -> N
 def test_the_requests_of_a_batch_finish_in_one_call_with_their_own_outcomes(queue: RedisQueue) -> None:
     submit(queue, "a", "b", "c")
     a, b, c = claim(queue)
-    endings = [
+    finished = [
         a.set_outcome(Done(1)),
         b.set_outcome(Failed(ModelFailed("no"))),
         c.set_outcome(expired()),
     ]
-    assert queue.finish(endings) == [True, True, True]
+    assert queue.finish(finished) == [True, True, True]
     assert [status_of(queue, id) for id in "abc"] == ["succeeded", "failed", "expired"]
     depth = queue.depth()
     assert (depth.waiting, depth.running, depth.payload_bytes) == (0, 0, 0)
@@ -97,46 +97,46 @@ def test_a_result_expires_after_its_ttl(redis: Redis) -> None:
     assert 0 < redis.ttl(result_key("a")) <= 100
 
 
-def test_a_result_is_published_on_its_own_channel_and_once_per_batch_on_that_of_the_model(
+def test_results_are_published_on_their_own_channels_and_once_per_batch_on_the_channel_of_the_model(
     queue: RedisQueue, redis: Redis
 ) -> None:
     submit(queue, "a", "b")
     requests = claim(queue)
-    ear = Ear(redis, result_key("a"), result_key("b"), finished_channel(MODEL))
+    subscriber = Subscriber(redis, result_key("a"), result_key("b"), finished_channel(MODEL))
     finish(queue, requests)
-    heard = [ear.hear() for _ in range(3)]
-    assert [channel for channel, _ in heard] == [result_key("a"), result_key("b"), finished_channel(MODEL)]
-    assert heard[0][1] == redis.get(result_key("a"))
-    assert heard[2][1] == b"a b"
+    received = [subscriber.receive() for _ in range(3)]
+    assert [channel for channel, _ in received] == [result_key("a"), result_key("b"), finished_channel(MODEL)]
+    assert received[0][1] == redis.get(result_key("a"))
+    assert received[2][1] == b"a b"
 
 
 def test_a_single_finished_request_is_published_with_its_document(queue: RedisQueue, redis: Redis) -> None:
     submit(queue, "a")
-    ear = Ear(redis, finished_channel(MODEL))
+    subscriber = Subscriber(redis, finished_channel(MODEL))
     finish(queue, claim(queue), Done("two\nlines"))
-    assert read_announcement(ear.hear()[1]) == (["a"], redis.get(result_key("a")))
+    assert read_announcement(subscriber.receive()[1]) == (["a"], redis.get(result_key("a")))
 
 
-def test_a_long_document_is_not_published_to_all(queue: RedisQueue, redis: Redis) -> None:
+def test_a_long_document_is_not_published_on_the_channel_of_the_model(queue: RedisQueue, redis: Redis) -> None:
     submit(queue, "a")
-    ear = Ear(redis, finished_channel(MODEL))
+    subscriber = Subscriber(redis, finished_channel(MODEL))
     finish(queue, claim(queue), Done("x" * 20_000))
-    assert read_announcement(ear.hear()[1]) == (["a"], None)
+    assert read_announcement(subscriber.receive()[1]) == (["a"], None)
 
 
 def test_the_result_is_stored_when_it_is_published(queue: RedisQueue, redis: Redis) -> None:
     submit(queue, "a")
-    ear = Ear(redis, finished_channel(MODEL))
+    subscriber = Subscriber(redis, finished_channel(MODEL))
     finish(queue, claim(queue))
-    ear.hear()
+    subscriber.receive()
     assert status_of(queue, "a") == "succeeded"
 
 
-def test_the_first_finish_is_kept_and_a_second_one_is_counted_and_refused(queue: RedisQueue) -> None:
+def test_the_first_finish_is_kept_and_a_second_one_is_refused_and_counted(queue: RedisQueue) -> None:
     submit(queue, "a")
-    (one,) = claim(queue)
-    assert queue.finish([one.set_outcome(Done("first"))]) == [True]
-    assert queue.finish([one.set_outcome(Done("second"))]) == [False]
+    (claimed,) = claim(queue)
+    assert queue.finish([claimed.set_outcome(Done("first"))]) == [True]
+    assert queue.finish([claimed.set_outcome(Done("second"))]) == [False]
     found = queue.lookup("a")
     assert found is not None
     assert found.output == "first"
@@ -146,8 +146,8 @@ def test_the_first_finish_is_kept_and_a_second_one_is_counted_and_refused(queue:
 def test_the_same_request_twice_in_one_call_finishes_once(queue: RedisQueue) -> None:
     submit(queue, "a", "b")
     a, b = claim(queue)
-    endings = [a.set_outcome(Done(1)), replace(a).set_outcome(Done(2)), b.set_outcome(Done(3))]
-    assert queue.finish(endings) == [True, False, True]
+    finished = [a.set_outcome(Done(1)), replace(a).set_outcome(Done(2)), b.set_outcome(Done(3))]
+    assert queue.finish(finished) == [True, False, True]
     found = queue.lookup("a")
     assert found is not None
     assert found.output == 1
@@ -156,10 +156,10 @@ def test_the_same_request_twice_in_one_call_finishes_once(queue: RedisQueue) -> 
 
 
 @pytest.mark.parametrize("token", ["", "0123456789abcdef"])
-def test_a_finish_with_a_token_that_does_not_hold_the_request_is_refused(queue: RedisQueue, token: str) -> None:
+def test_a_finish_with_the_wrong_attempt_token_is_refused(queue: RedisQueue, token: str) -> None:
     submit(queue, "a")
-    (one,) = claim(queue)
-    assert queue.finish([replace(one, token=token).set_outcome(Done(1))]) == [False]
+    (claimed,) = claim(queue)
+    assert queue.finish([replace(claimed, token=token).set_outcome(Done(1))]) == [False]
     assert status_of(queue, "a") == "processing"
 
 
@@ -175,8 +175,8 @@ def test_a_batch_with_one_late_request_stores_the_others(queue: RedisQueue) -> N
     submit(queue, "a", "b", "c")
     a, b, c = claim(queue)
     queue.cancel("b")
-    endings = [one.set_outcome(Done(1)) for one in (a, b, c)]
-    assert queue.finish(endings) == [True, False, True]
+    finished = [claimed.set_outcome(Done(1)) for claimed in (a, b, c)]
+    assert queue.finish(finished) == [True, False, True]
     assert [status_of(queue, id) for id in "abc"] == ["succeeded", "canceled", "succeeded"]
 
 
@@ -188,11 +188,11 @@ def test_the_time_of_one_token_is_averaged_from_the_time_of_batches(queue: Redis
     submit(queue, *"abcdefgh", cost=10)
     for count, busy_s in ((4, 4.0), (2, 12.0)):
         requests = claim(queue, count)
-        queue.finish([one.set_outcome(Done(1)) for one in requests], busy_s=busy_s)
+        queue.finish([claimed.set_outcome(Done(1)) for claimed in requests], busy_s=busy_s)
     assert queue.depth().token_s == pytest.approx(0.2)  # 0.8 * 4 / 40 + 0.2 * 12 / 20
 
 
-def test_a_success_is_a_success_in_celery(real_queue: RedisQueue, celery_app: Celery) -> None:
+def test_a_succeeded_request_has_status_success_in_celery(real_queue: RedisQueue, celery_app: Celery) -> None:
     submit(real_queue, "a")
     finish(real_queue, claim(real_queue), Done({"embedding": [0.5]}))
     result = AsyncResult("a", app=celery_app)
@@ -206,8 +206,8 @@ def test_a_success_is_a_success_in_celery(real_queue: RedisQueue, celery_app: Ce
 def test_a_waiting_celery_caller_is_notified(real_queue: RedisQueue, celery_app: Celery) -> None:
     submit(real_queue, "a")
     result = AsyncResult("a", app=celery_app)
-    heard: list[Any] = []
-    result.then(heard.append)
+    received: list[Any] = []
+    result.then(received.append)
     finish(real_queue, claim(real_queue), Done(1))
     assert result.get(timeout=10) == 1
 
@@ -241,19 +241,19 @@ def test_an_expired_request_is_revoked_in_celery(real_queue: RedisQueue, celery_
         AsyncResult("a", app=celery_app).get(timeout=10)
 
 
-def test_a_request_that_waits_is_pending_in_celery(real_queue: RedisQueue, celery_app: Celery) -> None:
+def test_a_queued_request_is_pending_in_celery(real_queue: RedisQueue, celery_app: Celery) -> None:
     submit(real_queue, "a")
     assert AsyncResult("a", app=celery_app).status == "PENDING"
 
 
-def test_forgetting_a_result_in_celery_forgets_it_here(real_queue: RedisQueue, celery_app: Celery) -> None:
+def test_forgetting_a_result_in_celery_deletes_the_prediction(real_queue: RedisQueue, celery_app: Celery) -> None:
     submit(real_queue, "a")
     finish(real_queue, claim(real_queue))
     AsyncResult("a", app=celery_app).forget()
     assert real_queue.lookup("a") is None
 
 
-def test_the_date_is_the_time_of_the_end_in_iso_format(queue: RedisQueue, redis: Redis) -> None:
+def test_date_done_is_the_finish_time_in_iso_format(queue: RedisQueue, redis: Redis) -> None:
     submit(queue, "a")
     finish(queue, claim(queue))
     document = json.loads(redis.get(result_key("a")) or b"")

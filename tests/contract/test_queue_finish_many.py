@@ -1,4 +1,4 @@
-"""Finishing a large batch: plain commands write the documents beside the scripts, with the same guarantees."""
+"""Large batches finish with plain commands in addition to scripts, and with the same guarantees."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ IDS = [f"r{number:02}" for number in range(COUNT)]
 
 @pytest.fixture
 def requests(queue: RedisQueue) -> list[Request]:
-    """More than a few requests, all claimed."""
+    """More claimed requests than ``FEW_DOCUMENTS``."""
     submit(queue, *IDS)
     return claim(queue)
 
 
 def by_position(requests: list[Request]) -> list[Request]:
-    return [one.set_outcome(Done({"at": number})) for number, one in enumerate(requests)]
+    return [request.set_outcome(Done({"at": number})) for number, request in enumerate(requests)]
 
 
-def heard(redis: Redis, *channels: str) -> Any:
-    """Subscribe; the messages that arrive are read by `messages`."""
+def subscribe(redis: Redis, *channels: str) -> Any:
+    """Subscribe to the channels; `messages` reads what arrives."""
     inbox = redis.pubsub(ignore_subscribe_messages=True)
     inbox.subscribe(*channels)
     for _ in channels:
@@ -70,10 +70,10 @@ def test_each_result_has_its_output_its_input_and_a_ttl(redis: Redis) -> None:
 def test_results_are_published_together_and_to_each_subscriber(
     queue: RedisQueue, redis: Redis, requests: list[Request]
 ) -> None:
-    inbox = heard(redis, result_key(IDS[3]), finished_channel(MODEL))
+    inbox = subscribe(redis, result_key(IDS[3]), finished_channel(MODEL))
     finish(queue, requests)
-    (one, document), (all_, ids) = messages(inbox, 2)
-    assert (one, all_) == (result_key(IDS[3]), finished_channel(MODEL))
+    (own_channel, document), (model_channel, ids) = messages(inbox, 2)
+    assert (own_channel, model_channel) == (result_key(IDS[3]), finished_channel(MODEL))
     assert document == redis.get(result_key(IDS[3]))
     assert json.loads(document)["status"] == "SUCCESS"
     assert read_announcement(ids) == (IDS, None)
@@ -92,7 +92,7 @@ def test_the_first_finish_is_kept_in_a_large_batch(queue: RedisQueue, redis: Red
     queue.cancel(IDS[2])
     finish(queue, requests[5:6], Done("first"))
     before = {id: (redis.get(result_key(id)), redis.ttl(result_key(id))) for id in (IDS[2], IDS[5])}
-    inbox = heard(redis, result_key(IDS[2]), finished_channel(MODEL))
+    inbox = subscribe(redis, result_key(IDS[2]), finished_channel(MODEL))
     assert queue.finish(by_position(requests)) == [number not in (2, 5) for number in range(COUNT)]
     for id, (document, ttl_s) in before.items():
         assert redis.get(result_key(id)) == document
@@ -109,51 +109,51 @@ def test_a_request_that_was_released_meanwhile_gets_no_result(
     queue.release(held(requests[1:2]))
     (again,) = claim(queue)
     never = Request("never", "", 1, 0.0, None, "acme:normal", b"{}", 1, 2)
-    endings = by_position([*requests, never])
-    assert queue.finish(endings) == [True, False] + [True] * (COUNT - 2) + [False]
+    finished = by_position([*requests, never])
+    assert queue.finish(finished) == [True, False] + [True] * (COUNT - 2) + [False]
     assert status_of(queue, IDS[1]) == "processing"
     assert not redis.exists(result_key(IDS[1]), result_key("never"))
     assert finish(queue, [again]) == [True]
 
 
-def test_if_all_requests_are_late_nothing_is_stored_or_published(
+def test_if_all_requests_are_late_no_result_is_stored_or_published(
     queue: RedisQueue, redis: Redis, requests: list[Request]
 ) -> None:
     queue.release(held(requests))
-    inbox = heard(redis, finished_channel(MODEL))
+    inbox = subscribe(redis, finished_channel(MODEL))
     assert finish(queue, requests) == [False] * COUNT
     assert messages(inbox, 0) == []
     assert not redis.exists(*map(result_key, IDS))
     assert ids_of(claim(queue)) == IDS
 
 
-def test_the_only_request_that_is_not_late_is_published_with_its_document(
+def test_a_single_request_that_is_not_late_is_published_with_its_document(
     queue: RedisQueue, redis: Redis, requests: list[Request]
 ) -> None:
     queue.release(held(requests[1:]))
-    inbox = heard(redis, finished_channel(MODEL))
+    inbox = subscribe(redis, finished_channel(MODEL))
     finish(queue, requests)
     ((_, message),) = messages(inbox, 1)
     assert read_announcement(message) == ([IDS[0]], redis.get(result_key(IDS[0])))
 
 
 def test_the_same_request_twice_among_many_finishes_once(queue: RedisQueue, requests: list[Request]) -> None:
-    endings = [*by_position(requests), replace(requests[0]).set_outcome(Done("again"))]
-    assert queue.finish(endings) == [True] * COUNT + [False]
+    finished = [*by_position(requests), replace(requests[0]).set_outcome(Done("again"))]
+    assert queue.finish(finished) == [True] * COUNT + [False]
     found = queue.lookup(IDS[0])
     assert found is not None
     assert found.output == {"at": 0}
 
 
-def test_an_id_submitted_again_after_its_finish_gets_the_new_result(queue: RedisQueue, requests: list[Request]) -> None:
+def test_a_resubmitted_id_gets_the_new_result(queue: RedisQueue, requests: list[Request]) -> None:
     finish(queue, requests, Done("old"))
     submit(queue, *IDS)
     finish(queue, claim(queue), Done("new"))
     found = [queue.lookup(id) for id in IDS]
-    assert [one.output for one in found if one is not None] == ["new"] * COUNT
+    assert [prediction.output for prediction in found if prediction is not None] == ["new"] * COUNT
 
 
-def test_an_id_submitted_again_is_not_finished_by_its_former_claim(queue: RedisQueue, requests: list[Request]) -> None:
+def test_a_resubmitted_id_is_not_finished_by_its_earlier_claim(queue: RedisQueue, requests: list[Request]) -> None:
     finish(queue, requests[:-1], Done("old"))
     submit(queue, *IDS[:-1])
     again = claim(queue, 4)
@@ -161,7 +161,7 @@ def test_an_id_submitted_again_is_not_finished_by_its_former_claim(queue: RedisQ
     assert finish(queue, requests[-1:]) == [True]
     assert finish(queue, [*again, *claim(queue)], Done("new")) == [True] * (COUNT - 1)
     found = [queue.lookup(id) for id in IDS[:-1]]
-    assert [one.output for one in found if one is not None] == ["new"] * (COUNT - 1)
+    assert [prediction.output for prediction in found if prediction is not None] == ["new"] * (COUNT - 1)
     assert queue.depth().running == 0
 
 
@@ -176,9 +176,7 @@ def test_a_deleted_record_does_not_block_the_other_requests_of_a_batch(
     assert ids_of(claim(queue)) == IDS[:1]
 
 
-def test_results_are_stored_although_redis_has_forgotten_the_scripts(
-    queue: RedisQueue, redis: Redis, requests: list[Request]
-) -> None:
+def test_results_are_stored_after_a_script_flush(queue: RedisQueue, redis: Redis, requests: list[Request]) -> None:
     queue.cancel(IDS[0])
     redis.script_flush()
     assert finish(queue, requests) == [False] + [True] * (COUNT - 1)

@@ -1,4 +1,4 @@
-"""Leases: renewed, released, expired and reaped, up to the dead letter."""
+"""Leases are renewed, released, or expire and are reaped; after the last attempt a request is a dead letter."""
 
 import pytest
 from redis import Redis
@@ -79,7 +79,7 @@ def test_a_claim_has_one_lease_so_renewing_one_of_its_requests_renews_all(queue:
     assert queue.reap() == 0
 
 
-def test_a_claim_that_holds_no_request_has_no_lease(queue: RedisQueue, redis: Redis) -> None:
+def test_a_claim_without_remaining_requests_has_no_lease(queue: RedisQueue, redis: Redis) -> None:
     submit(queue, *"abcd")
     a, _, c, d = claim(queue)
     finish(queue, [a])
@@ -91,7 +91,7 @@ def test_a_claim_that_holds_no_request_has_no_lease(queue: RedisQueue, redis: Re
         assert not redis.exists(f"windrow:{MODEL}:{name}"), name
 
 
-def test_renewing_returns_the_ids_that_are_no_longer_held(queue: RedisQueue) -> None:
+def test_renewing_returns_the_ids_whose_lease_was_lost(queue: RedisQueue) -> None:
     submit(queue, "ended", "canceled", "reaped", "mine")
     requests = claim(queue)
     tokens = held(requests)
@@ -101,7 +101,7 @@ def test_renewing_returns_the_ids_that_are_no_longer_held(queue: RedisQueue) -> 
     assert queue.renew({**tokens, "never": "token"}, lease_s=LEASE_S) == ["ended", "canceled", "reaped", "never"]
 
 
-def test_renewing_with_the_token_of_a_claim_that_was_lost_does_not_disturb_the_new_one(queue: RedisQueue) -> None:
+def test_renewing_with_a_lost_token_does_not_affect_the_new_claim(queue: RedisQueue) -> None:
     submit(queue, "a")
     first = claim(queue, lease_s=NO_LEASE_S)
     queue.reap()
@@ -128,18 +128,18 @@ def test_the_finish_of_a_worker_that_lost_its_lease_is_refused(queue: RedisQueue
     assert queue.depth().counts["late"] == 1
 
 
-def test_a_finish_after_the_lease_expired_and_before_the_reaper_is_kept(queue: RedisQueue) -> None:
+def test_a_finish_between_the_expiry_and_the_reap_of_its_lease_is_kept(queue: RedisQueue) -> None:
     submit(queue, "a")
     requests = claim(queue, lease_s=NO_LEASE_S)
     assert finish(queue, requests) == [True]
     assert queue.reap() == 0
 
 
-def test_after_its_last_attempt_a_request_fails_and_is_kept_as_a_dead_letter(redis: Redis) -> None:
+def test_a_request_fails_after_its_last_attempt_and_becomes_a_dead_letter(redis: Redis) -> None:
     queue = RedisQueue(redis, MODEL, max_attempts=3)
     submit(queue, "poison")
     for attempt in (1, 2, 3):
-        assert [one.attempt for one in claim(queue, lease_s=NO_LEASE_S, alone=True)] == [attempt]
+        assert [claimed.attempt for claimed in claim(queue, lease_s=NO_LEASE_S, alone=True)] == [attempt]
         assert queue.reap() == 1
     assert claim(queue) == []
     found = queue.lookup("poison")
@@ -165,15 +165,15 @@ def test_a_dead_letter_is_published_like_any_other_result(redis: Redis) -> None:
     pubsub = redis.pubsub()
     pubsub.subscribe(result_key("a"), finished_channel(MODEL))
     queue.reap()
-    heard = []
-    while len(heard) < 2:
+    received = []
+    while len(received) < 2:
         message = pubsub.get_message(ignore_subscribe_messages=True, timeout=5)
         if message is not None:
-            heard.append(message["channel"].decode())
-    assert heard == [result_key("a"), finished_channel(MODEL)]
+            received.append(message["channel"].decode())
+    assert received == [result_key("a"), finished_channel(MODEL)]
 
 
-def test_dead_letters_are_bounded_to_the_newest(redis: Redis) -> None:
+def test_only_the_newest_dead_letters_are_kept(redis: Redis) -> None:
     queue = RedisQueue(redis, MODEL, max_attempts=1)
     for start in range(0, 1500, 500):
         submit(queue, *(f"{number}" for number in range(start, start + 500)))
@@ -185,19 +185,19 @@ def test_dead_letters_are_bounded_to_the_newest(redis: Redis) -> None:
     assert redis.hlen(f"windrow:{MODEL}:dead_letters") == 1000
 
 
-def test_more_lost_requests_than_one_call_takes_are_all_reaped(queue: RedisQueue) -> None:
+def test_more_lost_requests_than_one_script_call_handles_are_all_reaped(queue: RedisQueue) -> None:
     submit(queue, *(f"{number}" for number in range(1000)))
     claim(queue, lease_s=NO_LEASE_S)
     assert reap_until(queue, lambda: waits(queue, 1000)) == 1000
     assert len(claim(queue)) == 1000
 
 
-def test_two_reapers_move_a_request_once(redis: Redis) -> None:
-    one, other = RedisQueue(redis, MODEL), RedisQueue(redis, MODEL)
-    submit(one, "a")
-    claim(one, lease_s=NO_LEASE_S)
-    assert [one.reap(), other.reap()] == [1, 0]
-    assert [request.attempt for request in claim(one)] == [2]
+def test_two_reapers_requeue_a_request_once(redis: Redis) -> None:
+    first, second = RedisQueue(redis, MODEL), RedisQueue(redis, MODEL)
+    submit(first, "a")
+    claim(first, lease_s=NO_LEASE_S)
+    assert [first.reap(), second.reap()] == [1, 0]
+    assert [request.attempt for request in claim(first)] == [2]
 
 
 def test_released_requests_are_first_in_their_order_and_as_the_same_attempt(queue: RedisQueue) -> None:
@@ -206,10 +206,10 @@ def test_released_requests_are_first_in_their_order_and_as_the_same_attempt(queu
     assert queue.release(held(requests)) == 4
     again = claim(queue)
     assert ids_of(again) == list("dcbae")
-    assert {one.attempt for one in again} == {1}
+    assert {claimed.attempt for claimed in again} == {1}
 
 
-def test_only_held_requests_are_released(queue: RedisQueue) -> None:
+def test_only_leased_requests_are_released(queue: RedisQueue) -> None:
     submit(queue, "a", "b")
     requests = claim(queue)
     queue.cancel("a")
@@ -257,7 +257,7 @@ def test_lost_attempts_are_counted_across_a_release(queue: RedisQueue) -> None:
     claim(queue, lease_s=NO_LEASE_S)
     queue.reap()
     queue.release(held(claim(queue)))
-    assert [one.attempt for one in claim(queue)] == [2]
+    assert [claimed.attempt for claimed in claim(queue)] == [2]
 
 
 def test_requests_released_by_two_workers_keep_their_order(queue: RedisQueue) -> None:
@@ -326,7 +326,7 @@ def test_a_deadline_that_just_passed_is_not_read_as_no_deadline(queue: RedisQueu
 
 
 @pytest.mark.parametrize("count", [1, 499, 500, 501])
-def test_any_number_of_deadlines_is_kept(queue: RedisQueue, count: int) -> None:
+def test_every_deadline_is_enforced_for_any_number_of_requests(queue: RedisQueue, count: int) -> None:
     submit(queue, *(f"{number}" for number in range(count)), deadline_s=1e-6)
     assert reap_until(queue, lambda: waits(queue, 0)) == count
     assert queue.depth().counts["expired"] == count

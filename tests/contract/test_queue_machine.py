@@ -1,6 +1,7 @@
-"""Hypothesis compares the queue with a model: no request is lost or doubled, each finishes once, flows are FIFO.
+"""Hypothesis compares the queue with a model: no request is lost or duplicated, each finishes once, flows are FIFO.
 
-Times are real, so a lease lasts a minute, longer than the run, or no time: then it has expired when the reply arrives.
+The test uses real time: a lease lasts either longer than the run, or so short that it has expired when the reply
+arrives.
 """
 
 from __future__ import annotations
@@ -37,19 +38,19 @@ class ExpectedRequest:
     tag: float
     state: str = "queued"
     lost_attempts: int = 0
-    #: The claim that holds it, while it is held.
+    #: The current claim of the request, if it has one.
     claimed: Request | None = None
 
 
 @dataclass
 class Model:
-    """The queue as a list: everything that was ever submitted, and the tags of the flows."""
+    """The expected state of the queue: every request ever submitted, and the last tag of each flow."""
 
     requests: dict[str, ExpectedRequest] = field(default_factory=dict)
     virtual_time: float = 0.0
     last_tags: dict[str, float] = field(default_factory=dict)
     #: Tokens of claims whose lease has expired.
-    over: set[str] = field(default_factory=set)
+    expired: set[str] = field(default_factory=set)
 
     def submit(self, ids: list[str], flow: str, weight: float, cost: int) -> None:
         for id in ids:
@@ -59,28 +60,28 @@ class Model:
 
     def waiting(self) -> list[ExpectedRequest]:
         """Return the waiting requests in fair order."""
-        queued = [one for one in self.requests.values() if one.state == "queued"]
-        return sorted(queued, key=lambda one: (one.tag, one.id))
+        queued = [record for record in self.requests.values() if record.state == "queued"]
+        return sorted(queued, key=lambda record: (record.tag, record.id))
 
     def held(self) -> list[ExpectedRequest]:
-        return [one for one in self.requests.values() if one.state == "processing"]
+        return [record for record in self.requests.values() if record.state == "processing"]
 
-    def end(self, id: str, state: str) -> None:
-        one = self.requests[id]
-        assert one.state in ("queued", "processing")
-        one.state, one.claimed = state, None
-        self.forget_tags_where_nothing_waits()
+    def finish_request(self, id: str, state: str) -> None:
+        record = self.requests[id]
+        assert record.state in ("queued", "processing")
+        record.state, record.claimed = state, None
+        self.delete_tags_of_an_empty_queue()
 
-    def put_back(self, one: ExpectedRequest) -> None:
-        one.state, one.claimed = "queued", None
+    def requeue(self, record: ExpectedRequest) -> None:
+        record.state, record.claimed = "queued", None
 
-    def forget_tags_where_nothing_waits(self) -> None:
+    def delete_tags_of_an_empty_queue(self) -> None:
         if not self.waiting():
             self.last_tags.clear()
 
 
 class QueueMachine(RuleBasedStateMachine):
-    """Calls that are made to the queue and to the model alike."""
+    """Makes the same calls to the queue and to the model, and compares the results."""
 
     def __init__(self, redis: Redis) -> None:
         super().__init__()
@@ -93,7 +94,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(flow=st.sampled_from(FLOWS), count=st.integers(1, 5), cost=st.integers(1, 40))
     def submit(self, flow: tuple[str, str], count: int, cost: int) -> None:
         tenant, priority = flow
-        # Ids whose alphabetical order differs from their order of submission.
+        # The alphabetical order of the ids differs from their order of submission.
         ids = [f"{(self.number + step) * 7919 % 1000:03}" for step in range(count)]
         self.number += count
         submit(self.queue, *ids, tenant=tenant, priority=priority, cost=cost)
@@ -101,130 +102,134 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     @precondition(lambda self: self.model.requests)
-    def submit_again_what_has_not_ended(self, data: st.DataObject) -> None:
-        one = self._any_of(data, [*self.model.waiting(), *self.model.held()])
-        if one is not None:
-            submit(self.queue, one.id, tenant="zeta", priority="low")
+    def submit_again_an_unfinished_request(self, data: st.DataObject) -> None:
+        record = self._any_of(data, [*self.model.waiting(), *self.model.held()])
+        if record is not None:
+            submit(self.queue, record.id, tenant="zeta", priority="low")
 
     @rule(count=st.integers(1, 6), is_lost=st.booleans(), is_alone=st.booleans())
     def claim(self, count: int, is_lost: bool, is_alone: bool) -> None:
         expected = self.model.waiting()[:count]
-        suspects = [place for place, one in enumerate(expected) if one.lost_attempts >= SUSPECT_AFTER]
+        suspects = [place for place, record in enumerate(expected) if record.lost_attempts >= SUSPECT_AFTER]
         gets_suspect = bool(suspects) and suspects[0] == 0 and is_alone
         if suspects:
             expected = expected[: 1 if gets_suspect else suspects[0]]
         claimed_now = self.queue.claim(count, lease_s=NO_LEASE_S if is_lost else LEASE_S, alone=is_alone)
         requests = claimed_now.requests
-        assert ids_of(requests) == [one.id for one in expected]
+        assert ids_of(requests) == [record.id for record in expected]
         assert claimed_now.suspects_wait == (bool(suspects) and not gets_suspect)
         if is_lost and requests:
-            self.model.over.add(requests[0].token)
-        for one, claimed in zip(expected, requests, strict=True):
-            assert (claimed.attempt, claimed.flow) == (one.lost_attempts + 1, one.flow)
-            assert claimed.payload == request(one.id).payload
-            one.state, one.claimed = "processing", claimed
-            self.model.virtual_time = max(self.model.virtual_time, one.tag)
+            self.model.expired.add(requests[0].token)
+        for record, claimed in zip(expected, requests, strict=True):
+            assert (claimed.attempt, claimed.flow) == (record.lost_attempts + 1, record.flow)
+            assert claimed.payload == request(record.id).payload
+            record.state, record.claimed = "processing", claimed
+            self.model.virtual_time = max(self.model.virtual_time, record.tag)
         self.old_claims += requests
 
     @rule(data=st.data(), is_lost=st.booleans())
     def renew(self, data: st.DataObject, is_lost: bool) -> None:
         picked = self._some_claims(data)
         lost = self.queue.renew(held(picked), lease_s=NO_LEASE_S if is_lost else LEASE_S)
-        assert set(lost) == {one.id for one in picked if not self._is_held_by(one)}
-        for one in picked:
-            if self._is_held_by(one):
-                (self.model.over.add if is_lost else self.model.over.discard)(one.token)
+        assert set(lost) == {claim.id for claim in picked if not self._is_current(claim)}
+        for claim in picked:
+            if self._is_current(claim):
+                (self.model.expired.add if is_lost else self.model.expired.discard)(claim.token)
 
     @rule(data=st.data(), is_good=st.booleans())
     def finish(self, data: st.DataObject, is_good: bool) -> None:
         picked = self._some_claims(data)
         outcome = Done(1) if is_good else Failed(ModelFailed("no"))
-        stored = self.queue.finish([one.set_outcome(outcome) for one in picked])
-        assert stored == [self._is_held_by(one) for one in picked]
-        for one in picked:
-            if self._is_held_by(one):
-                self.model.end(one.id, "succeeded" if is_good else "failed")
+        stored = self.queue.finish([claim.set_outcome(outcome) for claim in picked])
+        assert stored == [self._is_current(claim) for claim in picked]
+        for claim in picked:
+            if self._is_current(claim):
+                self.model.finish_request(claim.id, "succeeded" if is_good else "failed")
 
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
         picked = data.draw(st.permutations(self._some_claims(data)))
-        mine = [one for one in picked if self._is_held_by(one)]
-        assert self.queue.release(held(picked)) == len(mine)
-        for one in mine:
-            self.model.put_back(self.model.requests[one.id])
+        current = [claim for claim in picked if self._is_current(claim)]
+        assert self.queue.release(held(picked)) == len(current)
+        for claim in current:
+            self.model.requeue(self.model.requests[claim.id])
 
     @rule(data=st.data())
     @precondition(lambda self: self.model.requests)
     def cancel(self, data: st.DataObject) -> None:
-        one = self._any_of(data, list(self.model.requests.values()))
-        assert one is not None
-        can_be = one.state in ("queued", "processing")
-        assert self.queue.cancel(one.id) is can_be
-        if can_be:
-            self.model.end(one.id, "canceled")
+        record = self._any_of(data, list(self.model.requests.values()))
+        assert record is not None
+        is_unfinished = record.state in ("queued", "processing")
+        assert self.queue.cancel(record.id) is is_unfinished
+        if is_unfinished:
+            self.model.finish_request(record.id, "canceled")
 
     @rule()
     def reap(self) -> None:
-        lost = [one for one in self.model.held() if one.claimed and one.claimed.token in self.model.over]
+        lost = [record for record in self.model.held() if record.claimed and record.claimed.token in self.model.expired]
         assert self.queue.reap() == len(lost)
-        for one in lost:
-            one.lost_attempts += 1
-            if one.lost_attempts == MAX_ATTEMPTS:
-                self.model.end(one.id, "failed")
-        for one in lost:
-            if one.lost_attempts < MAX_ATTEMPTS:
-                self.model.put_back(one)
+        for record in lost:
+            record.lost_attempts += 1
+            if record.lost_attempts == MAX_ATTEMPTS:
+                self.model.finish_request(record.id, "failed")
+        for record in lost:
+            if record.lost_attempts < MAX_ATTEMPTS:
+                self.model.requeue(record)
 
     @invariant()
-    def everything_is_in_the_one_state_it_should_be_in(self) -> None:
-        for one in self.model.requests.values():
-            found = self.queue.lookup(one.id)
-            assert found is not None, f"{one.id} is lost"
-            assert found.status == one.state
+    def every_request_is_in_its_expected_state(self) -> None:
+        for record in self.model.requests.values():
+            found = self.queue.lookup(record.id)
+            assert found is not None, f"{record.id} is lost"
+            assert found.status == record.state
 
     @invariant()
-    def the_counts_are_those_of_the_requests(self) -> None:
+    def the_counts_match_the_requests(self) -> None:
         depth = self.queue.depth()
         waiting, running = self.model.waiting(), self.model.held()
         size = len(request("any").payload)
         assert (depth.waiting, depth.running) == (len(waiting), len(running))
         assert depth.payload_bytes == size * (len(waiting) + len(running))
-        ended = [one.state for one in self.model.requests.values() if one.state not in ("queued", "processing")]
+        final_states = [
+            record.state for record in self.model.requests.values() if record.state not in ("queued", "processing")
+        ]
         assert {name: depth.counts.get(name, 0) for name in ("succeeded", "failed", "canceled")} == {
-            name: ended.count(name) for name in ("succeeded", "failed", "canceled")
+            name: final_states.count(name) for name in ("succeeded", "failed", "canceled")
         }
 
     def teardown(self) -> None:
-        """Let a worker finish everything, lost leases too: each request ends, and nothing of it is left."""
+        """Finish every request, including those with lost leases, and check that no keys of them remain."""
         while self.model.waiting() or self.model.held():
-            for one in self.model.held():
-                assert one.claimed is not None
-                self.queue.finish([one.claimed.set_outcome(Done(1))])
-                self.model.end(one.id, "succeeded")
+            for record in self.model.held():
+                assert record.claimed is not None
+                self.queue.finish([record.claimed.set_outcome(Done(1))])
+                self.model.finish_request(record.id, "succeeded")
             self.claim(1000, is_lost=False, is_alone=True)
-        self.everything_is_in_the_one_state_it_should_be_in()
-        self.the_counts_are_those_of_the_requests()
-        left = {key.decode().rpartition(":")[2] for key in self.redis.keys("windrow:*")}
-        assert left <= {"state", "wake", "backlog", "dead", "dead_letters"}
+        self.every_request_is_in_its_expected_state()
+        self.the_counts_match_the_requests()
+        remaining_keys = {key.decode().rpartition(":")[2] for key in self.redis.keys("windrow:*")}
+        assert remaining_keys <= {"state", "wake", "backlog", "dead", "dead_letters"}
         assert self.queue.depth().cost_tokens == 0
 
-    def _is_held_by(self, claimed: Request) -> bool:
+    def _is_current(self, claimed: Request) -> bool:
         now = self.model.requests[claimed.id].claimed
         return now is not None and now.token == claimed.token
 
     def _some_claims(self, data: st.DataObject) -> list[Request]:
-        """Some of all claims that were ever made, the latest first, each request at most once."""
-        latest = {one.id: one for one in self.old_claims}
-        every = sorted(latest.values(), key=lambda one: one.id)
-        stale = [one for one in self.old_claims if one is not latest[one.id]]
-        picked = data.draw(st.lists(st.sampled_from(every), unique_by=lambda one: one.id, max_size=6)) if every else []
+        """Draw some claims of different requests, which may include one claim that is no longer current."""
+        latest = {claim.id: claim for claim in self.old_claims}
+        current = sorted(latest.values(), key=lambda claim: claim.id)
+        stale = [claim for claim in self.old_claims if claim is not latest[claim.id]]
+        picked: list[Request] = []
+        if current:
+            picked = data.draw(st.lists(st.sampled_from(current), unique_by=lambda claim: claim.id, max_size=6))
         if stale and data.draw(st.booleans()):
             late = data.draw(st.sampled_from(stale))
-            picked = [one for one in picked if one.id != late.id] + [late]
+            picked = [claim for claim in picked if claim.id != late.id] + [late]
         return picked
 
     def _any_of(self, data: st.DataObject, requests: list[ExpectedRequest]) -> ExpectedRequest | None:
-        ordered = sorted(requests, key=lambda one: one.id)
+        ordered = sorted(requests, key=lambda record: record.id)
         return data.draw(st.sampled_from(ordered)) if ordered else None
 
 
@@ -251,20 +256,20 @@ def embedded(servers: Servers) -> Iterator[Redis]:
 
 
 @pytest.fixture(params=[FEW_DOCUMENTS, 0], ids=["few", "many"])
-def few(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small batches finish with one script, or with the transaction of large ones."""
+def few_documents(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finish small batches with one script, or with the transaction that large batches use."""
     monkeypatch.setattr(redis_queue, "FEW_DOCUMENTS", request.param)
 
 
-# Passing takes seconds; making a failure short enough to read takes minutes.
+# A passing run takes seconds; shrinking a failure takes minutes.
 @pytest.mark.timeout(600)
-@pytest.mark.usefixtures("few")
+@pytest.mark.usefixtures("few_documents")
 def test_any_sequence_of_calls_on_an_emulated_redis() -> None:
     run(fakeredis.FakeRedis(server=fakeredis.FakeServer()), examples=25, steps=25)
 
 
 @pytest.mark.integration
 @pytest.mark.timeout(600)
-@pytest.mark.usefixtures("few")
+@pytest.mark.usefixtures("few_documents")
 def test_any_sequence_of_calls_on_a_real_redis(embedded: Redis) -> None:
     run(embedded, examples=60, steps=40)

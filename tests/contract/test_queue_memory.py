@@ -25,7 +25,7 @@ from windrow.scheduler.queue import RedisQueue, Request, Submission
 
 @pytest.fixture
 def full(real_redis: Redis) -> Iterator[tuple[RedisQueue, list[Request]]]:
-    """A queue on a Redis over its limit, with four requests claimed and twenty waiting since before."""
+    """A queue with four claimed and twenty waiting requests, on a Redis that then exceeded its memory limit."""
     queue = RedisQueue(real_redis, MODEL, max_attempts=2)
     submit(queue, *"abcd", priority="high")
     requests = claim(queue, 4)
@@ -36,7 +36,9 @@ def full(real_redis: Redis) -> Iterator[tuple[RedisQueue, list[Request]]]:
     real_redis.config_set("maxmemory", 0)
 
 
-def test_ten_thousand_waiting_requests_take_at_most_700_bytes_each_beside_their_payload(real_redis: Redis) -> None:
+def test_ten_thousand_waiting_requests_use_at_most_700_bytes_each_in_addition_to_their_payload(
+    real_redis: Redis,
+) -> None:
     queue = RedisQueue(real_redis, MODEL)
     submit(queue, "scripts-are-loaded")
     finish(queue, claim(queue))
@@ -55,7 +57,7 @@ def test_ten_thousand_waiting_requests_take_at_most_700_bytes_each_beside_their_
     assert used / 10_000 <= 200 + 700
 
 
-def test_a_full_redis_refuses_new_requests_and_keeps_the_others(full: tuple[RedisQueue, list[Request]]) -> None:
+def test_a_full_redis_refuses_new_requests_and_keeps_accepted_ones(full: tuple[RedisQueue, list[Request]]) -> None:
     queue, _ = full
     before = queue.depth()
     with pytest.raises(RedisError, match=r"OOM|used memory"):
@@ -68,7 +70,7 @@ def test_a_full_redis_refuses_new_requests_and_keeps_the_others(full: tuple[Redi
 def test_a_full_redis_still_finishes_requests(full: tuple[RedisQueue, list[Request]]) -> None:
     queue, requests = full
     assert finish(queue, requests) == [True] * 4
-    assert [status_of(queue, one.id) for one in requests] == ["succeeded"] * 4
+    assert [status_of(queue, request.id) for request in requests] == ["succeeded"] * 4
 
 
 def test_a_full_redis_still_lets_workers_claim(
@@ -76,10 +78,10 @@ def test_a_full_redis_still_lets_workers_claim(
 ) -> None:
     queue, requests = full
     finish(queue, requests)
-    ended = 0
+    finished = 0
     while requests := claim(queue, 7):
-        ended += sum(finish(queue, requests))
-    assert ended == 20
+        finished += sum(finish(queue, requests))
+    assert finished == 20
     assert queue.depth().payload_bytes == 0
 
 
@@ -115,4 +117,4 @@ def test_a_full_redis_still_reaps_lost_requests_and_keeps_dead_letters(
     for status in ("queued", "failed"):
         assert ids_of(claim(queue, 4, lease_s=NO_LEASE_S)) == list("abcd")
         reap_until(queue, lambda status=status: status_of(queue, "a") == status)  # type: ignore[misc]
-    assert [status_of(queue, one.id) for one in requests] == ["failed"] * 4
+    assert [status_of(queue, request.id) for request in requests] == ["failed"] * 4

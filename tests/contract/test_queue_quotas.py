@@ -1,4 +1,4 @@
-"""What one tenant may have and send, checked in the same script that queues: all of a call, or none."""
+"""Tenant quotas, which the submit script checks: it queues all requests of a call or none."""
 
 import pytest
 from redis import Redis
@@ -37,7 +37,7 @@ def test_running_requests_are_in_flight_and_finished_ones_are_not(queue: RedisQu
     submit(queue, "c", quota=quota)
 
 
-def test_all_priorities_of_a_tenant_count_together_and_other_tenants_do_not(queue: RedisQueue) -> None:
+def test_the_quota_covers_all_priorities_of_a_tenant_and_no_other_tenant(queue: RedisQueue) -> None:
     quota = Quota(max_in_flight=2)
     submit(queue, "a", priority="high", quota=quota)
     submit(queue, "b", priority="low", quota=quota)
@@ -55,7 +55,7 @@ def test_the_bytes_of_a_tenant_are_limited(queue: RedisQueue) -> None:
     submit(queue, "c", quota=quota)
 
 
-def test_more_than_the_burst_at_once_is_refused_with_the_time_to_wait(queue: RedisQueue) -> None:
+def test_more_than_the_burst_is_refused_with_the_time_to_wait(queue: RedisQueue) -> None:
     quota = Quota(requests_per_s=0.1, burst=3)
     submit(queue, "a", "b", quota=quota)
     submit(queue, "c", quota=quota)

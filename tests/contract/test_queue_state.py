@@ -21,17 +21,17 @@ from windrow.scheduler.queue import RedisQueue
 from windrow.scheduler.queue.ids import is_issued, make_id, shared_secret
 from windrow.scheduler.queue.lookup import find_prediction, find_predictions
 
-#: Keys without a TTL that a queue keeps after everything has ended, and what bounds each.
+#: Keys without a TTL that remain after all requests have finished; the comments give their bounds.
 KEPT = {
-    f"windrow:{MODEL}:state",  # a dozen fields
+    f"windrow:{MODEL}:state",  # about a dozen fields
     f"windrow:{MODEL}:wake",  # one token
     f"windrow:{MODEL}:backlog",  # one token
-    f"windrow:{MODEL}:dead",  # the newest 1,000
+    f"windrow:{MODEL}:dead",  # the newest 1,000 dead letters
     f"windrow:{MODEL}:dead_letters",
 }
 
 
-def test_a_request_is_found_in_each_of_its_states(queue: RedisQueue) -> None:
+def test_a_lookup_finds_a_request_in_each_of_its_states(queue: RedisQueue) -> None:
     assert status_of(queue, "a") is None
     submit(queue, "a")
     assert status_of(queue, "a") == "queued"
@@ -51,7 +51,7 @@ def test_a_request_whose_lease_expired_is_processing_until_it_is_reaped(queue: R
     assert status_of(queue, "a") == "queued"
 
 
-def test_a_waiting_request_shows_its_input_and_parameters(queue: RedisQueue) -> None:
+def test_a_lookup_of_a_waiting_request_returns_its_input_and_parameters(queue: RedisQueue) -> None:
     submit(queue, "a", tenant="org:team", priority="high")
     found = queue.lookup("a")
     assert found is not None
@@ -59,21 +59,25 @@ def test_a_waiting_request_shows_its_input_and_parameters(queue: RedisQueue) -> 
     assert (found.input, found.output, found.error, found.completed_s) == ("hay", None, None, None)
 
 
-def test_a_request_is_found_whatever_its_model(redis: Redis) -> None:
-    one, other = RedisQueue(redis, "one"), RedisQueue(redis, "other")
-    submit(one, "a")
-    submit(other, "b")
-    finish(other, claim(other))
-    assert [find_prediction(redis, ["one", "other"], id) is not None for id in ("a", "b", "c")] == [True, True, False]
+def test_a_request_is_found_in_any_of_the_given_models(redis: Redis) -> None:
+    first, second = RedisQueue(redis, "first"), RedisQueue(redis, "second")
+    submit(first, "a")
+    submit(second, "b")
+    finish(second, claim(second))
+    assert [find_prediction(redis, ["first", "second"], id) is not None for id in ("a", "b", "c")] == [
+        True,
+        True,
+        False,
+    ]
 
 
-def test_many_requests_are_found_at_once_in_the_order_asked(queue: RedisQueue, redis: Redis) -> None:
-    submit(queue, "ended", "running", "waiting")
+def test_many_requests_are_looked_up_at_once_in_the_given_order(queue: RedisQueue, redis: Redis) -> None:
+    submit(queue, "finished", "running", "waiting")
     finish(queue, claim(queue, 1))
     claim(queue, 1)
-    found = find_predictions(redis, MODEL, ["waiting", "never", "ended", "running"])
-    assert [one and one.status for one in found] == ["queued", None, "succeeded", "processing"]
-    assert [one == queue.lookup(one.id) for one in found if one] == [True, True, True]
+    found = find_predictions(redis, MODEL, ["waiting", "never", "finished", "running"])
+    assert [prediction and prediction.status for prediction in found] == ["queued", None, "succeeded", "processing"]
+    assert [prediction == queue.lookup(prediction.id) for prediction in found if prediction] == [True, True, True]
     assert find_predictions(redis, MODEL, []) == []
 
 
@@ -94,7 +98,7 @@ def test_depth_counts_waiting_and_running_requests_and_their_bytes(queue: RedisQ
     assert depth.counts == {"submitted": 3}
 
 
-def test_an_empty_queue_is_empty(queue: RedisQueue, redis: Redis) -> None:
+def test_an_empty_queue_has_zero_depth_and_no_keys(queue: RedisQueue, redis: Redis) -> None:
     depth = queue.depth()
     assert (depth.waiting, depth.running, depth.workers, depth.payload_bytes) == (0, 0, 0, 0)
     assert (depth.cost_tokens, depth.token_s, depth.wait_s, depth.counts) == (0, None, None, {})
@@ -113,8 +117,8 @@ def test_the_expected_wait_is_the_queued_cost_over_the_measured_rate_of_all_work
     assert queue.depth().wait_s == pytest.approx(1.5)
 
 
-def test_a_worker_without_a_heartbeat_does_not_count_for_the_expected_wait(queue: RedisQueue, redis: Redis) -> None:
-    queue.heartbeat("lively", Heartbeat(), stale_s=60)
+def test_a_worker_without_a_recent_heartbeat_is_not_counted(queue: RedisQueue, redis: Redis) -> None:
+    queue.heartbeat("alive", Heartbeat(), stale_s=60)
     queue.heartbeat("silent", Heartbeat(), stale_s=60)
     redis.zadd(f"windrow:{MODEL}:workers", {"silent": (redis.time()[0] - 16) * 1e6})
     assert queue.depth().workers == 1
@@ -127,22 +131,22 @@ def test_workers_with_a_recent_heartbeat_are_listed(queue: RedisQueue) -> None:
     assert queue.depth().workers == 2
 
 
-def test_the_last_heartbeat_of_a_worker_is_kept(queue: RedisQueue) -> None:
+def test_the_latest_heartbeat_of_a_worker_is_returned(queue: RedisQueue) -> None:
     queue.heartbeat("one", Heartbeat(device="old"), stale_s=60)
     queue.heartbeat("one", Heartbeat(device="new"), stale_s=60)
     assert queue.workers(within_s=60) == {"one": Heartbeat(device="new")}
 
 
-def test_a_worker_without_a_heartbeat_is_left_out_and_later_deleted(queue: RedisQueue) -> None:
+def test_a_worker_without_a_recent_heartbeat_is_not_listed_and_later_deleted(queue: RedisQueue) -> None:
     queue.heartbeat("silent", Heartbeat(), stale_s=60)
     while queue.workers(within_s=0.001):
         pass
     assert queue.workers(within_s=60) == {"silent": Heartbeat()}
-    queue.heartbeat("lively", Heartbeat(), stale_s=0.001)
-    assert queue.workers(within_s=60) == {"lively": Heartbeat()}
+    queue.heartbeat("alive", Heartbeat(), stale_s=0.001)
+    assert queue.workers(within_s=60) == {"alive": Heartbeat()}
 
 
-def test_after_all_requests_finished_only_bounded_keys_have_no_ttl(redis: Redis) -> None:
+def test_after_all_requests_have_finished_only_bounded_keys_have_no_ttl(redis: Redis) -> None:
     queue = RedisQueue(redis, MODEL, max_attempts=2)
     submit(queue, "done", "failed", tenant="x")
     finish(queue, claim(queue, 1))

@@ -19,13 +19,13 @@ def lose(queue: RedisQueue, count: int, times: int) -> None:
         assert queue.reap() == count
 
 
-def test_after_one_dead_batch_requests_still_run_together(queue: RedisQueue) -> None:
+def test_requests_of_one_dead_batch_are_still_claimed_together(queue: RedisQueue) -> None:
     submit(queue, *"abc")
     lose(queue, 3, times=1)
     assert ids_of(claim(queue)) == list("abc")
 
 
-def test_after_two_dead_batches_each_request_is_claimed_by_itself(queue: RedisQueue) -> None:
+def test_requests_of_two_dead_batches_are_claimed_one_at_a_time(queue: RedisQueue) -> None:
     submit(queue, *"abc")
     lose(queue, 3, times=2)
     for id in "abc":
@@ -37,7 +37,7 @@ def test_after_two_dead_batches_each_request_is_claimed_by_itself(queue: RedisQu
     assert queue.claim(10, lease_s=LEASE_S, alone=True).requests == []
 
 
-def test_a_process_that_holds_requests_gets_no_suspect(queue: RedisQueue) -> None:
+def test_a_process_with_claimed_requests_gets_no_suspect(queue: RedisQueue) -> None:
     submit(queue, *"ab")
     lose(queue, 2, times=2)
     claimed = queue.claim(10, lease_s=LEASE_S)
@@ -48,7 +48,7 @@ def test_a_process_that_holds_requests_gets_no_suspect(queue: RedisQueue) -> Non
 def test_requests_before_a_suspect_are_claimed_without_it(queue: RedisQueue) -> None:
     submit(queue, "suspect")
     lose(queue, 1, times=2)
-    # New requests come after the suspect, so another flow gives one of them a smaller tag.
+    # New requests of the same flow follow the suspect; only another flow can have a smaller tag.
     submit(queue, "fresh", tenant="zeta", priority="high")
     suspect = queue.claim(1, lease_s=LEASE_S, alone=True).requests
     first = claim(queue, 1)
@@ -74,7 +74,7 @@ def test_a_poison_request_among_many_does_not_fail_the_others(queue: RedisQueue,
     assert [letter.id for letter in DeadLetters(redis, MODEL).newest()] == ["killer"]
 
 
-def test_a_suspect_that_waits_keeps_waking_workers(queue: RedisQueue, redis: Redis) -> None:
+def test_a_waiting_suspect_keeps_waking_workers(queue: RedisQueue, redis: Redis) -> None:
     submit(queue, "a")
     lose(queue, 1, times=2)
     claim(queue, wait_s=0.01)

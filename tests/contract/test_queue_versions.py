@@ -1,4 +1,4 @@
-"""Two releases share a queue during an upgrade: each leaves the records of the other to its workers."""
+"""During an upgrade, two releases share a queue, and the workers of each claim only its own records."""
 
 import pytest
 from redis import Redis
@@ -11,7 +11,7 @@ STRANGE = "4|something else"
 
 
 def submit_from_another_release(redis: Redis, *ids: str) -> None:
-    """Submit as another release does: with another key for waiting requests, and shared records."""
+    """Submit like another release, with a different key of waiting requests and the same key of records."""
     for id in ids:
         redis.hset(f"windrow:{MODEL}:jobs", id, STRANGE)
         redis.zadd(f"windrow:{MODEL}:ready-4", {id: 0.1})
@@ -41,7 +41,7 @@ def test_a_record_of_another_release_can_be_neither_read_nor_canceled(queue: Red
     assert queue.cancel("x") is False
 
 
-def test_a_record_of_another_version_is_left_out_and_blocks_no_other(queue: RedisQueue, redis: Redis) -> None:
+def test_a_record_of_another_version_is_skipped_and_does_not_block_others(queue: RedisQueue, redis: Redis) -> None:
     submit(queue, "a", "b")
     redis.hset(f"windrow:{MODEL}:jobs", "a", STRANGE)
     assert ids_of(claim(queue, lease_s=NO_LEASE_S)) == ["b"]

@@ -1,4 +1,4 @@
-"""The webhook of a request is due from its finish, whichever script finishes it."""
+"""The webhook of a request becomes due when the request finishes, with every script that finishes requests."""
 
 import pytest
 from redis import Redis
@@ -18,7 +18,7 @@ def queue(redis: Redis) -> RedisQueue:
     return RedisQueue(redis, MODEL, max_attempts=1)
 
 
-def put(queue: RedisQueue, id: str, webhook: str | None = URL, deadline_s: float | None = None) -> None:
+def submit(queue: RedisQueue, id: str, webhook: str | None = URL, deadline_s: float | None = None) -> None:
     queue.submit(
         [request(id, webhook=webhook, deadline_s=deadline_s)],
         flow="acme:normal", weight=1, max_depth=100, max_bytes=1 << 20,
@@ -26,22 +26,22 @@ def put(queue: RedisQueue, id: str, webhook: str | None = URL, deadline_s: float
 
 
 def test_no_webhook_is_due_before_the_finish(queue: RedisQueue, redis: Redis) -> None:
-    put(queue, "a")
+    submit(queue, "a")
     claim(queue)
     assert due(redis) == {}
 
 
 def test_every_final_state_makes_the_webhook_due_once(queue: RedisQueue, redis: Redis) -> None:
-    put(queue, "done")
+    submit(queue, "done")
     finish(queue, claim(queue))
-    put(queue, "canceled")
+    submit(queue, "canceled")
     queue.cancel("canceled")
-    put(queue, "dead")
+    submit(queue, "dead")
     claim(queue, lease_s=NO_LEASE_S)
     queue.reap()
-    put(queue, "late", deadline_s=1e-6)
+    submit(queue, "late", deadline_s=1e-6)
     reap_until(queue, lambda: status_of(queue, "late") == "expired")
-    put(queue, "quiet", webhook=None)
+    submit(queue, "no-webhook", webhook=None)
     finish(queue, claim(queue))
     now_us = redis.time()[0] * 1e6
     assert set(due(redis)) == {b"done", b"canceled", b"dead", b"late"}
