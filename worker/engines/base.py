@@ -174,7 +174,8 @@ def stream_interval_s(streams: int) -> float:
 class Delta:
     """New output of one choice of one request.
 
-    Streamed requests get one every `stream_interval_s`; others get one when there is a first token or an outcome.
+    A streamed request gets one every `stream_interval_s`; any other request gets one with its first token and one with
+    its outcome.
     """
 
     #: The id given to `StepEngine.add`.
@@ -209,13 +210,13 @@ class StepEngine(EngineBase, Protocol):
     def add(self, id: str, prepared: Prepared, *, stream: bool = False, priority: int = 0) -> None:
         """Queue a request for the next step. Any thread.
 
-        ``stream`` asks for text while it is generated. When the KV cache is full, requests with the greatest
-        ``priority`` number are preempted first.
+        With ``stream``, `collect` returns text while it is generated. The most important requests have ``priority`` 0;
+        when the KV cache is full, those with the greatest number are preempted first.
         """
         ...
 
     def cancel(self, id: str) -> None:
-        """Stop a request without an outcome, within two steps; unknown ids are ignored. Any thread."""
+        """Stop a request within two steps, without an outcome; unknown ids are ignored. Any thread."""
         ...
 
     def step(self) -> Any | None:
@@ -240,7 +241,7 @@ class StepEngine(EngineBase, Protocol):
 
 @runtime_checkable
 class SupportsPreemption(Protocol):
-    """A `StepEngine` that preempts requests of low priority for requests of high priority."""
+    """A `StepEngine` that preempts requests of low priority in favour of requests of high priority."""
 
     def room_by_preemption(self, priority: int) -> int:
         """Return how many requests with this ``priority`` number or a smaller one fit if others are preempted.
