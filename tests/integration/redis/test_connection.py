@@ -14,12 +14,12 @@ from windrow.scheduler.connection.connect import connect, keepalive_options
 
 pytestmark = pytest.mark.integration
 
-#: Answers to the commands of a new connection; any other command is recorded, and its connection closed.
+#: Replies to the commands of a new connection; any other command is recorded, and its connection is closed.
 ANSWERS = {b"HELLO": b"%1\r\n+proto\r\n:3\r\n", b"CLIENT": b"-ERR unknown subcommand\r\n", b"PING": b"+PONG\r\n"}
 
 
 class DroppingServer:
-    """A server that receives each command and disconnects without an answer."""
+    """A server that receives each command and disconnects without a reply."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -52,7 +52,7 @@ def server() -> Iterator[DroppingServer]:
     started.close()
 
 
-def test_a_sent_command_without_an_answer_is_not_retried(server: DroppingServer) -> None:
+def test_a_sent_command_without_a_reply_is_not_retried(server: DroppingServer) -> None:
     with connect(server.url) as redis, pytest.raises(ConnectionError):
         redis.execute_command("SUBMIT", "a")
     assert len(server.received) == 1
@@ -80,7 +80,7 @@ def test_keepalive_detects_a_silent_peer_within_30_seconds(redis_server: str) ->
         assert idle + every * probes <= 30
 
 
-def test_a_restarted_redis_is_used_at_once() -> None:
+def test_connections_recover_immediately_after_redis_restarts() -> None:
     with RedisServer() as server, connect(server.url) as redis:
         assert redis.ping()
         server.kill()
@@ -89,7 +89,7 @@ def test_a_restarted_redis_is_used_at_once() -> None:
         server.start()
         assert redis.ping()
         server.kill()
-        server.start()  # the pooled connection is dead without an error so far
+        server.start()  # the pooled connection is dead, but no call has failed yet
         assert redis.ping()
 
 

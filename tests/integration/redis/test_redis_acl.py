@@ -1,4 +1,4 @@
-"""Redis ACLs: the commands that each role may call and those that none may, and the stack with these users."""
+"""Redis ACLs: the commands that each role may call, and the whole stack running with these users."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from windrow.worker.celery.broker import celery_connection
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
 API, WORKER, HOUSEKEEPING = ROLES
-CELERYS = (WORKER, HOUSEKEEPING)
+CELERY_ROLES = (WORKER, HOUSEKEEPING)
 QUEUE, RESULT, OTHER = "windrow:m:jobs", "celery-task-meta-a", "other"
 #: A command and the roles that may call it.
 MATRIX: list[tuple[str, tuple[str, ...]]] = [
@@ -50,17 +50,17 @@ MATRIX: list[tuple[str, tuple[str, ...]]] = [
     ("ZREMRANGEBYRANK windrow:m:ready 0 0", (WORKER,)),
     ("BLPOP windrow:m:wake 1", (WORKER,)),
     # Commands of Celery, which the API does not need.
-    ("LPUSH windrow message", CELERYS),
-    ("BRPOP windrow 1", CELERYS),
-    ("LPUSH windrow.housekeeping message", CELERYS),
-    ("BRPOP windrow.housekeeping 1", CELERYS),
-    ("SMEMBERS _kombu.binding.windrow", CELERYS),
-    ("HGET unacked a", CELERYS),
-    ("ZREVRANGEBYSCORE unacked_index 1 0", CELERYS),
-    ("SET unacked_mutex a NX PX 10", CELERYS),
-    ("LPUSH a.reply.celery.pidbox a", CELERYS),
-    ("PUBLISH /0.celery.pidbox a", CELERYS),
-    ("PUBLISH /0.celeryev/worker.heartbeat a", CELERYS),
+    ("LPUSH windrow message", CELERY_ROLES),
+    ("BRPOP windrow 1", CELERY_ROLES),
+    ("LPUSH windrow.housekeeping message", CELERY_ROLES),
+    ("BRPOP windrow.housekeeping 1", CELERY_ROLES),
+    ("SMEMBERS _kombu.binding.windrow", CELERY_ROLES),
+    ("HGET unacked a", CELERY_ROLES),
+    ("ZREVRANGEBYSCORE unacked_index 1 0", CELERY_ROLES),
+    ("SET unacked_mutex a NX PX 10", CELERY_ROLES),
+    ("LPUSH a.reply.celery.pidbox a", CELERY_ROLES),
+    ("PUBLISH /0.celery.pidbox a", CELERY_ROLES),
+    ("PUBLISH /0.celeryev/worker.heartbeat a", CELERY_ROLES),
     # Keys and channels of other applications.
     (f"GET {OTHER}", ()),
     (f"SET {OTHER} 1", ()),
@@ -71,7 +71,7 @@ MATRIX: list[tuple[str, tuple[str, ...]]] = [
     ("SUBSCRIBE other", ()),
     ("PSUBSCRIBE *", ()),
     ("PUBLISH __sentinel__:hello a", ()),
-    # Commands that show or destroy other data, or change the server.
+    # Commands that read or delete other data, or change the server.
     ("FLUSHALL", ()),
     ("FLUSHDB", ()),
     ("KEYS *", ()),
@@ -123,7 +123,7 @@ def as_role(server: RedisServer, role: str) -> Iterator[Redis]:
 
 
 def is_permitted(redis: Redis, *words: Any) -> bool:
-    """Whether Redis permits the command to this user; other errors do not count."""
+    """Return whether this user may call the command; errors other than a missing permission are ignored."""
     try:
         with redis.pubsub() if "SUBSCRIBE" in words[0] else redis.client() as connection:
             answer = connection.execute_command(*words)
@@ -139,8 +139,8 @@ def is_permitted(redis: Redis, *words: Any) -> bool:
 @pytest.mark.parametrize("role", ROLES)
 def test_each_role_may_call_only_the_commands_that_it_needs(server: RedisServer, role: str) -> None:
     with as_role(server, role) as redis:
-        wrong = [command for command, roles in MATRIX if is_permitted(redis, *command.split()) != (role in roles)]
-    assert wrong == []
+        mismatches = [command for command, roles in MATRIX if is_permitted(redis, *command.split()) != (role in roles)]
+    assert mismatches == []
     with server.client() as admin:
         assert admin.ping()
 
@@ -189,7 +189,7 @@ def test_a_client_without_a_user_name_is_refused(server: RedisServer, login: str
 
 @contextmanager
 def housekeeping(url: str, folder: Path) -> Iterator[Path]:
-    """Run a housekeeping process like the Procfile, and yield its log."""
+    """Run a housekeeping worker like the Procfile does, and yield its log."""
     log = folder / "housekeeping.log"
     command = [
         sys.executable, "-m", "celery", "-A", "worker", "worker", "-B", "-Q", "windrow.housekeeping",

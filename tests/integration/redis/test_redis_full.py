@@ -45,7 +45,7 @@ def fill(client: ApiClient) -> list[str]:
     return ids
 
 
-def test_requests_accepted_before_redis_was_full_are_answered(
+def test_requests_accepted_before_redis_is_full_finish(
     server: RedisServer, new_client: NewClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STUB_JOURNAL", str(tmp_path / "journal"))
@@ -63,12 +63,12 @@ def test_requests_accepted_before_redis_was_full_are_answered(
         ids = fill(client)
         assert len(ids) > 20
 
-        def found(id: str) -> Any:
+        def look_up(id: str) -> Any:
             return client.get(f"/v1/predictions/{id}").json
 
-        until("all accepted requests have succeeded", lambda: all(found(id)["status"] == "succeeded" for id in ids))
-        assert {len(found(id)["output"]["name"]) for id in ids} == {len(TEXT)}
-        assert found(first)["status"] == "succeeded"
+        until("all accepted requests have succeeded", lambda: all(look_up(id)["status"] == "succeeded" for id in ids))
+        assert {len(look_up(id)["output"]["name"]) for id in ids} == {len(TEXT)}
+        assert look_up(first)["status"] == "succeeded"
         assert client.get("/v1/predictions/unknown").status_code == 404
         assert client.get("/readyz").status_code == 200
 

@@ -1,4 +1,4 @@
-"""A Redis with an eviction policy: no program starts, and the error has the configuration line to change."""
+"""With an eviction policy in Redis, no program starts, and the error contains the configuration line to change."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def evicting() -> Iterator[RedisServer]:
 def test_no_program_starts_on_a_redis_that_evicts(program: str, evicting: RedisServer, tmp_path: Path) -> None:
     command = PROGRAMS[program] + ([str(tmp_path)] if PROGRAMS[program][-1] == "--folder" else [])
     environ = os.environ | {"CELERY_BROKER_URL": evicting.url, "PORT": str(free_port())}
-    ended = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=120, check=False)
-    output = ended.stdout + ended.stderr
-    assert ended.returncode != 0, output
+    result = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=120, check=False)
+    output = result.stdout + result.stderr
+    assert result.returncode != 0, output
     assert f"'{LINE}' into redis.conf" in output
     assert f"'redis-cli CONFIG SET {LINE}'" in output
     assert "Traceback" not in output
@@ -68,7 +68,7 @@ def test_create_app_refuses_a_redis_that_evicts(evicting: RedisServer) -> None:
         create_app(make_settings(evicting.url))
 
 
-def test_a_redis_that_starts_later_is_checked_before_the_first_submit(
+def test_a_redis_that_starts_after_the_api_is_checked_before_the_first_submit(
     evicting: RedisServer, new_client: NewClient
 ) -> None:
     evicting.kill()
@@ -81,11 +81,11 @@ def test_a_redis_that_starts_later_is_checked_before_the_first_submit(
         assert client.predict(headers={"Prefer": "wait=20"}).json["status"] == "succeeded"
 
 
-def test_the_error_for_a_user_without_info_names_the_permission(tmp_path: Path) -> None:
+def test_the_error_for_a_user_who_may_not_call_info_names_the_permission(tmp_path: Path) -> None:
     with acl_server(tmp_path) as server, server.client() as admin:
-        admin.execute_command("ACL", "SETUSER", "blind", "on", ">pw", "+ping", "+hello")
+        admin.execute_command("ACL", "SETUSER", "no-info", "on", ">pw", "+ping", "+hello")
         with (
-            connect(f"redis://blind:pw@127.0.0.1:{server.port}/0") as redis,
+            connect(f"redis://no-info:pw@127.0.0.1:{server.port}/0") as redis,
             pytest.raises(InvalidSetting, match=r"\+info"),
         ):
             check_server(redis)

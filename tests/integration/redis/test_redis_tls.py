@@ -1,4 +1,4 @@
-"""Redis over TLS: Windrow's and Celery's connections check certificates, also with Sentinel."""
+"""Redis over TLS: the connections of Windrow and Celery verify certificates, also with Sentinel."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from windrow.worker.celery.broker import celery_connection
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
-#: The certificate is for localhost and 127.0.0.1.
+#: The certificate is valid for localhost and 127.0.0.1.
 CERTIFICATE, CA = ROOT / "tests/fixtures/tls/server.pem", ROOT / "tests/fixtures/tls/ca.pem"
 FILES = [
     "--tls-cert-file", str(CERTIFICATE), "--tls-key-file", str(CERTIFICATE), "--tls-ca-cert-file", str(CA),
@@ -53,7 +53,7 @@ def server() -> Iterator[RedisServer]:
         yield made
 
 
-def test_api_clients_and_celery_callers_are_answered(
+def test_api_clients_and_celery_callers_get_results_over_tls(
     server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STUB_JOURNAL", str(tmp_path / "journal"))
@@ -64,8 +64,8 @@ def test_api_clients_and_celery_callers_are_answered(
         WorkerProcess(server.url, config, ("minilm",), app="tests.support.stub_worker"),
         calling(Celery("test")) as app,
     ):
-        answered = client.predict(headers={"Prefer": "wait=30"})
-        assert answered.json["output"] == {"name": "a text"}, answered.data
+        response = client.predict(headers={"Prefer": "wait=30"})
+        assert response.json["output"] == {"name": "a text"}, response.data
         app.conf.update(celery_connection(server.url))
         call = {"model": "minilm", "input": "a text"}
         answer = app.send_task("windrow.predict", kwargs=call, queue="windrow").get(timeout=30)
@@ -87,7 +87,7 @@ def test_a_server_without_a_valid_certificate_is_refused(server: RedisServer, ur
         redis.ping()
 
 
-def test_the_url_can_disable_certificate_checks(server: RedisServer) -> None:
+def test_certificate_checks_can_be_disabled_in_the_url(server: RedisServer) -> None:
     with connect(f"rediss://127.0.0.2:{server.port}/0?ssl_ca_certs={CA}&ssl_check_hostname=false") as redis:
         assert redis.ping()
     with connect(f"rediss://127.0.0.2:{server.port}/0?ssl_cert_reqs=none") as redis:
