@@ -1,4 +1,4 @@
-"""``windrow dead``: what an operator sees of requests that were given up, and does with them; on a real Redis."""
+"""``windrow dead`` on a real Redis: list, show, retry and drop dead letters."""
 
 import json
 from collections.abc import Callable
@@ -34,7 +34,7 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def run(redis_server: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs ``windrow dead`` with the words given, on the test's Redis."""
+    """Return a function that runs ``windrow dead`` with the given arguments on the test's Redis."""
     config = tmp_path_factory.mktemp("dead") / "windrow.toml"
     config.write_text(CONFIG)
     monkeypatch.setenv("WINDROW_CONFIG", str(config))
@@ -47,8 +47,8 @@ def queue(redis_client: Redis) -> RedisQueue:
     return RedisQueue(redis_client, "minilm", max_attempts=1)
 
 
-def die(queue: RedisQueue, *ids: str, text: object = "hay") -> None:
-    """Submit requests that are given up at once, one after another."""
+def make_dead_letters(queue: RedisQueue, *ids: str, text: object = "hay") -> None:
+    """Submit requests one after another, and let each become a dead letter at once."""
     for id in ids:
         payload = orjson.dumps({"model": queue.model, "input": text, "parameters": {"truncate": True}})
         queue.submit([Submission(id, payload)], flow="acme:low", weight=1.0, max_depth=PLENTY, max_bytes=PLENTY)
@@ -56,7 +56,7 @@ def die(queue: RedisQueue, *ids: str, text: object = "hay") -> None:
         reap_until(queue, lambda id=id: status_of(queue, id) == "failed")  # type: ignore[misc]
 
 
-def ids_of_list(run: Run, *words: str) -> list[str]:
+def listed_ids(run: Run, *words: str) -> list[str]:
     return [letter["id"] for letter in json.loads(run("list", "--json", *words).stdout)]
 
 
@@ -67,38 +67,38 @@ def error_of(result: Result) -> dict[str, str]:
 
 
 def test_the_list_shows_id_time_tenant_reason_and_the_start_of_the_input(run: Run, queue: RedisQueue) -> None:
-    die(queue, "a", text=LONG)
-    said = run("list").stdout
-    first, reason, start = said.splitlines()
+    make_dead_letters(queue, "a", text=LONG)
+    output = run("list").stdout
+    first, reason, start = output.splitlines()
     assert first.split("  ")[0] == "a"
     assert first.endswith("Z  minilm  acme  low")
     assert "attempts_exhausted" in reason
     assert "a text of \\u001b[31mmany words" in start
     assert start.endswith("...")
-    assert "\x1b" not in said
+    assert "\x1b" not in output
 
 
-def test_the_list_is_newest_first_over_all_models_or_of_one(run: Run, queue: RedisQueue, redis_client: Redis) -> None:
+def test_the_list_is_newest_first_for_all_models_or_one_model(run: Run, queue: RedisQueue, redis_client: Redis) -> None:
     toxic = RedisQueue(redis_client, "toxic", max_attempts=1)
-    die(queue, "a")
-    die(toxic, "b")
-    die(queue, "c")
-    assert ids_of_list(run) == ["c", "b", "a"]
-    assert ids_of_list(run, "--limit", "2") == ["c", "b"]
-    assert ids_of_list(run, "--model", "toxic") == ["b"]
+    make_dead_letters(queue, "a")
+    make_dead_letters(toxic, "b")
+    make_dead_letters(queue, "c")
+    assert listed_ids(run) == ["c", "b", "a"]
+    assert listed_ids(run, "--limit", "2") == ["c", "b"]
+    assert listed_ids(run, "--model", "toxic") == ["b"]
 
 
-def test_an_empty_list_says_so(run: Run) -> None:
+def test_an_empty_list_is_reported(run: Run) -> None:
     assert run("list").stdout == "no dead letters\n"
     assert run("list", "--json").stdout == "[]\n"
 
 
 def test_show_prints_the_whole_input_and_the_reason(run: Run, queue: RedisQueue) -> None:
-    die(queue, "a", text=LONG)
-    said = run("show", "a").stdout
-    assert LONG.strip().rpartition("many")[2] in said
-    assert "attempts_exhausted" in said
-    assert "\x1b" not in said
+    make_dead_letters(queue, "a", text=LONG)
+    output = run("show", "a").stdout
+    assert LONG.strip().rpartition("many")[2] in output
+    assert "attempts_exhausted" in output
+    assert "\x1b" not in output
     letter = json.loads(run("show", "a", "--json").stdout)
     assert letter["input"] == LONG
     assert letter["parameters"] == {"truncate": True}
@@ -106,10 +106,10 @@ def test_show_prints_the_whole_input_and_the_reason(run: Run, queue: RedisQueue)
     assert letter["error"]["code"] == "attempts_exhausted"
 
 
-def test_retry_sends_again_under_a_new_id_and_leaves_the_old_end(
+def test_retry_submits_the_request_with_a_new_id_and_keeps_the_old_result(
     run: Run, queue: RedisQueue, redis_client: Redis
 ) -> None:
-    die(queue, "a", "b")
+    make_dead_letters(queue, "a", "b")
     old, arrow, new = run("retry", "a").stdout.splitlines()[0].split()
     assert (old, arrow) == ("a", "->")
     assert is_issued(shared_secret(redis_client), "acme", new)
@@ -117,71 +117,71 @@ def test_retry_sends_again_under_a_new_id_and_leaves_the_old_end(
     (again,) = claim(queue)
     assert (again.id, again.flow) == (new, "acme:low")
     assert again.call() == {"model": "minilm", "input": "hay", "parameters": {"truncate": True}}
-    assert ids_of_list(run) == ["b"]
+    assert listed_ids(run) == ["b"]
 
 
-def test_all_are_retried_however_many_there_are(run: Run, queue: RedisQueue, redis_client: Redis) -> None:
+def test_retry_all_retries_every_dead_letter_of_every_model(run: Run, queue: RedisQueue, redis_client: Redis) -> None:
     toxic = RedisQueue(redis_client, "toxic", max_attempts=1)
     ids = [f"id-{number}" for number in range(45)]
-    die(queue, *ids)
-    die(toxic, "other")
+    make_dead_letters(queue, *ids)
+    make_dead_letters(toxic, "other")
     retried = json.loads(run("retry", "--all", "--json").stdout)["retried"]
     assert set(retried) == {*ids, "other"}
     assert len(set(retried.values())) == 46
-    assert ids_of_list(run) == []
+    assert listed_ids(run) == []
     assert queue.depth().waiting == 45
 
 
-def test_drop_forgets_those_named_and_no_other(run: Run, queue: RedisQueue) -> None:
-    die(queue, "a", "b", "c")
+def test_drop_deletes_only_the_named_dead_letters(run: Run, queue: RedisQueue) -> None:
+    make_dead_letters(queue, "a", "b", "c")
     assert run("drop", "a", "c").stdout == "2 dropped\n"
-    assert ids_of_list(run) == ["b"]
+    assert listed_ids(run) == ["b"]
     assert status_of(queue, "a") == "failed"
     assert json.loads(run("drop", "--all", "--json").stdout) == {"dropped": 1}
-    assert ids_of_list(run) == []
+    assert listed_ids(run) == []
 
 
 @pytest.mark.parametrize("command", ["show", "retry", "drop"])
-def test_an_unknown_id_is_named_with_what_there_is_and_changes_nothing(
+def test_an_unknown_id_is_refused_with_the_existing_ids_and_changes_nothing(
     run: Run, queue: RedisQueue, command: str
 ) -> None:
-    die(queue, "a", "b")
-    words = ["nobody"] if command == "show" else ["a", "nobody"]
+    make_dead_letters(queue, "a", "b")
+    words = ["unknown"] if command == "show" else ["a", "unknown"]
     error = error_of(run(command, *words, "--json"))
     assert error["code"] == "unknown_dead_letter"
-    assert error["detail"] == "no dead letter nobody; there are b, a"
-    assert ids_of_list(run) == ["b", "a"]
+    assert error["detail"] == "no dead letter unknown; there are b, a"
+    assert listed_ids(run) == ["b", "a"]
 
 
-def test_an_unknown_id_where_there_is_nothing_says_that_too(run: Run) -> None:
+def test_an_unknown_id_is_refused_if_there_are_no_dead_letters(run: Run) -> None:
     assert error_of(run("show", "a", "--json"))["detail"] == "no dead letter a; there are none"
 
 
 @pytest.mark.parametrize("words", [[], ["a", "--all"]])
 @pytest.mark.parametrize("command", ["retry", "drop"])
-def test_ids_and_all_are_one_or_the_other(run: Run, queue: RedisQueue, command: str, words: list[str]) -> None:
-    die(queue, "a")
+def test_either_ids_or_all_is_required(run: Run, queue: RedisQueue, command: str, words: list[str]) -> None:
+    make_dead_letters(queue, "a")
     result = run(command, *words)
     assert result.exit_code == 2
     assert "takes ids, or --all" in result.stderr
-    assert ids_of_list(run) == ["a"]
+    assert listed_ids(run) == ["a"]
 
 
-def test_the_role_of_housekeeping_is_enough(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_acl_role_of_housekeeping_is_sufficient(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with acl_server(tmp_path) as server, server.client() as admin:
-        die(RedisQueue(admin, "minilm", max_attempts=1), "a", "b")
+        make_dead_letters(RedisQueue(admin, "minilm", max_attempts=1), "a", "b")
         monkeypatch.setenv("CELERY_BROKER_URL", role_url(server, "windrow-housekeeping"))
-        assert ids_of_list(run) == ["b", "a"]
+        assert listed_ids(run) == ["b", "a"]
         assert run("show", "a").exit_code == 0
         assert run("retry", "a").exit_code == 0
         assert run("drop", "b").stdout == "1 dropped\n"
 
 
-def test_an_unknown_model_is_named_with_those_there_are(run: Run) -> None:
+def test_an_unknown_model_is_refused_with_the_existing_models(run: Run) -> None:
     assert "there are minilm, toxic" in error_of(run("list", "--model", "mini", "--json"))["detail"]
 
 
-def test_a_redis_that_is_away_is_told_by_the_exit_code(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_exit_code_is_3_if_redis_is_unavailable(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CELERY_BROKER_URL", f"redis://:hunter2@127.0.0.1:{free_port()}/0")
     result = run("list")
     assert result.exit_code == 3

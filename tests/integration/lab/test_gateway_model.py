@@ -1,4 +1,4 @@
-"""The gateway with the default model in this process, with a real API, and in the example of docs/gateway.md."""
+"""The gateway with the default model in this process, with a server, and in the example of docs/gateway.md."""
 
 import asyncio
 import re
@@ -40,7 +40,7 @@ def test_batching_changes_no_output_and_an_invalid_text_fails_alone() -> None:
     assert (batched["total_batches"], batched["total_requests"]) == (1, 5)
 
 
-def test_the_gateway_calls_a_server(served: int) -> None:
+def test_the_gateway_sends_requests_to_a_server(served: int) -> None:
     async def run() -> None:
         async with InferenceGateway(backend=f"http://127.0.0.1:{served}") as gateway:
             outputs = await asyncio.gather(*(gateway.infer(text) for text in TEXTS))

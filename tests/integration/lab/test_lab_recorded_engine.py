@@ -1,4 +1,4 @@
-"""Recordings of configured models behind the real queue and loop: recorded, fitted and simulated."""
+"""Record configured models with the real queue and loop, then fit their costs and simulate the runs."""
 
 from pathlib import Path
 from typing import Any
@@ -34,20 +34,20 @@ def run(*words: str) -> Any:
 
 def test_a_generation_model_is_recorded_by_steps_and_can_be_simulated(config: Path, tmp_path: Path) -> None:
     file, cost = str(tmp_path / "run.jsonl"), str(tmp_path / "cost.json")
-    done = run("bench", "record", file, "--engine", "llama", "--rate", "100", "--requests", "30", "--scale", "0.1")
-    assert done.exit_code == 0, done.stderr
-    found = read_generation(Path(file))
-    assert len(found.requests) == 30
-    assert found.policy.name == "chunked"
-    assert found.policy.max_batch_size == 8
-    # The prompts, and one token per decoding sequence and step.
-    output = sum(request.output_tokens for request in found.requests)
-    prompts = sum(request.tokens for request in found.requests)
-    assert sum(step.tokens for step in found.steps) == prompts + output - 30
-    assert max(step.sequences for step in found.steps) <= 8
-    assert all(request.queue_s <= request.first_s for request in found.requests)
-    end_s = max(request.arrival_s + request.latency_s for request in found.requests)
-    assert sum(step.seconds for step in found.steps) < end_s + 1
+    result = run("bench", "record", file, "--engine", "llama", "--rate", "100", "--requests", "30", "--scale", "0.1")
+    assert result.exit_code == 0, result.stderr
+    recording = read_generation(Path(file))
+    assert len(recording.requests) == 30
+    assert recording.policy.name == "chunked"
+    assert recording.policy.max_batch_size == 8
+    # Steps compute each prompt once, and one token per decoding sequence.
+    output = sum(request.output_tokens for request in recording.requests)
+    prompts = sum(request.tokens for request in recording.requests)
+    assert sum(step.tokens for step in recording.steps) == prompts + output - 30
+    assert max(step.sequences for step in recording.steps) <= 8
+    assert all(request.queue_s <= request.first_s for request in recording.requests)
+    end_s = max(request.arrival_s + request.latency_s for request in recording.requests)
+    assert sum(step.seconds for step in recording.steps) < end_s + 1
     assert run("tune", "--from", file, "--out", cost).exit_code == 0
     simulated = run("simulate", "--against", file, "--cost", cost)
     assert simulated.exit_code == 0, simulated.stderr
@@ -56,21 +56,21 @@ def test_a_generation_model_is_recorded_by_steps_and_can_be_simulated(config: Pa
 
 def test_a_batch_model_is_recorded_by_batches(config: Path, tmp_path: Path) -> None:
     file = str(tmp_path / "run.jsonl")
-    done = run(
+    result = run(
         "bench", "record", file, "--engine", "minilm", "--rate", "50", "--requests", "20", "--max-wait-ms", "auto"
     )
-    assert done.exit_code == 0, done.stderr
-    found = read_recording(Path(file))
-    assert sum({request.pass_id: request.pass_size for request in found.requests}.values()) == 20
-    assert found.passes()
-    assert found.policy.max_wait_s is None
-    assert found.policy.limits.max_batch_size == 8
+    assert result.exit_code == 0, result.stderr
+    recording = read_recording(Path(file))
+    assert sum({request.pass_id: request.pass_size for request in recording.requests}.values()) == 20
+    assert recording.passes()
+    assert recording.policy.max_wait_s is None
+    assert recording.policy.limits.max_batch_size == 8
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--engine", "nobody"], "--engine 'nobody': takes minilm, llama"),
+        (["--engine", "unknown"], "--engine 'unknown': takes minilm, llama"),
         (["--engine", "llama"], "takes a --scale below 0."),
         (["--engine", "llama", "--strategy", "packed"], "strategy"),
         (["--engine", "llama", "--max-wait-ms", "5"], "--max-wait-ms takes a model that does not generate text"),
@@ -80,11 +80,11 @@ def test_a_batch_model_is_recorded_by_batches(config: Path, tmp_path: Path) -> N
         (["--pattern", "square"], "--pattern 'square': takes poisson"),
     ],
 )
-def test_invalid_options_are_refused_before_anything_is_started(
+def test_invalid_options_are_refused_before_the_recording_starts(
     config: Path, tmp_path: Path, options: list[str], message: str
 ) -> None:
-    done = run("bench", "record", str(tmp_path / "run.jsonl"), *options)
-    assert done.exit_code != 0
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    result = run("bench", "record", str(tmp_path / "run.jsonl"), *options)
+    assert result.exit_code != 0
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
     assert not (tmp_path / "run.jsonl").exists()

@@ -1,4 +1,4 @@
-"""The notebooks of examples/, run cell by cell in this process without a Jupyter kernel."""
+"""Run the notebooks in examples/ cell by cell in this process, without a Jupyter kernel."""
 
 import ast
 import asyncio
@@ -61,5 +61,5 @@ async def run_cell(source: str, name: str, names: dict[str, Any]) -> Any:
 
 async def evaluate(tree: ast.Module | ast.Expression, name: str, mode: str, names: dict[str, Any]) -> Any:
     code = compile(tree, name, mode, flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-    found = eval(code, names)
-    return await found if code.co_flags & inspect.CO_COROUTINE else found
+    value = eval(code, names)
+    return await value if code.co_flags & inspect.CO_COROUTINE else value
