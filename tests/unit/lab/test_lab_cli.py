@@ -1,4 +1,4 @@
-"""The commands of the laboratory, in process: what they print, write and refuse."""
+"""The output, files and errors of the laboratory's commands, which run in this process."""
 
 import json
 import re
@@ -22,9 +22,9 @@ def run(*words: str) -> Any:
 
 
 def test_a_simulation_reports_every_strategy_in_json() -> None:
-    done = run("simulate", *SMALL, "--strategy", "all", "--slo", "300ms", "--json")
-    assert done.exit_code == 0, done.stderr
-    runs = json.loads(done.stdout)["runs"]
+    result = run("simulate", *SMALL, "--strategy", "all", "--slo", "300ms", "--json")
+    assert result.exit_code == 0, result.stderr
+    runs = json.loads(result.stdout)["runs"]
     assert set(runs) == {"none", "static", "dynamic", "bucket", "packed"}
     for report in runs.values():
         assert report["succeeded"] == 300
@@ -34,11 +34,11 @@ def test_a_simulation_reports_every_strategy_in_json() -> None:
 
 
 def test_text_generation_reports_first_tokens_and_gaps_of_every_policy() -> None:
-    done = run(
+    result = run(
         "simulate", "--generate", "--requests", "60", "--strategy", "all", "--slo", "1s", "--slo-itl", "1s", "--json"
     )
-    assert done.exit_code == 0, done.stderr
-    runs = json.loads(done.stdout)["runs"]
+    assert result.exit_code == 0, result.stderr
+    runs = json.loads(result.stdout)["runs"]
     assert set(runs) == {"none", "static", "continuous", "chunked"}
     for report in runs.values():
         assert report["succeeded"] == 60
@@ -51,35 +51,35 @@ def test_a_simulation_is_repeatable() -> None:
     assert first == second
 
 
-def test_all_strategies_may_be_named_beside_one() -> None:
-    done = run("simulate", *SMALL, "--strategy", "packed", "--strategy", "all", "--json")
-    assert len(json.loads(done.stdout)["runs"]) == 5
+def test_strategy_all_can_be_combined_with_a_named_strategy() -> None:
+    result = run("simulate", *SMALL, "--strategy", "packed", "--strategy", "all", "--json")
+    assert len(json.loads(result.stdout)["runs"]) == 5
 
 
-def test_a_simulation_says_which_workers_died_and_what_counts_as_good() -> None:
-    done = run("simulate", *SMALL, "--fail", "1s:0:100ms", "--lease", "2s", "--slo", "300ms", "--json")
-    made = json.loads(done.stdout)
-    assert (made["failures"], made["slo"]) == ("1s:0:100ms; requeued after 2s, at most 3 attempts", "300ms")
+def test_a_simulation_prints_the_failures_and_the_slo() -> None:
+    result = run("simulate", *SMALL, "--fail", "1s:0:100ms", "--lease", "2s", "--slo", "300ms", "--json")
+    report = json.loads(result.stdout)
+    assert (report["failures"], report["slo"]) == ("1s:0:100ms; requeued after 2s, at most 3 attempts", "300ms")
 
 
 def test_a_simulation_prints_tables_and_tenants() -> None:
-    done = run("simulate", *SMALL, "--tenant", "acme", "--tenant", "beta:high:0.3:2", "--fail", "1s:0:100ms",
+    result = run("simulate", *SMALL, "--tenant", "acme", "--tenant", "beta:high:0.3:2", "--fail", "1s:0:100ms",
                "--max-wait-ms", "auto")  # fmt: skip
-    assert done.exit_code == 0, done.stderr
-    assert "packed" in done.stdout
-    assert "beta:high" in done.stdout
+    assert result.exit_code == 0, result.stderr
+    assert "packed" in result.stdout
+    assert "beta:high" in result.stdout
 
 
 @pytest.mark.parametrize("name", ["azure_llm.csv", "burstgpt.csv", "mooncake.jsonl", "vidur.csv"])
 def test_a_trace_is_simulated(name: str) -> None:
-    done = run("simulate", "--trace", str(SAMPLES / name), "--devices", "2", "--json")
-    assert done.exit_code == 0, done.stderr
-    assert json.loads(done.stdout)["runs"]["packed"]["unserved"] == 0
+    result = run("simulate", "--trace", str(SAMPLES / name), "--devices", "2", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["runs"]["packed"]["unserved"] == 0
 
 
-def test_a_report_is_one_page_that_needs_nothing_else_and_a_picture(tmp_path: Path) -> None:
-    done = run("simulate", *SMALL, "--report", str(tmp_path / "r"))
-    assert done.exit_code == 0, done.stderr
+def test_a_report_is_one_self_contained_page_and_a_picture(tmp_path: Path) -> None:
+    result = run("simulate", *SMALL, "--report", str(tmp_path / "r"))
+    assert result.exit_code == 0, result.stderr
     page = (tmp_path / "r/report.html").read_text()
     assert page.count("<svg") == 5
     assert "viewport" in page
@@ -90,29 +90,29 @@ def test_a_report_is_one_page_that_needs_nothing_else_and_a_picture(tmp_path: Pa
 
 
 def test_a_plan_names_devices_and_settings(tmp_path: Path) -> None:
-    done = run("plan", "--p99", "300ms", "--rate", "100", "--requests", "400", "--strategy", "packed",
+    result = run("plan", "--p99", "300ms", "--rate", "100", "--requests", "400", "--strategy", "packed",
                "--report", str(tmp_path), "--json")  # fmt: skip
-    assert done.exit_code == 0, done.stderr
-    plan = json.loads(done.stdout)
+    assert result.exit_code == 0, result.stderr
+    plan = json.loads(result.stdout)
     assert plan["best"]["devices"] >= 1
     assert plan["best"]["latency_ms"] <= 300
     assert plan["front"][0] == plan["best"]
     assert (tmp_path / "report.html").is_file()
 
 
-def test_a_plan_for_requests_of_one_moment_has_no_rate() -> None:
+def test_a_plan_for_simultaneous_requests_has_no_rate() -> None:
     words = ["plan", "--p99", "300ms", "--requests", "1", "--strategy", "packed"]
     assert re.search(r"best +1 +- ", run(*words).stdout)
     assert json.loads(run(*words, "--json").stdout)["best"]["rate_per_s"] is None
 
 
-def test_a_plan_the_other_way_round_names_a_rate() -> None:
-    done = run("plan", "--p95", "1s", "--devices", "1", "--requests", "300", "--strategy", "none", "--json")
-    assert done.exit_code == 0, done.stderr
-    assert json.loads(done.stdout)["best"]["rate_per_s"] > 1
+def test_a_plan_for_a_given_number_of_devices_names_the_rate() -> None:
+    result = run("plan", "--p95", "1s", "--devices", "1", "--requests", "300", "--strategy", "none", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["best"]["rate_per_s"] > 1
 
 
-def test_a_plan_for_text_generation_names_devices_and_settings_and_draws_a_front_an_slo(tmp_path: Path) -> None:
+def test_a_plan_for_text_generation_names_devices_and_settings_and_draws_one_front_per_slo(tmp_path: Path) -> None:
     words = [
         "plan",
         "--generate",
@@ -125,9 +125,9 @@ def test_a_plan_for_text_generation_names_devices_and_settings_and_draws_a_front
         "--strategy",
         "chunked",
     ]
-    done = run(*words, "--rate", "300", "--json", "--report", str(tmp_path))
-    assert done.exit_code == 0, done.stderr
-    best = json.loads(done.stdout)["best"]
+    result = run(*words, "--rate", "300", "--json", "--report", str(tmp_path))
+    assert result.exit_code == 0, result.stderr
+    best = json.loads(result.stdout)["best"]
     assert best["strategy"] == "continuous"
     assert best["figures_ms"]["TTFT p99"] <= 100
     assert best["figures_ms"]["ITL p99"] <= 5
@@ -139,23 +139,23 @@ def test_a_plan_for_text_generation_names_devices_and_settings_and_draws_a_front
 
 
 @pytest.mark.parametrize(("p99", "kind"), [("400ms", []), ("3s", ["--generate", "--strategy", "continuous"])])
-def test_too_few_devices_end_with_1_and_what_they_reach(p99: str, kind: list[str]) -> None:
+def test_too_few_devices_exit_with_1_and_the_latency_that_they_reach(p99: str, kind: list[str]) -> None:
     words = ["--p99", p99, "--rate", "5000", "--most-devices", "2", "--requests", "400", *kind]
-    done = run("plan", *words)
-    assert done.exit_code == 1
+    result = run("plan", *words)
+    assert result.exit_code == 1
     reached = r"the best result is p99 [\d,.]+ ms,(?: but [a-z ]+,)? with strategy = \w+, max_batch_size = "
-    assert re.search(rf"up to 2 devices do not meet p99 within .*{reached}", done.stderr)
+    assert re.search(rf"up to 2 devices do not meet p99 within .*{reached}", result.stderr)
     assert json.loads(run("plan", *words, "--json").stdout)["nearest"]["devices"] == 2
 
 
-def test_an_slo_that_cannot_be_met_ends_with_1_and_the_best_reachable() -> None:
-    done = run("plan", "--p99", "10us", "--requests", "300")
-    assert done.exit_code == 1
-    assert re.search(r"no number of devices meets p99 within 0\.01 ms.*[\d.]+ ms .*best reachable", done.stderr)
+def test_an_unreachable_slo_exits_with_1_and_the_best_reachable_latency() -> None:
+    result = run("plan", "--p99", "10us", "--requests", "300")
+    assert result.exit_code == 1
+    assert re.search(r"no number of devices meets p99 within 0\.01 ms.*[\d.]+ ms .*best reachable", result.stderr)
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["simulate", "--pattern", "square"], "--pattern is 'square'; accepted are poisson"),
         (["simulate", "--strategy", "best"], "--strategy 'best': takes none"),
@@ -219,45 +219,45 @@ def test_an_slo_that_cannot_be_met_ends_with_1_and_the_best_reachable() -> None:
         (["simulate", "--report", "/proc/none/x"], "--report /proc/none/x: takes a writable folder"),
     ],
 )
-def test_a_command_line_that_means_nothing_ends_with_2_and_says_what_it_takes(words: list[str], said: str) -> None:
-    done = run(*words, "--requests", "20")
-    assert done.exit_code == 2
-    assert said in done.stderr
+def test_an_invalid_command_line_exits_with_2_and_the_accepted_values(words: list[str], message: str) -> None:
+    result = run(*words, "--requests", "20")
+    assert result.exit_code == 2
+    assert message in result.stderr
 
 
 @pytest.mark.parametrize("command", [["simulate"], ["plan", "--p99", "1s"], ["bench", "compare", "--engine", "fixed"]])
-def test_a_report_that_cannot_be_written_is_refused_before_anything_runs(command: list[str], tmp_path: Path) -> None:
+def test_a_report_folder_that_is_not_writable_is_refused_before_the_run(command: list[str], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "taken/report.png").mkdir(parents=True)
-    for folder, said in {
+    for folder, message in {
         tmp_path / "file/below": "takes a writable folder",
         Path("/proc/nothing"): "takes a writable folder",
         tmp_path / ("long" * 99): "File name too long",
         tmp_path / "taken": "report.png in it is a folder",
     }.items():
-        done = run(*command, "--report", str(folder), "--requests", "20")
-        assert (done.exit_code, done.stdout) == (2, "")
-        assert f"--report {folder}: " in done.stderr
-        assert said in done.stderr
-        assert len(done.stderr.splitlines()) == 1
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["file", "taken"]
+        result = run(*command, "--report", str(folder), "--requests", "20")
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert f"--report {folder}: " in result.stderr
+        assert message in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "taken"]
 
 
-def test_a_trace_without_generate_says_what_it_leaves_out() -> None:
+def test_a_trace_without_generate_warns_that_completion_lengths_are_ignored() -> None:
     assert "completion lengths are ignored" in run("simulate", "--trace", MOONCAKE).stderr
     assert "ignored" not in run("simulate", "--trace", MOONCAKE, "--generate").stderr
 
 
-def test_static_pads_a_trace_to_its_own_longest_input() -> None:
-    done = run("simulate", "--trace", str(SAMPLES / "vidur.csv"), "--strategy", "static", "--json")
+def test_static_pads_a_trace_to_the_length_of_its_longest_input() -> None:
+    result = run("simulate", "--trace", str(SAMPLES / "vidur.csv"), "--strategy", "static", "--json")
     lengths = read_trace(SAMPLES / "vidur.csv").tokens
-    padding = json.loads(done.stdout)["runs"]["static"]["padding_ratio"]
+    padding = json.loads(result.stdout)["runs"]["static"]["padding_ratio"]
     assert padding == pytest.approx(1 - sum(lengths) / (len(lengths) * max(lengths)))
 
 
-def test_a_malformed_trace_ends_with_2_and_its_line(tmp_path: Path) -> None:
+def test_a_malformed_trace_exits_with_2_and_the_line_number(tmp_path: Path) -> None:
     file = tmp_path / "trace.csv"
     file.write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n0.1,5,5\n0.2,five,5\n")
-    done = run("simulate", "--trace", str(file))
-    assert done.exit_code == 2
-    assert "line 3" in done.stderr
+    result = run("simulate", "--trace", str(file))
+    assert result.exit_code == 2
+    assert "line 3" in result.stderr

@@ -1,4 +1,4 @@
-"""Costs: a line is found again through what was measured, and a file says what is wrong with it."""
+"""Cost models: fitting recovers the true costs from measurements, and invalid cost files are refused."""
 
 import json
 from dataclasses import replace
@@ -17,7 +17,7 @@ from windrow.lab.costs.shared_cores import ALONE, Shared, pass_end_s
 SIZES = st.tuples(st.integers(1, 4000), st.integers(1, 64), st.integers(1, 400))
 
 
-def timed(
+def measure_passes(
     cost: PassCost, numbers: np.random.Generator | None = None, count: int = 400, shared: Shared = ALONE
 ) -> list[TimedPass]:
     draw = np.random.default_rng(2)
@@ -28,19 +28,19 @@ def timed(
         pieces_s = cost.cut_s(lengths)
         if numbers is not None:
             pieces_s = [piece_s * float(numbers.lognormal(0, 0.3)) for piece_s in pieces_s]
-        came_s = tuple(sorted(draw.uniform(0.0, sum(pieces_s), 5))) if cost.lanes > 1 and sequences > 1 else ()
-        beside = replace(shared, came_s=came_s)
-        took_s = pass_end_s(pieces_s, beside, cost.lanes, cost.chore_s)
-        made.append(TimedPass(sum(lengths), tuple(lengths), took_s, beside))
+        arrivals_s = tuple(sorted(draw.uniform(0.0, sum(pieces_s), 5))) if cost.lanes > 1 and sequences > 1 else ()
+        beside = replace(shared, came_s=arrivals_s)
+        duration_s = pass_end_s(pieces_s, beside, cost.lanes, cost.chore_s)
+        made.append(TimedPass(sum(lengths), tuple(lengths), duration_s, beside))
     return made
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.floats(1e-4, 0.1), st.floats(1e-6, 1e-3), st.floats(0, 1e-3))
-def test_a_line_is_found_again(pass_s: float, token_s: float, sequence_s: float) -> None:
+def test_fitting_recovers_a_linear_cost(pass_s: float, token_s: float, sequence_s: float) -> None:
     true = PassCost(pass_s, token_s, sequence_s)
-    # The device was taken by the pass before it for a second.
-    found, error = fit_passes(timed(true, shared=Shared(busy_s=(1.0,))))
+    # The previous batch occupied the device for one second.
+    found, error = fit_passes(measure_passes(true, shared=Shared(busy_s=(1.0,))))
     for tokens, sequences in ((100, 1), (3000, 40)):
         assert found.seconds(tokens, sequences) == pytest.approx(true.seconds(tokens, sequences), rel=0.01)
     assert error.p95 < 0.01
@@ -48,45 +48,45 @@ def test_a_line_is_found_again(pass_s: float, token_s: float, sequence_s: float)
 
 @settings(max_examples=20, deadline=None)
 @given(st.floats(1e-4, 0.1), st.floats(1e-6, 1e-3), st.sampled_from([2, 4]), st.floats(0, 0.02))
-def test_the_line_of_a_core_is_found_again_and_the_chores_of_requests(
+def test_fitting_recovers_the_cost_per_core_and_the_chores_of_requests(
     pass_s: float, token_s: float, lanes: int, chore_s: float
 ) -> None:
     true = PassCost(pass_s, token_s, lanes=lanes, chore_s=chore_s)
-    # Chores that outlast nearly every batch delay it as long as even longer chores do, so their length cannot be found.
+    # Chores longer than nearly every batch all cause the same delay, so their length cannot be recovered.
     assume(chore_s <= 4 * true.seconds(100, 1))
-    found, error = fit_passes(timed(true), lanes)
+    found, error = fit_passes(measure_passes(true), lanes)
     assert found.seconds(100, 1) == pytest.approx(true.seconds(100, 1), rel=0.01)
     assert found.chore_s == pytest.approx(chore_s, rel=0.05, abs=2e-4)
     assert error.p95 < 0.02
 
 
-def test_a_pass_that_waits_for_its_unluckiest_piece_makes_no_line_steeper_and_no_core_slower() -> None:
+def test_noise_in_the_slowest_piece_of_a_pass_does_not_bias_the_fitted_cost() -> None:
     true = PassCost(0.005, 3e-4, lanes=2, chore_s=0.03)
-    found, _ = fit_passes(timed(true, np.random.default_rng(4), 2000), 2)
-    # The mean of a lognormal lies above its median.
+    found, _ = fit_passes(measure_passes(true, np.random.default_rng(4), 2000), 2)
+    # The mean of a lognormal distribution is above its median.
     assert found.seconds(200, 1) == pytest.approx(true.seconds(200, 1) * np.exp(0.3**2 / 2), rel=0.05)
     assert found.chore_s == pytest.approx(0.03, rel=0.25)
 
 
-def test_noise_moves_a_line_to_neither_side_and_is_kept_as_its_spread() -> None:
+def test_noise_does_not_bias_the_fitted_cost_and_is_kept_as_its_spread() -> None:
     true = PassCost(0.005, 3e-4, 1e-3)
-    found, error = fit_passes(timed(true, np.random.default_rng(4), 2000))
+    found, error = fit_passes(measure_passes(true, np.random.default_rng(4), 2000))
     assert found.seconds(2000, 30) == pytest.approx(true.seconds(2000, 30) * np.exp(0.3**2 / 2), rel=0.03)
     assert error.median == pytest.approx(0.2, abs=0.05)
     assert np.mean(found.spread) == pytest.approx(1.0, abs=1e-3)
     assert np.percentile(found.spread, 84) == pytest.approx(np.exp(0.3), rel=0.1)
 
 
-def test_no_part_of_a_fitted_line_is_negative() -> None:
-    # Larger passes that are faster: noise, whatever a line would make of it.
+def test_no_coefficient_of_a_fitted_cost_is_negative() -> None:
+    # Larger passes are faster here, which a linear fit would express with a negative coefficient.
     found, _ = fit_passes([TimedPass(tokens, (tokens,), 1.0 / tokens) for tokens in (1, 10, 100)])
     assert min(found.pass_s, found.token_s, found.sequence_s) >= 0
 
 
-def test_steps_of_generation_are_fitted_over_the_cache_and_what_reading_costs() -> None:
+def test_decode_steps_are_fitted_with_the_costs_of_the_cache_and_of_prefill() -> None:
     true = DecodeCost(0.002, 1e-5, 1e-6, 1e-8, 0.001)
     draw = np.random.default_rng(3).integers(1, 500, (300, 3)) * [1, 1, 100]
-    shapes = [(*map(int, row), number % 2 == 0) for number, row in enumerate(draw)]
+    shapes = [(*map(int, shape), number % 2 == 0) for number, shape in enumerate(draw)]
     steps = [TimedStep(*shape, true.seconds(*shape[:3], reads=shape[3])) for shape in shapes]
     found, error = fit_steps(steps, StepRuns(1, (2, 4), (64,)))
     for reads in (False, True):
@@ -96,19 +96,19 @@ def test_steps_of_generation_are_fitted_over_the_cache_and_what_reading_costs() 
     assert error.p95 < 0.01
 
 
-def test_what_was_captured_is_what_a_step_computes() -> None:
+def test_a_step_computes_the_next_captured_size() -> None:
     runs = StepRuns(1, (2, 4, 8), (64, 128))
-    assert [runs.computed(rows, 0) for rows in (0, 1, 3, 8, 9)] == [(0, 0), (2, 0), (4, 0), (8, 0), (9, 0)]
+    assert [runs.computed(sequences, 0) for sequences in (0, 1, 3, 8, 9)] == [(0, 0), (2, 0), (4, 0), (8, 0), (9, 0)]
     assert [runs.computed(0, tokens) for tokens in (1, 64, 65, 500)] == [(0, 64), (0, 64), (0, 128), (0, 500)]
     assert StepRuns().computed(3, 65) == (3, 65)
-    for wrong in ((8, 4), (0, 2)):
+    for invalid in ((8, 4), (0, 2)):
         with pytest.raises(ValueError, match="takes increasing numbers of 1 or more"):
-            StepRuns(0, wrong)
+            StepRuns(0, invalid)
     with pytest.raises(ValueError, match="ahead 2: takes 0 or 1"):
         StepRuns(2)
 
 
-def test_a_line_takes_passes_that_were_measured() -> None:
+def test_fitting_without_valid_measurements_is_refused() -> None:
     for passes in ([], [TimedPass(1, (1,), 0.0)], [TimedPass(1, (1,), float("nan"))]):
         for lanes in (1, 2):
             with pytest.raises(ValueError, match=r"at least one measurement|measured batches were one text"):
@@ -116,9 +116,7 @@ def test_a_line_takes_passes_that_were_measured() -> None:
 
 
 @given(SIZES)
-def test_a_file_gives_back_what_was_written(
-    tmp_path_factory: pytest.TempPathFactory, size: tuple[int, int, int]
-) -> None:
+def test_a_cost_file_round_trips(tmp_path_factory: pytest.TempPathFactory, size: tuple[int, int, int]) -> None:
     file = tmp_path_factory.mktemp("cost") / "cost.json"
     cost = CostModel(
         PassCost(0.001 * size[1], 1e-6 * size[0], lanes=size[1], spread=(0.5, 1.5), chore_s=0.002), PassCost(0.1, 0.2),
@@ -133,25 +131,25 @@ def test_the_packaged_costs_can_be_read() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"windrow_cost": 2}', "\x00"])
-def test_a_file_that_is_none_is_refused_by_name(tmp_path: Path, text: str) -> None:
+def test_an_invalid_cost_file_is_refused_by_name(tmp_path: Path, text: str) -> None:
     file = tmp_path / "cost.json"
     file.write_text(text)
     with pytest.raises(ValueError, match=r"cost\.json: not a cost file"):
         read_cost(file)
 
 
-def test_a_cost_below_nothing_is_refused(tmp_path: Path) -> None:
+def test_a_negative_cost_is_refused(tmp_path: Path) -> None:
     write_cost(tmp_path / "cost.json", CostModel(PassCost(1, 1), PassCost(1, 1)))
-    found = json.loads((tmp_path / "cost.json").read_text())
-    found["packed"]["token_s"] = -1
-    (tmp_path / "cost.json").write_text(json.dumps(found))
+    document = json.loads((tmp_path / "cost.json").read_text())
+    document["packed"]["token_s"] = -1
+    (tmp_path / "cost.json").write_text(json.dumps(document))
     with pytest.raises(ValueError, match="seconds of 0 or more"):
         read_cost(tmp_path / "cost.json")
 
 
-def test_a_file_from_before_requests_had_chores_is_read(tmp_path: Path) -> None:
+def test_an_older_cost_file_without_chores_is_accepted(tmp_path: Path) -> None:
     write_cost(tmp_path / "cost.json", CostModel(PassCost(1, 1), PassCost(1, 1, lanes=2)))
-    found = json.loads((tmp_path / "cost.json").read_text())
-    del found["packed"]["chore_s"], found["padded"]["chore_s"]
-    (tmp_path / "cost.json").write_text(json.dumps(found))
+    document = json.loads((tmp_path / "cost.json").read_text())
+    del document["packed"]["chore_s"], document["padded"]["chore_s"]
+    (tmp_path / "cost.json").write_text(json.dumps(document))
     assert read_cost(tmp_path / "cost.json").packed == PassCost(1, 1, lanes=2)

@@ -1,4 +1,4 @@
-"""CPU cores on a virtual clock: pieces share the cores and slow each other, and batches overlap as in the worker."""
+"""CPU cores on a virtual clock: pieces of batches share the cores, and batches overlap as in the worker."""
 
 import math
 
@@ -38,7 +38,7 @@ def test_chores_use_free_cores_or_else_get_an_equal_share() -> None:
     cores = CpuCores(2, [0.5], 1.0)
     cores.add(0, [2.0], 0.0)
     assert ends(cores) == pytest.approx([2.0])
-    # Three share two cores at two thirds of the speed, until the chore has had its second.
+    # Three tasks share two cores at two thirds of full speed until the chore has finished its one second of work.
     both = CpuCores(2, [0.5], 1.0)
     both.add(0, [2.0, 3.0], 0.0)
     assert ends(both) == pytest.approx([2.5, 3.5])
@@ -47,7 +47,7 @@ def test_chores_use_free_cores_or_else_get_an_equal_share() -> None:
 def test_chores_that_arrived_before_a_piece_run_beside_it() -> None:
     cores = CpuCores(1, [0.0, 0.1, 5.0], 0.2)
     cores.add(0, [1.0], 0.3)
-    # They have had 0.3 of their 0.4 s.
+    # They have done 0.3 of their 0.4 s of work.
     assert ends(cores) == pytest.approx([1.4])
 
 
@@ -74,7 +74,7 @@ def test_cores_do_at_most_one_second_of_work_per_second_and_are_never_idle(
 
 
 @given(WORK, st.integers(1, 4), TIMES, st.floats(0.001, 0.3))
-def test_a_measured_batch_that_runs_alone_ends_when_the_cores_say(
+def test_a_measured_batch_that_runs_alone_ends_at_the_time_that_the_cores_compute(
     work_s: list[float], count: int, came_s: list[float], chore_s: float
 ) -> None:
     cores = CpuCores(count, came_s, chore_s)
@@ -84,13 +84,13 @@ def test_a_measured_batch_that_runs_alone_ends_when_the_cores_say(
 
 def test_a_measured_batch_shares_the_cores_with_its_neighbors_and_with_chores() -> None:
     assert pass_end_s([1.0], Shared(busy_s=(0.5,)), 1, 0.0) == pytest.approx(1.5)
-    # The second piece begins when the busy core becomes free.
+    # The second piece starts when the busy core becomes free.
     assert pass_end_s([1.0, 1.0], Shared(busy_s=(0.25,)), 2, 0.0) == pytest.approx(1.25)
-    # Three share two cores from the start, for three quarters of a second.
+    # Three tasks share two cores from the start for 0.75 s.
     assert pass_end_s([1.0], Shared(busy_s=(1.0,), came_s=(0.0,)), 2, 0.5) == pytest.approx(1.25)
-    # From the start of the next batch.
+    # Three tasks share two cores from the start of the next batch.
     assert pass_end_s([1.0], Shared(next_s=0.25, came_s=(0.0,)), 2, 0.5) == pytest.approx(1.125)
-    # Half of the chore was done before.
+    # Half of the chore was already done.
     assert pass_end_s([1.0], Shared(came_s=(-0.25,)), 1, 0.5) == pytest.approx(1.25)
 
 
@@ -114,7 +114,7 @@ def run(arrival_s: list[float], tokens: list[int], size: int = 8, chore_s: float
 
 
 def test_the_next_batch_starts_as_soon_as_a_core_is_idle() -> None:
-    # Of two texts at once, one is short: the third runs beside the long one, and its result need not wait.
+    # Of two texts in a batch, one is short: the third text runs next to the long one, and its result does not wait.
     result = run([0.0, 0.0, 0.005], [100, 10, 200])
     assert result == [pytest.approx(span) for span in ((0.0, 0.1), (0.0, 0.1), (0.01, 0.21))]
 
@@ -125,19 +125,19 @@ def test_results_are_stored_in_the_order_of_the_batches() -> None:
 
 
 def test_a_batch_of_one_text_delays_the_next_batch() -> None:
-    # The worker runs it in the thread that would start the next batch; the other core is idle.
+    # The worker runs the text in the thread that starts batches, so the other core stays idle.
     result = run([0.0, 0.005], [100, 10])
     assert result == [pytest.approx((0.0, 0.1)), pytest.approx((0.1, 0.11))]
 
 
 def test_a_batch_starts_only_if_few_batches_wait_to_be_stored() -> None:
-    # The others run one after the other beside the long text; the fourth batch waits until the first is stored.
+    # The other texts run one after another next to the long one; the fourth batch waits until the first is stored.
     result = run([0.0, 0.0, 0.001, 0.011, 0.021], [1000, 10, 10, 10, 10], size=2)
     assert [start_s for start_s, _ in result[2:]] == pytest.approx([0.01, 0.02, 1.0])
 
 
 def test_arriving_requests_slow_a_batch_that_uses_all_cores() -> None:
     result = run([0.0, 0.0, 0.03, 0.04], [100, 100, 10, 10], chore_s=0.012)
-    # Two arrive at the start and two during the batch; each takes half of its 12 ms from either core.
+    # Two requests arrive at the start and two during the batch; each takes half of its 12 ms from each core.
     assert result[0] == pytest.approx((0.0, 0.124))
     assert run([0.0, 0.03], [100, 10], chore_s=0.012)[0] == pytest.approx((0.0, 0.1))

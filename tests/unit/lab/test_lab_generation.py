@@ -1,4 +1,4 @@
-"""Simulated generation agrees with the primitives where both apply, loses no token, and costs what its steps cost."""
+"""Simulated generation agrees with the primitives if both apply, and generates every token exactly once."""
 
 import math
 from collections import Counter
@@ -31,7 +31,7 @@ def arriving_at_once(outputs: list[int]) -> Workload:
 
 @settings(deadline=None)
 @given(OUTPUTS, st.integers(1, 6))
-def test_with_steps_of_equal_cost_the_result_is_that_of_the_primitives(outputs: list[int], size: int) -> None:
+def test_with_steps_of_equal_cost_the_result_equals_that_of_the_primitives(outputs: list[int], size: int) -> None:
     requests = [Request(number, 5, tokens, 0.0) for number, tokens in enumerate(outputs)]
     for name, simulation in (("static", static_batch_simulation), ("continuous", continuous_batch_simulation)):
         outcome = simulate_generation(arriving_at_once(outputs), policy(name, size), STEP)
@@ -46,11 +46,13 @@ def test_with_steps_of_equal_cost_the_result_is_that_of_the_primitives(outputs: 
     st.lists(st.tuples(st.floats(0, 40), st.integers(1, 60), st.integers(1, 30)), min_size=1, max_size=30),
     st.sampled_from(sorted(GENERATION)), st.integers(1, 5), st.integers(96, 400), st.booleans(), st.integers(0, 1),
 )  # fmt: skip
-def test_every_request_generates_all_its_tokens_once_however_small_the_cache(
+def test_every_request_generates_all_its_tokens_once_even_with_a_small_cache(
     drawn: list[tuple[float, int, int]], name: str, size: int, cache_tokens: int, dies: bool, ahead: int
 ) -> None:
     drawn.sort()
-    workload = Workload([one[0] for one in drawn], [one[1] for one in drawn], [one[2] for one in drawn])
+    workload = Workload(
+        [request[0] for request in drawn], [request[1] for request in drawn], [request[2] for request in drawn]
+    )
     fleet = Fleet(2, (Failure(7.3, 0, 2.0),) if dies else (), lease_s=5.0)
     cost = DecodeCost(0.1, 0.001, 0.002, 1e-5, 0.05, StepRuns(ahead, (2, 4)))
     outcome = simulate_generation(workload, policy(name, size, cache_tokens), cost, fleet)
@@ -63,7 +65,7 @@ def test_every_request_generates_all_its_tokens_once_however_small_the_cache(
         assert end_s - first_s >= 0.1 * (tokens - 1) - 1e-9  # each further token takes a step
 
 
-def test_the_cache_is_empty_after_all_requests_have_ended() -> None:
+def test_the_cache_is_empty_after_all_requests_have_finished() -> None:
     for name in GENERATION:
         workload = arriving_at_once([3, 9, 1, 14, 6, 2])
         device = StepDevice(0, policy(name, 3, 96), DecodeCost(1.0, 0.0), workload)
@@ -99,7 +101,7 @@ def test_continuous_has_higher_throughput_and_lower_latency_than_static_and_no_p
     assert continuous["padding_ratio"] == 0 < static["padding_ratio"]
 
 
-def test_chunked_prefill_keeps_the_time_between_tokens_short_beside_long_prompts() -> None:
+def test_chunked_prefill_keeps_the_time_between_tokens_short_during_long_prompts() -> None:
     workload = Workload([0.0, 1.0, 2.0], [10, 8000, 8000], [100, 5, 5])
     cost = DecodeCost(0.02, 0.0001)
     whole, chunked = (
@@ -112,7 +114,7 @@ def test_chunked_prefill_keeps_the_time_between_tokens_short_beside_long_prompts
 def test_the_figures_of_one_request_equal_a_calculation_by_hand() -> None:
     cost = DecodeCost(0.010, 0.001, cache_token_s=0.0001)
     report = summarise(simulate_generation(Workload([0.0], [10], [3]), policy("continuous"), cost), 0.022, 0.0124)
-    # Prefill of 10 tokens: 10 + 10 + 1 ms; then a token with 11 and with 12 cached: 10 + 1 + 1.1 and 10 + 1 + 1.2 ms.
+    # Prefill of 10 tokens: 10 + 10 + 1 ms. Tokens with 11 and 12 cached tokens: 10 + 1 + 1.1 and 10 + 1 + 1.2 ms.
     assert report["ttft_ms"]["max"] == pytest.approx(21.0)
     assert report["itl_ms"]["max"] == pytest.approx(12.2)
     assert report["latency_ms"]["max"] == pytest.approx(45.3)
@@ -122,7 +124,7 @@ def test_the_figures_of_one_request_equal_a_calculation_by_hand() -> None:
     assert late["within_slo"] == 0.0
 
 
-def test_a_request_that_arrives_during_a_step_is_in_the_next_one_that_is_not_planned_yet() -> None:
+def test_a_request_that_arrives_during_a_step_joins_the_next_step_that_is_not_planned_yet() -> None:
     workload = Workload([0.0, 0.5], [10, 10], [6, 2])
     for ahead, first_s in ((0, 2.0), (1, 3.0)):
         outcome = simulate_generation(workload, policy("continuous"), DecodeCost(1.0, 0.0, runs=StepRuns(ahead)))
@@ -130,21 +132,21 @@ def test_a_request_that_arrives_during_a_step_is_in_the_next_one_that_is_not_pla
         assert outcome.end_s == [6.0, first_s + 1.0]
 
 
-def test_handover_and_prefill_passes_add_to_the_time() -> None:
+def test_the_handover_and_prefill_passes_add_to_the_latency() -> None:
     outcome = simulate_generation(
         Workload([0.0], [10], [2]), policy("continuous"), DecodeCost(1.0, 0.0, read_s=0.5), handover_s=0.25
     )
     assert (outcome.start_s, outcome.first_s, outcome.end_s) == ([0.25], [1.75], [2.75])
 
 
-def test_steps_cost_as_much_as_their_captured_sizes() -> None:
+def test_steps_have_the_cost_of_their_captured_sizes() -> None:
     cost = DecodeCost(0.0, 0.01, runs=StepRuns(0, (4,), (16, 32)))
     outcome = simulate_generation(Workload([0.0], [20], [2]), policy("continuous"), cost)
     assert (outcome.first_s, outcome.end_s) == ([0.32], [pytest.approx(0.36)])
     assert [step.asked_tokens for step in outcome.batches] == [20, 1]
 
 
-def test_a_workload_that_cannot_be_generated_is_refused() -> None:
+def test_an_invalid_generation_workload_is_refused() -> None:
     with pytest.raises(ValueError, match="request 2 has 90 prompt and 20 output tokens; the cache holds 96"):
         simulate_generation(Workload([0.0, 0.0], [5, 90], [5, 20]), policy("continuous", 2, 96), STEP)
     with pytest.raises(ValueError, match="the workload has no output tokens"):

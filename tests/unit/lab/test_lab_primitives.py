@@ -1,4 +1,4 @@
-"""The batching primitives: examples calculated by hand, and properties of continuous against static batching."""
+"""The batching primitives: examples calculated by hand, and properties of continuous and static batching."""
 
 import copy
 import math
@@ -34,30 +34,30 @@ def requests(*outputs: int, every_s: float = 0.0) -> list[Request]:
 
 def test_all_requests_of_a_static_batch_end_with_the_longest() -> None:
     completed, total_s, throughput = static_batch_simulation(requests(1, 10), 2, 0.5)
-    assert [(one.start_time, one.end_time) for one in completed] == [(0.0, 5.0), (0.0, 5.0)]
+    assert [(request.start_time, request.end_time) for request in completed] == [(0.0, 5.0), (0.0, 5.0)]
     assert (total_s, throughput) == (5.0, 11 / 5)
 
 
 def test_a_static_batch_waits_until_it_is_full() -> None:
     completed, total_s, _ = static_batch_simulation(requests(2, 2, every_s=3.0), 2, 1.0)
-    assert [one.start_time for one in completed] == [3.0, 3.0]
+    assert [request.start_time for request in completed] == [3.0, 3.0]
     assert total_s == 5.0
 
 
 def test_the_last_static_batch_waits_only_until_no_arrivals_are_left() -> None:
     completed, _, _ = static_batch_simulation(requests(1, 1, 1, every_s=2.0), 2, 1.0)
-    assert [one.start_time for one in completed] == [2.0, 2.0, 4.0]
+    assert [request.start_time for request in completed] == [2.0, 2.0, 4.0]
 
 
-def test_in_a_continuous_batch_a_free_slot_is_taken_at_once() -> None:
+def test_a_free_slot_of_a_continuous_batch_is_filled_at_once() -> None:
     completed, total_s, throughput = continuous_batch_simulation(requests(1, 10, 4), 2, 1.0)
-    assert [(one.start_time, one.end_time) for one in completed] == [(0.0, 1.0), (0.0, 10.0), (1.0, 5.0)]
+    assert [(request.start_time, request.end_time) for request in completed] == [(0.0, 1.0), (0.0, 10.0), (1.0, 5.0)]
     assert (total_s, throughput) == (10.0, 1.5)
 
 
 def test_a_continuous_batch_starts_a_request_when_it_arrives() -> None:
     completed, _, _ = continuous_batch_simulation(requests(5, 5, every_s=2.0), 8, 1.0)
-    assert [one.start_time for one in completed] == [0.0, 2.0]
+    assert [request.start_time for request in completed] == [0.0, 2.0]
 
 
 @given(REQUESTS, st.integers(1, 8))
@@ -74,13 +74,13 @@ def test_continuous_is_never_slower_than_static_and_faster_if_lengths_vary_in_a_
     assert continuous_s <= static_s * almost
     assert continuous_rate * almost >= static_rate
     batches = [static[first : first + size] for first in range(0, len(static), size)]
-    if any(len({one.output_length for one in batch}) > 1 for batch in batches):
+    if any(len({request.output_length for request in batch}) > 1 for batch in batches):
         mean = [calculate_batch_metrics(done, took_s)["avg_latency"] for done, took_s in
                 ((static, static_s), (continuous, continuous_s))]  # fmt: skip
         assert mean[1] < mean[0]
 
 
-#: Times in whole seconds, which floats add exactly.
+#: Times are whole seconds, which floats add exactly.
 WHOLE = st.builds(
     Request,
     id=st.integers(0, 999),
@@ -91,7 +91,7 @@ WHOLE = st.builds(
 
 
 @given(st.lists(WHOLE, min_size=1, max_size=12), st.integers(1, 4))
-def test_continuous_has_higher_throughput_exactly_if_the_longest_of_the_last_static_batch_start_earlier(
+def test_continuous_has_higher_throughput_exactly_if_the_longest_requests_of_the_last_static_batch_start_earlier(
     made: list[Request], size: int
 ) -> None:
     static, static_s, static_rate = static_batch_simulation(made, size, 1.0)
@@ -99,13 +99,15 @@ def test_continuous_has_higher_throughput_exactly_if_the_longest_of_the_last_sta
     last = range((len(static) - 1) // size * size, len(static))
     most = max(static[place].output_length for place in last)
     starts = [
-        (one.start_time, static[place].start_time) for place in last if (one := continuous[place]).output_length == most
+        (request.start_time, static[place].start_time)
+        for place in last
+        if (request := continuous[place]).output_length == most
     ]
     start_earlier = all(earlier is not None and later is not None and earlier < later for earlier, later in starts)
     assert (continuous_s < static_s) is (continuous_rate > static_rate) is start_earlier
 
 
-def test_throughput_is_equal_if_the_last_request_arrives_late_although_others_end_earlier() -> None:
+def test_throughput_is_equal_if_the_last_request_arrives_late_even_if_others_end_earlier() -> None:
     made = [*requests(1, 5), Request(2, 0, 5, 20.0)]
     static, _, static_rate = static_batch_simulation(made, 2, 1.0)
     continuous, _, continuous_rate = continuous_batch_simulation(made, 2, 1.0)
@@ -124,29 +126,29 @@ def test_continuous_has_higher_throughput_and_lower_latency_if_output_lengths_va
 
 @pytest.mark.parametrize("simulate", SIMULATIONS)
 class TestBothSimulations:
-    def test_the_requests_of_the_caller_are_not_changed(self, simulate) -> None:
+    def test_the_requests_of_the_caller_are_not_modified(self, simulate) -> None:
         made = requests(3, 1, 2)
         before = copy.deepcopy(made)
         completed, _, _ = simulate(made, 2, 0.1)
         assert made == before
         assert completed[0] is not made[0]
 
-    def test_no_requests_take_0_seconds(self, simulate) -> None:
+    def test_an_empty_list_of_requests_takes_0_seconds(self, simulate) -> None:
         assert simulate([], 4, 0.1) == ([], 0.0, 0.0)
 
-    def test_a_request_without_output_ends_as_it_starts(self, simulate) -> None:
+    def test_a_request_without_output_ends_when_it_starts(self, simulate) -> None:
         completed, total_s, throughput = simulate([Request(0, 5, 0, 2.0)], 1, 0.1)
         assert (completed[0].start_time, completed[0].end_time) == (2.0, 2.0)
         assert (total_s, throughput) == (2.0, 0.0)
 
     def test_equal_arrivals_keep_their_order(self, simulate) -> None:
         completed, _, _ = simulate(requests(1, 1, 1), 1, 1.0)
-        assert [one.id for one in completed] == [0, 1, 2]
-        assert [one.end_time for one in completed] == [1.0, 2.0, 3.0]
+        assert [request.id for request in completed] == [0, 1, 2]
+        assert [request.end_time for request in completed] == [1.0, 2.0, 3.0]
 
-    def test_requests_are_sorted_by_their_arrival(self, simulate) -> None:
+    def test_requests_are_sorted_by_arrival_time(self, simulate) -> None:
         completed, _, _ = simulate(requests(1, 1, every_s=5.0)[::-1], 1, 1.0)
-        assert [one.id for one in completed] == [0, 1]
+        assert [request.id for request in completed] == [0, 1]
 
     @pytest.mark.parametrize(
         ("made", "size", "token_s", "message"),
@@ -171,9 +173,9 @@ class TestBothSimulations:
         with pytest.raises(ValueError, match=message):
             simulate(made, size, token_s)
 
-    def test_requests_may_come_from_a_generator(self, simulate) -> None:
+    def test_a_generator_of_requests_is_accepted(self, simulate) -> None:
         made = requests(3, 1, 2)
-        assert simulate((one for one in made), 2, 0.1) == simulate(made, 2, 0.1) != ([], 0.0, 0.0)
+        assert simulate((request for request in made), 2, 0.1) == simulate(made, 2, 0.1) != ([], 0.0, 0.0)
 
 
 def test_the_latency_of_a_request_is_split_into_waiting_and_processing() -> None:
@@ -231,14 +233,14 @@ def test_batch_metrics_equal_a_calculation_by_hand() -> None:
         "throughput": 5.0,
         "avg_latency": pytest.approx(8 / 3),
         "p50_latency": 2.0,
-        "p95_latency": pytest.approx(4.7),  # 2 + 0.9 of the way to 5
+        "p95_latency": pytest.approx(4.7),  # 90 % of the way from 2 to 5
         "p99_latency": pytest.approx(4.94),
         "avg_queue_time": pytest.approx(4 / 3),
-        "gpu_utilization": 0.5,  # from 0 to 2 and from 4 to 5, of 6
+        "gpu_utilization": 0.5,  # busy from 0 to 2 and from 4 to 5, of 6 seconds
     }
 
 
 def test_batch_metrics_of_no_requests_are_0_and_of_one_request_are_its_own() -> None:
     assert set(calculate_batch_metrics([], 0.0).values()) == {0.0}
-    one = calculate_batch_metrics([Request(0, 1, 1, 0.0, start_time=0.0, end_time=2.0)], 2.0)
-    assert one["p50_latency"] == one["p99_latency"] == 2.0
+    single = calculate_batch_metrics([Request(0, 1, 1, 0.0, start_time=0.0, end_time=2.0)], 2.0)
+    assert single["p50_latency"] == single["p99_latency"] == 2.0

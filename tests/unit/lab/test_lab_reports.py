@@ -1,4 +1,4 @@
-"""Reports of the laboratory: tables that fit a terminal, charts that can be compared, a page for every width."""
+"""Reports of the laboratory: tables that fit a terminal, comparable charts, and responsive pages."""
 
 import io
 import re
@@ -42,7 +42,7 @@ def printed(rows: TableRows, width: int = 80) -> list[str]:
 
 
 @pytest.mark.parametrize("rows_of", [run_rows, answer_rows, work_rows, flow_rows])
-def test_the_tables_of_large_figures_fit_80_columns_without_a_fold(rows_of: Any) -> None:
+def test_tables_with_large_figures_fit_80_columns_without_wrapping(rows_of: Any) -> None:
     rows = rows_of(dict.fromkeys(("continuous", "chunked"), REPORT))
     lines = printed(rows)
     assert [line.split()[0] for line in lines] == ["run", "continuous", "chunked"]
@@ -50,7 +50,7 @@ def test_the_tables_of_large_figures_fit_80_columns_without_a_fold(rows_of: Any)
         assert line.split() == " ".join(row).split()
 
 
-def test_names_are_never_folded_and_a_title_is_not_bound_to_the_width_of_its_table() -> None:
+def test_names_are_never_wrapped_and_a_title_may_be_wider_than_its_table() -> None:
     console = Console(file=io.StringIO(), width=40)
     show(console, "A title that is longer than the table", [["run", "x"], ["continuous", "1" * 60]])
     assert isinstance(console.file, io.StringIO)
@@ -59,49 +59,49 @@ def test_names_are_never_folded_and_a_title_is_not_bound_to_the_width_of_its_tab
     assert "continuous" in text
 
 
-def test_what_has_no_rate_is_shown_as_a_dash() -> None:
+def test_a_missing_figure_is_shown_as_a_dash() -> None:
     report = REPORT | {"throughput_per_s": None, "tokens_per_s": None, "goodput_per_s": None, "latency_ms": None}
     assert run_rows({"packed": report})[1][1:4] == ["-", "-", "-"]
     assert answer_rows({"packed": report})[1][-2] == "-"
 
 
-def test_a_run_has_its_place_and_so_its_colour_in_every_panel_even_where_it_has_no_line() -> None:
-    panels = run_panels({"dead": outcome(Failure(0.006, 0, 1.0), Failure(1.5, 0, 1.0)), "sound": outcome()})
-    assert [list(panel.lines) for panel in panels] == [["dead", "sound"]] * len(panels)
+def test_a_run_has_the_same_position_and_colour_in_every_panel_even_without_data() -> None:
+    panels = run_panels({"dead": outcome(Failure(0.006, 0, 1.0), Failure(1.5, 0, 1.0)), "healthy": outcome()})
+    assert [list(panel.lines) for panel in panels] == [["dead", "healthy"]] * len(panels)
     assert [list(panel.reference) for panel in panels if panel.reference] == [["arrivals"]]
     empty = distribution_panel({"nothing": [], "something": [0.1, 0.2]})
     assert empty.lines["nothing"] == ([], [])
 
 
-def test_lines_are_told_apart_by_colour_or_by_dashes() -> None:
+def test_lines_differ_in_colour_or_dashes() -> None:
     panel = Panel("Many", "x", "y", {str(number): ([0.0, 1.0], [number, number]) for number in range(14)})
     legend = draw_svg(panel).split('id="legend_1"')[1]
     styles = re.findall(r"fill: none;([^\"]*)\"", legend)
     drawn = [(re.search("stroke: (#[0-9a-f]+)", style), "dasharray" in style) for style in styles]
-    told = {(colour[1], is_dashed) for colour, is_dashed in drawn if colour is not None}
-    assert len(told) == 14
+    distinct = {(colour[1], is_dashed) for colour, is_dashed in drawn if colour is not None}
+    assert len(distinct) == 14
 
 
 @pytest.mark.parametrize(
-    ("lines", "named"),
+    ("lines", "labels"),
     [
         ({"": ([12.0, 60.0], [0.0, 1.0])}, {"20", "50"}),
         ({"": ([5.0, 200_000.0], [0.0, 1.0])}, {"10", "100", "1,000", "10,000", "100,000"}),
     ],
 )
-def test_axes_of_logarithms_are_named_by_numbers_and_never_by_powers(lines: Any, named: set[str]) -> None:
+def test_logarithmic_axes_are_labelled_with_numbers_instead_of_powers(lines: Any, labels: set[str]) -> None:
     drawing = draw_svg(Panel("", "x", "y", lines, is_log_x=True))
     texts = set(re.findall(r"<text[^>]*>([^<]*)</text>", drawing))
-    assert named <= texts
+    assert labels <= texts
     assert "mathdefault" not in drawing
 
 
-def test_an_axis_of_whole_numbers_has_no_others() -> None:
+def test_an_axis_of_whole_numbers_has_only_whole_labels() -> None:
     drawing = draw_svg(Panel("", "devices", "y", {"": ([4.0, 5.0], [0.0, 1.0])})).split('id="matplotlib.axis_2"')[0]
     assert set(re.findall(r"<text[^>]*>([^<]*)</text>", drawing)) == {"4", "5", "devices"}
 
 
-def test_a_page_fits_narrow_screens_and_names_its_pictures(tmp_path: Path) -> None:
+def test_a_page_fits_narrow_screens_and_labels_its_pictures(tmp_path: Path) -> None:
     panels = [Panel("A < B", "x", "y", {"a": ([0.0], [1.0])}), Panel("C", "x", "y", {}, bars={"": {"b": 1.0}})]
     page, picture = write_report(tmp_path / "deep/er", "T & T", {"of": "<b>"}, [[["run"], ["<i>"]]], panels)
     text = page.read_text()
@@ -114,7 +114,7 @@ def test_a_page_fits_narrow_screens_and_names_its_pictures(tmp_path: Path) -> No
     assert re.search(r"\.wide \{ overflow-x: auto", text)
 
 
-def test_a_report_that_can_no_longer_be_written_is_said_without_a_traceback(tmp_path: Path) -> None:
+def test_a_report_that_cannot_be_written_raises_a_value_error(tmp_path: Path) -> None:
     (tmp_path / "report.html").mkdir()
     with pytest.raises(ValueError, match="the report cannot be written"):
         write_report(tmp_path, "", {}, [], [Panel("C", "x", "y", {"a": ([0.0], [1.0])})])

@@ -1,4 +1,4 @@
-"""The simulator loses and repeats no request, and it agrees with queueing theory."""
+"""The simulator finishes every request exactly once, and its results agree with queueing theory."""
 
 import math
 from collections import Counter
@@ -77,7 +77,7 @@ def test_on_cpu_cores_every_request_finishes_once_and_batches_finish_in_the_orde
         for before, after in pairwise(batches):
             assert before.start_s <= after.start_s
             assert before.end_s <= after.end_s + 1e-9
-        # Two batches run at once, and a third that has ended waits for its results to be stored.
+        # Two batches run at once while the results of a third, finished batch wait to be stored.
         for first, fourth in zip(batches, batches[3:], strict=False):
             assert first.end_s <= fourth.start_s + 1e-9
 
@@ -94,8 +94,8 @@ def test_a_simulation_is_deterministic() -> None:
     assert first.end_s == second.end_s
 
 
-def test_the_first_request_waits_for_its_window_and_later_ones_share_the_next_batch() -> None:
-    # A window of 5 ms, then 10 ms + 10 tokens of 1 ms each. The next three arrive during the run and share a batch.
+def test_the_first_request_waits_for_its_window_and_later_requests_share_the_next_batch() -> None:
+    # A window of 5 ms, then 10 ms + 10 tokens of 1 ms each; the next three requests arrive meanwhile and share a batch.
     outcome = simulate(workload(0.0, 0.006, 0.010, 0.012), policy(), COST)
     assert outcome.start_s == pytest.approx([0.005, 0.025, 0.025, 0.025])
     assert outcome.end_s == pytest.approx([0.025, 0.065, 0.065, 0.065])
@@ -135,7 +135,7 @@ def test_devices_share_a_backlog() -> None:
     assert max(four.end_s) == pytest.approx(max(alone.end_s) / 4)
 
 
-def test_the_mean_waiting_time_at_one_device_is_that_of_queueing_theory() -> None:
+def test_the_mean_waiting_time_at_one_device_agrees_with_queueing_theory() -> None:
     # M/D/1 (Pollaczek-Khinchine): r D / (2 (1 - r)) for utilization r and fixed service time D.
     count, service_s, used = 20_000, 0.020, 0.7
     arrival_s = draw_arrivals(PATTERNS["poisson"], used / service_s, count, np.random.default_rng(11))
@@ -149,11 +149,11 @@ def test_a_tenant_with_few_requests_does_not_wait_for_the_backlog_of_another() -
     arrival_s = [0.0] * 200 + [0.5 + 0.2 * number for number in range(10)]
     requests = Workload(arrival_s, [10] * 210, flow=[0] * 200 + [1] * 10, flows=flows)
     report = summarise(simulate(requests, policy(wait_s=0.0), COST))
-    assert report["flows"]["quiet:normal"]["latency_ms"]["max"] < 200  # three batches of 50 ms, not fifty
+    assert report["flows"]["quiet:normal"]["latency_ms"]["max"] < 200  # three batches of 50 ms instead of fifty
     assert report["flows"]["noisy:normal"]["latency_ms"]["max"] > 2000
 
 
-def test_high_priority_overtakes_normal_priority_and_starves_no_request() -> None:
+def test_high_priority_requests_run_first_without_starving_normal_priority() -> None:
     flows = (Flow(priority="normal"), Flow(priority="high"))
     requests = Workload([0.0] * 400, [10] * 400, flow=[0, 1] * 200, flows=flows)
     outcome = simulate(requests, policy(wait_s=0.0), COST)

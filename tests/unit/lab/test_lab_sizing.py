@@ -1,4 +1,4 @@
-"""Batch sizing against calculations by hand, and the models that are timed."""
+"""Batch sizing: results calculated by hand, and timing of models."""
 
 import copy
 import math
@@ -16,7 +16,7 @@ from windrow.lab import (
 )
 
 
-def test_arithmetic_intensity_is_twice_the_batch_whatever_the_model() -> None:
+def test_arithmetic_intensity_is_twice_the_batch_size_for_any_model() -> None:
     assert [calculate_arithmetic_intensity_with_batch(size, 14e9) for size in (1, 32)] == [2.0, 64.0]
     assert calculate_arithmetic_intensity_with_batch(1000, 1e308) == 2000.0
 
@@ -37,16 +37,16 @@ def test_arithmetic_intensity_refuses_an_empty_batch_or_model(size, model_bytes,
         calculate_arithmetic_intensity_with_batch(size, model_bytes)
 
 
-def test_the_batch_fills_the_memory_that_the_model_leaves_free() -> None:
-    assert optimal_batch_size(80e9, 14e9, 0.5e6, 4096) == 32  # 66 GB by 2.048 GB a sequence
+def test_the_batch_fills_the_memory_that_the_model_does_not_use() -> None:
+    assert optimal_batch_size(80e9, 14e9, 0.5e6, 4096) == 32  # 66 GB divided by 2.048 GB per sequence
     assert optimal_batch_size(10e9, 14e9, 0.5e6, 4096) == 0
 
 
 @given(st.integers(1, 500), st.integers(1, 64), st.integers(1, 9999), st.integers(0, 9999))
-def test_as_many_sequences_fit_as_fill_the_memory_however_floats_round(
+def test_the_maximum_number_of_sequences_is_exact_despite_rounding_of_floats(
     fits: int, length: int, token: int, model: int
 ) -> None:
-    # In thousandths, which have no exact float.
+    # The sizes are thousandths, which floats cannot represent exactly.
     budget = float(f"{fits * length * token + model}e-3")
     assert optimal_batch_size(budget, float(f"{model}e-3"), float(f"{token}e-3"), length) == fits
 
@@ -69,7 +69,7 @@ def test_sizes_that_do_not_limit_the_batch_are_refused_by_name(sizes, message: s
         optimal_batch_size(*sizes)
 
 
-def test_sequences_go_to_the_smallest_bucket_that_holds_them() -> None:
+def test_sequences_are_assigned_to_the_smallest_bucket_that_fits() -> None:
     sequences = ["a", "abcd", "", "abcdefg", "ab"]
     assert bucket_sequences(sequences, [4, 2]) == {2: ["a", "", "ab"], 4: ["abcd"], 7: ["abcdefg"]}
     assert bucket_sequences([], [8]) == {8: []}
@@ -84,13 +84,13 @@ def test_a_bucket_that_is_not_a_positive_whole_number_is_refused(bucket) -> None
 
 def test_batch_sizes_double_up_to_max_batch() -> None:
     results = find_optimal_batch_size(torch.nn.Linear(4, 2), (4,), max_batch=6)
-    assert [one["batch_size"] for one in results] == [1, 2, 4, 6]
-    for one in results:
-        assert one["throughput"] == pytest.approx(one["batch_size"] / one["latency_ms"] * 1e3)
-        assert one["latency_per_sample"] == pytest.approx(one["latency_ms"] / one["batch_size"])
+    assert [result["batch_size"] for result in results] == [1, 2, 4, 6]
+    for result in results:
+        assert result["throughput"] == pytest.approx(result["batch_size"] / result["latency_ms"] * 1e3)
+        assert result["latency_per_sample"] == pytest.approx(result["latency_ms"] / result["batch_size"])
 
 
-def test_a_model_is_left_as_it_was() -> None:
+def test_timing_restores_the_mode_of_the_model() -> None:
     model = torch.nn.Sequential(torch.nn.BatchNorm1d(4), torch.nn.Dropout(0.5))
     model[1].eval()
     before, numbers = copy.deepcopy(model.state_dict()), torch.get_rng_state()
@@ -107,7 +107,7 @@ def test_the_modes_of_a_model_that_fails_are_restored() -> None:
     assert model.training
 
 
-def test_a_model_that_begins_with_an_embedding_gets_token_ids() -> None:
+def test_a_model_that_starts_with_an_embedding_gets_token_ids() -> None:
     seen: list[torch.Tensor] = []
 
     class Text(torch.nn.Module):
@@ -139,9 +139,9 @@ def test_the_search_stops_when_memory_runs_out(error: Exception) -> None:
         if len(inputs) > 2:
             raise error
 
-    assert [one["batch_size"] for one in find_optimal_batch_size(model, (1,))] == [1, 2]
+    assert [result["batch_size"] for result in find_optimal_batch_size(model, (1,))] == [1, 2]
 
 
-def test_any_other_error_of_the_model_is_not_taken_for_a_lack_of_memory() -> None:
+def test_other_errors_of_the_model_are_not_treated_as_out_of_memory() -> None:
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         find_optimal_batch_size(torch.nn.Linear(4, 2), (3,))

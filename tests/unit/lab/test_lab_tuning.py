@@ -1,4 +1,4 @@
-"""Passes that are timed: of the sizes that were captured, and cut short where the time is over."""
+"""Timing of forward passes: captured sizes only, within a time limit."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,11 +9,11 @@ from windrow.scheduler.core.planning import Batch, BatchLimits
 from windrow.worker.engines.base import EngineInfo, Prepared
 
 
-class NotingEngine:
-    """Notes the tokens of its passes."""
+class RecordingEngine:
+    """An engine that records the tokens of each forward pass."""
 
     def __init__(self) -> None:
-        self.info = EngineInfo("noting", "embed", "packed", None, "cuda", "none", 512, is_captured=True)
+        self.info = EngineInfo("recording", "embed", "packed", None, "cuda", "none", 512, is_captured=True)
         self.busy_s = 0.0
         self.tokens: list[int] = []
 
@@ -31,16 +31,16 @@ class NotingEngine:
 PREPARED = [Prepared(5 + number, None) for number in range(40)]
 
 
-def test_passes_are_timed_in_the_sizes_that_were_captured() -> None:
-    engine, limits = NotingEngine(), BatchLimits(8, 1024, rungs=(64, 128, 256, 512, 1024))
+def test_passes_are_timed_at_captured_sizes() -> None:
+    engine, limits = RecordingEngine(), BatchLimits(8, 1024, rungs=(64, 128, 256, 512, 1024))
     timings = time_passes(engine, PREPARED, "packed", limits, 60.0, lambda text: None)
     assert set(engine.tokens) <= {64, 128, 256, 512}
-    assert {one.tokens for one in timings.passes} <= {64, 128, 256, 512}
+    assert {timed.tokens for timed in timings.passes} <= {64, 128, 256, 512}
     assert [point.batch_size for point in timings.curve] == [1, 2, 4, 8]
     assert not timings.is_cut
 
 
-def test_where_time_is_short_the_smallest_rows_are_timed_and_the_rest_is_said_to_be_missing() -> None:
-    timings = time_passes(NotingEngine(), PREPARED, "packed", BatchLimits(8, 1024), 0.0, lambda text: None)
+def test_if_time_runs_out_only_the_smallest_batches_are_timed_and_the_result_is_marked_as_cut() -> None:
+    timings = time_passes(RecordingEngine(), PREPARED, "packed", BatchLimits(8, 1024), 0.0, lambda text: None)
     assert [point.batch_size for point in timings.curve] == [1]
     assert timings.is_cut

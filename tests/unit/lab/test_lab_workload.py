@@ -1,4 +1,4 @@
-"""Workloads that are drawn, traces in the published formats, and the errors of invalid ones."""
+"""Random workloads, traces in published formats, and the errors of invalid ones."""
 
 import math
 from pathlib import Path
@@ -32,7 +32,7 @@ def test_gaps_of_a_poisson_process_are_exponential() -> None:
     assert (gaps_s > 1 / RATE_PER_S).mean() == pytest.approx(math.exp(-1), abs=0.01)
 
 
-def test_bursts_ramp_and_diurnal_have_their_shapes() -> None:
+def test_the_patterns_bursts_ramp_and_diurnal_have_their_shapes() -> None:
     share = {name: np.histogram(arrivals(name) / 500.0, bins=10, range=(0, 1))[0] / COUNT for name in PATTERNS}
     assert share["ramp"][-1] > 5 * share["ramp"][0]
     assert share["diurnal"][4:6].min() > 5 * share["diurnal"][[0, -1]].max()

@@ -1,4 +1,4 @@
-"""The simulator takes the worker's decisions: the same requests lead to the same claims and the same windows."""
+"""The simulator decides like the worker: the same requests lead to the same claims and the same windows."""
 
 from collections.abc import Sequence
 
@@ -43,7 +43,7 @@ class RecordingDevice(BatchDevice):
 
 
 def both(workload: Workload, policy: Policy, cost: PassCost) -> tuple[list[Decision], list[Decision]]:
-    """The decisions of the worker and of the simulator, in the order of time, up to the last window."""
+    """Return the decisions of the worker and of the simulator in order of time, up to the last window."""
     device = RecordingDevice(workload, policy, cost)
     Simulation(workload, lambda _: device, Fleet()).run()
     worker = VirtualWorker(workload, policy, cost).run()

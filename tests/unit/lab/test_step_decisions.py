@@ -1,4 +1,4 @@
-"""The worker's engine and the laboratory take the same decisions for a trace: every claim and every step plan."""
+"""The engine of the worker and the simulator make the same claims and step plans for a trace."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def draw_trace(seed: int) -> Workload:
-    """Bursts of requests that together need more slots and pages than there are."""
+    """Return bursts of requests that together need more slots and pages than are available."""
     numbers = np.random.default_rng(seed)
     count = 40
     arrival_s = np.sort(numbers.integers(0, 8, count) * 12 + numbers.random(count) * 4)
@@ -57,7 +57,7 @@ def number_of(sequence: GeneratingSequence) -> int:
 
 
 def describe(plan: StepPlan) -> dict[str, Any]:
-    """A plan with request numbers for sequences; page numbers are left out, because only the engine shares pages."""
+    """Return a plan with request numbers instead of sequences; pages are omitted, as only the engine shares them."""
 
     def numbers(sequences: Sequence[GeneratingSequence]) -> list[int]:
         return [number_of(sequence) for sequence in sequences]
@@ -65,15 +65,15 @@ def describe(plan: StepPlan) -> dict[str, Any]:
     return {
         "number": plan.number,
         "stopped": numbers(plan.stopped), "started": numbers(plan.started), "grown": numbers(plan.grown),
-        "admitted": [(number_of(one), one.slot, len(one.pages), one.context_tokens) for one in plan.admitted],
+        "admitted": [(number_of(new), new.slot, len(new.pages), new.context_tokens) for new in plan.admitted],
         "preempted": numbers(plan.preempted), "ended": numbers(plan.ended), "released": numbers(plan.released),
-        "chunks": [(number_of(one.sequence), one.start, one.tokens, one.is_last) for one in plan.chunks],
+        "chunks": [(number_of(chunk.sequence), chunk.start, chunk.tokens, chunk.is_last) for chunk in plan.chunks],
         "decoding": plan.decoding, "rows": plan.rows,
     }  # fmt: skip
 
 
 class WorkerOnVirtualTime:
-    """Drives a real engine as the worker's threads do; every step takes one second of virtual time."""
+    """Drives a real engine like the threads of the worker; every step takes one second of virtual time."""
 
     def __init__(self, engine: GenerateEngine, trace: Workload, ahead: int) -> None:
         self._engine, self._trace, self._ahead = engine, trace, ahead
@@ -81,7 +81,7 @@ class WorkerOnVirtualTime:
         self._prompts = [draw.integers(0, 256, tokens).tolist() for tokens in trace.tokens]
         self._backlog: list[int] = []
         self._arrived = 0
-        #: Each request with the time of its claim.
+        #: The requests and the times of their claims.
         self.claims: list[tuple[float, int]] = []
 
     def run(self) -> None:
@@ -123,7 +123,7 @@ class WorkerOnVirtualTime:
 
 @pytest.mark.parametrize("ahead", [0, 1])
 @pytest.mark.parametrize("name", sorted(GENERATION))
-def test_worker_and_laboratory_claim_and_plan_alike(
+def test_worker_and_simulator_make_the_same_claims_and_step_plans(
     folder: Path, name: str, ahead: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trace = draw_trace(seed=ahead)
