@@ -145,7 +145,7 @@ def bound(engine: Engine, texts: list[str], limits: BatchLimits, seconds: float)
 
 def wait_for(handle: Any) -> None:
     """Wait until the results have arrived, and discard them."""
-    handle.span[1].synchronize()
+    handle.events[1].synchronize()
 
 
 def lone_call_ms(engine: Engine, texts: list[str], limits: BatchLimits) -> float:

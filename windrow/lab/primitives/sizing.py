@@ -68,7 +68,7 @@ def find_optimal_batch_size(
     """
     import torch
 
-    from windrow.lab.tune.trial_inputs import draw_inputs, evaluating
+    from windrow.lab.primitives.trial_inputs import draw_inputs, evaluating
 
     shape = [count("a dimension of input_shape", length, 1) for length in input_shape]
     results: list[dict[str, float]] = []
