@@ -15,9 +15,9 @@ from windrow.scheduler.queue import RedisQueue
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Servers]:
-    made = Servers()
-    yield made
-    made.close()
+    started = Servers()
+    yield started
+    started.close()
 
 
 @pytest.fixture(params=[FAKE, EMBEDDED, NEWER])

@@ -13,7 +13,7 @@ from tests.support.queue_calls import MODEL, NO_LEASE_S, claim, finish, held, id
 from windrow.scheduler.queue import RedisQueue, redis_queue
 
 
-def test_a_claim_takes_at_most_the_count_asked_for(queue: RedisQueue) -> None:
+def test_a_claim_takes_at_most_count_requests(queue: RedisQueue) -> None:
     submit(queue, "a", "b", "c")
     assert ids_of(claim(queue, 2)) == ["a", "b"]
     assert ids_of(claim(queue, 2)) == ["c"]
@@ -58,7 +58,7 @@ def test_a_claim_of_some_priorities_ends_before_the_first_of_another(queue: Redi
     assert ids_of(claim(queue)) == ["low", "normal"]
 
 
-def test_requests_left_by_a_claim_of_some_priorities_keep_their_places(queue: RedisQueue) -> None:
+def test_requests_not_taken_by_a_claim_of_some_priorities_keep_their_positions(queue: RedisQueue) -> None:
     submit(queue, "a", "b", "c", priority="low")
     submit(queue, "urgent", tenant="other", priority="high", cost=100)
     assert claim(queue, 2, priorities=["high"]) == []

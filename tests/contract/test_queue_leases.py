@@ -305,7 +305,7 @@ def test_a_waiting_request_past_its_deadline_expires(queue: RedisQueue, redis: R
     assert queue.depth().counts == {"submitted": 2, "expired": 1}
 
 
-def test_a_request_claimed_before_its_deadline_is_left_to_its_worker(queue: RedisQueue) -> None:
+def test_a_running_request_past_its_deadline_is_not_expired_by_the_reaper(queue: RedisQueue) -> None:
     submit(queue, "a", deadline_s=1e-6)
     requests = claim(queue)
     assert queue.reap() == 0

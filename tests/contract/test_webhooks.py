@@ -66,7 +66,9 @@ def test_a_dead_letter_has_a_due_webhook(redis: Redis, webhooks: WebhookQueue) -
     assert claim_due(webhooks) == [("a", URL, 1)]
 
 
-def test_a_request_without_a_webhook_has_none_due(redis: Redis, queue: RedisQueue, webhooks: WebhookQueue) -> None:
+def test_a_request_without_a_webhook_has_no_due_webhook(
+    redis: Redis, queue: RedisQueue, webhooks: WebhookQueue
+) -> None:
     submit(queue, "a", webhook=None)
     finish(queue, claim(queue))
     assert claim_due(webhooks) == []

@@ -41,16 +41,16 @@ def server() -> Iterator[RedisServer]:
     """A Redis that accepts only TLS."""
     port = free_port()
     only_tls = ["--port", "0", "--tls-port", str(port), "--bind", "127.0.0.1", "127.0.0.2"]
-    made = RedisServer(*only_tls, *FILES, port=port, binary=binary_of(NEWER))
-    made.url = f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={CA}"
+    tls_server = RedisServer(*only_tls, *FILES, port=port, binary=binary_of(NEWER))
+    tls_server.url = f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={CA}"
     with ExitStack() as exits:
         try:
-            exits.enter_context(made)
+            exits.enter_context(tls_server)
         except RuntimeError as error:
             if "tls" in str(error):
                 pytest.skip("this redis-server was built without TLS")
             raise
-        yield made
+        yield tls_server
 
 
 def test_api_clients_and_celery_callers_get_results_over_tls(

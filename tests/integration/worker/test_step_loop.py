@@ -136,7 +136,7 @@ def test_a_full_worker_claims_a_more_urgent_request_and_no_other(
     assert {wait_until_finished(queue, id).status for id in ("urgent", "pressing", *"abcdefgh")} == {"succeeded"}
 
 
-def test_a_bad_input_fails_alone(start: Callable[..., StepWorker], queue: RedisQueue, redis_client: Redis) -> None:
+def test_an_invalid_input_fails_alone(start: Callable[..., StepWorker], queue: RedisQueue, redis_client: Redis) -> None:
     start(is_gated=False)
     submit(queue, "good")
     submit(queue, "bad", input=3)

@@ -1,4 +1,4 @@
-"""What a step model reports about its engine, called without a loop on a real Redis."""
+"""The metrics that a step model reports about its engine, tested without a loop on a real Redis."""
 
 from __future__ import annotations
 

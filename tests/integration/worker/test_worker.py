@@ -119,7 +119,7 @@ def test_requests_that_arrive_within_one_window_run_in_one_batch(redis: RedisSer
     assert [prediction.metrics["batch_size"] for prediction in wait_until_finished(queue, ids)] == [4, 4, 4, 4]
 
 
-def test_a_bad_input_fails_alone(queue: RedisQueue) -> None:
+def test_an_invalid_input_fails_alone(queue: RedisQueue) -> None:
     submit(queue, ["good-1"])
     submit(queue, ["bad"], text={"not": "a text"})
     submit(queue, ["too-long"], text="word " * 5000)

@@ -132,12 +132,12 @@ def unknown_words(program: str, line: str) -> list[str]:
     """Return the commands and options of a command line that the program does not have."""
     command: Any = typer.main.get_command(PROGRAMS[program])  # a group has `commands`
     words = re.split(r"\s#|[|>]\s", line)[0].removeprefix(program).split()
-    wrong = []
+    unknown = []
     while hasattr(command, "commands") and words and re.match(r"[a-z]", words[0]):
         alternatives = words.pop(0).strip(",.:;").split("|")
-        wrong += [name for name in alternatives if name not in command.commands]
-        if len(alternatives) > 1 or wrong:
-            return wrong
+        unknown += [name for name in alternatives if name not in command.commands]
+        if len(alternatives) > 1 or unknown:
+            return unknown
         command = command.commands[alternatives[0]]
     known = {
         "--help",
@@ -148,7 +148,7 @@ def unknown_words(program: str, line: str) -> list[str]:
 
 @pytest.mark.parametrize("page", [*PAGES], ids=page_id)
 def test_every_command_and_option_that_a_page_names_exists(page: Path) -> None:
-    wrong = []
+    unknown = []
     for text in code(page):
         for program in PROGRAMS:
             for start in (found.start() for found in re.finditer(rf"(?<![\w/.-]){re.escape(program)} (?=[a-z])", text)):
@@ -156,8 +156,8 @@ def test_every_command_and_option_that_a_page_names_exists(page: Path) -> None:
                 if all(
                     word in ("$", "exec") or "=" in word or word.startswith(("taskset", "-c", "0-1")) for word in before
                 ):
-                    wrong += [(text, word) for word in unknown_words(program, text[start:])]
-    assert wrong == []
+                    unknown += [(text, word) for word in unknown_words(program, text[start:])]
+    assert unknown == []
 
 
 def test_an_unknown_command_or_option_is_detected() -> None:

@@ -27,7 +27,7 @@ def test_a_maximum_of_one_attempt_allows_no_retry() -> None:
 
 @given(st.integers(1, 50))
 def test_a_request_gets_exactly_max_attempts_attempts(max_attempts: int) -> None:
-    attempt, made = 1, 1
+    attempt, attempts_made = 1, 1
     while isinstance(decision := decide_retry(attempt, max_attempts), Retry):
-        attempt, made = decision.attempt, made + 1
-    assert made == max_attempts
+        attempt, attempts_made = decision.attempt, attempts_made + 1
+    assert attempts_made == max_attempts

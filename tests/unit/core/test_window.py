@@ -46,7 +46,7 @@ def test_the_window_is_measured_from_the_first_request_and_later_ones_do_not_ext
     assert decisions == [Wait(pytest.approx(1.020))] * 3
 
 
-def test_a_window_closes_when_too_little_of_it_is_left_for_another_request() -> None:
+def test_a_window_closes_when_the_remaining_time_is_too_short_for_another_request() -> None:
     one_in_20_ms = JoinRate(requests=50.0, observed_s=1.0)
     assert isinstance(decide_window(0.009, 0.0, 1, 10, LIMITS, one_in_20_ms), Wait)  # 11 ms left: 0.55 requests
     assert decide_window(0.011, 0.0, 1, 10, LIMITS, one_in_20_ms) == Close("idle")  # 9 ms left: 0.45 requests

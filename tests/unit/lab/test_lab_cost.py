@@ -21,7 +21,7 @@ def measure_passes(
     cost: PassCost, numbers: np.random.Generator | None = None, count: int = 400, shared: Shared = ALONE
 ) -> list[TimedPass]:
     draw = np.random.default_rng(2)
-    made = []
+    passes = []
     for _ in range(count):
         sequences = int(draw.choice([1, 1, 2, 5, 20, 60]))
         lengths = draw.integers(1, 256, sequences).tolist()
@@ -29,10 +29,10 @@ def measure_passes(
         if numbers is not None:
             pieces_s = [piece_s * float(numbers.lognormal(0, 0.3)) for piece_s in pieces_s]
         arrivals_s = tuple(sorted(draw.uniform(0.0, sum(pieces_s), 5))) if cost.lanes > 1 and sequences > 1 else ()
-        beside = replace(shared, came_s=arrivals_s)
-        duration_s = pass_end_s(pieces_s, beside, cost.lanes, cost.chore_s)
-        made.append(TimedPass(sum(lengths), tuple(lengths), duration_s, beside))
-    return made
+        device = replace(shared, came_s=arrivals_s)
+        duration_s = pass_end_s(pieces_s, device, cost.lanes, cost.chore_s)
+        passes.append(TimedPass(sum(lengths), tuple(lengths), duration_s, device))
+    return passes
 
 
 @settings(max_examples=20, deadline=None)

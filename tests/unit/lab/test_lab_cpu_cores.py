@@ -44,7 +44,7 @@ def test_chores_use_free_cores_or_else_get_an_equal_share() -> None:
     assert ends(both) == pytest.approx([2.5, 3.5])
 
 
-def test_chores_that_arrived_before_a_piece_run_beside_it() -> None:
+def test_chores_that_arrived_before_a_piece_run_concurrently_with_it() -> None:
     cores = CpuCores(1, [0.0, 0.1, 5.0], 0.2)
     cores.add(0, [1.0], 0.3)
     # They have done 0.3 of their 0.4 s of work.

@@ -62,10 +62,10 @@ def test_a_continuous_batch_starts_a_request_when_it_arrives() -> None:
 
 @given(REQUESTS, st.integers(1, 8))
 def test_continuous_is_never_slower_than_static_and_faster_if_lengths_vary_in_a_batch(
-    made: list[Request], size: int
+    submitted: list[Request], size: int
 ) -> None:
-    static, static_s, static_rate = static_batch_simulation(made, size, 0.1)
-    continuous, continuous_s, continuous_rate = continuous_batch_simulation(made, size, 0.1)
+    static, static_s, static_rate = static_batch_simulation(submitted, size, 0.1)
+    continuous, continuous_s, continuous_rate = continuous_batch_simulation(submitted, size, 0.1)
     almost = 1 + 1e-9
     for in_static, in_continuous in zip(static, continuous, strict=True):
         assert in_static.end_time is not None
@@ -92,10 +92,10 @@ WHOLE = st.builds(
 
 @given(st.lists(WHOLE, min_size=1, max_size=12), st.integers(1, 4))
 def test_continuous_has_higher_throughput_exactly_if_the_longest_requests_of_the_last_static_batch_start_earlier(
-    made: list[Request], size: int
+    submitted: list[Request], size: int
 ) -> None:
-    static, static_s, static_rate = static_batch_simulation(made, size, 1.0)
-    continuous, continuous_s, continuous_rate = continuous_batch_simulation(made, size, 1.0)
+    static, static_s, static_rate = static_batch_simulation(submitted, size, 1.0)
+    continuous, continuous_s, continuous_rate = continuous_batch_simulation(submitted, size, 1.0)
     last = range((len(static) - 1) // size * size, len(static))
     most = max(static[place].output_length for place in last)
     starts = [
@@ -108,17 +108,17 @@ def test_continuous_has_higher_throughput_exactly_if_the_longest_requests_of_the
 
 
 def test_throughput_is_equal_if_the_last_request_arrives_late_even_if_others_end_earlier() -> None:
-    made = [*requests(1, 5), Request(2, 0, 5, 20.0)]
-    static, _, static_rate = static_batch_simulation(made, 2, 1.0)
-    continuous, _, continuous_rate = continuous_batch_simulation(made, 2, 1.0)
+    submitted = [*requests(1, 5), Request(2, 0, 5, 20.0)]
+    static, _, static_rate = static_batch_simulation(submitted, 2, 1.0)
+    continuous, _, continuous_rate = continuous_batch_simulation(submitted, 2, 1.0)
     assert continuous_rate == static_rate
     assert continuous[0].end_time == 1.0 < static[0].end_time == 5.0
 
 
 def test_continuous_has_higher_throughput_and_lower_latency_if_output_lengths_vary() -> None:
-    made = requests(*[5, 100, 20, 60] * 8)
-    static, static_s, static_rate = static_batch_simulation(made, 4, 0.01)
-    continuous, continuous_s, continuous_rate = continuous_batch_simulation(made, 4, 0.01)
+    submitted = requests(*[5, 100, 20, 60] * 8)
+    static, static_s, static_rate = static_batch_simulation(submitted, 4, 0.01)
+    continuous, continuous_s, continuous_rate = continuous_batch_simulation(submitted, 4, 0.01)
     assert continuous_rate > 1.5 * static_rate
     mean = calculate_batch_metrics(continuous, continuous_s)["avg_latency"]
     assert mean < 0.7 * calculate_batch_metrics(static, static_s)["avg_latency"]
@@ -127,11 +127,11 @@ def test_continuous_has_higher_throughput_and_lower_latency_if_output_lengths_va
 @pytest.mark.parametrize("simulate", SIMULATIONS)
 class TestBothSimulations:
     def test_the_requests_of_the_caller_are_not_modified(self, simulate) -> None:
-        made = requests(3, 1, 2)
-        before = copy.deepcopy(made)
-        completed, _, _ = simulate(made, 2, 0.1)
-        assert made == before
-        assert completed[0] is not made[0]
+        submitted = requests(3, 1, 2)
+        before = copy.deepcopy(submitted)
+        completed, _, _ = simulate(submitted, 2, 0.1)
+        assert submitted == before
+        assert completed[0] is not submitted[0]
 
     def test_an_empty_list_of_requests_takes_0_seconds(self, simulate) -> None:
         assert simulate([], 4, 0.1) == ([], 0.0, 0.0)
@@ -151,7 +151,7 @@ class TestBothSimulations:
         assert [request.id for request in completed] == [0, 1]
 
     @pytest.mark.parametrize(
-        ("made", "size", "token_s", "message"),
+        ("submitted", "size", "token_s", "message"),
         [
             (requests(1), 0, 0.1, r"batch_size is 0; it must be a whole number from 1"),
             (requests(1), 2.5, 0.1, r"batch_size is 2.5; it must be a whole number"),
@@ -169,13 +169,15 @@ class TestBothSimulations:
             ([Request(7, 1, 1.5, 0.0)], 1, 0.1, r"request 7: output_length is 1.5"),
         ],
     )
-    def test_invalid_sizes_times_and_lengths_are_refused_by_name(self, simulate, made, size, token_s, message) -> None:
+    def test_invalid_sizes_times_and_lengths_are_refused_by_name(
+        self, simulate, submitted, size, token_s, message
+    ) -> None:
         with pytest.raises(ValueError, match=message):
-            simulate(made, size, token_s)
+            simulate(submitted, size, token_s)
 
     def test_a_generator_of_requests_is_accepted(self, simulate) -> None:
-        made = requests(3, 1, 2)
-        assert simulate((request for request in made), 2, 0.1) == simulate(made, 2, 0.1) != ([], 0.0, 0.0)
+        submitted = requests(3, 1, 2)
+        assert simulate((request for request in submitted), 2, 0.1) == simulate(submitted, 2, 0.1) != ([], 0.0, 0.0)
 
 
 def test_the_latency_of_a_request_is_split_into_waiting_and_processing() -> None:
@@ -188,7 +190,7 @@ def test_the_latency_of_a_request_is_split_into_waiting_and_processing() -> None
     }
 
 
-def test_a_request_that_has_not_ended_has_no_latency() -> None:
+def test_a_request_that_has_not_finished_has_no_latency() -> None:
     with pytest.raises(ValueError, match="request 3 has not ended"):
         calculate_request_latency(Request(3, 1, 1, 0.0, start_time=1.0))
 

@@ -108,7 +108,7 @@ def test_the_modes_of_a_model_that_fails_are_restored() -> None:
 
 
 def test_a_model_that_starts_with_an_embedding_gets_token_ids() -> None:
-    seen: list[torch.Tensor] = []
+    batches: list[torch.Tensor] = []
 
     class Text(torch.nn.Module):
         def __init__(self) -> None:
@@ -116,12 +116,12 @@ def test_a_model_that_starts_with_an_embedding_gets_token_ids() -> None:
             self.words, self.head = torch.nn.Embedding(11, 4), torch.nn.Linear(4, 2)
 
         def forward(self, ids: torch.Tensor) -> torch.Tensor:
-            seen.append(ids)
+            batches.append(ids)
             return self.head(self.words(ids)).mean(1)
 
     assert len(find_optimal_batch_size(Text(), (7,), max_batch=2)) == 2
-    assert {tuple(ids.shape) for ids in seen} == {(1, 7), (2, 7)}
-    assert all(ids.dtype == torch.int64 and ids.min() >= 0 and ids.max() < 11 for ids in seen)
+    assert {tuple(ids.shape) for ids in batches} == {(1, 7), (2, 7)}
+    assert all(ids.dtype == torch.int64 and ids.min() >= 0 and ids.max() < 11 for ids in batches)
 
 
 @pytest.mark.parametrize(("shape", "most"), [((4,), 0), ((4,), math.nan), ((0,), 1), ((2.5,), 1), ((math.nan,), 1)])
