@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import pytest
 from redis import Redis
+from tokenizers import Tokenizer
 
 from tests.support.queue_calls import NO_LEASE_S, claim, finish
 from windrow.errors import InvalidInput, NoWorker, PredictionGone, QueueFull, UnknownModel
 from windrow.scheduler.config.settings import Settings
+from windrow.scheduler.config.values import DEFAULT_MODELS
 from windrow.scheduler.core.heartbeats import Heartbeat
 from windrow.scheduler.intake import Intake, SubmitCall
 from windrow.scheduler.intake.dead_letters import retry_dead_letters
+from windrow.scheduler.models.sources import resolve_source
 from windrow.scheduler.queue import DeadLetters, RedisQueue, result_key
 from windrow.scheduler.queue.load_failures import report_load_failure
+from windrow.worker.celery.message_strategy import submit_message
 
 MODEL = "server"
 SETTINGS = {
@@ -104,3 +108,21 @@ def test_a_dead_letter_is_resubmitted_with_its_cost_regardless_of_limits(
     last = claim(queue)[-1]
     assert (last.id, last.flow, last.cost_tokens) == (renamed["dead"], "acme:normal", 6)
     assert last.call() == {"model": MODEL, "input": "hay", "parameters": {"max_tokens": 5}}
+
+
+@pytest.mark.parametrize(
+    "text", ["hay " * 40, "바람에 마른 풀을 갈퀴로 모은다. " * 5, "การนำหญ้าแห้งมากองรวมกัน", "🌾🚜" * 20]
+)
+def test_a_celery_message_costs_the_tokens_of_its_input_as_an_http_request_does(redis: Redis, text: str) -> None:
+    queue = RedisQueue(redis, "minilm")
+    queue.heartbeat("worker@test/0", Heartbeat(), stale_s=60)
+    intake = Intake(Settings.model_validate({"models": DEFAULT_MODELS}), redis, {"minilm": queue})
+    submit_message(intake, "from-celery", {}, ([], {"model": "minilm", "input": text}, {}), None)
+    parameters = intake.read_parameters("minilm", None)
+    intake.submit(SubmitCall("minilm", [text], parameters), "default", ["from-http"])
+    tokenizer = Tokenizer.from_file(str(resolve_source(DEFAULT_MODELS["minilm"]["source"]) / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    expected = len(tokenizer.encode(text).ids)
+    costs = {request.id: request.cost_tokens for request in claim(queue)}
+    assert costs == {"from-celery": expected, "from-http": expected}
