@@ -110,9 +110,7 @@ def test_a_dead_letter_is_resubmitted_with_its_cost_regardless_of_limits(
     assert last.call() == {"model": MODEL, "input": "hay", "parameters": {"max_tokens": 5}}
 
 
-@pytest.mark.parametrize(
-    "text", ["hay " * 40, "바람에 마른 풀을 갈퀴로 모은다. " * 5, "การนำหญ้าแห้งมากองรวมกัน", "🌾🚜" * 20]
-)
+@pytest.mark.parametrize("text", ["바람에 마른 풀을 갈퀴로 모은다. " * 5, "การนำหญ้าแห้งมากองรวมกัน", "🌾🚜" * 20])
 def test_a_celery_message_costs_the_tokens_of_its_input_as_an_http_request_does(redis: Redis, text: str) -> None:
     queue = RedisQueue(redis, "minilm")
     queue.heartbeat("worker@test/0", Heartbeat(), stale_s=60)
