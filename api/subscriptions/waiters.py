@@ -18,7 +18,7 @@ from windrow.scheduler.queue.prediction import ended_prediction
 
 
 class Waiter:
-    """One client's wait for one result; its event is set when the wait is over."""
+    """One client's wait for one result; its event is set when the wait ends."""
 
     __slots__ = ("_document", "_event", "is_over")
 

@@ -25,7 +25,8 @@ def read_as(kind: type[T], value: object) -> T:
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(map(str, problem["loc"]))
-        message = problem["msg"].removeprefix("Value error, ")
+        is_unknown = problem["type"] == "unexpected_keyword_argument"
+        message = "unknown field" if is_unknown else problem["msg"].removeprefix("Value error, ")
         given = "" if isinstance(problem["input"], dict) else f" (got {problem['input']!r:.100})"
         raise ValueError(f"{field}: {message}{given}" if field else message) from None
 

@@ -147,6 +147,16 @@ def test_a_negative_cost_is_refused(tmp_path: Path) -> None:
         read_cost(tmp_path / "cost.json")
 
 
+@pytest.mark.parametrize(("part", "field"), [("padded", "tokn_s"), ("decode", "step_ms")])
+def test_an_unknown_field_of_a_cost_file_is_refused_by_name(tmp_path: Path, part: str, field: str) -> None:
+    write_cost(tmp_path / "cost.json", CostModel(PassCost(1, 1), PassCost(1, 1), DecodeCost(1, 1)))
+    document = json.loads((tmp_path / "cost.json").read_text())
+    document[part][field] = 1.0
+    (tmp_path / "cost.json").write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=rf"{part}.*{field}: unknown field \(got 1\.0\)"):
+        read_cost(tmp_path / "cost.json")
+
+
 def test_an_older_cost_file_without_chores_is_accepted(tmp_path: Path) -> None:
     write_cost(tmp_path / "cost.json", CostModel(PassCost(1, 1), PassCost(1, 1, lanes=2)))
     document = json.loads((tmp_path / "cost.json").read_text())

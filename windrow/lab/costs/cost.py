@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from windrow.lab.costs.cpu_cores import CpuCores
 from windrow.lab.json_values import read_as
@@ -15,6 +15,9 @@ from windrow.scheduler.core.core_split import cut_evenly
 from windrow.scheduler.core.planning import Batch, bucket_length
 
 VERSION = 1
+
+#: For pydantic: a misspelled field in a cost file is an error.
+REFUSE_UNKNOWN = {"extra": "forbid"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,8 @@ class PassCost:
     On a CPU with several ``lanes`` (cores), the formula gives the time of one piece on an otherwise idle core. A batch
     is cut into pieces as the worker cuts it, and finishes with its last piece.
     """
+
+    __pydantic_config__: ClassVar = REFUSE_UNKNOWN
 
     pass_s: float
     token_s: float
@@ -72,6 +77,8 @@ class PassCost:
 class StepRuns:
     """How a device runs decode steps, independent of their cost."""
 
+    __pydantic_config__: ClassVar = REFUSE_UNKNOWN
+
     #: Steps that are planned while another runs, without requests that arrive meanwhile: 1 if the device never waits.
     ahead: int = 0
     #: Sizes with captured CUDA graphs, to which decoding sequences and prompt tokens are rounded up.
@@ -99,6 +106,8 @@ class DecodeCost:
 
     ``tokens`` counts computed tokens: the prompt chunks, and one for each decoding sequence.
     """
+
+    __pydantic_config__: ClassVar = REFUSE_UNKNOWN
 
     step_s: float
     token_s: float
